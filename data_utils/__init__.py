@@ -1,0 +1,1 @@
+"""Text and dialogues in, token ids and labels out."""

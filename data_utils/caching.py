@@ -1,0 +1,34 @@
+"""What was prepared once is found again, and of several processes one prepares while the others wait."""
+
+from functools import cache
+from pathlib import Path
+
+import datasets
+import xxhash
+from filelock import FileLock
+
+
+def cache_key(*parts: object) -> str:
+    """Return a key for what these parts and the code of this package determine, so that an upgrade makes no stale hit."""
+    return xxhash.xxh64("\0".join([_code_version(), *map(str, parts)]).encode()).hexdigest()
+
+
+@cache
+def _code_version() -> str:
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    return xxhash.xxh64(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def cache_folder() -> Path:
+    """Return the folder of what is cached here beside the datasets (HF_DATASETS_CACHE), made if need be."""
+    folder = Path(datasets.config.HF_DATASETS_CACHE) / "prepared"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def preparation_lock() -> FileLock:
+    """Return a lock under which one process prepares data while others wait for as long as it takes.
+
+    A lock on a file, not a barrier: barriers of torch.distributed give up after some minutes.
+    """
+    return FileLock(cache_folder() / "preparation.lock", timeout=-1)

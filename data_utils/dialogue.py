@@ -1,0 +1,315 @@
+"""The single owner of the chat format: dialogues in any common form in, token ids and labels out.
+
+One function encodes a dialogue for training and for asking, so that what is trained is what is asked. Text of a user is
+data: it is encoded with `split_special_tokens=True` and joined with the template's own control tokens part by part, so
+that somebody who types a control token gets its letters and never forges a turn.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+from datasets import Dataset, Features, List, Value, concatenate_datasets
+from datasets.exceptions import DatasetGenerationError
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+
+from data_utils import sources
+from data_utils.caching import cache_key
+from data_utils.corpus import (
+    clean_text,
+    detect_language,
+    file_suffix,
+    find_files,
+    is_hub_name,
+    load_rows,
+    parse_source,
+    repeat_rows,
+)
+from errors import InputError
+
+IGNORE_LABEL = -100  # what the loss of PyTorch and transformers skips
+ROLES = ("system", "user", "assistant")
+# Names that roles have in the ShareGPT form.
+SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+
+FEATURES = Features(
+    {
+        "messages": List({"role": Value("string"), "content": Value("string")}),
+        "language": Value("string"),
+        "source": Value("string"),
+    }
+)
+
+
+class DialogueError(ValueError):
+    """A dialogue that is not one: the text says what is wrong, the caller knows where."""
+
+
+# Reading
+
+
+def convert_row(row: dict) -> list[dict]:
+    """Turn one row of a known form into messages; the form shows in its keys and is never guessed.
+
+    Forms: OpenAI `messages`, ShareGPT `conversations`, Alpaca `instruction`/`input`/`output`, `prompt`/`response`.
+
+    >>> convert_row({"prompt": "Hi", "response": "Hello!"})
+    [{'role': 'user', 'content': 'Hi'}, {'role': 'assistant', 'content': 'Hello!'}]
+    """
+    if row.get("messages") is not None:
+        return [{"role": message.get("role"), "content": message.get("content")} for message in row["messages"]]
+    if row.get("conversations") is not None:
+        return [
+            {"role": SHAREGPT_ROLES.get(turn.get("from"), turn.get("from")), "content": turn.get("value")}
+            for turn in row["conversations"]
+        ]
+    if row.get("instruction") is not None and row.get("output") is not None:
+        question = "\n".join(part for part in (row["instruction"], row.get("input")) if part)
+        return as_exchange(question, row["output"], row.get("system"))
+    if row.get("prompt") is not None and row.get("response") is not None:
+        return as_exchange(row["prompt"], row["response"], row.get("system"))
+    raise DialogueError(
+        f"unknown form with the keys {', '.join(sorted(row))}; use messages, conversations, instruction/output or "
+        "prompt/response"
+    )
+
+
+def as_exchange(question: str, answer: str, system: str | None = None) -> list[dict]:
+    """Return one question and its answer as messages, after the system's if there is one."""
+    exchange = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return [{"role": "system", "content": system}, *exchange] if system else exchange
+
+
+def check_dialogue(messages: list[dict]) -> list[dict]:
+    """Return the messages cleaned, or raise DialogueError that says what is wrong.
+
+    A dialogue is an optional system turn, then user and assistant in turn, and it ends with the assistant.
+    """
+    if not messages:
+        raise DialogueError("the dialogue has no messages")
+    checked = []
+    for number, message in enumerate(messages, 1):
+        role, content = message.get("role"), message.get("content")
+        if role not in ROLES:
+            raise DialogueError(f"role {role!r} is not user, assistant or system; rename it")
+        if not isinstance(content, str):
+            raise DialogueError(f"message {number} ({role}) has no text in 'content'")
+        content = clean_text(content)
+        if not content:
+            raise DialogueError(f"message {number} ({role}) is empty")
+        checked.append({"role": role, "content": content})
+    turns = checked[1:] if checked[0]["role"] == "system" else checked
+    for number, message in enumerate(turns):
+        expected = ("user", "assistant")[number % 2]
+        if message["role"] != expected:
+            raise DialogueError(f"wrong order of roles: {expected} expected, {message['role']} found; they must alternate")
+    if not turns or turns[-1]["role"] != "assistant":
+        raise DialogueError("the last message must be the assistant's, since that is what is learned")
+    return checked
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, list[dict]]]:
+    """Yield (line, messages) of plain text: lines of user and assistant in turn, a blank line between dialogues."""
+    contents: list[str] = []
+    start = 1
+    with fsspec.open(str(path), "rt", encoding="utf-8", compression="infer") as lines:
+        for number, line in enumerate([*lines, ""], 1):
+            if line.strip():
+                start = start if contents else number
+                contents.append(line.strip())
+            elif contents:
+                roles = ("user", "assistant")
+                yield start, [{"role": roles[i % 2], "content": content} for i, content in enumerate(contents)]
+                contents = []
+
+
+def read_file(path: str) -> Iterator[dict]:
+    """Yield the dialogues of one file or hub dataset, each checked; raise InputError with file and line."""
+    if file_suffix(Path(path)) in (".txt", ".md") and not is_hub_name(path):
+        load_rows(path, "line")  # for its checks: encoding, emptiness
+        rows = read_lines(Path(path))
+    else:
+        first = 1 if file_suffix(Path(path)) != ".csv" else 2
+        rows = ((number, row) for number, row in enumerate(load_rows(path), first))
+    for number, row in rows:
+        try:
+            messages = check_dialogue(row if isinstance(row, list) else convert_row(row))
+        except DialogueError as error:
+            raise InputError(f"{path}:{number}: {error}") from error
+        text = " ".join(message["content"] for message in messages)
+        yield {"messages": messages, "language": detect_language(text), "source": Path(path).name}
+
+
+def read_source(source: str) -> Iterator[dict]:
+    """Yield the dialogues of a built-in source, each checked."""
+    for dialogue in sources.DIALOGUE_SOURCES[source]():
+        yield {**dialogue, "messages": check_dialogue(dialogue["messages"])}
+
+
+def read_dialogues(paths: list[str], assistant_name: str) -> Dataset:
+    """Read dialogues from files, folders, globs, hub names and built-in sources, each as `PATH[@TIMES]`.
+
+    Returns a Dataset with `messages`, `language` and `source`, where `{assistant_name}` is filled in. Raises InputError
+    with file and line for what is not a dialogue.
+    """
+    parts = []
+    for name in paths:
+        path, times = parse_source(name)
+        if path in sources.DIALOGUE_SOURCES:
+            readers = [(read_source, {"source": path}, sources.source_version(path))]
+        elif is_hub_name(path):
+            readers = [(read_file, {"path": path}, "hub")]
+        else:
+            readers = [(read_file, {"path": str(file)}, file_version(file)) for file in find_files(path)]
+        for reader, arguments, version in readers:
+            key = cache_key(reader.__name__, arguments, version)
+            try:
+                part = Dataset.from_generator(reader, FEATURES, gen_kwargs=arguments, fingerprint=key)
+            except DatasetGenerationError as error:
+                raise error.__cause__ if isinstance(error.__cause__, InputError) else error
+            parts.append(repeat_rows(part, times))
+    dialogues = concatenate_datasets(parts)
+    return dialogues.map(
+        fill_name,
+        fn_kwargs={"assistant_name": assistant_name},
+        new_fingerprint=cache_key("fill_name", dialogues._fingerprint, assistant_name),
+        desc="naming the assistant",
+    )
+
+
+def file_version(path: Path) -> str:
+    """Return what changes when a file changes: its size and time."""
+    stat = path.stat()
+    return f"{stat.st_size}:{stat.st_mtime_ns}"
+
+
+def fill_name(dialogue: dict, assistant_name: str) -> dict:
+    """Put the assistant's name where a dialogue has the placeholder."""
+    messages = [
+        {"role": m["role"], "content": m["content"].replace(sources.NAME_PLACEHOLDER, assistant_name)}
+        for m in dialogue["messages"]
+    ]
+    return {"messages": messages}
+
+
+# Encoding
+
+
+def encode_messages(
+    tokenizer: PreTrainedTokenizerBase, messages: list[dict], add_generation_prompt: bool = False
+) -> list[tuple[list[int], str]]:
+    """Encode messages by the tokenizer's chat template, as (ids, origin) parts in order.
+
+    The origin of a part is the role whose words it holds, or "template" for what the template writes around them. For
+    ordinary text the ids, joined, equal those of `apply_chat_template`. Raises DialogueError where the template refuses.
+    """
+    # The template is rendered with a mark for each content, and cut at the marks: what is left is the template's own.
+    marks = [f"\u27e6{number}\u27e7" for number in range(len(messages))]
+    marked = [{"role": message["role"], "content": mark} for message, mark in zip(messages, marks, strict=True)]
+    try:
+        rest = tokenizer.apply_chat_template(marked, tokenize=False, add_generation_prompt=add_generation_prompt)
+    except TemplateError as error:
+        raise DialogueError(f"the chat template refuses this dialogue: {error}") from error
+    around = []
+    for mark in marks:
+        before, found, rest = rest.partition(mark)
+        if not found:
+            raise DialogueError("the chat template leaves out a message")
+        around.append(before)
+    contents = [message["content"] for message in messages]
+    control_ids = tokenizer([*around, rest], add_special_tokens=False)["input_ids"]
+    content_ids = tokenizer(contents, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    parts = []
+    for message, before, ids in zip(messages, control_ids, content_ids, strict=False):
+        parts += [(before, "template"), (ids, message["role"])]
+    return [*parts, (control_ids[-1], "template")]
+
+
+def label_parts(tokenizer: PreTrainedTokenizerBase, parts: list[tuple[list[int], str]]) -> dict[str, list[int]]:
+    """Join encoded parts to `input_ids` and `labels`, equally long (T tokens).
+
+    Labels are -100 but for the assistant's words and the stop token after each of its turns. Raises DialogueError where
+    the chat template ends the assistant's turn with no special token.
+    """
+    special = set(tokenizer.all_special_ids)
+    input_ids, labels = [], []
+    for number, (ids, origin) in enumerate(parts):
+        input_ids += ids
+        if origin == "assistant":
+            labels += ids
+        elif number and parts[number - 1][1] == "assistant":
+            stop = next((i for i, token in enumerate(ids) if token in special), None)
+            if stop is None:
+                raise DialogueError("the chat template ends the assistant's turn without a special token")
+            labels += ids[: stop + 1] + [IGNORE_LABEL] * (len(ids) - stop - 1)
+        else:
+            labels += [IGNORE_LABEL] * len(ids)
+    return {"input_ids": input_ids, "labels": labels}
+
+
+def encode_dialogue(tokenizer: PreTrainedTokenizerBase, messages: list[dict]) -> dict[str, list[int]]:
+    """Encode a whole dialogue for training: `input_ids` and `labels` of T tokens, as `label_parts` says."""
+    return label_parts(tokenizer, encode_messages(tokenizer, messages))
+
+
+def stop_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the id that the assistant's turn ends with, as it is trained."""
+    exchange = as_exchange("a", "b")
+    encoded = encode_dialogue(tokenizer, exchange)
+    return [label for label in encoded["labels"] if label != IGNORE_LABEL][-1]
+
+
+def drop_oldest(messages: list[dict]) -> list[dict]:
+    """Return the messages without the oldest turn of the user and what was answered to it; the system turn stays.
+
+    >>> [m["content"] for m in drop_oldest(as_exchange("a", "b") + as_exchange("c", "d"))]
+    ['c', 'd']
+    """
+    first = 1 if messages and messages[0]["role"] == "system" else 0
+    following = [i for i in range(first + 1, len(messages)) if messages[i]["role"] == "user"]
+    return messages[:first] + (messages[following[0] :] if following else [])
+
+
+def fit_messages(
+    tokenizer: PreTrainedTokenizerBase, messages: list[dict], max_tokens: int, add_generation_prompt: bool = False
+) -> tuple[list[tuple[list[int], str]], int]:
+    """Encode the end of a dialogue that fits in `max_tokens`: whole oldest turns drop, never the system turn.
+
+    Returns the parts, as `encode_messages` does, and how many messages were dropped; no parts where not one turn fits.
+    """
+    total = len(messages)
+    while any(message["role"] == "user" for message in messages):
+        parts = encode_messages(tokenizer, messages, add_generation_prompt)
+        lengths = [len(ids) for ids, _ in parts]
+        excess = sum(lengths) - max_tokens
+        if excess <= 0:
+            return parts, total - len(messages)
+        # Drop by the lengths at hand as many turns as must go, then measure again.
+        first = 1 if messages[0]["role"] == "system" else 0
+        while excess > 0:
+            shorter = drop_oldest(messages)
+            gone = slice(2 * first, 2 * (first + len(messages) - len(shorter)))
+            excess -= max(1, sum(lengths[gone]))
+            del lengths[gone]
+            messages = shorter
+    return [], total
+
+
+def fit_dialogue(tokenizer: PreTrainedTokenizerBase, messages: list[dict], max_tokens: int) -> dict[str, list[int]] | None:
+    """Encode as much of the end of a dialogue as fits in `max_tokens`, whole turns only; None where not one fits."""
+    parts, _ = fit_messages(tokenizer, messages, max_tokens)
+    return label_parts(tokenizer, parts) if parts else None
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: list[dict], max_tokens: int) -> tuple[list[int], int]:
+    """Encode a dialogue that awaits the assistant's reply, in at most `max_tokens`.
+
+    Returns the ids and how many of the oldest messages were dropped; raises DialogueError where the last question alone
+    is too long.
+    """
+    parts, dropped = fit_messages(tokenizer, messages, max_tokens, add_generation_prompt=True)
+    if not parts:
+        raise DialogueError(f"the message is longer than the model's window of {max_tokens} tokens; shorten it")
+    return [token for ids, _ in parts for token in ids], dropped

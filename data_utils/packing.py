@@ -1,0 +1,136 @@
+"""Token ids in, rows of equal length out: nothing is padded in vain, nothing is lost."""
+
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from datasets import Dataset, Features, List, Value
+from transformers import PreTrainedTokenizerBase
+
+from data_utils.caching import cache_key
+from data_utils.dialogue import IGNORE_LABEL, fit_dialogue
+
+IDS = List(Value("int32"))
+
+
+def tokenize_documents(documents: Dataset, tokenizer: PreTrainedTokenizerBase, tokenizer_key: str) -> Dataset:
+    """Encode each document to `input_ids` that end in the end token, on all cores (the tokenizer's own threads).
+
+    `tokenizer_key` names the tokenizer in the cache.
+    """
+
+    def encode(batch: dict) -> dict:
+        # A control token that stands in a text is text.
+        ids = tokenizer(batch["text"], add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return {"input_ids": [[*document, tokenizer.eos_token_id] for document in ids]}
+
+    return documents.map(
+        encode,
+        batched=True,
+        remove_columns=documents.column_names,
+        features=Features({"input_ids": IDS}),
+        new_fingerprint=cache_key("tokenize_documents", documents._fingerprint, tokenizer_key),
+        desc="tokenizing",
+    )
+
+
+def pack_tokens(documents: Iterable[Iterable[int]], block_tokens: int) -> Iterator[np.ndarray]:
+    """Join documents and cut them into blocks of T tokens; the tail is carried over, the last partial block is dropped.
+
+    >>> [block.tolist() for block in pack_tokens([[1, 2, 3], [4, 5]], 2)]
+    [[1, 2], [3, 4]]
+    """
+    parts: list[np.ndarray] = []
+    held = 0
+    for document in documents:
+        parts.append(np.asarray(document, dtype=np.int32))
+        held += len(parts[-1])
+        if held >= block_tokens:
+            joined = np.concatenate(parts)
+            whole = held // block_tokens * block_tokens
+            yield from joined[:whole].reshape(-1, block_tokens)
+            parts, held = [joined[whole:]], held - whole
+
+
+def pack_documents(tokenized: Dataset, block_tokens: int) -> Dataset:
+    """Return a cached Dataset of blocks, `input_ids` of T tokens each, from tokenized documents."""
+
+    def blocks() -> Iterator[dict]:
+        batches = tokenized.with_format("numpy").iter(batch_size=1000)
+        documents = (document for batch in batches for document in batch["input_ids"])
+        for block in pack_tokens(documents, block_tokens):
+            yield {"input_ids": block}
+
+    key = cache_key("pack_documents", tokenized._fingerprint, block_tokens)
+    return Dataset.from_generator(blocks, Features({"input_ids": IDS}), fingerprint=key)
+
+
+def encode_dialogues(
+    dialogues: Dataset, tokenizer: PreTrainedTokenizerBase, tokenizer_key: str, max_tokens: int
+) -> Dataset:
+    """Encode dialogues to `input_ids` and `labels` of at most `max_tokens`; one that cannot fit is dropped."""
+
+    def encode(batch: dict) -> dict:
+        encoded = [fit_dialogue(tokenizer, messages, max_tokens) for messages in batch["messages"]]
+        kept = [row for row in encoded if row is not None]
+        return {name: [row[name] for row in kept] for name in ("input_ids", "labels")}
+
+    return dialogues.map(
+        encode,
+        batched=True,
+        remove_columns=dialogues.column_names,
+        features=Features({"input_ids": IDS, "labels": IDS}),
+        new_fingerprint=cache_key("encode_dialogues", dialogues._fingerprint, tokenizer_key, max_tokens),
+        desc="encoding dialogues",
+    )
+
+
+def assign_rows(lengths: list[int], row_tokens: int) -> list[list[int]]:
+    """Assign items to rows of T tokens by best-fit decreasing; return the items' numbers for each row.
+
+    The longest goes first, each into the fullest row that still takes it.
+
+    >>> assign_rows([3, 5, 2, 1], 6)
+    [[1, 3], [0, 2]]
+    """
+    rows: list[list[int]] = []
+    space: list[tuple[int, int]] = []  # (free tokens, row), sorted
+    for item in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        place = bisect_left(space, (lengths[item], -1))
+        free, row = space.pop(place) if place < len(space) else (row_tokens, len(rows))
+        if row == len(rows):
+            rows.append([])
+        rows[row].append(item)
+        insort(space, (free - lengths[item], row))
+    return rows
+
+
+def pack_row(dialogues: list[dict], row_tokens: int, pad_token_id: int) -> dict[str, np.ndarray]:
+    """Join encoded dialogues to one row of T tokens: `input_ids`, `labels`, `position_ids`.
+
+    Positions restart at each dialogue, by which the model's attention keeps them apart when no attention mask is given;
+    what is left over is filled with the pad token, as a dialogue of its own without labels.
+    """
+    filler = row_tokens - sum(len(dialogue["input_ids"]) for dialogue in dialogues)
+    # A dialogue's first token has nothing before it to be predicted from.
+    labels = [[IGNORE_LABEL, *dialogue["labels"][1:]] for dialogue in dialogues]
+    return {
+        "input_ids": np.concatenate([*(d["input_ids"] for d in dialogues), np.full(filler, pad_token_id)]).astype("i4"),
+        "labels": np.concatenate([*labels, np.full(filler, IGNORE_LABEL)]).astype("i4"),
+        "position_ids": np.concatenate(
+            [*(np.arange(len(d["input_ids"])) for d in dialogues), np.arange(filler)]
+        ).astype("i4"),
+    }
+
+
+def pack_dialogues(encoded: Dataset, row_tokens: int, pad_token_id: int) -> Dataset:
+    """Return a cached Dataset of rows of T tokens from encoded dialogues; none sees another."""
+
+    def rows() -> Iterator[dict]:
+        lengths = [len(ids) for ids in encoded["input_ids"]]
+        for items in assign_rows(lengths, row_tokens):
+            yield pack_row([encoded[item] for item in items], row_tokens, pad_token_id)
+
+    key = cache_key("pack_dialogues", encoded._fingerprint, row_tokens, pad_token_id)
+    features = Features({name: IDS for name in ("input_ids", "labels", "position_ids")})
+    return Dataset.from_generator(rows, features, fingerprint=key)

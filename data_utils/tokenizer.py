@@ -1,0 +1,138 @@
+"""A byte-level BPE vocabulary for English and Chinese alike, with the chat's control tokens reserved."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers, trainers
+from tokenizers.models import BPE
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from errors import InputError
+
+# ChatML, the form that most runtimes know. Each token has one purpose.
+END_OF_TEXT = "<|endoftext|>"  # ends a document; fills rows that are not full
+TURN_START = "<|im_start|>"  # begins a turn; the role follows
+TURN_END = "<|im_end|>"  # ends a turn; where the assistant's reply stops
+CONTROL_TOKENS = (END_OF_TEXT, TURN_START, TURN_END)
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+# The splitting pattern of Qwen2, known to llama.cpp and others by that name ("qwen2"), so that exports tokenize alike.
+QWEN2_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+# The pattern takes a whole Chinese clause for one word. Millions of different words exhaust the BPE trainer's memory, so
+# the text given to it (not the pattern) has its Han runs cut.
+HAN_RUN = re.compile(r"([\u3400-\u9fff]{6})(?=[\u3400-\u9fff])")
+MAX_WORD_CHARACTERS = 64
+LONG_WORD = re.compile(rf"(\S{{{MAX_WORD_CHARACTERS}}})(?=\S)")
+
+
+def cut_long_runs(text: str) -> str:
+    """Break runs of Han characters, and any overlong word, with newlines, for the BPE trainer only.
+
+    >>> cut_long_runs("我们今天去公园散步吧")
+    '我们今天去公\\n园散步吧'
+    """
+    return LONG_WORD.sub("\\1\n", HAN_RUN.sub("\\1\n", text))
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE tokenizer of `vocab_size` tokens, control tokens and chat template included.
+
+    Any text round-trips exactly: all 256 bytes are in the vocabulary and nothing is normalised. Source: Sennrich et al.
+    2016 (BPE); Radford et al. 2019, section 2.2 (on bytes).
+
+    Raises InputError where `vocab_size` cannot hold the bytes and the control tokens.
+    """
+    smallest = 256 + len(CONTROL_TOKENS)
+    if vocab_size < smallest:
+        raise InputError(f"--vocab_size {vocab_size} is too small: 256 bytes and the control tokens need {smallest}")
+    tokenizer = Tokenizer(BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(QWEN2_PATTERN), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(CONTROL_TOKENS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        min_frequency=2,
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator((cut_long_runs(text) for text in texts), trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token=END_OF_TEXT,
+        pad_token=END_OF_TEXT,
+        additional_special_tokens=[TURN_START, TURN_END],
+        chat_template=CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
+    """Load an existing tokenizer; raise InputError where there is none or where it has no end token."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    except Exception as error:  # transformers raises many kinds for a broken folder
+        raise InputError(f"{path}: no tokenizer can be loaded from it: {first_line(error)}") from error
+    if tokenizer.eos_token_id is None:
+        raise InputError(f"{path}: the tokenizer has no end token (eos_token), which ends every document")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's text, or its kind where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def add_chat_tokens(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Give a tokenizer without a chat template ours and its control tokens; return how many tokens were added."""
+    if tokenizer.chat_template is not None:
+        return 0
+    tokenizer.chat_template = CHAT_TEMPLATE
+    missing = [token for token in (TURN_START, TURN_END) if token not in tokenizer.get_vocab()]
+    return tokenizer.add_special_tokens({"additional_special_tokens": [TURN_START, TURN_END]}) if missing else 0
+
+
+def bytes_per_token(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> float:
+    """Return how many bytes of UTF-8 a token stands for on average in `texts`: the compression."""
+    tokens = sum(len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"])
+    return sum(len(text.encode()) for text in texts) / max(tokens, 1)
+
+
+def token_byte_counts(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return for each id (V entries) how many bytes of text it stands for; 0 for special tokens.
+
+    Exact for byte-level vocabularies, where each character of a token is one byte; for others by the decoded text.
+    """
+    special = set(tokenizer.all_special_ids)
+    size = len(tokenizer)
+    is_byte_level = isinstance(getattr(tokenizer, "backend_tokenizer", None), Tokenizer) and "ByteLevel" in str(
+        tokenizer.backend_tokenizer.decoder
+    )
+    if is_byte_level:
+        tokens = tokenizer.convert_ids_to_tokens(list(range(size)))
+        counts = [len(token or "") for token in tokens]
+    else:
+        counts = [len(text.encode()) for text in tokenizer.batch_decode([[i] for i in range(size)])]
+    return [0 if i in special else count for i, count in enumerate(counts)]
+
+
+def tokenizer_fingerprint(path: Path) -> str:
+    """Return a short hash of a saved tokenizer, by which caches and run records name it."""
+    import hashlib
+
+    return hashlib.blake2b((path / "tokenizer.json").read_bytes(), digest_size=8).hexdigest()

@@ -1,0 +1,78 @@
+"""What is measured on held-out text, as `evaluate.Metric` classes of ours: `evaluate.load` needs the network."""
+
+import math
+
+import datasets
+import evaluate
+import numpy as np
+import torch
+import torch.nn.functional as F
+from transformers import EvalPrediction
+
+FEATURES = datasets.Features({"predictions": datasets.Value("float64"), "references": datasets.Value("float64")})
+
+
+class _TokenMetric(evaluate.Metric):
+    """A metric over predicted tokens; `predictions` and `references` are one number a token."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(description=self.__doc__, citation="", inputs_description="", features=FEATURES)
+
+
+class TokenAccuracy(_TokenMetric):
+    """Share of tokens whose most likely prediction is right; predictions: 1 if right, references: unused weight."""
+
+    def _compute(self, predictions, references) -> dict[str, float]:
+        return {"accuracy": float(np.mean(predictions))}
+
+
+class Perplexity(_TokenMetric):
+    """Exponential of the mean loss; predictions: nats of each token, references: unused weight."""
+
+    def _compute(self, predictions, references) -> dict[str, float]:
+        return {"perplexity": math.exp(min(float(np.mean(predictions)), 700.0))}
+
+
+class BitsPerByte(_TokenMetric):
+    """Bits that the model needs for a byte of text, comparable across tokenizers.
+
+    predictions: nats of each token; references: bytes of text that it stands for. Special tokens stand for no text and
+    don't count.
+    """
+
+    def _compute(self, predictions, references) -> dict[str, float]:
+        nats, sizes = np.asarray(predictions), np.asarray(references)
+        return {"bits_per_byte": float(nats[sizes > 0].sum() / math.log(2) / max(sizes.sum(), 1))}
+
+
+def keep_token_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Reduce logits (B, T, V) to each token's loss in nats and whether it was predicted: (B, T - 1, 2).
+
+    Trainer calls it before gathering, so that the vocabulary-size tensor never leaves the device.
+    """
+    logits = logits[0] if isinstance(logits, tuple) else logits
+    targets = labels[:, 1:].long()
+    nats = F.cross_entropy(logits[:, :-1].float().flatten(0, 1), targets.flatten(), reduction="none")
+    right = logits[:, :-1].argmax(-1) == targets
+    return torch.stack([nats.view_as(targets), right.float()], dim=-1)
+
+
+def make_compute_metrics(byte_counts: list[int]):
+    """Return Trainer's `compute_metrics`: accuracy, perplexity and bits per byte from what `keep_token_losses` kept.
+
+    `byte_counts` holds for each id how many bytes of text it stands for.
+    """
+    sizes = np.asarray(byte_counts, dtype=np.float64)
+
+    def compute_metrics(evaluated: EvalPrediction) -> dict[str, float]:
+        labels = evaluated.label_ids[:, 1:]
+        counted = labels != -100
+        nats, right = (evaluated.predictions[..., i][counted].astype(np.float64) for i in (0, 1))
+        token_sizes = sizes[labels[counted]]
+        return {
+            **TokenAccuracy().compute(predictions=right, references=token_sizes),
+            **Perplexity().compute(predictions=nats, references=token_sizes),
+            **BitsPerByte().compute(predictions=nats, references=token_sizes),
+        }
+
+    return compute_metrics

@@ -1,0 +1,156 @@
+"""A causal language model from a shape or a checkpoint, and the same model made fast to train."""
+
+import json
+import shutil
+from functools import wraps
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.modeling_outputs import CausalLMOutput
+
+from errors import InputError
+
+OUTPUT_PROJECTIONS = ("o_proj", "down_proj", "c_proj")
+
+
+def build_model(shape: Path, tokenizer: PreTrainedTokenizerBase, block_tokens: int) -> PreTrainedModel:
+    """Build a model with random weights from a shape in JSON (a transformers config without the vocabulary).
+
+    The projections that write into the residual stream start at zero, so that every layer begins as the identity.
+    Raises InputError for a file that is no such shape.
+    """
+    try:
+        values = json.loads(shape.read_text(encoding="utf-8"))
+        config = AutoConfig.for_model(**values)
+    except FileNotFoundError as error:
+        known = ", ".join(sorted(str(path) for path in Path(__file__).parents[1].glob("configs/models/*.json")))
+        raise InputError(f"{shape}: no such model shape; there are: {known}") from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{shape}: not a model shape: {error}") from error
+    longest = config.max_position_embeddings
+    if block_tokens > longest:
+        raise InputError(f"{shape}: max_position_embeddings is {longest}, --block_tokens {block_tokens} is longer")
+    config.vocab_size = len(tokenizer)
+    config.eos_token_id = config.bos_token_id = tokenizer.eos_token_id
+    config.pad_token_id = tokenizer.pad_token_id
+    model = AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for name, module in model.named_modules():
+            if name.endswith(OUTPUT_PROJECTIONS):
+                module.weight.zero_()
+    return model
+
+
+def load_model(path: str) -> PreTrainedModel:
+    """Load a causal language model in float32 from a checkpoint; raise InputError where it is none or is cut short."""
+    try:
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, use_safetensors=True)
+    except Exception as error:  # transformers and safetensors raise many kinds for a broken folder
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path}: no model can be loaded from it: {reason}") from error
+    return model
+
+
+def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, place: str) -> None:
+    """Raise InputError where the tokenizer has ids that the model has no embedding for."""
+    rows = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > rows:
+        raise InputError(f"{place}: the tokenizer has {len(tokenizer)} tokens, the model {rows}: they don't belong together")
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Return the number of parameters, tied ones once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def flops_per_token(model: PreTrainedModel, row_tokens: int) -> float:
+    """Return the floating-point operations that training needs for a token: 6 N and the attention's.
+
+    N counts every weight that multiplies (the embedding's look-up does not). Source: Kaplan et al. 2020, section 2.1.
+    """
+    embeddings = {id(m.weight): m.weight.numel() for m in model.modules() if isinstance(m, nn.Embedding)}
+    head = model.get_output_embeddings()
+    tied = head is not None and id(head.weight) in embeddings
+    weights = count_parameters(model) - sum(embeddings.values()) + (head.weight.numel() if tied else 0)
+    config = model.config
+    return 6 * weights + 6 * config.num_hidden_layers * config.hidden_size * row_tokens  # causal: half of 12 L D T
+
+
+def repays_compilation(wanted: bool | None, total_flops: float) -> bool:
+    """Decide whether layers are compiled: as the user says, else where the run is long and a C++ compiler is there.
+
+    Compiling costs 10 to 20 seconds once and saves a third of every step, so it repays itself from about a minute of
+    training on: some 1e13 floating-point operations on two CPU cores.
+    """
+    if wanted is not None:
+        return wanted
+    return total_flops > 1e13 and any(shutil.which(name) for name in ("g++", "clang++", "c++"))
+
+
+def head_loss(
+    hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, num_items_in_batch: torch.Tensor | None
+) -> torch.Tensor:
+    """Return the next-token cross-entropy of hidden states (B, T, D) with a head (V, D) against labels (B, T)."""
+    logits = F.linear(hidden[:, :-1], weight).flatten(0, 1).float()
+    targets = labels[:, 1:].flatten().long()
+    if num_items_in_batch is None:
+        return F.cross_entropy(logits, targets)
+    return F.cross_entropy(logits, targets, reduction="sum") / num_items_in_batch
+
+
+def make_fast(model: PreTrainedModel, compiled: bool) -> None:
+    """Make training steps of a model fast, in place: no logits are returned, and its layers are compiled if asked.
+
+    Only training is touched: evaluation and generation run the model as it is. The layers are compiled one by one (they
+    share one compilation, seconds instead of a minute for the whole), and so is the head with its loss, where the logits,
+    the largest tensor, stay inside. A model whose loss differs from the plain head's keeps its own forward.
+    """
+    if compiled:
+        for layer in decoder_layers(model):
+            layer.forward = only_in_training(layer, torch.compile(layer.forward))
+    head = model.get_output_embeddings()
+    if head is None or head.bias is not None or not has_plain_head(model):
+        return
+    original = model.forward
+    loss_function = torch.compile(head_loss) if compiled else head_loss
+
+    @wraps(original)
+    def forward(input_ids=None, labels=None, position_ids=None, num_items_in_batch=None, **kwargs):
+        if not model.training or labels is None:
+            return original(input_ids=input_ids, labels=labels, position_ids=position_ids, **kwargs)
+        hidden = model.base_model(input_ids=input_ids, position_ids=position_ids, use_cache=False, **kwargs)[0]
+        return CausalLMOutput(loss=loss_function(hidden, head.weight, labels, num_items_in_batch))
+
+    model.forward = forward
+
+
+def only_in_training(module: nn.Module, compiled):
+    """Return a forward that is compiled in training and plain in evaluation, where lengths vary."""
+    plain = module.forward
+
+    @wraps(plain)
+    def forward(*args, **kwargs):
+        return (compiled if module.training else plain)(*args, **kwargs)
+
+    return forward
+
+
+def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
+    """Return the stack of layers: the longest list of modules."""
+    return max((m for m in model.modules() if isinstance(m, nn.ModuleList)), key=len, default=nn.ModuleList())
+
+
+@torch.no_grad()
+def has_plain_head(model: PreTrainedModel) -> bool:
+    """Tell by a trial whether the model's loss is that of its last hidden states times the head (no cap, no scale)."""
+    device = model.get_input_embeddings().weight.device
+    ids = torch.arange(8, device=device).remainder(model.config.vocab_size)[None]
+    was_training = model.training
+    model.eval()
+    hidden = model.base_model(input_ids=ids, use_cache=False)[0]
+    expected = model(input_ids=ids, labels=ids).loss
+    model.train(was_training)
+    return torch.allclose(head_loss(hidden, model.get_output_embeddings().weight, ids, None), expected, atol=1e-4)

@@ -1,0 +1,126 @@
+"""One run, from a model and rows to a folder that holds the trained checkpoint and its report."""
+
+import resource
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProgressCallback, Trainer
+from transformers.trainer_callback import PrinterCallback
+
+from train_utils.arguments import RunArguments
+from train_utils.callbacks import MarkComplete, Progress, Samples, StopOnSignal
+from train_utils.checkpoint import read_record, save_model, start_record, write_record
+from train_utils.metrics import keep_token_losses, make_compute_metrics
+from train_utils.model import count_parameters, flops_per_token, make_fast, repays_compilation
+from train_utils.optimizer import optimizer_factory
+from train_utils.report import plot_loss, write_report
+
+
+@dataclass
+class Run:
+    """What a run is recorded by.
+
+    `resume` is the checkpoint to go on from; `row_tokens` is T; `stop_token_ids` end a
+    generated text; `byte_counts` holds for each id how many bytes of text it stands for.
+    """
+
+    script: str
+    settings: dict[str, Any]
+    data: dict[str, Any]
+    resume: str | None
+    row_tokens: int
+    stop_token_ids: list[int]
+    byte_counts: list[int]
+
+
+def train_and_save(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    args: RunArguments,
+    train_rows: Dataset,
+    eval_rows: dict[str, Dataset],
+    collate: Callable,
+    sample: Callable,
+    run: Run,
+    next_step: str,
+) -> int:
+    """Train a model with the stock Trainer and leave the finished folder; return the script's exit code.
+
+    Args:
+        train_rows: rows of T tokens. eval_rows: held-out rows of each language.
+        collate: rows to a batch of (B, T) tensors. sample: model to (prompt, continuation) pairs, at each evaluation.
+    """
+    say = print if args.process_index == 0 else lambda *_: None
+    output_dir = Path(args.output_dir)
+    token_flops = flops_per_token(model, run.row_tokens)
+    step_rows = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    steps = args.max_steps if args.max_steps > 0 else len(train_rows) / step_rows * args.num_train_epochs
+    compiled = repays_compilation(args.compile_layers, token_flops * steps * step_rows * run.row_tokens)
+    make_fast(model, compiled)
+    say(
+        f"model: {model.config.model_type}, {count_parameters(model) / 1e6:.2f} M parameters, on {args.device.type} in "
+        f"{'bf16' if args.bf16 else 'fp32'}, {'compiled' if compiled else 'not compiled'}"
+    )
+    stop = StopOnSignal()
+    samples = Samples(sample, after=f"eval_{list(eval_rows)[-1]}")
+    trainer = Trainer(
+        model=model,
+        args=args,
+        train_dataset=train_rows.with_format("numpy"),
+        eval_dataset={language: rows.with_format("numpy") for language, rows in eval_rows.items()},
+        data_collator=collate,
+        compute_metrics=make_compute_metrics(run.byte_counts),
+        preprocess_logits_for_metrics=keep_token_losses,
+        optimizer_cls_and_kwargs=optimizer_factory(args),
+        callbacks=[Progress(step_rows * run.row_tokens, token_flops), samples, stop, MarkComplete()],
+    )
+    trainer.remove_callback(ProgressCallback)
+    trainer.remove_callback(PrinterCallback)
+    if args.process_index == 0 and not run.resume:
+        start_record(output_dir, run.script, run.settings, run.data)
+    trainer.train(resume_from_checkpoint=run.resume)
+    if stop.received:
+        say(f"stopped at step {trainer.state.global_step} and saved; to go on, add: --resume_from_checkpoint true")
+        return 128 + stop.received
+    if args.process_index == 0:
+        finish_run(trainer, tokenizer, output_dir, run, samples.last)
+        say(f"done: {output_dir}/ holds the model, loss.png and report.md; next: {next_step}")
+    args.distributed_state.wait_for_everyone()
+    return 0
+
+
+def finish_run(
+    trainer: Trainer, tokenizer: PreTrainedTokenizerBase, output_dir: Path, run: Run, samples: list[tuple[str, str]]
+) -> None:
+    """Write what a finished run leaves: the model (and its adapter), run.yaml, loss.png and report.md."""
+    model = trainer.model
+    if isinstance(model, PeftModel):
+        model.save_pretrained(output_dir / "adapter")
+        model = model.merge_and_unload()
+    history = trainer.state.log_history
+    evaluations = [entry for entry in history if any(name.startswith("eval_") for name in entry)]
+    final = {name: value for entry in evaluations for name, value in entry.items() if name.startswith("eval_")}
+    metrics = {name: round(value, 4) for name, value in final.items() if not name.endswith(("_second", "_runtime"))}
+    training = next((entry for entry in reversed(history) if "train_runtime" in entry), {})
+    seconds = training.get("train_runtime", 0.0)
+    tokens = trainer.state.global_step * trainer.args.train_batch_size * trainer.args.gradient_accumulation_steps
+    tokens *= trainer.args.world_size * run.row_tokens
+    # ru_maxrss is in KiB on Linux, in bytes on macOS.
+    peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    facts = {
+        "model": f"{model.config.model_type}, {count_parameters(model) / 1e6:.2f} M parameters",
+        "trained on": f"{tokens / 1e6:.2f} M tokens in {trainer.state.global_step} steps",
+        "data": ", ".join(f"{name}: {value}" for name, value in run.data.items()),
+        "time": f"{seconds:.0f} s, {tokens / max(seconds, 1e-9):,.0f} tokens a second, evaluation and saving included",
+        "peak memory": f"{peak_bytes / 1e9:.1f} GB",
+    }
+    plot_loss(history, output_dir / "loss.png")
+    write_report(output_dir / "report.md", f"A run of {run.script}", facts, evaluations, samples)
+    save_model(model, tokenizer, output_dir, run.stop_token_ids)
+    record = read_record(output_dir)
+    write_record(output_dir, {**record, "status": "finished", "steps": trainer.state.global_step, "metrics": metrics})
