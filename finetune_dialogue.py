@@ -1,0 +1,207 @@
+"""Teach a pretrained model to talk: base -> dialogues -> (LoRA) -> Trainer -> ckpt_chat/.
+
+    python finetune_dialogue.py --base ckpt/                                 # the default dialogues, English and Chinese
+    python finetune_dialogue.py --base ckpt/ --dialogues my.jsonl own@4      # your own, and the project's four times
+    python finetune_dialogue.py --base ckpt/ --lora true --optim adamw       # low-rank adapters instead of all weights
+    accelerate launch --multi_gpu finetune_dialogue.py --base ckpt/          # all GPUs of this machine
+
+A dialogue is a line of JSON: {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}.
+ShareGPT (conversations), Alpaca (instruction, input, output), prompt/response pairs and plain text with alternating lines
+are read too, from .jsonl .json .csv .parquet .txt, each also .gz or .zst.
+"""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is fetched unless the user says so
+
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import Dataset
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+
+from data_utils.caching import preparation_lock
+from data_utils.dialogue import (
+    IGNORE_LABEL,
+    encode_dialogue,
+    encode_prompt,
+    read_dialogues,
+    stop_token_id,
+)
+from data_utils.corpus import dialogue_text, is_held_out
+from data_utils.packing import encode_dialogues, pack_dialogues
+from data_utils.tokenizer import add_chat_tokens, load_tokenizer, token_byte_counts, tokenizer_fingerprint
+from errors import InputError, run_script
+from train_utils.arguments import RunArguments, parse_arguments
+from train_utils.checkpoint import collect_settings, prepare_folder
+from train_utils.model import check_vocabulary, load_model
+from train_utils.training import Run, train_and_save
+
+ROOT = Path(__file__).parent
+MIN_TRAINED_SHARE = 0.005  # below it, a run learns nothing and its user should know why
+
+
+@dataclass
+class DialogueArguments:
+    """What is learned from, and by which model."""
+
+    base: str = field(default="ckpt", metadata={"help": "Checkpoint to start from: any causal language model"})
+    dialogues: list[str] = field(
+        default_factory=lambda: ["own@6", "chatterbot@2", "hsk", "chitchat"],
+        metadata={"help": "Files, folders, globs or hub names, each PATH or PATH@TIMES; or the built-in sources"},
+    )
+    assistant_name: str = field(default="Momo", metadata={"help": "What {assistant_name} in dialogues becomes"})
+    row_tokens: int = field(default=512, metadata={"help": "Length of a training row in tokens; dialogues are packed"})
+    eval_fraction: float = field(default=0.02, metadata={"help": "Share of the dialogues that is held out, by hash"})
+    lora: bool = field(default=False, metadata={"help": "Train low-rank adapters; writes adapter/ and the merged model"})
+    lora_rank: int = field(default=16, metadata={"help": "Rank r of the adapters"})
+    lora_alpha: int = field(default=32, metadata={"help": "Scale of the adapters: alpha / r"})
+    lora_targets: str = field(default="all-linear", metadata={"help": "Modules that get one, by name, comma-separated"})
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the script; return its exit code."""
+    options, args = parse_arguments(
+        (DialogueArguments, RunArguments), argv, ROOT / "configs" / "finetune_dialogue.yaml", __doc__
+    )
+    output_dir = Path(args.output_dir)
+    settings = collect_settings(options, args)
+    resume = prepare_folder(output_dir, settings, args.resume_from_checkpoint, args.overwrite)
+    args.distributed_state.wait_for_everyone()  # all have read the folder before one writes in it
+    say = print if args.process_index == 0 else lambda *_: None
+    if resume == "finished":
+        say(f"{output_dir}: this run is finished already; nothing to do (--overwrite trains it again)")
+        return 0
+
+    # 1. Base: the model and its tokenizer, with a chat template.
+    if not Path(options.base).is_dir() and os.environ["HF_HUB_OFFLINE"] == "1":
+        raise InputError(f"{options.base}: no such checkpoint; train one with train.py, or set HF_HUB_OFFLINE=0 for hub names")
+    tokenizer = load_tokenizer(options.base)
+    model = load_model(options.base)
+    check_vocabulary(model, tokenizer, options.base)
+    added = add_chat_tokens(tokenizer)
+    set_seed(args.seed)
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(len(tokenizer))
+        say(f"base: {added} chat tokens added to its vocabulary")
+    stop_id = stop_token_id(tokenizer)
+    longest = getattr(model.config, "max_position_embeddings", options.row_tokens)
+    if options.row_tokens > longest:
+        raise InputError(f"{options.base}: its window is {longest} tokens, --row_tokens {options.row_tokens} is longer")
+
+    # 2. Dialogues: read, checked, split by hash as the corpus is, so that what is held out was in no training.
+    with preparation_lock():
+        dialogues = read_dialogues(options.dialogues, options.assistant_name)
+        held = [is_held_out(dialogue_text(messages), options.eval_fraction) for messages in dialogues["messages"]]
+        parts = {False: [], True: []}
+        for i, is_held in enumerate(held):
+            parts[is_held].append(i)
+        train_set, eval_set = (dialogues.select(parts[is_held]) for is_held in (False, True))
+
+        # 3. Rows: only the assistant's words and stop tokens carry labels; dialogues packed, none sees another.
+        key = tokenizer_key(tokenizer, options.base)
+        encoded = encode_dialogues(train_set, tokenizer, key, options.row_tokens)
+        rows = pack_dialogues(encoded, options.row_tokens, tokenizer.pad_token_id)
+        eval_rows = {}
+        for language in sorted(set(eval_set["language"])):
+            chosen = eval_set.select([i for i, found in enumerate(eval_set["language"]) if found == language])
+            chosen = encode_dialogues(chosen, tokenizer, key, options.row_tokens)
+            eval_rows[language] = pack_dialogues(chosen, options.row_tokens, tokenizer.pad_token_id)
+    report_dialogues(say, dialogues, train_set, encoded, rows, tokenizer)
+
+    # 4. All weights, or low-rank adapters beside them.
+    if options.lora:
+        model = add_adapters(model, options)
+        model.print_trainable_parameters()
+
+    # 5. Training and 6. the checkpoint with its picture and report.
+    facts = {"dialogues": len(train_set), "held out": len(eval_set), "sources": dict(Counter(train_set["source"]))}
+    return train_and_save(
+        model,
+        tokenizer,
+        args,
+        train_rows=rows,
+        eval_rows=eval_rows,
+        collate=collate_rows,
+        sample=partial(answer_held_out, tokenizer=tokenizer, dialogues=eval_set, stop_id=stop_id),
+        run=Run("finetune_dialogue.py", settings, facts, resume, options.row_tokens, [stop_id], token_byte_counts(tokenizer)),
+        next_step=f"python chat.py --model {output_dir}",
+    )
+
+
+def report_dialogues(say, dialogues: Dataset, train_set: Dataset, encoded: Dataset, rows: Dataset, tokenizer) -> None:
+    """Say what is trained on, and stop where nearly nothing would be learned."""
+    too_long = len(train_set) - len(encoded)
+    trained = sum(label != IGNORE_LABEL for labels in rows["labels"] for label in labels)
+    tokens = sum(len(ids) for ids in encoded["input_ids"])
+    positions = sum(len(ids) for ids in rows["input_ids"])
+    say(
+        f"dialogues: {len(dialogues):,} read, {len(dialogues) - len(train_set):,} held out, {too_long:,} dropped as longer "
+        f"than a row, {len(encoded):,} trained on"
+    )
+    if trained < MIN_TRAINED_SHARE * max(positions, 1):
+        raise InputError(
+            f"only {trained} of {positions} tokens would be trained: the dialogues hold next to no words of the assistant"
+        )
+    say(f"rows: {len(rows):,}, filled to {tokens / positions:.1%}; {trained / tokens:.1%} of the tokens are trained")
+    example = encode_dialogue(tokenizer, train_set[0]["messages"])
+    say("an example, what is trained in colour:\n" + colour_trained(tokenizer, example))
+
+
+def colour_trained(tokenizer: PreTrainedTokenizerBase, encoded: dict[str, list[int]]) -> str:
+    """Return the text of an encoded dialogue with the trained part green, for a terminal."""
+    pieces, run, is_trained = [], [], False
+    for token, label in [*zip(encoded["input_ids"], encoded["labels"], strict=True), (None, None)]:
+        if token is None or (label != IGNORE_LABEL) != is_trained:
+            text = tokenizer.decode(run)
+            pieces.append(f"\033[32m{text}\033[0m" if is_trained and run else text)
+            run, is_trained = [], not is_trained
+        run.append(token)
+    return "".join(pieces)
+
+
+def tokenizer_key(tokenizer: PreTrainedTokenizerBase, base: str) -> str:
+    """Return a key for how dialogues are encoded: by the tokenizer and its chat template."""
+    return f"{tokenizer_fingerprint(Path(base))}:{len(tokenizer)}:{tokenizer.chat_template}"
+
+
+def add_adapters(model: PreTrainedModel, options: DialogueArguments) -> PeftModel:
+    """Put a low-rank adapter beside the chosen linear layers (Hu et al. 2021) and freeze the rest."""
+    targets = options.lora_targets if options.lora_targets == "all-linear" else options.lora_targets.split(",")
+    config = LoraConfig(
+        r=options.lora_rank, lora_alpha=options.lora_alpha, target_modules=targets, task_type="CAUSAL_LM"
+    )
+    return get_peft_model(model, config)
+
+
+def collate_rows(rows: list[dict]) -> dict[str, torch.Tensor]:
+    """Stack B rows to `input_ids`, `labels` and `position_ids`, each (B, T); no mask, or positions would not part them."""
+    return {name: torch.from_numpy(np.stack([row[name] for row in rows])).long() for name in rows[0]}
+
+
+def answer_held_out(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dialogues: Dataset, stop_id: int
+) -> list[tuple[str, str]]:
+    """Return (question, reply) for the first question of some held-out dialogues of each language."""
+    samples = []
+    for language in sorted(set(dialogues["language"])):
+        chosen = [row["messages"] for row in dialogues if row["language"] == language][:2]
+        for messages in chosen:
+            question = [message for message in messages if message["role"] != "assistant"][:1]
+            ids, _ = encode_prompt(tokenizer, question, 256)
+            output = model.generate(
+                input_ids=torch.tensor([ids], device=model.device),
+                max_new_tokens=60, do_sample=True, temperature=0.7, top_p=0.9, eos_token_id=stop_id, use_cache=True,
+            )  # fmt: skip
+            reply = tokenizer.decode(output[0, len(ids) :], skip_special_tokens=True)
+            samples.append((question[0]["content"], reply))
+    return samples
+
+
+if __name__ == "__main__":
+    run_script(main)
