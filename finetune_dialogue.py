@@ -39,6 +39,7 @@ from data_utils.tokenizer import add_chat_tokens, load_tokenizer, token_byte_cou
 from errors import InputError, run_script
 from train_utils.arguments import RunArguments, parse_arguments
 from train_utils.checkpoint import collect_settings, prepare_folder
+from train_utils.launch import start_cpu_processes
 from train_utils.model import check_vocabulary, load_model
 from train_utils.training import Run, train_and_save
 
@@ -204,4 +205,5 @@ def answer_held_out(
 
 
 if __name__ == "__main__":
+    start_cpu_processes()
     run_script(main)

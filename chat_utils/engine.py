@@ -135,7 +135,8 @@ class Engine:
             if old != new:
                 break
             shared += 1
-        if self._cache is None or shared == 0:
+        # A sliding window forgets what a shorter beginning would need.
+        if self._cache is None or shared == 0 or (any(self._cache.is_sliding) and shared < len(self._cached_ids)):
             self._cache, shared = DynamicCache(config=self.model.config), 0
         elif shared < len(self._cached_ids):
             self._cache.crop(shared - len(self._cached_ids))  # negative: how many to remove

@@ -123,4 +123,5 @@ def finish_run(
     write_report(output_dir / "report.md", f"A run of {run.script}", facts, evaluations, samples)
     save_model(model, tokenizer, output_dir, run.stop_token_ids)
     record = read_record(output_dir)
-    write_record(output_dir, {**record, "status": "finished", "steps": trainer.state.global_step, "metrics": metrics})
+    outcome = {"steps": trainer.state.global_step, "training_loss": training.get("train_loss"), "metrics": metrics}
+    write_record(output_dir, {**record, "status": "finished", **outcome})

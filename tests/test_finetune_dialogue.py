@@ -1,0 +1,194 @@
+"""finetune_dialogue.py as a user runs it: all forms, full and LoRA, resumed, and with bad input."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import finetune_dialogue
+from data_utils.dialogue import encode_dialogue, stop_token_id
+from errors import InputError
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def dialogue_file(tmp_path_factory) -> Path:
+    """Every tenth of the project's dialogues: both languages."""
+    path = tmp_path_factory.mktemp("dialogues") / "dialogues.jsonl"
+    lines = [line for file in sorted(ROOT.glob("data_utils/chat_data/*.jsonl")) for line in file.open(encoding="utf-8")]
+    path.write_text("".join(lines[::10]), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def options(trained, dialogue_file) -> list[str]:
+    return [
+        "--base", str(trained), "--dialogues", str(dialogue_file), "--row_tokens", "128", "--max_steps", "8",
+        "--per_device_train_batch_size", "4", "--eval_fraction", "0.1", "--logging_steps", "4", "--eval_steps", "8",
+        "--save_steps", "4", "--warmup_steps", "1", "--report_to", "none", "--bf16", "false", "--torch_compile", "false",
+        "--use_cpu", "true",
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tuned(options, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("tuned") / "ckpt_chat"
+    assert finetune_dialogue.main([*options, "--output_dir", str(folder)]) == 0
+    return folder
+
+
+def test_leaves_the_one_checkpoint_form(tuned):
+    model = AutoModelForCausalLM.from_pretrained(tuned)
+    tokenizer = AutoTokenizer.from_pretrained(tuned)
+    assert model.generation_config.eos_token_id == [tokenizer.convert_tokens_to_ids("<|im_end|>")]
+    assert stop_token_id(tokenizer) == model.generation_config.eos_token_id[0]
+    assert not (tuned / "adapter").exists()
+    record = yaml.safe_load((tuned / "run.yaml").read_text())
+    assert record["status"] == "finished"
+    assert record["data"]["dialogues"] + record["data"]["held out"] == 302
+
+
+def test_reply_loss_falls(tuned):
+    """Held-out reply loss is measured before and after, for each language."""
+    log = json.loads((tuned / "checkpoint-8" / "trainer_state.json").read_text())["log_history"]
+    for language in ("en", "zh"):
+        losses = [entry[f"eval_{language}_loss"] for entry in log if f"eval_{language}_loss" in entry]
+        assert len(losses) == 2
+        assert losses[1] < losses[0]
+
+
+def test_says_what_it_trains_on(options, tmp_path, capsys):
+    assert finetune_dialogue.main([*options, "--max_steps", "1", "--output_dir", str(tmp_path / "out")]) == 0
+    output = capsys.readouterr().out
+    numbers = re.search(r"dialogues: (\d+) read, (\d+) held out, (\d+) dropped as longer than a row, (\d+) trained", output)
+    read, held, dropped, trained_on = map(int, numbers.groups())
+    assert read == held + dropped + trained_on == 302
+    filled, share = map(float, re.search(r"filled to ([\d.]+)%; ([\d.]+)% of the tokens are trained", output).groups())
+    assert filled >= 95
+    assert 30 < share < 80
+    green = re.findall("\033\\[32m(.*?)\033\\[0m", output, re.DOTALL)
+    assert green
+    assert all(part.endswith("<|im_end|>") for part in green)
+
+
+def test_lora_writes_adapter_and_merged_model(options, trained, tmp_path):
+    folder = tmp_path / "lora"
+    assert finetune_dialogue.main([*options, "--lora", "true", "--optim", "adamw", "--output_dir", str(folder)]) == 0
+    merged = AutoModelForCausalLM.from_pretrained(folder).eval()
+    adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(trained), folder / "adapter").eval()
+    ids = torch.tensor([[5, 9, 300, 42]])
+    with torch.no_grad():
+        torch.testing.assert_close(merged(ids).logits, adapted(ids).logits, atol=1e-4, rtol=1e-4)
+        assert not torch.allclose(merged(ids).logits, AutoModelForCausalLM.from_pretrained(trained)(ids).logits)
+    embedding = "model.embed_tokens.weight"
+    assert torch.equal(load_file(folder / "model.safetensors")[embedding], load_file(trained / "model.safetensors")[embedding])
+
+
+def test_base_without_chat_tokens_gets_them(options, tokenizer, tmp_path):
+    """A GPT-2 whose tokenizer has neither template nor control tokens: embeddings are resized."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+    plain = Tokenizer(models.BPE())
+    plain.pre_tokenizer, plain.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    plain.add_tokens(sorted(pre_tokenizers.ByteLevel.alphabet()))
+    plain = PreTrainedTokenizerFast(tokenizer_object=plain, eos_token="<|endoftext|>")
+    base = tmp_path / "base"
+    plain.save_pretrained(base)
+    config = GPT2Config(vocab_size=len(plain), n_embd=32, n_layer=1, n_head=2, n_positions=256, eos_token_id=256)
+    GPT2LMHeadModel(config).save_pretrained(base)
+    folder = tmp_path / "out"
+    replaced = [*options, "--base", str(base), "--row_tokens", "256", "--max_steps", "1", "--output_dir", str(folder)]
+    assert finetune_dialogue.main(replaced) == 0
+    tuned_tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert len(tuned_tokenizer) == len(plain) + 2
+    assert AutoModelForCausalLM.from_pretrained(folder).get_input_embeddings().num_embeddings == len(plain) + 2
+
+
+def test_base_keeps_its_own_template(trained, options, tmp_path):
+    base = tmp_path / "base"
+    base.mkdir()
+    for file in trained.iterdir():
+        if file.is_file():
+            (base / file.name).write_bytes(file.read_bytes())
+    template = (
+        "{% for message in messages %}[{{ message['role'] }}] {{ message['content'] }}{{ eos_token }}{% endfor %}"
+        "{% if add_generation_prompt %}[assistant] {% endif %}"
+    )
+    (base / "chat_template.jinja").write_text(template)
+    folder = tmp_path / "out"
+    assert finetune_dialogue.main([*options, "--base", str(base), "--max_steps", "1", "--output_dir", str(folder)]) == 0
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert tokenizer.chat_template == template
+    assert AutoModelForCausalLM.from_pretrained(folder).generation_config.eos_token_id == [tokenizer.eos_token_id]
+    encoded = encode_dialogue(tokenizer, [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}])
+    assert tokenizer.decode([label for label in encoded["labels"] if label != -100]) == "Yes<|endoftext|>"
+
+
+def bad_dialogues(folder: Path) -> dict[str, tuple[str, str]]:
+    """A file that is wrong, and what the one line must name."""
+
+    def write(name: str, *rows: object) -> str:
+        text = "".join(row if isinstance(row, str) else json.dumps(row) + "\n" for row in rows)
+        (folder / name).write_text(text, encoding="utf-8")
+        return str(folder / name)
+
+    good = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+
+    def turns(*pairs: tuple[str, str]) -> dict:
+        return {"messages": [{"role": role, "content": content} for role, content in pairs]}
+
+    return {
+        "missing": (str(folder / "none.jsonl"), "none.jsonl: no such file"),
+        "broken JSON": (write("broken.jsonl", good, '{"messages": \n'), "broken.jsonl:2: not valid JSON"),
+        "unknown role": (
+            write("role.jsonl", good, turns(("bot", "a"), ("user", "b"))),
+            "role.jsonl:2: role 'bot' is not user, assistant or system; rename it",
+        ),
+        "wrong order": (write("order.jsonl", turns(("assistant", "a"), ("user", "b"))), "order.jsonl:1: wrong order"),
+        "empty reply": (write("empty.jsonl", good, turns(("user", "a"), ("assistant", " "))), "empty.jsonl:2: message 2"),
+        "no reply": (write("last.jsonl", turns(("user", "a"))), "last.jsonl:1: the last message"),
+        "unknown form": (write("form.jsonl", {"q": "a", "a": "b"}), "form.jsonl:1: unknown form with the keys a, q"),
+        "odd lines": (write("odd.txt", "one\ntwo\n\nthree\n"), "odd.txt:4: the last message"),
+    }
+
+
+BAD = ("missing", "broken JSON", "unknown role", "wrong order", "empty reply", "no reply", "unknown form", "odd lines")
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_dialogues_are_one_line(case, options, tmp_path):
+    file, expected = bad_dialogues(tmp_path)[case]
+    with pytest.raises(InputError) as caught:
+        finetune_dialogue.main([*options, "--dialogues", file, "--output_dir", str(tmp_path / "out")])
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_half_a_base_is_refused(trained, options, tmp_path):
+    base = tmp_path / "half"
+    base.mkdir()
+    for file in trained.iterdir():
+        if file.is_file():
+            (base / file.name).write_bytes(file.read_bytes())
+    weights = base / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+    with pytest.raises(InputError, match="half: no model can be loaded"):
+        finetune_dialogue.main([*options, "--base", str(base), "--output_dir", str(tmp_path / "out")])
+
+
+def test_foreign_tokenizer_is_refused(trained, tokenizer, options, tmp_path):
+    base = tmp_path / "mixed"
+    tokenizer.save_pretrained(base)
+    for name in ("config.json", "model.safetensors"):
+        (base / name).write_bytes((trained / name).read_bytes())
+    with pytest.raises(InputError, match="1200 tokens, the model 600: they don't belong together"):
+        finetune_dialogue.main([*options, "--base", str(base), "--output_dir", str(tmp_path / "out")])

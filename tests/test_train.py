@@ -1,0 +1,242 @@
+"""train.py as a user runs it: end to end, killed and resumed, on two processes, and with bad input."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import train
+from errors import InputError
+
+ROOT = Path(__file__).parents[1]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def assert_same_weights(a: Path, b: Path) -> None:
+    first, second = weights(a), weights(b)
+    assert first.keys() == second.keys()
+    different = [name for name in first if not torch.equal(first[name], second[name])]
+    assert not different
+
+
+def run_script(*command: str, **kwargs) -> subprocess.CompletedProcess:
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120, **kwargs)
+
+
+def test_leaves_the_one_checkpoint_form(trained):
+    model = AutoModelForCausalLM.from_pretrained(trained)
+    tokenizer = AutoTokenizer.from_pretrained(trained)
+    assert model.generation_config.eos_token_id == [tokenizer.eos_token_id]
+    assert tokenizer.chat_template
+    assert not [name for name in weights(trained) if "_orig_mod" in name]
+    record = yaml.safe_load((trained / "run.yaml").read_text())
+    assert record["status"] == "finished"
+    assert record["steps"] == 12
+    assert record["settings"]["vocab_size"] == 600
+    assert 0 < record["metrics"]["eval_zh_bits_per_byte"] < 8
+    assert 0 < record["metrics"]["eval_en_bits_per_byte"] < 8
+    report = (trained / "report.md").read_text()
+    assert "| 12 | zh |" in report
+    assert "![loss over steps](loss.png)" in report
+    assert (trained / "loss.png").read_bytes()[:4] == b"\x89PNG"
+    assert not (trained / ".saving").exists()
+
+
+def test_learns(trained):
+    log = json.loads((trained / "checkpoint-12" / "trainer_state.json").read_text())["log_history"]
+    losses = [entry["loss"] for entry in log if "loss" in entry]
+    assert losses[-1] < losses[0] - 0.5
+
+
+def test_same_command_same_weights(trained, train_options, tmp_path):
+    assert train.main([*train_options, "--output_dir", str(tmp_path / "again")]) == 0
+    assert_same_weights(trained, tmp_path / "again")
+
+
+def test_finished_run_is_not_trained_again(trained, train_options, capsys):
+    before = (trained / "model.safetensors").stat().st_mtime_ns
+    assert train.main([*train_options, "--output_dir", str(trained)]) == 0
+    assert "finished already" in capsys.readouterr().out
+    assert (trained / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_other_settings_never_overwrite(trained, train_options):
+    before = (trained / "model.safetensors").read_bytes()
+    with pytest.raises(InputError, match="max_steps was 12, is 13.*--overwrite"):
+        train.main([*train_options, "--output_dir", str(trained), "--max_steps", "13"])
+    assert (trained / "model.safetensors").read_bytes() == before
+
+
+def start(options: list[str], folder: Path) -> subprocess.Popen:
+    command = [sys.executable, "train.py", *options, "--output_dir", str(folder)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_for(path: Path, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 90
+    while not path.exists():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_killed_run_resumes_bit_for_bit(trained, train_options, tmp_path, capsys):
+    """SIGKILL in the middle; the half-written checkpoint is skipped; the end is that of a run never stopped."""
+    folder = tmp_path / "killed"
+    process = start(train_options, folder)
+    wait_for(folder / "checkpoint-4" / "complete.json", process)
+    process.kill()
+    process.communicate()
+    assert not (folder / "model.safetensors").exists()
+    half = folder / "checkpoint-11"
+    half.mkdir()
+    (half / "model.safetensors").write_bytes((folder / "checkpoint-4" / "model.safetensors").read_bytes()[:1000])
+
+    with pytest.raises(InputError, match=r"unfinished run at step \d+; go on with --resume_from_checkpoint true"):
+        train.main([*train_options, "--output_dir", str(folder)])
+    with pytest.warns(UserWarning, match="checkpoint-11: was cut off"):
+        assert train.main([*train_options, "--output_dir", str(folder), "--resume_from_checkpoint", "true"]) == 0
+    assert_same_weights(trained, folder)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_saves_and_says_how_to_go_on(trained, train_options, tmp_path, number):
+    folder = tmp_path / "stopped"
+    process = start(train_options, folder)
+    wait_for(folder / "checkpoint-4", process)
+    process.send_signal(number)
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 128 + number, output
+    step = int(re.search(r"stopped at step (\d+) and saved; to go on, add: --resume_from_checkpoint true", output)[1])
+    assert (folder / f"checkpoint-{step}" / "complete.json").exists()
+    assert train.main([*train_options, "--output_dir", str(folder), "--resume_from_checkpoint", "true"]) == 0
+    assert_same_weights(trained, folder)
+
+
+def test_two_processes_equal_twice_the_accumulation(train_options, tmp_path):
+    """Two gloo processes and one with accumulation 2 see the same rows in a step: the same loss."""
+    options = [*train_options, "--max_steps", "6", "--eval_strategy", "no", "--save_strategy", "no", "--logging_steps", "1"]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_machines", "1", "--mixed_precision", "no"]
+    launch += ["--dynamo_backend", "no", "--num_cpu_threads_per_process", "1"]
+    two = run_script(*launch, "--num_processes", "2", "train.py", *options, "--output_dir", str(tmp_path / "two"))
+    assert two.returncode == 0, two.stdout + two.stderr
+    one = ["--gradient_accumulation_steps", "2", "--output_dir", str(tmp_path / "one")]
+    assert train.main([*options, *one]) == 0
+    records = [yaml.safe_load((tmp_path / name / "run.yaml").read_text()) for name in ("one", "two")]
+    assert records[0]["training_loss"] == pytest.approx(records[1]["training_loss"], abs=1e-4)
+    first, second = weights(tmp_path / "one"), weights(tmp_path / "two")
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], atol=2e-3, rtol=0)
+
+
+def test_goes_on_from_a_base(trained, train_options, tmp_path):
+    options = [*train_options, "--base", str(trained), "--max_steps", "2", "--output_dir", str(tmp_path / "on")]
+    assert train.main(options) == 0
+    log = json.loads((tmp_path / "on" / "checkpoint-2" / "trainer_state.json").read_text())["log_history"]
+    base = yaml.safe_load((trained / "run.yaml").read_text())["metrics"]["eval_zh_loss"]
+    assert abs(next(entry["eval_zh_loss"] for entry in log if "eval_zh_loss" in entry) - base) < 0.5
+
+
+@pytest.mark.parametrize("optim", ["adamw", "sgd", "adafactor"])
+def test_other_optimizers(train_options, tmp_path, optim):
+    options = [*train_options, "--optim", optim, "--learning_rate", "1e-3", "--max_steps", "2", "--eval_strategy", "no"]
+    assert train.main([*options, "--output_dir", str(tmp_path / optim)]) == 0
+    assert (tmp_path / optim / "model.safetensors").exists()
+
+
+def test_gpt2_shape(train_options, tmp_path):
+    shape = json.loads((ROOT / "configs/models/gpt2.json").read_text())
+    shape.update(n_embd=32, n_layer=2, n_head=2, n_positions=64)
+    (tmp_path / "gpt2.json").write_text(json.dumps(shape))
+    options = [*train_options, "--model_shape", str(tmp_path / "gpt2.json"), "--max_steps", "2"]
+    assert train.main([*options, "--output_dir", str(tmp_path / "gpt2")]) == 0
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "gpt2").config.model_type == "gpt2"
+
+
+def bad_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
+    """Options that are wrong, and what the one line must name."""
+    (folder / "empty.txt").write_text("")
+    (folder / "latin.txt").write_bytes(b"good line\n\xe9t\xe9\n")
+    (folder / "broken.jsonl").write_text('{"text": "fine"}\n{"text": \n')
+    (folder / "other.jsonl").write_text('{"body": "fine"}\n')
+    (folder / "good.txt").write_text("some text that is long enough to be read. " * 200)
+    (folder / "bad.yaml").write_text("corpus: [a\nb: c\n")
+    (folder / "typo.yaml").write_text("learning_rat: 3e-4\n")
+    (folder / "notes.pdf").write_text("x")
+    good = str(folder / "good.txt")
+    return {
+        "missing file": (["--corpus", str(folder / "nothing.txt")], "nothing.txt: no such file"),
+        "empty corpus": (["--corpus", str(folder / "empty.txt")], "empty.txt: the file is empty"),
+        "bad UTF-8": (["--corpus", str(folder / "latin.txt")], "latin.txt:2: not valid UTF-8"),
+        "broken JSON": (["--corpus", str(folder / "broken.jsonl")], "broken.jsonl:2: not valid JSON"),
+        "no such column": (["--corpus", str(folder / "other.jsonl")], "no column 'text'; it has: body"),
+        "unknown type": (["--corpus", str(folder / "notes.pdf")], "unknown file type"),
+        "unknown key": (["--learning_rat", "1"], "unknown key 'learning_rat'; did you mean 'learning_rate'?"),
+        "unknown key in YAML": ([str(folder / "typo.yaml")], "typo.yaml: unknown key 'learning_rat'"),
+        "broken YAML": ([str(folder / "bad.yaml")], "bad.yaml:2: not valid YAML"),
+        "wrong value": (["--max_steps", "many"], "--max_steps"),
+        "unknown optimizer": (["--optim", "adamm"], "adamm"),
+        "no such shape": (["--corpus", good, "--vocab_size", "300", "--model_shape", "x.json"], "no such model shape"),
+        "no such base": (["--corpus", good, "--base", str(folder / "none")], "none: no tokenizer"),
+        "vocabulary too small": (["--corpus", good, "--vocab_size", "10"], "--vocab_size 10 is too small"),
+        "hub name offline": (["--corpus", "owner/name"], "set HF_HUB_OFFLINE=0"),
+    }
+
+
+BAD_INPUTS = (
+    "missing file", "empty corpus", "bad UTF-8", "broken JSON", "no such column", "unknown type", "unknown key",
+    "unknown key in YAML", "broken YAML", "wrong value", "unknown optimizer", "no such shape", "no such base",
+    "vocabulary too small", "hub name offline",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_INPUTS)
+def test_bad_input_is_one_line(case, tmp_path):
+    options, expected = bad_inputs(tmp_path)[case]
+    with pytest.raises(InputError) as caught:
+        train.main([*options, "--output_dir", str(tmp_path / "out")])
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_input_in_the_shell(tmp_path):
+    done = run_script(sys.executable, "train.py", "--corpus", "nowhere.txt", "--output_dir", str(tmp_path / "out"))
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: nowhere.txt: no such file")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_full_disk_keeps_what_was_there(trained, train_options, tmp_path):
+    """The disk is full while a run saves: exit code 1, one line, no folder that looks finished."""
+    limit = 300_000  # bytes that a file may have: less than the weights
+    command = f"ulimit -f {limit // 1024}; exec {sys.executable} train.py {' '.join(train_options)} --output_dir {tmp_path}/full"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = run_script("bash", "-c", f"trap '' XFSZ; {command}", env=environment)
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert not (tmp_path / "full" / "model.safetensors").exists()
+
+
+def test_help_teaches(capsys):
+    with pytest.raises(SystemExit) as left:
+        train.main(["--help"])
+    assert left.value.code == 0
+    text = capsys.readouterr().out
+    assert "accelerate launch train.py" in text
+    assert "--block_tokens (256)" in text

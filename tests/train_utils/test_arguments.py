@@ -1,0 +1,302 @@
+"""Options: where each value comes from, what is refused, and how it is said."""
+
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from accelerate.commands.config.config_args import load_config_from_file
+from transformers.training_args import OptimizerNames
+
+import finetune_dialogue
+import train
+from errors import InputError
+from train_utils import arguments
+from train_utils.arguments import RunArguments, has_fast_bf16, parse_arguments
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted(path for path in ROOT.glob("configs/**/*.yaml") if path.parent.name != "accelerate")
+LAUNCH_FILES = sorted(ROOT.glob("configs/accelerate/*.yaml"))
+CPU = ["--use_cpu", "true"]
+
+
+@dataclass
+class Choices:
+    rate: float = field(default=0.5, metadata={"help": "How fast"})
+    files: list[str] = field(default_factory=lambda: ["a", "b"], metadata={"help": "What is read"})
+    quiet: bool = field(default=False, metadata={"help": "Say nothing"})
+    loud: bool = field(default=True, metadata={"help": "Say all"})
+    name: str | None = field(default=None, metadata={"help": "Who"})
+    count: int = 3
+
+
+@pytest.fixture
+def parse(tmp_path):
+    """Parse Choices from the text of the default YAML and a command line."""
+
+    def parse(text: str = "", *argv: str) -> Choices:
+        config = tmp_path / "default.yaml"
+        config.write_text(text, encoding="utf-8")
+        return parse_arguments((Choices,), list(argv), config, "Test.")[0]
+
+    return parse
+
+
+def run_arguments(tmp_path: Path, *argv: str, text: str = "") -> RunArguments:
+    config = tmp_path / "default.yaml"
+    config.write_text(text, encoding="utf-8")
+    return parse_arguments((RunArguments,), [*CPU, "--output_dir", str(tmp_path / "out"), *argv], config, "Test.")[0]
+
+
+# Where values come from
+
+
+def test_dataclass_then_yaml_then_command_line(parse):
+    assert parse() == Choices()
+    assert parse("rate: 0.25\ncount: 7\n") == Choices(rate=0.25, count=7)
+    assert parse("rate: 0.25\ncount: 7\n", "--count", "9") == Choices(rate=0.25, count=9)
+
+
+def test_named_yaml_replaces_the_default_one(parse, tmp_path):
+    other = tmp_path / "other.yml"
+    other.write_text("rate: 0.125\n")
+    assert parse("count: 7\n", str(other), "--name", "Momo") == Choices(rate=0.125, name="Momo")
+
+
+def test_arguments_come_from_the_shell_where_none_are_given(monkeypatch, tmp_path):
+    (tmp_path / "default.yaml").write_text("count: 7\n")
+    monkeypatch.setattr("sys.argv", ["train.py", "--rate", "2"])
+    assert parse_arguments((Choices,), None, tmp_path / "default.yaml", "Test.")[0] == Choices(rate=2.0, count=7)
+
+
+@pytest.mark.parametrize(
+    ("text", "argv", "expected"),
+    [
+        ("rate: 3e-4", [], {"rate": 0.0003}),  # PyYAML alone reads this as a string
+        ("rate: 1", [], {"rate": 1.0}),
+        ("rate: -2.5", [], {"rate": -2.5}),
+        ("", ["--rate", "3e-4"], {"rate": 0.0003}),
+        ("", ["--rate=3e-4"], {"rate": 0.0003}),
+        ("files: [x.txt, 'two words.txt']", [], {"files": ["x.txt", "two words.txt"]}),
+        ("files: x.txt", [], {"files": ["x.txt"]}),
+        ("files: [x.txt]", ["--files", "y", "z"], {"files": ["y", "z"]}),
+        ("quiet: true\nloud: false", [], {"quiet": True, "loud": False}),
+        ("quiet: yes\nloud: no", [], {"quiet": True, "loud": False}),
+        ("", ["--quiet"], {"quiet": True}),
+        ("quiet: true", ["--quiet", "false"], {"quiet": False}),
+        ("", ["--no_loud"], {"loud": False}),
+        ("name: null\ncount:", [], {}),
+        ("name: 小红", [], {"name": "小红"}),
+        ("name: '12'", [], {"name": "12"}),
+    ],
+)
+def test_values_get_the_type_of_their_option(parse, text, argv, expected):
+    found = parse(text, *argv)
+    assert found == Choices(**expected)
+    assert [type(value) for value in asdict(found).values()] == [type(v) for v in asdict(Choices(**expected)).values()]
+
+
+def test_dict_in_yaml_reaches_the_trainer(tmp_path):
+    args = run_arguments(tmp_path, text="lr_scheduler_type: cosine_with_min_lr\nlr_scheduler_kwargs: {min_lr_rate: 0.1}\n")
+    assert args.lr_scheduler_kwargs == {"min_lr_rate": 0.1}
+
+
+def test_no_in_yaml_means_the_word_where_an_option_takes_words(tmp_path):
+    """YAML reads a bare `no` as false; --help offers it for the option."""
+    args = run_arguments(tmp_path, text="eval_strategy: no\nsave_strategy: no\n")
+    assert (args.eval_strategy, args.save_strategy) == ("no", "no")
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("text", "argv", "parts"),
+    [
+        ("raet: 1", [], ["default.yaml: unknown key 'raet'", "did you mean 'rate'?"]),
+        ("zzzzzz: 1", [], ["default.yaml: unknown key 'zzzzzz'", "see --help"]),
+        ("7: 1", [], ["default.yaml: unknown key '7'"]),
+        ("", ["--raet", "1"], ["command line: unknown key 'raet'", "did you mean 'rate'?"]),
+        ("", ["--raet=1"], ["command line: unknown key 'raet'"]),
+        ("", ["--rat", "1"], ["unknown key 'rat'"]),  # no abbreviations
+        ("", ["--no_rate"], ["no_rate"]),  # not a switch
+        ("", ["file.txt"], ["command line: 'file.txt' is neither a .yaml file nor an option"]),
+        ("", ["--rate", "1", "stray"], ["stray"]),
+        ("rate: fast", [], ["default.yaml", "--rate", "'fast'"]),
+        ("count: 1.5", [], ["--count", "'1.5'"]),
+        ("", ["--count", "many"], ["--count", "'many'"]),
+        ("", ["--quiet", "perhaps"], ["--quiet", "perhaps"]),
+        ("rate: [1, 2]", [], ["default.yaml"]),
+        ("files: []", [], ["--files"]),
+        ("", ["--name"], ["--name"]),
+        ("- rate", [], ["default.yaml: 'key: value' lines are expected"]),
+        ("just words", [], ["default.yaml: 'key: value' lines are expected"]),
+        ("rate: 1\nfiles: [a\ncount: 2", [], ["default.yaml:3: not valid YAML"]),
+        ("rate: 1\n\tcount: 2", [], ["default.yaml:2: not valid YAML"]),
+        ("rate: 1\nname: \x07", [], ["default.yaml", "not valid YAML"]),
+    ],
+)
+def test_bad_options_are_one_line_that_says_where(parse, text, argv, parts):
+    with pytest.raises(InputError) as caught:
+        parse(text, *argv)
+    assert "\n" not in str(caught.value)
+    for part in parts:
+        assert part in str(caught.value)
+
+
+def test_missing_yaml_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"nowhere\.yaml: no such file"):
+        parse_arguments((Choices,), [str(tmp_path / "nowhere.yaml")], tmp_path / "default.yaml", "Test.")
+
+
+def test_yaml_that_is_not_utf8_is_named(tmp_path):
+    (tmp_path / "latin.yaml").write_bytes(b"name: \xe9t\xe9\n")
+    with pytest.raises(InputError, match=r"latin\.yaml.*not valid YAML") as caught:
+        parse_arguments((Choices,), [str(tmp_path / "latin.yaml")], tmp_path / "default.yaml", "Test.")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("argv", "part"),
+    [
+        (["--save_total_limit", "1"], "--save_total_limit must be 2 or more"),
+        (["--optim", "adamm"], "adamm"),
+        (["--lr_scheduler_type", "lineer"], "lineer"),
+        (["--eval_strategy", "sometimes"], "sometimes"),
+        (["--bf16", "true", "--fp16", "true"], "fp16"),
+    ],
+)
+def test_run_arguments_refuse_in_one_line(tmp_path, argv, part):
+    with pytest.raises(InputError) as caught:
+        run_arguments(tmp_path, *argv)
+    assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+# What a run is given
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("muon", "muon"), ("adamw", "adamw_torch_fused"), ("sgd", "sgd"), ("adafactor", "adafactor"), ("adamw_torch", "adamw_torch")],
+)
+def test_optimizer_names(tmp_path, name, expected):
+    optim = run_arguments(tmp_path, "--optim", name).optim
+    assert getattr(optim, "value", optim) == expected
+    assert name == "muon" or OptimizerNames(optim)  # muon is ours, Trainer knows the others
+
+
+def test_muon_is_the_default_optimizer(tmp_path):
+    assert run_arguments(tmp_path).optim == "muon"
+
+
+@pytest.mark.parametrize("limit", ["2", "5"])
+def test_two_checkpoints_or_more_are_kept(tmp_path, limit):
+    assert run_arguments(tmp_path).save_total_limit == 2
+    assert run_arguments(tmp_path, "--save_total_limit", limit).save_total_limit == int(limit)
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "fast"),
+    [({"avx2": True, "avx512_bf16": False}, False), ({"avx512_bf16": True}, True), ({"amx_bf16": True}, True), ({}, False)],
+)
+def test_bf16_is_chosen_by_the_processor(tmp_path, monkeypatch, capabilities, fast):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert has_fast_bf16(use_cpu=True) is fast
+    assert run_arguments(tmp_path).bf16 is fast
+    assert run_arguments(tmp_path, "--bf16", str(not fast)).bf16 is not fast
+
+
+def test_cpu_is_used_where_there_is_nothing_else(tmp_path, monkeypatch):
+    monkeypatch.setattr(arguments, "has_accelerator", lambda: False)
+    config = tmp_path / "default.yaml"
+    config.write_text("")
+    args = parse_arguments((RunArguments,), ["--output_dir", str(tmp_path)], config, "Test.")[0]
+    assert args.use_cpu
+    assert args.device == torch.device("cpu")
+
+
+@pytest.mark.parametrize(("argv", "wanted"), [([], None), (["--torch_compile", "true"], True), (["--torch_compile", "no"], False)])
+def test_layers_are_compiled_by_us_and_not_by_trainer(tmp_path, argv, wanted):
+    args = run_arguments(tmp_path, *argv)
+    assert args.compile_layers is wanted
+    assert args.torch_compile is False
+
+
+# Help
+
+
+@pytest.mark.parametrize("option", ["--help", "-h"])
+def test_help_shows_our_options_with_their_defaults(capsys, tmp_path, option):
+    with pytest.raises(SystemExit) as left:
+        parse_arguments((Choices, RunArguments), [option], tmp_path / "absent.yaml", "What it does.\n\n    python x.py")
+    assert left.value.code == 0
+    text = capsys.readouterr().out
+    assert text.startswith("What it does.")
+    for line in ("--rate (0.5)\n        How fast", "--files (['a', 'b'])", "--quiet (False)", "--name (None)", "--count (3)"):
+        assert line in text
+    for line in ("--output_dir", "--max_steps (-1)", "--learning_rate", "--optim (muon)", "--overwrite (False)"):
+        assert line in text
+    assert len(text.splitlines()) < 80  # not the 130 options of TrainingArguments
+
+
+def test_help_all_shows_every_option(capsys, tmp_path):
+    with pytest.raises(SystemExit) as left:
+        parse_arguments((Choices, RunArguments), ["--help_all"], tmp_path / "absent.yaml", "What it does.")
+    assert left.value.code == 0
+    text = capsys.readouterr().out
+    for name in ("--rate", "--matrix_learning_rate", "--dataloader_num_workers", "--adam_beta2"):
+        assert name in text
+
+
+def test_common_options_exist():
+    assert set(arguments.COMMON) <= {option.name for option in fields(RunArguments) if option.init}
+
+
+@pytest.mark.parametrize("script", [train, finetune_dialogue])
+def test_every_option_of_a_script_has_help(script):
+    ours = [option for option in vars(script).values() if isinstance(option, type) and option.__module__ == script.__name__]
+    assert ours
+    for type_ in ours:
+        assert all(option.metadata.get("help") for option in fields(type_)), type_
+
+
+# The shipped recipes
+
+
+def recipe_classes(path: Path) -> tuple[type, ...]:
+    """Return the argument classes of the script that a recipe is for, by its name or its keys."""
+    keys = set(yaml.safe_load(path.read_text(encoding="utf-8")))
+    of_dialogues = {option.name for option in fields(finetune_dialogue.DialogueArguments)}
+    of_corpus = {o.name for type_ in (train.CorpusArguments, train.ModelArguments) for o in fields(type_)}
+    if path.name.startswith("finetune") or keys & (of_dialogues - of_corpus):
+        return (finetune_dialogue.DialogueArguments, RunArguments)
+    return (train.CorpusArguments, train.ModelArguments, RunArguments)
+
+
+def test_there_are_recipes_for_both_scripts():
+    assert {"train.yaml", "finetune_dialogue.yaml"} <= {path.name for path in CONFIGS}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_shipped_recipe_parses_and_every_value_arrives(path):
+    groups = parse_arguments(recipe_classes(path), [str(path), *CPU], Path("absent.yaml"), "Test.")
+    found = {name: value for group in groups for name, value in vars(group).items()}
+    for key, value in yaml.safe_load(path.read_text(encoding="utf-8")).items():
+        if key == "torch_compile":
+            assert found["compile_layers"] == value
+        elif isinstance(found[key], float):
+            assert found[key] == float(value), key
+        elif key != "optim":
+            assert found[key] == value, key
+    assert (ROOT / found.get("model_shape", "train.py")).is_file()
+    assert found["save_total_limit"] is None or found["save_total_limit"] >= 2
+
+
+@pytest.mark.parametrize("path", LAUNCH_FILES, ids=lambda path: path.name)
+def test_shipped_launch_file_is_one_of_accelerate(path):
+    config = load_config_from_file(str(path))
+    for key, value in yaml.safe_load(path.read_text(encoding="utf-8")).items():
+        found = getattr(config, key)
+        assert getattr(found, "value", found) == value, key
