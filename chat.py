@@ -1,9 +1,9 @@
 """Talk to a checkpoint: in the terminal, by one prompt, or with lines from standard input.
 
-    python chat.py                                  # ckpt_chat/ if there is one, else ckpt/
-    python chat.py --prompt "你叫什么名字？"          # one answer
-    printf 'Hello\\nTell me more\\n' | python chat.py  # a message a line, one conversation
-    python chat.py --model ckpt_chat --temperature 0 --stats
+python chat.py                                  # ckpt_chat/ if there is one, else ckpt/
+python chat.py --prompt "你叫什么名字？"          # one answer
+printf 'Hello\\nTell me more\\n' | python chat.py  # a message a line, one conversation
+python chat.py --model ckpt_chat --temperature 0 --stats
 """
 
 import argparse
@@ -30,12 +30,16 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", help="folder of a checkpoint (ckpt_chat, else ckpt)")
     parser.add_argument("--prompt", help="answer this and leave")
     parser.add_argument("--system", help="system prompt: how the assistant should behave")
-    parser.add_argument("--stats", action="store_true", help="after each reply, time to first token and tokens a second")
+    parser.add_argument(
+        "--stats", action="store_true", help="after each reply, time to first token and tokens a second"
+    )
     parser.add_argument("--samples", action="store_true", help="answer four sample prompts and leave")
     for option in fields(Sampling):
         default = None if option.default is MISSING else option.default
         kind = int if option.name in ("top_k", "max_new_tokens", "seed") else float
-        parser.add_argument(f"--{option.name}", type=kind, default=default, help=f"{option.metadata['help']} ({default})")
+        parser.add_argument(
+            f"--{option.name}", type=kind, default=default, help=f"{option.metadata['help']} ({default})"
+        )
     options = parser.parse_args(argv)
     for name, low, high in (
         ("temperature", 0, 100), ("top_p", 1e-9, 1), ("top_k", 0, 1e9), ("repetition_penalty", 1e-9, 100),
@@ -53,7 +57,9 @@ def find_model() -> str:
     if any(Path("ckpt").glob("*.safetensors")):
         print("note: ckpt/ is not fine-tuned on dialogues: it continues text rather than answers", file=sys.stderr)
         return "ckpt"
-    raise InputError("neither ckpt_chat/ nor ckpt/ holds a model here; run train.py and finetune_dialogue.py, or name --model")
+    raise InputError(
+        "neither ckpt_chat/ nor ckpt/ holds a model here; run train.py and finetune_dialogue.py, or name --model"
+    )
 
 
 def main(argv: list[str] | None = None) -> int:

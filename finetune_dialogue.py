@@ -1,13 +1,14 @@
 """Teach a pretrained model to talk: base -> dialogues -> (LoRA) -> Trainer -> ckpt_chat/.
 
-    python finetune_dialogue.py --base ckpt/                                 # the default dialogues, English and Chinese
-    python finetune_dialogue.py --base ckpt/ --dialogues my.jsonl own@4      # your own, and the project's four times
-    python finetune_dialogue.py --base ckpt/ --lora true --optim adamw       # low-rank adapters instead of all weights
-    accelerate launch --multi_gpu finetune_dialogue.py --base ckpt/          # all GPUs of this machine
+    python finetune_dialogue.py --base ckpt/                             # the default dialogues, English and Chinese
+    python finetune_dialogue.py --base ckpt/ --dialogues my.jsonl own@4  # your own, and the project's four times
+    python finetune_dialogue.py --base ckpt/ --lora true --optim adamw   # low-rank adapters instead of all weights
+    accelerate launch --multi_gpu finetune_dialogue.py --base ckpt/      # all GPUs of this machine
 
-A dialogue is a line of JSON: {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}.
-ShareGPT (conversations), Alpaca (instruction, input, output), prompt/response pairs and plain text with alternating lines
-are read too, from .jsonl .json .csv .parquet .txt, each also .gz or .zst.
+A dialogue is a line of JSON:
+    {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}
+ShareGPT (conversations), Alpaca (instruction, input, output), prompt/response pairs and plain text with alternating
+lines are read too, from .jsonl .json .csv .parquet .txt, each also .gz or .zst.
 """
 
 import os
@@ -26,6 +27,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from data_utils.caching import preparation_lock
+from data_utils.corpus import data_version, dialogue_text, is_held_out
 from data_utils.dialogue import (
     IGNORE_LABEL,
     encode_dialogue,
@@ -33,12 +35,12 @@ from data_utils.dialogue import (
     read_dialogues,
     stop_token_id,
 )
-from data_utils.corpus import dialogue_text, is_held_out
 from data_utils.packing import encode_dialogues, pack_dialogues
+from data_utils.sources import DIALOGUE_SOURCES
 from data_utils.tokenizer import add_chat_tokens, load_tokenizer, token_byte_counts, tokenizer_fingerprint
 from errors import InputError, run_script
 from train_utils.arguments import RunArguments, parse_arguments
-from train_utils.checkpoint import collect_settings, prepare_folder
+from train_utils.checkpoint import collect_settings, prepare_folder, weights_version
 from train_utils.launch import start_cpu_processes
 from train_utils.model import check_vocabulary, load_model
 from train_utils.training import Run, train_and_save
@@ -59,7 +61,9 @@ class DialogueArguments:
     assistant_name: str = field(default="Momo", metadata={"help": "What {assistant_name} in dialogues becomes"})
     row_tokens: int = field(default=512, metadata={"help": "Length of a training row in tokens; dialogues are packed"})
     eval_fraction: float = field(default=0.02, metadata={"help": "Share of the dialogues that is held out, by hash"})
-    lora: bool = field(default=False, metadata={"help": "Train low-rank adapters; writes adapter/ and the merged model"})
+    lora: bool = field(
+        default=False, metadata={"help": "Train low-rank adapters; writes adapter/ and the merged model"}
+    )
     lora_rank: int = field(default=16, metadata={"help": "Rank r of the adapters"})
     lora_alpha: int = field(default=32, metadata={"help": "Scale of the adapters: alpha / r"})
     lora_targets: str = field(default="all-linear", metadata={"help": "Modules that get one, by name, comma-separated"})
@@ -71,7 +75,11 @@ def main(argv: list[str] | None = None) -> int:
         (DialogueArguments, RunArguments), argv, ROOT / "configs" / "finetune_dialogue.yaml", __doc__
     )
     output_dir = Path(args.output_dir)
-    settings = collect_settings(options, args)
+    version = data_version(options.dialogues, DIALOGUE_SOURCES)
+    settings = collect_settings(options, args) | {
+        "data_version": version,
+        "base_version": weights_version(options.base),
+    }
     resume = prepare_folder(output_dir, settings, args.resume_from_checkpoint, args.overwrite)
     args.distributed_state.wait_for_everyone()  # all have read the folder before one writes in it
     say = print if args.process_index == 0 else lambda *_: None
@@ -81,7 +89,9 @@ def main(argv: list[str] | None = None) -> int:
 
     # 1. Base: the model and its tokenizer, with a chat template.
     if not Path(options.base).is_dir() and os.environ["HF_HUB_OFFLINE"] == "1":
-        raise InputError(f"{options.base}: no such checkpoint; train one with train.py, or set HF_HUB_OFFLINE=0 for hub names")
+        raise InputError(
+            f"{options.base}: no such checkpoint; train one with train.py, or set HF_HUB_OFFLINE=0 for hub names"
+        )
     tokenizer = load_tokenizer(options.base)
     model = load_model(options.base)
     check_vocabulary(model, tokenizer, options.base)
@@ -130,7 +140,9 @@ def main(argv: list[str] | None = None) -> int:
         eval_rows=eval_rows,
         collate=collate_rows,
         sample=partial(answer_held_out, tokenizer=tokenizer, dialogues=eval_set, stop_id=stop_id),
-        run=Run("finetune_dialogue.py", settings, facts, resume, options.row_tokens, [stop_id], token_byte_counts(tokenizer)),
+        run=Run(
+            "finetune_dialogue.py", settings, facts, resume, options.row_tokens, [stop_id], token_byte_counts(tokenizer)
+        ),
         next_step=f"python chat.py --model {output_dir}",
     )
 
@@ -142,12 +154,12 @@ def report_dialogues(say, dialogues: Dataset, train_set: Dataset, encoded: Datas
     tokens = sum(len(ids) for ids in encoded["input_ids"])
     positions = sum(len(ids) for ids in rows["input_ids"])
     say(
-        f"dialogues: {len(dialogues):,} read, {len(dialogues) - len(train_set):,} held out, {too_long:,} dropped as longer "
-        f"than a row, {len(encoded):,} trained on"
+        f"dialogues: {len(dialogues):,} read, {len(dialogues) - len(train_set):,} held out, {too_long:,} dropped as "
+        f"longer than a row, {len(encoded):,} trained on"
     )
     if trained < MIN_TRAINED_SHARE * max(positions, 1):
         raise InputError(
-            f"only {trained} of {positions} tokens would be trained: the dialogues hold next to no words of the assistant"
+            f"only {trained} of {positions} tokens would be trained: the dialogues hold next to no assistant's words"
         )
     say(f"rows: {len(rows):,}, filled to {tokens / positions:.1%}; {trained / tokens:.1%} of the tokens are trained")
     example = encode_dialogue(tokenizer, train_set[0]["messages"])
@@ -181,7 +193,7 @@ def add_adapters(model: PreTrainedModel, options: DialogueArguments) -> PeftMode
 
 
 def collate_rows(rows: list[dict]) -> dict[str, torch.Tensor]:
-    """Stack B rows to `input_ids`, `labels` and `position_ids`, each (B, T); no mask, or positions would not part them."""
+    """Stack B rows to `input_ids`, `labels`, `position_ids` (B, T); with a mask, positions would not part dialogues."""
     return {name: torch.from_numpy(np.stack([row[name] for row in rows])).long() for name in rows[0]}
 
 

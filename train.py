@@ -1,10 +1,10 @@
 """Pretrain a language model from text: corpus -> tokenizer -> blocks -> model -> Trainer -> ckpt/.
 
-    accelerate launch train.py                                    # the default bilingual corpus and model
-    python train.py --corpus my.txt notes/ --output_dir my_ckpt   # your own text
-    python train.py configs/gpt2.yaml --max_steps 2000            # another recipe, one value changed
-    accelerate launch --multi_gpu train.py configs/gpt2.yaml      # all GPUs of this machine
-    python train.py --resume_from_checkpoint true                 # go on after a stop or a crash
+accelerate launch train.py                                    # the default bilingual corpus and model
+python train.py --corpus my.txt notes/ --output_dir my_ckpt   # your own text
+python train.py configs/gpt2.yaml --max_steps 2000            # another recipe, one value changed
+accelerate launch --multi_gpu train.py configs/gpt2.yaml      # all GPUs of this machine
+python train.py --resume_from_checkpoint true                 # go on after a stop or a crash
 """
 
 import os
@@ -21,7 +21,14 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from data_utils.caching import cache_folder, cache_key, preparation_lock
-from data_utils.corpus import clean_corpus, read_corpus, sample_texts, split_train_eval
+from data_utils.corpus import (
+    CORPUS_SOURCES,
+    clean_corpus,
+    data_version,
+    read_corpus,
+    sample_texts,
+    split_train_eval,
+)
 from data_utils.packing import pack_documents, tokenize_documents
 from data_utils.tokenizer import (
     bytes_per_token,
@@ -32,7 +39,7 @@ from data_utils.tokenizer import (
 )
 from errors import InputError, run_script
 from train_utils.arguments import RunArguments, parse_arguments
-from train_utils.checkpoint import collect_settings, prepare_folder
+from train_utils.checkpoint import collect_settings, prepare_folder, weights_version
 from train_utils.launch import start_cpu_processes
 from train_utils.model import build_model, check_vocabulary, load_model
 from train_utils.training import Run, train_and_save
@@ -78,7 +85,8 @@ def main(argv: list[str] | None = None) -> int:
         (CorpusArguments, ModelArguments, RunArguments), argv, ROOT / "configs" / "train.yaml", __doc__
     )
     output_dir = Path(args.output_dir)
-    settings = collect_settings(data, shape, args)
+    versions = {"data_version": data_version(data.corpus, CORPUS_SOURCES), "base_version": weights_version(shape.base)}
+    settings = collect_settings(data, shape, args) | versions
     resume = prepare_folder(output_dir, settings, args.resume_from_checkpoint, args.overwrite)
     args.distributed_state.wait_for_everyone()  # all have read the folder before one writes in it
     say = print if args.process_index == 0 else lambda *_: None
@@ -93,13 +101,17 @@ def main(argv: list[str] | None = None) -> int:
         corpus, counts = clean_corpus(corpus, data.remove_stop_words)
         train_text, eval_text = split_train_eval(corpus, data.eval_fraction)
         languages = sorted(set(eval_text["language"]))
-        say(f"corpus: {counts['documents']:,} documents read, {counts['empty']:,} empty dropped, {counts['kept']:,} kept")
+        say(
+            f"corpus: {counts['documents']:,} documents read, {counts['empty']:,} empty dropped, "
+            f"{counts['kept']:,} kept"
+        )
 
         # 2. Tokenizer: trained on the training documents, or an existing one.
         tokenizer, tokenizer_key = prepare_tokenizer(shape, train_text)
         for language in languages:
             texts = [row["text"] for row in eval_text if row["language"] == language]
-            say(f"tokenizer: {len(tokenizer):,} tokens, {bytes_per_token(tokenizer, texts):.2f} bytes a token in {language}")
+            compression = bytes_per_token(tokenizer, texts)
+            say(f"tokenizer: {len(tokenizer):,} tokens, {compression:.2f} bytes a token in {language}")
 
         # 3. Blocks: end token after each document, packed with no loss.
         blocks = pack_documents(tokenize_documents(train_text, tokenizer, tokenizer_key), shape.block_tokens)
@@ -110,12 +122,18 @@ def main(argv: list[str] | None = None) -> int:
             for language in languages
         }
     if not len(blocks):
-        raise InputError(f"{' '.join(data.corpus)}: the text is shorter than one row of --block_tokens {shape.block_tokens}")
-    say(f"blocks: {len(blocks):,} of {shape.block_tokens} tokens, {len(blocks) * shape.block_tokens / 1e6:.2f} M in all")
+        raise InputError(
+            f"{' '.join(data.corpus)}: the text is shorter than one row of --block_tokens {shape.block_tokens}"
+        )
+    say(
+        f"blocks: {len(blocks):,} of {shape.block_tokens} tokens, {len(blocks) * shape.block_tokens / 1e6:.2f} M in all"
+    )
 
     # 4. Model: random weights in a shape, or an existing checkpoint.
     set_seed(args.seed)
-    model = load_model(shape.base) if shape.base else build_model(ROOT / shape.model_shape, tokenizer, shape.block_tokens)
+    model = (
+        load_model(shape.base) if shape.base else build_model(ROOT / shape.model_shape, tokenizer, shape.block_tokens)
+    )
     check_vocabulary(model, tokenizer, shape.base or str(shape.tokenizer))
     # 5. Training and 6. the checkpoint with its picture and report.
     sizes = token_byte_counts(tokenizer)
@@ -147,7 +165,12 @@ def prepare_tokenizer(shape: ModelArguments, documents: Dataset) -> tuple[PreTra
 
 
 def prepare_eval_blocks(
-    documents: Dataset, language: str, tokenizer: PreTrainedTokenizerBase, tokenizer_key: str, block_tokens: int, limit: int
+    documents: Dataset,
+    language: str,
+    tokenizer: PreTrainedTokenizerBase,
+    tokenizer_key: str,
+    block_tokens: int,
+    limit: int,
 ) -> Dataset:
     """Return held-out blocks of one language, at most `limit` tokens in whole blocks."""
     rows = documents.select([i for i, found in enumerate(documents["language"]) if found == language])
@@ -171,7 +194,9 @@ def continue_documents(
         text = next(row["text"] for row in documents if row["language"] == language)
         ids = tokenizer(text[:200], return_tensors="pt", add_special_tokens=False)["input_ids"][:, :12].to(model.device)
         output = model.generate(ids, max_new_tokens=40, do_sample=True, temperature=0.8, top_p=0.9, use_cache=True)
-        samples.append((tokenizer.decode(ids[0]), tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True)))
+        samples.append(
+            (tokenizer.decode(ids[0]), tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True))
+        )
     return samples
 
 

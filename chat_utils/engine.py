@@ -1,8 +1,8 @@
 """A checkpoint that answers: prompt, window, key-value cache between turns, sampling, streaming of whole characters.
 
-    engine = Engine("ckpt_chat")
-    for piece in engine.reply([{"role": "user", "content": "你好"}]):
-        print(piece, end="", flush=True)
+engine = Engine("ckpt_chat")
+for piece in engine.reply([{"role": "user", "content": "你好"}]):
+    print(piece, end="", flush=True)
 """
 
 import time
@@ -23,7 +23,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from data_utils.dialogue import DialogueError, encode_prompt, stop_token_id
+from data_utils.dialogue import encode_prompt, stop_token_id
 from data_utils.tokenizer import add_chat_tokens
 from errors import InputError
 
@@ -78,7 +78,9 @@ class Engine:
 
     def __init__(self, path: str, device: str | None = None) -> None:
         check_checkpoint(path)
-        device = device or ("cpu" if not torch.accelerator.is_available() else str(torch.accelerator.current_accelerator()))
+        device = device or (
+            "cpu" if not torch.accelerator.is_available() else str(torch.accelerator.current_accelerator())
+        )
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(path)
             dtype = torch.float32 if device == "cpu" else "auto"
@@ -98,8 +100,8 @@ class Engine:
     def reply(self, dialogue: list[dict], sampling: Sampling | None = None) -> Iterator[str]:
         """Stream the assistant's reply to a dialogue that ends with the user's turn, in pieces of whole characters.
 
-        Stop iterating to cancel. Where the window is full, whole oldest turns drop (`stats.dropped_messages`), never the
-        system turn. Raises DialogueError where the last message alone is longer than the window.
+        Stop iterating to cancel. Where the window is full, whole oldest turns drop (`stats.dropped_messages`), never
+        the system turn. Raises DialogueError where the last message alone is longer than the window.
         """
         sampling = sampling or Sampling()
         room = min(sampling.max_new_tokens, self.window // 2)

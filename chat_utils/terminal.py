@@ -1,5 +1,6 @@
 """The conversation in a terminal: lines in, streamed replies out, and the commands that begin with a slash."""
 
+import contextlib
 import json
 import signal
 import sys
@@ -117,10 +118,8 @@ def make_printable(text: str) -> str:
 
 def talk(conversation: Conversation) -> None:
     """Read lines until /quit or Ctrl-D, and answer each."""
-    try:
+    with contextlib.suppress(ImportError):
         import readline  # noqa: F401  gives input() history and editing where the platform has it
-    except ImportError:
-        pass
     signal.signal(signal.SIGINT, signal.default_int_handler)
     print("Type a message, /help for commands, Ctrl-D to leave. 输入消息，/help 查看命令，Ctrl-D 退出。")
     while True:

@@ -9,7 +9,7 @@ from filelock import FileLock
 
 
 def cache_key(*parts: object) -> str:
-    """Return a key for what these parts and the code of this package determine, so that an upgrade makes no stale hit."""
+    """Return a key for what these parts and the code of this package determine: an upgrade makes no stale hit."""
     return xxhash.xxh64("\0".join([_code_version(), *map(str, parts)]).encode()).hexdigest()
 
 

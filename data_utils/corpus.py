@@ -4,12 +4,13 @@ import hashlib
 import json
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from glob import glob, has_magic
 from pathlib import Path
 
 import fsspec
 import ftfy
+import xxhash
 from datasets import Dataset, Features, Value, concatenate_datasets, load_dataset
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 from huggingface_hub.errors import OfflineModeIsEnabled
@@ -21,6 +22,7 @@ from errors import InputError
 FEATURES = Features({"text": Value("string"), "language": Value("string"), "source": Value("string")})
 LOADERS = {".txt": "text", ".md": "text", ".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 COMPRESSED = (".gz", ".zst")
+CORPUS_SOURCES = (*sources.DOCUMENT_SOURCES, *sources.DIALOGUE_SOURCES)
 HAN = re.compile(r"[\u3400-\u9fff\U00020000-\U0003ffff]")
 LETTER = re.compile(r"[^\W\d_]")
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff\ufffe\uffff]|[\ud800-\udfff]")
@@ -42,7 +44,7 @@ def parse_source(name: str) -> tuple[str, float]:
 def find_files(path: str) -> list[Path]:
     """Return the data files that a path, a glob or a folder stands for, sorted; raise InputError if there are none."""
     if has_magic(path) and not Path(path).exists():
-        files = [Path(name) for name in sorted(glob(path, recursive=True))]
+        files = [Path(name) for name in sorted(glob(path, recursive=True))]  # noqa: PTH207  (patterns may be absolute)
     elif Path(path).is_dir():
         files = sorted(file for file in Path(path).rglob("*") if file.is_file() and file_suffix(file) in LOADERS)
     else:
@@ -126,6 +128,29 @@ def check_file(path: Path, loader: str) -> None:
         raise InputError(f"{path}: the file is empty")
 
 
+def data_version(paths: list[str], builtin: Container[str]) -> str:
+    """Return a short hash of what the sources hold now: packages by version, files by size and time.
+
+    Raises InputError for a source that is not there, before anything else is done.
+    """
+    parts = []
+    for name in paths:
+        path, _ = parse_source(name)
+        if path in builtin:
+            parts.append(f"{path}:{sources.source_version(path)}")
+        elif is_hub_name(path):
+            parts.append(path)
+        else:
+            parts += [f"{file}:{file_version(file)}" for file in find_files(path)]
+    return xxhash.xxh64("\0".join(parts).encode()).hexdigest()
+
+
+def file_version(path: Path) -> str:
+    """Return what changes when a file changes: its size and time."""
+    stat = path.stat()
+    return f"{stat.st_size}:{stat.st_mtime_ns}"
+
+
 def read_documents(source: str) -> Iterator[dict]:
     """Yield the documents of a built-in source; a dialogue becomes one document, a line for each turn."""
     if source in sources.DOCUMENT_SOURCES:
@@ -154,7 +179,7 @@ def read_corpus(paths: list[str], sample_by: str = "paragraph", text_column: str
     parts = []
     for name in paths:
         path, times = parse_source(name)
-        if path in sources.DOCUMENT_SOURCES or path in sources.DIALOGUE_SOURCES:
+        if path in CORPUS_SOURCES:
             key = cache_key("read_documents", path, sources.source_version(path))
             part = Dataset.from_generator(read_documents, FEATURES, gen_kwargs={"source": path}, fingerprint=key)
         else:
@@ -212,9 +237,9 @@ def detect_language(text: str) -> str:
 def clean_text(text: str, remove_stop_words: bool = False) -> str:
     """Repair and normalise text without changing what a reader sees.
 
-    Mojibake is repaired (ftfy), Unicode composed (NFC), control characters dropped, line ends made `\\n`, spaces at line
-    ends and more than one blank line removed. Removing stop words (the seed tutorial's option) hurts generation: a model
-    that never saw "the" or "的" cannot write a sentence.
+    Mojibake is repaired (ftfy), Unicode composed (NFC), control characters dropped, line ends made `\\n`, spaces at
+    line ends and more than one blank line removed. Removing stop words (an option for study) hurts generation: a
+    model that never saw "the" or "的" cannot write a sentence.
 
     >>> clean_text("cafe\\u0301\\r\\n\\x00schÃ¶n  \\n\\n\\n\\nend")
     'café\\nschön\\n\\nend'
@@ -237,7 +262,9 @@ def drop_stop_words(text: str) -> str:
         import jieba
         import stopwordsiso
     except ImportError as error:
-        raise InputError(f"--remove_stop_words needs {error.name}; run: pip install -r requirements/corpus.txt") from error
+        raise InputError(
+            f"--remove_stop_words needs {error.name}; run: pip install -r requirements/corpus.txt"
+        ) from error
 
     jieba.setLogLevel("WARNING")
     stop_words = stopwordsiso.stopwords(["en", "zh"])

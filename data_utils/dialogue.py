@@ -5,7 +5,6 @@ data: it is encoded with `split_special_tokens=True` and joined with the templat
 that somebody who types a control token gets its letters and never forges a turn.
 """
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from data_utils.corpus import (
     clean_text,
     detect_language,
     file_suffix,
+    file_version,
     find_files,
     is_hub_name,
     load_rows,
@@ -104,7 +104,9 @@ def check_dialogue(messages: list[dict]) -> list[dict]:
     for number, message in enumerate(turns):
         expected = ("user", "assistant")[number % 2]
         if message["role"] != expected:
-            raise DialogueError(f"wrong order of roles: {expected} expected, {message['role']} found; they must alternate")
+            raise DialogueError(
+                f"wrong order of roles: {expected} expected, {message['role']} found; they must alternate"
+            )
     if not turns or turns[-1]["role"] != "assistant":
         raise DialogueError("the last message must be the assistant's, since that is what is learned")
     return checked
@@ -168,7 +170,9 @@ def read_dialogues(paths: list[str], assistant_name: str) -> Dataset:
             try:
                 part = Dataset.from_generator(reader, FEATURES, gen_kwargs=arguments, fingerprint=key)
             except DatasetGenerationError as error:
-                raise error.__cause__ if isinstance(error.__cause__, InputError) else error
+                if isinstance(error.__cause__, InputError):
+                    raise error.__cause__ from None
+                raise
             parts.append(repeat_rows(part, times))
     dialogues = concatenate_datasets(parts)
     return dialogues.map(
@@ -177,12 +181,6 @@ def read_dialogues(paths: list[str], assistant_name: str) -> Dataset:
         new_fingerprint=cache_key("fill_name", dialogues._fingerprint, assistant_name),
         desc="naming the assistant",
     )
-
-
-def file_version(path: Path) -> str:
-    """Return what changes when a file changes: its size and time."""
-    stat = path.stat()
-    return f"{stat.st_size}:{stat.st_mtime_ns}"
 
 
 def fill_name(dialogue: dict, assistant_name: str) -> dict:
@@ -202,8 +200,9 @@ def encode_messages(
 ) -> list[tuple[list[int], str]]:
     """Encode messages by the tokenizer's chat template, as (ids, origin) parts in order.
 
-    The origin of a part is the role whose words it holds, or "template" for what the template writes around them. For
-    ordinary text the ids, joined, equal those of `apply_chat_template`. Raises DialogueError where the template refuses.
+    The origin of a part is the role whose words it holds, or "template" for what the template writes around them.
+    For ordinary text the ids, joined, equal those of `apply_chat_template`. Raises DialogueError where the template
+    refuses.
     """
     # The template is rendered with a mark for each content, and cut at the marks: what is left is the template's own.
     marks = [f"\u27e6{number}\u27e7" for number in range(len(messages))]
@@ -297,7 +296,9 @@ def fit_messages(
     return [], total
 
 
-def fit_dialogue(tokenizer: PreTrainedTokenizerBase, messages: list[dict], max_tokens: int) -> dict[str, list[int]] | None:
+def fit_dialogue(
+    tokenizer: PreTrainedTokenizerBase, messages: list[dict], max_tokens: int
+) -> dict[str, list[int]] | None:
     """Encode as much of the end of a dialogue as fits in `max_tokens`, whole turns only; None where not one fits."""
     parts, _ = fit_messages(tokenizer, messages, max_tokens)
     return label_parts(tokenizer, parts) if parts else None

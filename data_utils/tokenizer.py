@@ -27,8 +27,8 @@ CHAT_TEMPLATE = (
 QWEN2_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-# The pattern takes a whole Chinese clause for one word. Millions of different words exhaust the BPE trainer's memory, so
-# the text given to it (not the pattern) has its Han runs cut.
+# The pattern takes a whole Chinese clause for one word. Millions of different words exhaust the BPE trainer's memory,
+# so the text given to it (not the pattern) has its Han runs cut.
 HAN_RUN = re.compile(r"([\u3400-\u9fff]{6})(?=[\u3400-\u9fff])")
 MAX_WORD_CHARACTERS = 64
 LONG_WORD = re.compile(rf"(\S{{{MAX_WORD_CHARACTERS}}})(?=\S)")

@@ -87,7 +87,11 @@ def test_terminal_session(tiny_checkpoint, tmp_path):
     wait_for("no command /nonsense")
     os.write(master, b"\x04")
     assert process.wait(timeout=20) == 0
-    assert (tmp_path / "kept.json").read_text(encoding="utf-8").startswith('{"messages": [{"role": "user", "content": "你好"}')
+    assert (
+        (tmp_path / "kept.json")
+        .read_text(encoding="utf-8")
+        .startswith('{"messages": [{"role": "user", "content": "你好"}')
+    )
 
 
 @pytest.mark.parametrize(

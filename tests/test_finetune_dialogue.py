@@ -32,8 +32,8 @@ def options(trained, dialogue_file) -> list[str]:
     return [
         "--base", str(trained), "--dialogues", str(dialogue_file), "--row_tokens", "128", "--max_steps", "8",
         "--per_device_train_batch_size", "4", "--eval_fraction", "0.1", "--logging_steps", "4", "--eval_steps", "8",
-        "--save_steps", "4", "--warmup_steps", "1", "--report_to", "none", "--bf16", "false", "--torch_compile", "false",
-        "--use_cpu", "true",
+        "--save_steps", "4", "--warmup_steps", "1", "--report_to", "none", "--bf16", "false",
+        "--torch_compile", "false", "--use_cpu", "true",
     ]  # fmt: skip
 
 
@@ -67,7 +67,9 @@ def test_reply_loss_falls(tuned):
 def test_says_what_it_trains_on(options, tmp_path, capsys):
     assert finetune_dialogue.main([*options, "--max_steps", "1", "--output_dir", str(tmp_path / "out")]) == 0
     output = capsys.readouterr().out
-    numbers = re.search(r"dialogues: (\d+) read, (\d+) held out, (\d+) dropped as longer than a row, (\d+) trained", output)
+    numbers = re.search(
+        r"dialogues: (\d+) read, (\d+) held out, (\d+) dropped as longer than a row, (\d+) trained", output
+    )
     read, held, dropped, trained_on = map(int, numbers.groups())
     assert read == held + dropped + trained_on == 302
     filled, share = map(float, re.search(r"filled to ([\d.]+)%; ([\d.]+)% of the tokens are trained", output).groups())
@@ -88,7 +90,9 @@ def test_lora_writes_adapter_and_merged_model(options, trained, tmp_path):
         torch.testing.assert_close(merged(ids).logits, adapted(ids).logits, atol=1e-4, rtol=1e-4)
         assert not torch.allclose(merged(ids).logits, AutoModelForCausalLM.from_pretrained(trained)(ids).logits)
     embedding = "model.embed_tokens.weight"
-    assert torch.equal(load_file(folder / "model.safetensors")[embedding], load_file(trained / "model.safetensors")[embedding])
+    assert torch.equal(
+        load_file(folder / "model.safetensors")[embedding], load_file(trained / "model.safetensors")[embedding]
+    )
 
 
 def test_base_without_chat_tokens_gets_them(options, tokenizer, tmp_path):
@@ -153,7 +157,10 @@ def bad_dialogues(folder: Path) -> dict[str, tuple[str, str]]:
             "role.jsonl:2: role 'bot' is not user, assistant or system; rename it",
         ),
         "wrong order": (write("order.jsonl", turns(("assistant", "a"), ("user", "b"))), "order.jsonl:1: wrong order"),
-        "empty reply": (write("empty.jsonl", good, turns(("user", "a"), ("assistant", " "))), "empty.jsonl:2: message 2"),
+        "empty reply": (
+            write("empty.jsonl", good, turns(("user", "a"), ("assistant", " "))),
+            "empty.jsonl:2: message 2",
+        ),
         "no reply": (write("last.jsonl", turns(("user", "a"))), "last.jsonl:1: the last message"),
         "unknown form": (write("form.jsonl", {"q": "a", "a": "b"}), "form.jsonl:1: unknown form with the keys a, q"),
         "odd lines": (write("odd.txt", "one\ntwo\n\nthree\n"), "odd.txt:4: the last message"),

@@ -75,7 +75,7 @@ def test_finished_run_is_not_trained_again(trained, train_options, capsys):
 
 def test_other_settings_never_overwrite(trained, train_options):
     before = (trained / "model.safetensors").read_bytes()
-    with pytest.raises(InputError, match="max_steps was 12, is 13.*--overwrite"):
+    with pytest.raises(InputError, match=r"max_steps was 12, is 13.*--overwrite"):
         train.main([*train_options, "--output_dir", str(trained), "--max_steps", "13"])
     assert (trained / "model.safetensors").read_bytes() == before
 
@@ -128,8 +128,27 @@ def test_signal_saves_and_says_how_to_go_on(trained, train_options, tmp_path, nu
 
 def test_two_processes_equal_twice_the_accumulation(train_options, tmp_path):
     """Two gloo processes and one with accumulation 2 see the same rows in a step: the same loss."""
-    options = [*train_options, "--max_steps", "6", "--eval_strategy", "no", "--save_strategy", "no", "--logging_steps", "1"]
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_machines", "1", "--mixed_precision", "no"]
+    options = [
+        *train_options,
+        "--max_steps",
+        "6",
+        "--eval_strategy",
+        "no",
+        "--save_strategy",
+        "no",
+        "--logging_steps",
+        "1",
+    ]
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+    ]
     launch += ["--dynamo_backend", "no", "--num_cpu_threads_per_process", "1"]
     two = run_script(*launch, "--num_processes", "2", "train.py", *options, "--output_dir", str(tmp_path / "two"))
     assert two.returncode == 0, two.stdout + two.stderr
@@ -224,9 +243,9 @@ def test_bad_input_in_the_shell(tmp_path):
 def test_full_disk_keeps_what_was_there(trained, train_options, tmp_path):
     """The disk is full while a run saves: exit code 1, one line, no folder that looks finished."""
     limit = 300_000  # bytes that a file may have: less than the weights
-    command = f"ulimit -f {limit // 1024}; exec {sys.executable} train.py {' '.join(train_options)} --output_dir {tmp_path}/full"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = run_script("bash", "-c", f"trap '' XFSZ; {command}", env=environment)
+    options = " ".join([*train_options, "--output_dir", str(tmp_path / "full")])
+    command = f"trap '' XFSZ; ulimit -f {limit // 1024}; exec {sys.executable} train.py {options}"
+    done = run_script("bash", "-c", command, env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith("error: ")

@@ -15,11 +15,12 @@ from transformers.training_args import OptimizerNames
 from errors import InputError
 
 # Shown first by --help: what is set most often of the 130 options of TrainingArguments.
-COMMON = (
-    "output_dir max_steps num_train_epochs learning_rate optim per_device_train_batch_size gradient_accumulation_steps "
-    "warmup_steps lr_scheduler_type weight_decay max_grad_norm bf16 torch_compile eval_steps save_steps logging_steps "
-    "resume_from_checkpoint overwrite seed use_cpu"
-).split()
+COMMON = [
+    "output_dir", "max_steps", "num_train_epochs", "learning_rate", "matrix_learning_rate", "optim",
+    "per_device_train_batch_size", "gradient_accumulation_steps", "warmup_steps", "lr_scheduler_type", "weight_decay",
+    "max_grad_norm", "bf16", "torch_compile", "eval_steps", "save_steps", "logging_steps", "resume_from_checkpoint",
+    "overwrite", "seed", "use_cpu",
+]  # fmt: skip
 
 
 @dataclass
@@ -55,10 +56,12 @@ class RunArguments(TrainingArguments):
         self.use_cpu = self.use_cpu or not has_accelerator()
         if self.bf16 is None:
             self.bf16 = not self.fp16 and has_fast_bf16(self.use_cpu)
-        # Layers are compiled in place (train_utils.model), which leaves no trace in the checkpoint as Trainer's own does.
+        # Layers are compiled in place (train_utils.model), which leaves no trace in the checkpoint.
         self.compile_layers, self.torch_compile = self.torch_compile, False
         if self.save_total_limit is not None and self.save_total_limit < 2:
-            raise ValueError("--save_total_limit must be 2 or more: while one checkpoint is written another must be whole")
+            raise ValueError(
+                "--save_total_limit must be 2 or more: while one checkpoint is written another must be whole"
+            )
         super().__post_init__()
         if optim == "muon":
             self.optim = optim
@@ -85,8 +88,8 @@ def parse_arguments(
 ) -> tuple[Any, ...]:
     """Parse `[config.yaml] [--key value ...]` into one object of each dataclass.
 
-    Precedence: dataclass, then YAML (the default one where none is named), then command line. Raises InputError for a key
-    that no dataclass has, with the nearest that one has, and for a value of the wrong kind.
+    Precedence: dataclass, then YAML (the default one where none is named), then command line. Raises InputError for a
+    key that no dataclass has, with the nearest that one has, and for a value of the wrong kind.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = HfArgumentParser(dataclass_types, description=description, add_help=False)

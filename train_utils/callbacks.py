@@ -41,7 +41,9 @@ class Progress(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **kwargs):
         if self.bar is not None and logs and "loss" in logs:
             rate = self.bar.format_dict["rate"] or 0
-            self.bar.set_postfix_str(f"step {state.global_step}, loss {logs['loss']:.3f}, {rate * self.flops_per_token / 1e9:.0f} GFLOP/s")
+            self.bar.set_postfix_str(
+                f"step {state.global_step}, loss {logs['loss']:.3f}, {rate * self.flops_per_token / 1e9:.0f} GFLOP/s"
+            )
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
         if state.is_world_process_zero and metrics:
@@ -94,7 +96,7 @@ class Samples(TrainerCallback):
 
 
 class StopOnSignal(TrainerCallback):
-    """On Ctrl-C or SIGTERM: finish the step, save a checkpoint and end the training; `received` says by which signal."""
+    """On Ctrl-C or SIGTERM: finish the step, save a checkpoint, end the training; `received` is the signal."""
 
     def __init__(self) -> None:
         self.received: int | None = None

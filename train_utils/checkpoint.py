@@ -1,12 +1,11 @@
 """The life of a run's folder: may it be written, where to go on, when is a checkpoint whole, what is left at the end.
 
-    ckpt/run.yaml           settings, versions, data, metrics; `status: training`, later `finished`
-    ckpt/checkpoint-N/      for resuming: Trainer's state, and `complete.json`, written last, with every file's size
-    ckpt/model.safetensors  the trained model beside its config, tokenizer and chat template: the one checkpoint form
+ckpt/run.yaml           settings, versions, data, metrics; `status: training`, later `finished`
+ckpt/checkpoint-N/      for resuming: Trainer's state, and `complete.json`, written last, with every file's size
+ckpt/model.safetensors  the trained model beside its config, tokenizer and chat template: the one checkpoint form
 """
 
 import json
-import os
 import platform
 import re
 import shutil
@@ -31,7 +30,8 @@ PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "pe
 NOT_SETTINGS = {
     "output_dir", "resume_from_checkpoint", "overwrite", "report_to", "run_name", "disable_tqdm", "log_level",
     "log_level_replica", "logging_steps", "logging_first_step", "logging_strategy", "save_steps", "save_strategy",
-    "save_total_limit", "local_rank", "ddp_backend", "ddp_timeout", "mixed_precision", "hub_token", "do_train", "do_eval",
+    "save_total_limit", "local_rank", "ddp_backend", "ddp_timeout", "mixed_precision", "hub_token", "do_train",
+    "do_eval",
 }  # fmt: skip
 
 
@@ -64,12 +64,15 @@ def prepare_folder(output_dir: Path, settings: dict[str, Any], resume: str | Non
         return None
     if record is None:
         if output_dir.is_dir() and any(output_dir.iterdir()):
-            raise InputError(f"{output_dir}: is not empty and holds no run; choose another --output_dir or --overwrite")
+            raise InputError(
+                f"{output_dir}: is not empty and holds no run; choose another --output_dir, or --overwrite true"
+            )
         return None
     changed = describe_changes(record["settings"], settings)
     if changed:
         raise InputError(
-            f"{output_dir}: holds a run with other settings ({changed}); choose another --output_dir, or --overwrite it"
+            f"{output_dir}: holds a run with other settings ({changed}); choose another --output_dir, or add "
+            "--overwrite true"
         )
     if record["status"] == "finished":
         return "finished"
@@ -79,8 +82,8 @@ def prepare_folder(output_dir: Path, settings: dict[str, Any], resume: str | Non
     if last is None:
         return None
     raise InputError(
-        f"{output_dir}: holds an unfinished run at step {checkpoint_step(last)}; go on with --resume_from_checkpoint true, "
-        "or start anew with --overwrite"
+        f"{output_dir}: holds an unfinished run at step {checkpoint_step(last)}; go on with --resume_from_checkpoint "
+        "true, or start anew with --overwrite true"
     )
 
 
@@ -89,6 +92,12 @@ def describe_changes(before: dict[str, Any], now: dict[str, Any]) -> str:
     names = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
     words = [f"{name} was {before.get(name)}, is {now.get(name)}" for name in names[:3]]
     return "; ".join(words) + (f"; and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def weights_version(base: str | None) -> str | None:
+    """Return what changes when the weights of a base checkpoint change; None where there are none here."""
+    files = sorted(Path(base).glob("*.safetensors")) if base else []
+    return ",".join(f"{file.stat().st_size}:{file.stat().st_mtime_ns}" for file in files) or None
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:

@@ -2,6 +2,8 @@
 
 import os
 import sys
+from itertools import pairwise
+from pathlib import Path
 
 import psutil
 import yaml
@@ -10,8 +12,9 @@ import yaml
 def start_cpu_processes() -> None:
     """Start the processes that `accelerate launch --cpu --num_processes N` promises, by torch's own launcher.
 
-    accelerate leaves CPU processes to mpirun, and without it runs a single one and says nothing. Where that has happened
-    (its marks stand in the environment, but no rank), this process becomes `python -m torch.distributed.run` of N.
+    accelerate leaves CPU processes to mpirun, and without it runs a single one and says nothing. Where that has
+    happened (its marks stand in the environment, but no rank), this process becomes `python -m torch.distributed.run`
+    of N.
     """
     asked = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("true", "1") and "MASTER_ADDR" in os.environ
     if not asked or any(name in os.environ for name in ("RANK", "WORLD_SIZE", "PMI_RANK", "OMPI_COMM_WORLD_RANK")):
@@ -28,11 +31,11 @@ def count_asked_processes(command: list[str]) -> int:
     >>> count_asked_processes(["python", "accelerate", "launch", "--cpu", "--num_processes", "2", "train.py"])
     2
     """
-    options = dict(zip(command, command[1:], strict=False))
+    options = dict(pairwise(command))
     options |= dict(argument.split("=", 1) for argument in command if argument.startswith("--") and "=" in argument)
     if "--num_processes" in options:
         return int(options["--num_processes"])
     if "--config_file" in options:
-        with open(options["--config_file"], encoding="utf-8") as config:
-            return int(yaml.safe_load(config).get("num_processes", 1))
+        config = yaml.safe_load(Path(options["--config_file"]).read_text(encoding="utf-8"))
+        return int(config.get("num_processes", 1))
     return 1

@@ -58,7 +58,9 @@ def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
     """Raise InputError where the tokenizer has ids that the model has no embedding for."""
     rows = model.get_input_embeddings().num_embeddings
     if len(tokenizer) > rows:
-        raise InputError(f"{place}: the tokenizer has {len(tokenizer)} tokens, the model {rows}: they don't belong together")
+        raise InputError(
+            f"{place}: the tokenizer has {len(tokenizer)} tokens, the model {rows}: they don't belong together"
+        )
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -104,9 +106,9 @@ def head_loss(
 def make_fast(model: PreTrainedModel, compiled: bool) -> None:
     """Make training steps of a model fast, in place: no logits are returned, and its layers are compiled if asked.
 
-    Only training is touched: evaluation and generation run the model as it is. The layers are compiled one by one (they
-    share one compilation, seconds instead of a minute for the whole), and so is the head with its loss, where the logits,
-    the largest tensor, stay inside. A model whose loss differs from the plain head's keeps its own forward.
+    Only training is touched: evaluation and generation run the model as it is. The layers are compiled one by one
+    (they share one compilation, seconds instead of a minute for the whole), and so is the head with its loss, where the
+    logits, the largest tensor, stay inside. A model whose loss differs from the plain head's keeps its own forward.
     """
     if compiled:
         for layer in decoder_layers(model):

@@ -7,7 +7,7 @@ from typing import Any
 import matplotlib
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.pyplot as plt
 
 
 def plot_loss(history: list[dict[str, Any]], path: Path) -> None:
@@ -67,7 +67,9 @@ def find_weakness(figures: list[tuple[int, str, list[float]]], samples: list[tup
     for part, values in last.items():
         losses = [value[0] for value in values]
         if len(losses) > 1 and losses[-1] > min(losses) * 1.01:
-            found.append(f"{part}: the held-out loss rose from {min(losses):.3f} to {losses[-1]:.3f}: trained for too long")
+            found.append(
+                f"{part}: the held-out loss rose from {min(losses):.3f} to {losses[-1]:.3f}: trained for too long"
+            )
         elif len(losses) > 1 and losses[-1] < losses[-2] * 0.97:
             found.append(f"{part}: the held-out loss still fell at the end: more steps would help")
         found.append(f"{part}: the next token is guessed right {values[-1][3]:.0%} of the time")

@@ -19,9 +19,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from data_utils.corpus import (
+    CORPUS_SOURCES,
     FEATURES,
     clean_corpus,
     clean_text,
+    data_version,
     detect_language,
     drop_stop_words,
     find_files,
@@ -253,12 +255,12 @@ def test_empty_folder(tmp_path):
 
 
 def test_hub_name_offline_says_how_to_go_online():
-    with pytest.raises(InputError, match="^somebody/some-dataset: not found here; .* set HF_HUB_OFFLINE=0$"):
+    with pytest.raises(InputError, match=r"^somebody/some-dataset: not found here; .* set HF_HUB_OFFLINE=0$"):
         read_corpus(["somebody/some-dataset"])
 
 
 def test_unknown_way_to_sample_is_not_blamed_on_the_file(tmp_path):
-    with pytest.raises(InputError, match="sample_by.*sentence"):
+    with pytest.raises(InputError, match=r"sample_by.*sentence"):
         read_corpus([write(tmp_path / "a.txt", "one")], sample_by="sentence")
 
 
@@ -271,6 +273,21 @@ def test_a_built_in_source_is_read_as_documents():
         for text, source in zip(documents["text"], documents["source"], strict=True)
         if source == "hsk"
     )
+
+
+def test_data_version_changes_with_what_the_sources_hold(tmp_path):
+    a, b = write(tmp_path / "a.txt", "one"), write(tmp_path / "b.txt", "two")
+    versions = [data_version(names, CORPUS_SOURCES) for names in ([a], [b], [a, b], ["hsk"], ["hsk", a])]
+    assert data_version([str(tmp_path)], CORPUS_SOURCES) == versions[2]
+    assert data_version([f"{a}@3"], CORPUS_SOURCES) == versions[0]
+    write(tmp_path / "a.txt", "other words")
+    assert len({*versions, data_version([a], CORPUS_SOURCES)}) == 6
+
+
+@pytest.mark.parametrize("name", ["missing.txt", "nothing*.jsonl", "snownlpp"])
+def test_data_version_of_what_is_missing(name):
+    with pytest.raises(InputError, match=f"^{re.escape(name)}: no such file"):
+        data_version(["hsk", name], CORPUS_SOURCES)
 
 
 def test_find_files_keeps_to_data_files(folder):

@@ -98,7 +98,9 @@ def test_values_get_the_type_of_their_option(parse, text, argv, expected):
 
 
 def test_dict_in_yaml_reaches_the_trainer(tmp_path):
-    args = run_arguments(tmp_path, text="lr_scheduler_type: cosine_with_min_lr\nlr_scheduler_kwargs: {min_lr_rate: 0.1}\n")
+    args = run_arguments(
+        tmp_path, text="lr_scheduler_type: cosine_with_min_lr\nlr_scheduler_kwargs: {min_lr_rate: 0.1}\n"
+    )
     assert args.lr_scheduler_kwargs == {"min_lr_rate": 0.1}
 
 
@@ -179,7 +181,13 @@ def test_run_arguments_refuse_in_one_line(tmp_path, argv, part):
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("muon", "muon"), ("adamw", "adamw_torch_fused"), ("sgd", "sgd"), ("adafactor", "adafactor"), ("adamw_torch", "adamw_torch")],
+    [
+        ("muon", "muon"),
+        ("adamw", "adamw_torch_fused"),
+        ("sgd", "sgd"),
+        ("adafactor", "adafactor"),
+        ("adamw_torch", "adamw_torch"),
+    ],
 )
 def test_optimizer_names(tmp_path, name, expected):
     optim = run_arguments(tmp_path, "--optim", name).optim
@@ -199,7 +207,12 @@ def test_two_checkpoints_or_more_are_kept(tmp_path, limit):
 
 @pytest.mark.parametrize(
     ("capabilities", "fast"),
-    [({"avx2": True, "avx512_bf16": False}, False), ({"avx512_bf16": True}, True), ({"amx_bf16": True}, True), ({}, False)],
+    [
+        ({"avx2": True, "avx512_bf16": False}, False),
+        ({"avx512_bf16": True}, True),
+        ({"amx_bf16": True}, True),
+        ({}, False),
+    ],
 )
 def test_bf16_is_chosen_by_the_processor(tmp_path, monkeypatch, capabilities, fast):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
@@ -217,7 +230,9 @@ def test_cpu_is_used_where_there_is_nothing_else(tmp_path, monkeypatch):
     assert args.device == torch.device("cpu")
 
 
-@pytest.mark.parametrize(("argv", "wanted"), [([], None), (["--torch_compile", "true"], True), (["--torch_compile", "no"], False)])
+@pytest.mark.parametrize(
+    ("argv", "wanted"), [([], None), (["--torch_compile", "true"], True), (["--torch_compile", "no"], False)]
+)
 def test_layers_are_compiled_by_us_and_not_by_trainer(tmp_path, argv, wanted):
     args = run_arguments(tmp_path, *argv)
     assert args.compile_layers is wanted
@@ -234,7 +249,13 @@ def test_help_shows_our_options_with_their_defaults(capsys, tmp_path, option):
     assert left.value.code == 0
     text = capsys.readouterr().out
     assert text.startswith("What it does.")
-    for line in ("--rate (0.5)\n        How fast", "--files (['a', 'b'])", "--quiet (False)", "--name (None)", "--count (3)"):
+    for line in (
+        "--rate (0.5)\n        How fast",
+        "--files (['a', 'b'])",
+        "--quiet (False)",
+        "--name (None)",
+        "--count (3)",
+    ):
         assert line in text
     for line in ("--output_dir", "--max_steps (-1)", "--learning_rate", "--optim (muon)", "--overwrite (False)"):
         assert line in text
@@ -256,7 +277,9 @@ def test_common_options_exist():
 
 @pytest.mark.parametrize("script", [train, finetune_dialogue])
 def test_every_option_of_a_script_has_help(script):
-    ours = [option for option in vars(script).values() if isinstance(option, type) and option.__module__ == script.__name__]
+    ours = [
+        option for option in vars(script).values() if isinstance(option, type) and option.__module__ == script.__name__
+    ]
     assert ours
     for type_ in ours:
         assert all(option.metadata.get("help") for option in fields(type_)), type_

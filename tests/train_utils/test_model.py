@@ -31,9 +31,9 @@ LLAMA = {
 }  # fmt: skip
 QWEN3 = LLAMA | {"model_type": "qwen3"}
 GEMMA2 = LLAMA | {"model_type": "gemma2", "tie_word_embeddings": True, "attn_implementation": "eager"}
-GPT2 = {"model_type": "gpt2", "n_embd": D, "n_layer": 2, "n_head": 2, "n_positions": 64} | {
-    name: 0.0 for name in ("attn_pdrop", "embd_pdrop", "resid_pdrop")
-}
+GPT2 = {"model_type": "gpt2", "n_embd": D, "n_layer": 2, "n_head": 2, "n_positions": 64} | dict.fromkeys(
+    ("attn_pdrop", "embd_pdrop", "resid_pdrop"), 0.0
+)
 SPECIAL = {"vocab_size": V, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
 FAMILIES = pytest.mark.parametrize("shape", [QWEN3, LLAMA, GPT2], ids=["qwen3", "llama", "gpt2"])
 
@@ -107,7 +107,10 @@ def test_same_seed_gives_the_same_weights(tmp_path, tokenizer):
         ('{"model_type": "gtp2"}', "not a model shape"),
         ('{"model_type": "gpt2", "n_embd": "wide"}', "not a model shape"),
         ('{"model_type": "gpt2", "n_embd": 33, "n_layer": 1, "n_head": 2}', "not a model shape"),
-        (json.dumps(QWEN3 | {"max_position_embeddings": 32}), "max_position_embeddings is 32, --block_tokens 64 is longer"),
+        (
+            json.dumps(QWEN3 | {"max_position_embeddings": 32}),
+            "max_position_embeddings is 32, --block_tokens 64 is longer",
+        ),
     ],
     ids=["no JSON", "a list", "no type", "unknown type", "words for a number", "heads that don't divide", "too short"],
 )
@@ -156,7 +159,9 @@ def cut_weights(folder: Path) -> None:
 
 def drop_a_layer(folder: Path) -> None:
     weights = load_file(folder / "model.safetensors")
-    save_file({n: w for n, w in weights.items() if "layers.1." not in n}, folder / "model.safetensors", {"format": "pt"})
+    save_file(
+        {n: w for n, w in weights.items() if "layers.1." not in n}, folder / "model.safetensors", {"format": "pt"}
+    )
 
 
 def widen_config(folder: Path) -> None:

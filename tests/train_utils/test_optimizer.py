@@ -16,7 +16,13 @@ QWEN3 = {
 }  # fmt: skip
 GPT2 = {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64}
 SPECIAL = {"vocab_size": 50, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
-RATES = {"matrix_learning_rate": 0.02, "learning_rate": 3e-3, "weight_decay": 0.1, "betas": (0.9, 0.95), "epsilon": 1e-8}
+RATES = {
+    "matrix_learning_rate": 0.02,
+    "learning_rate": 3e-3,
+    "weight_decay": 0.1,
+    "betas": (0.9, 0.95),
+    "epsilon": 1e-8,
+}
 
 
 def build(shape: dict) -> PreTrainedModel:

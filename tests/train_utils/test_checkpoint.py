@@ -1,0 +1,414 @@
+"""The life of a run's folder: what may be written over, what is whole, what is left."""
+
+import json
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from errors import InputError
+from train_utils.arguments import RunArguments
+from train_utils.checkpoint import (
+    collect_settings,
+    describe_changes,
+    find_last_complete,
+    is_complete,
+    mark_complete,
+    prepare_folder,
+    read_record,
+    save_model,
+    start_record,
+    write_record,
+)
+
+SETTINGS = {"learning_rate": 0.01, "corpus": ["a.txt"], "seed": 42}
+FORM = {
+    "model.safetensors", "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
+    "chat_template.jinja",
+}  # fmt: skip
+
+
+def make_checkpoint(output_dir: Path, step: int, mark: bool = True) -> Path:
+    """Write a folder of the form of Trainer's."""
+    folder = output_dir / f"checkpoint-{step}"
+    (folder / "nested").mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(b"weights" * 100)
+    (folder / "nested" / "optimizer.pt").write_bytes(b"state" * 100)
+    if mark:
+        mark_complete(folder)
+    return folder
+
+
+def make_run(output_dir: Path, status: str, steps: tuple[int, ...] = (), settings: dict | None = None) -> Path:
+    start_record(output_dir, "train.py", settings or SETTINGS, {"documents": 3})
+    write_record(output_dir, {**read_record(output_dir), "status": status})
+    for step in steps:
+        make_checkpoint(output_dir, step)
+    return output_dir
+
+
+@pytest.fixture
+def out(tmp_path) -> Path:
+    return tmp_path / "ckpt"
+
+
+# May it be written?
+
+
+@pytest.mark.parametrize("resume", [None, "true", "false"])
+def test_new_folder_is_a_new_run(out, resume):
+    assert prepare_folder(out, SETTINGS, resume, overwrite=False) is None
+    out.mkdir()
+    assert prepare_folder(out, SETTINGS, resume, overwrite=False) is None  # empty
+
+
+@pytest.mark.parametrize("resume", [None, "true", "false"])
+def test_same_finished_run_is_done(out, resume):
+    make_run(out, "finished", (5,))
+    assert prepare_folder(out, SETTINGS, resume, overwrite=False) == "finished"
+
+
+@pytest.mark.parametrize("resume", [None, "false"])
+def test_same_unfinished_run_is_not_lost(out, resume):
+    make_run(out, "training", (5, 10))
+    with pytest.raises(InputError) as caught:
+        prepare_folder(out, SETTINGS, resume, overwrite=False)
+    assert str(caught.value).startswith(f"{out}: holds an unfinished run at step 10; ")
+    assert "--resume_from_checkpoint true" in str(caught.value)
+    assert "--overwrite" in str(caught.value)
+
+
+@pytest.mark.parametrize("resume", ["true", "True"])
+def test_same_unfinished_run_goes_on_from_its_last_step(out, resume):
+    make_run(out, "training", (5, 10))
+    assert prepare_folder(out, SETTINGS, resume, overwrite=False) == str(out / "checkpoint-10")
+
+
+@pytest.mark.parametrize("resume", [None, "true", "false"])
+def test_run_that_saved_nothing_yet_begins_anew(out, resume):
+    make_run(out, "training")
+    assert prepare_folder(out, SETTINGS, resume, overwrite=False) is None
+
+
+@pytest.mark.parametrize("status", ["training", "finished"])
+@pytest.mark.parametrize("resume", [None, "true"])
+def test_other_settings_are_named(out, status, resume):
+    make_run(out, status, (5,))
+    now = SETTINGS | {"learning_rate": 0.02}
+    with pytest.raises(InputError) as caught:
+        prepare_folder(out, now, resume, overwrite=False)
+    assert f"{out}: holds a run with other settings (learning_rate was 0.01, is 0.02)" in str(caught.value)
+
+
+@pytest.mark.parametrize("resume", [None, "true", "false"])
+def test_foreign_folder_is_not_touched(out, resume):
+    out.mkdir()
+    (out / "thesis.txt").write_text("my only copy")
+    with pytest.raises(InputError, match="is not empty and holds no run"):
+        prepare_folder(out, SETTINGS, resume, overwrite=False)
+    assert (out / "thesis.txt").read_text() == "my only copy"
+
+
+def test_overwrite_begins_anew_over_anything(out):
+    make_run(out, "finished", (5,))
+    assert prepare_folder(out, SETTINGS, None, overwrite=True) is None
+    assert prepare_folder(out, {"seed": 1}, None, overwrite=True) is None
+    foreign = out / "foreign"
+    foreign.mkdir()
+    (foreign / "thesis.txt").write_text("x")
+    assert prepare_folder(foreign, SETTINGS, None, overwrite=True) is None
+    assert (out / "checkpoint-5").exists()  # nothing goes before the new run has begun
+
+
+def test_named_checkpoint_is_resumed_from(out):
+    make_run(out, "training", (5, 10))
+    assert prepare_folder(out, SETTINGS, str(out / "checkpoint-5"), overwrite=False) == str(out / "checkpoint-5")
+
+
+@pytest.mark.parametrize("spoil", ["missing", "unmarked"])
+def test_named_checkpoint_must_be_complete(out, spoil):
+    make_run(out, "training", (5,))
+    path = out / "checkpoint-7" if spoil == "missing" else make_checkpoint(out, 7, mark=False)
+    with pytest.raises(InputError, match=r"checkpoint-7: not a complete checkpoint; --resume_from_checkpoint true finds"):
+        prepare_folder(out, SETTINGS, str(path), overwrite=False)
+
+
+@pytest.mark.parametrize("kind", ["other settings", "foreign"])
+def test_named_checkpoint_gives_no_leave_to_write_over_another_run(out, tmp_path, kind):
+    """The docstring: an InputError where the folder holds something else that would be lost."""
+    checkpoint = make_checkpoint(tmp_path / "elsewhere", 5)
+    if kind == "foreign":
+        out.mkdir()
+        (out / "thesis.txt").write_text("my only copy")
+    else:
+        make_run(out, "finished", settings={"seed": 1})
+    with pytest.raises(InputError):
+        prepare_folder(out, SETTINGS, str(checkpoint), overwrite=False)
+
+
+def test_output_dir_that_is_a_file_is_one_line(out):
+    out.write_text("not a folder")
+    with pytest.raises(InputError) as caught:
+        prepare_folder(out, SETTINGS, None, overwrite=False)
+    assert str(caught.value).startswith(f"{out}: ")
+
+
+@pytest.mark.parametrize("text", ["", "status: [\n", "just words\n", "name: another tool\n"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_foreign_record_is_no_run_of_ours(out, text, overwrite):
+    out.mkdir()
+    (out / "run.yaml").write_text(text)
+    if overwrite:
+        assert prepare_folder(out, SETTINGS, None, overwrite=True) is None
+        return
+    with pytest.raises(InputError) as caught:
+        prepare_folder(out, SETTINGS, None, overwrite=False)
+    assert str(caught.value).startswith(f"{out}")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "words"),
+    [
+        ({"a": 1}, {"a": 1}, ""),
+        ({"a": 1}, {"a": 2}, "a was 1, is 2"),
+        ({"a": 1}, {"b": 2}, "a was 1, is None; b was None, is 2"),
+        ({}, {"d": 1, "c": 1, "b": 1, "a": 1}, "a was None, is 1; b was None, is 1; c was None, is 1; and 1 more"),
+    ],
+)
+def test_changes_in_words(before, now, words):
+    assert describe_changes(before, now) == words
+
+
+# The record
+
+
+def test_record_says_what_ran(out):
+    start_record(out, "train.py", SETTINGS, {"documents": 3, "来源": "own"})
+    record = yaml.safe_load((out / "run.yaml").read_text(encoding="utf-8"))
+    assert (record["status"], record["script"], record["settings"]) == ("training", "train.py", SETTINGS)
+    assert record["data"] == {"documents": 3, "来源": "own"}
+    assert record["versions"]["torch"] == torch.__version__.split("+")[0] or record["versions"]["torch"] == torch.__version__
+    assert set(record["versions"]) >= {"python", "torch", "transformers", "tokenizers", "datasets", "accelerate", "peft"}
+    assert "git_revision" in record
+    assert read_record(out) == record
+    assert [path.name for path in out.iterdir()] == ["run.yaml"]  # no partial file
+
+
+def test_new_run_takes_away_what_an_earlier_one_left(out):
+    make_run(out, "finished", (5,))
+    for name in ("adapter", "runs"):
+        (out / name).mkdir()
+        (out / name / "file").write_text("old")
+    (out / "model.safetensors").write_text("old weights")
+    (out / "notes.txt").write_text("mine")
+    start_record(out, "train.py", {"seed": 1}, {})
+    assert {path.name for path in out.iterdir()} == {"run.yaml", "notes.txt"}
+    assert read_record(out)["settings"] == {"seed": 1}
+
+
+def test_record_of_a_folder_without_one(tmp_path):
+    assert read_record(tmp_path) is None
+    assert read_record(tmp_path / "nowhere") is None
+
+
+# When is a checkpoint whole?
+
+
+def truncate(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"weights" * 50)
+
+
+def grow(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"weights" * 150)
+
+
+SPOILS = {
+    "truncated": truncate,
+    "grown": grow,
+    "a file is missing": lambda folder: (folder / "model.safetensors").unlink(),
+    "a nested file is missing": lambda folder: (folder / "nested" / "optimizer.pt").unlink(),
+    "unmarked": lambda folder: (folder / "complete.json").unlink(),
+    "mark cut off": lambda folder: (folder / "complete.json").write_text('{"model.safe'),
+    "mark empty": lambda folder: (folder / "complete.json").write_text(""),
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILS)
+def test_spoiled_checkpoint_is_skipped_with_a_warning(out, spoil):
+    make_checkpoint(out, 5)
+    last = make_checkpoint(out, 10)
+    assert is_complete(last)
+    assert find_last_complete(out) == last
+    SPOILS[spoil](last)
+    assert not is_complete(last)
+    with pytest.warns(UserWarning, match="checkpoint-10: was cut off while being written; it is skipped"):
+        assert find_last_complete(out) == out / "checkpoint-5"
+
+
+def test_later_step_wins_by_number_not_by_name(out):
+    for step in (9, 100, 20):
+        make_checkpoint(out, step)
+    (out / "checkpoint-best").mkdir()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert find_last_complete(out) == out / "checkpoint-100"
+
+
+def test_no_checkpoint_at_all(out):
+    assert find_last_complete(out) is None
+    make_checkpoint(out, 5, mark=False)
+    with pytest.warns(UserWarning, match="checkpoint-5"):
+        assert find_last_complete(out) is None
+
+
+def test_mark_lists_every_file_and_may_be_written_again(out):
+    folder = make_checkpoint(out, 5)
+    sizes = {"model.safetensors": 700, "nested/optimizer.pt": 500}
+    assert json.loads((folder / "complete.json").read_text()) == sizes
+    (folder / "more.bin").write_bytes(b"12")
+    mark_complete(folder)
+    assert json.loads((folder / "complete.json").read_text()) == {**sizes, "more.bin": 2}
+    assert not list(folder.glob(".*"))
+
+
+# What is left at the end
+
+
+@pytest.fixture
+def model(tokenizer):
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 16}
+    special = {"vocab_size": len(tokenizer), "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+    config = AutoConfig.for_model("qwen3", num_key_value_heads=1, max_position_embeddings=64, **shape, **special)
+    model = AutoModelForCausalLM.from_config(config)
+    model.config.use_cache = False  # as Trainer leaves it
+    return model
+
+
+def test_saved_model_is_the_one_form_that_loads_anywhere(model, tokenizer, out):
+    stop = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    out.mkdir()
+    save_model(model, tokenizer, out, [stop])
+    assert {path.name for path in out.iterdir()} == FORM
+    loaded, loaded_tokenizer = AutoModelForCausalLM.from_pretrained(out), AutoTokenizer.from_pretrained(out)
+    for name, weight in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], weight), name
+    assert loaded.config.use_cache is True
+    generation = GenerationConfig.from_pretrained(out)
+    assert generation.eos_token_id == [stop]
+    assert generation.pad_token_id == tokenizer.pad_token_id
+    assert json.loads((out / "tokenizer_config.json").read_text())["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert loaded_tokenizer.chat_template == tokenizer.chat_template == (out / "chat_template.jinja").read_text()
+    assert (loaded_tokenizer.eos_token, loaded_tokenizer.pad_token) == (tokenizer.eos_token, tokenizer.pad_token)
+    messages = [{"role": "user", "content": "你好"}]
+    for options in ({"add_generation_prompt": True}, {}):
+        expected = tokenizer.apply_chat_template(messages, **options)["input_ids"]
+        assert loaded_tokenizer.apply_chat_template(messages, **options)["input_ids"] == expected
+
+
+def test_saving_again_replaces_the_weights_and_keeps_the_rest(model, tokenizer, out):
+    make_run(out, "training", (5,))
+    save_model(model, tokenizer, out, [2])
+    with torch.no_grad():
+        model.lm_head.weight.fill_(0.5)
+    save_model(model, tokenizer, out, [2])
+    assert load_file(out / "model.safetensors")["lm_head.weight"].eq(0.5).all()
+    assert {path.name for path in out.iterdir()} == FORM | {"run.yaml", "checkpoint-5"}
+
+
+def test_save_that_was_cut_off_leaves_no_weights_and_no_trace_later(model, tokenizer, out, monkeypatch):
+    out.mkdir()
+
+    def fail(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(tokenizer), "save_pretrained", fail)
+        with pytest.raises(OSError, match="No space left"):
+            save_model(model, tokenizer, out, [2])
+    assert not list(out.glob("*.safetensors"))
+    save_model(model, tokenizer, out, [2])
+    assert {path.name for path in out.iterdir()} == FORM
+
+
+def test_weights_are_moved_last(model, tokenizer, out, monkeypatch):
+    out.mkdir()
+    moved = []
+    replace = Path.replace
+
+    def record(self, target):
+        moved.append(Path(target).name)
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", record)
+    save_model(model, tokenizer, out, [2])
+    assert moved[-1] == "model.safetensors"
+    assert set(moved) == FORM
+
+
+# What determines a run
+
+
+@dataclass
+class Options:
+    corpus: list[str] = field(default_factory=lambda: ["a.txt"])
+    base: str | None = None
+
+
+def settings_of(out: Path, **changes) -> dict:
+    return collect_settings(Options(), RunArguments(**{"output_dir": str(out), "use_cpu": True, **changes}))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"output_dir": "elsewhere"},
+        {"resume_from_checkpoint": "true"},
+        {"overwrite": True},
+        {"report_to": "none"},
+        {"logging_steps": 3},
+        {"save_steps": 7},
+        {"save_total_limit": 5},
+        {"disable_tqdm": True},
+    ],
+    ids=str,
+)
+def test_settings_leave_out_where_and_how_a_run_is_kept(out, changes):
+    assert settings_of(out, **changes) == settings_of(out)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"learning_rate": 0.5},
+        {"matrix_learning_rate": 0.5},
+        {"optim": "adamw"},
+        {"seed": 7},
+        {"max_steps": 3},
+        {"per_device_train_batch_size": 3},
+        {"torch_compile": True},
+        {"lr_scheduler_type": "cosine"},
+        {"adam_beta2": 0.5},
+        {"bf16": True},
+    ],
+    ids=str,
+)
+def test_settings_hold_what_changes_the_result(out, changes):
+    before = settings_of(out, bf16=False)
+    now = settings_of(out, **{"bf16": False, **changes})
+    assert {name for name in {*before, *now} if before.get(name) != now.get(name)} == set(changes)
+
+
+def test_settings_hold_our_options_and_survive_yaml(out):
+    settings = settings_of(out)
+    assert settings["corpus"] == ["a.txt"]
+    assert settings["base"] is None
+    assert "output_dir" not in settings
+    assert yaml.safe_load(yaml.safe_dump(settings)) == settings
+    assert not any(str(out) in str(value) for value in settings.values())

@@ -1,0 +1,150 @@
+"""The page and the picture that a run leaves, and the words for what is weak."""
+
+import struct
+
+import pytest
+
+from train_utils.report import find_weakness, is_loop, one_line, plot_loss, write_report
+
+HISTORY = [
+    {"loss": 5.0, "learning_rate": 1e-3, "step": 10},
+    {"eval_en_loss": 4.5, "eval_en_perplexity": 90.0, "eval_en_bits_per_byte": 2.5, "eval_en_accuracy": 0.2, "step": 10},
+    {"eval_zh_loss": 4.9, "eval_zh_perplexity": 134.0, "eval_zh_bits_per_byte": 1.9, "eval_zh_accuracy": 0.25, "step": 10},
+    {"loss": 4.0, "learning_rate": 5e-4, "step": 20},
+    {"eval_en_loss": 4.0, "eval_en_perplexity": 54.6, "eval_en_bits_per_byte": 2.2, "eval_en_accuracy": 0.3, "step": 20},
+    {"eval_zh_loss": 4.96, "eval_zh_perplexity": 142.6, "eval_zh_bits_per_byte": 1.95, "eval_zh_accuracy": 0.24, "step": 20},
+    {"train_runtime": 12.0, "train_loss": 4.5, "step": 20},
+]  # fmt: skip
+EVALUATIONS = [entry for entry in HISTORY if "eval_en_loss" in entry or "eval_zh_loss" in entry]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "very very very very very very good",
+        "I like tea and cake. I like tea and rice. I like tea and milk.",
+        "哈哈哈哈哈哈",
+        "我喜欢你，我喜欢你，我喜欢你。",
+        "Yes, YES, yes, Yes, yes, yes!",  # case and punctuation don't hide it
+        "1 2 3 4 1 2 3 4 1 2 3 4",
+    ],
+)
+def test_loops_are_found(text):
+    assert is_loop(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "a calm day by the sea",
+        "哈哈哈",
+        "I like tea and cake. I like tea and rice.",  # twice is no loop yet
+        "我喜欢喝茶，你喜欢喝咖啡，他喜欢喝水。",
+        "今天天气很好，我们一起去公园散步吧，然后去吃饭。",
+        "the cat and the dog and the bird",
+        "-------- ........ ********",
+    ],
+)
+def test_ordinary_text_is_no_loop(text):
+    assert not is_loop(text)
+
+
+def figures(*losses: float, part: str = "en", bits: float = 2.0, accuracy: float = 0.3) -> list:
+    return [(step, part, [loss, 10.0, bits, accuracy]) for step, loss in enumerate(losses)]
+
+
+@pytest.mark.parametrize(
+    ("losses", "words"),
+    [
+        ((3.0, 2.5, 2.8), "en: the held-out loss rose from 2.500 to 2.800: trained for too long"),
+        ((3.0, 2.5), "en: the held-out loss still fell at the end: more steps would help"),
+        ((3.0, 2.5, 2.49), None),
+        ((3.0,), None),
+    ],
+)
+def test_course_of_the_loss_is_judged(losses, words):
+    found = [line for line in find_weakness(figures(*losses), []) if "held-out loss" in line]
+    assert found == ([words] if words else [])
+
+
+def test_weakness_names_accuracy_and_the_weakest_language():
+    found = find_weakness(figures(3.0, bits=2.2, accuracy=0.314) + figures(3.0, part="zh", bits=1.9, accuracy=0.25), [])
+    assert found == [
+        "en: the next token is guessed right 31% of the time",
+        "zh: the next token is guessed right 25% of the time",
+        "bits per byte: best in zh, worst in en",
+    ]
+
+
+def test_one_language_is_not_ranked():
+    assert not [line for line in find_weakness(figures(3.0), []) if "best in" in line]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("很好，很好，很好，很好，很好。", ["a sample repeats itself"]), ("很好。", [])]
+)
+def test_looping_samples_are_named(text, expected):
+    assert find_weakness([], [("你好", "你好！"), ("怎么样？", text)]) == expected
+
+
+def test_report_holds_facts_figures_samples_and_weakness(tmp_path):
+    path = tmp_path / "report.md"
+    facts = {"model": "qwen3, 7.6 M parameters", "time": "12 s"}
+    write_report(path, "A run of train.py", facts, EVALUATIONS, [("你好", "你好！\n我是*小明*"), ("Hi", "a | b")])
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "# A run of train.py"
+    assert "| model | qwen3, 7.6 M parameters |" in lines
+    assert "![loss over steps](loss.png)" in lines
+    header = lines.index("| step | part | loss | perplexity | bits per byte | token accuracy |")
+    assert lines[header + 1 : header + 7] == [
+        "| --- | --- | --- | --- | --- | --- |",
+        "| 10 | en | 4.500 | 90.000 | 2.500 | 0.200 |",
+        "| 10 | zh | 4.900 | 134.000 | 1.900 | 0.250 |",
+        "| 20 | en | 4.000 | 54.600 | 2.200 | 0.300 |",
+        "| 20 | zh | 4.960 | 142.600 | 1.950 | 0.240 |",
+        "",
+    ]
+    assert lines[header - 1] == ""  # a table needs a blank line before it
+    assert r"- **你好** 你好！ 我是\*小明\*" in lines
+    assert r"- **Hi** a \| b" in lines
+    assert "- en: the held-out loss still fell at the end: more steps would help" in lines
+    assert "- zh: the held-out loss rose from 4.900 to 4.960: trained for too long" in lines
+
+
+def test_report_without_evaluations_is_still_a_page(tmp_path):
+    write_report(tmp_path / "report.md", "A run", {}, [], [])
+    assert "## What is weak" in (tmp_path / "report.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("a\n b\t c", "a b c"), ("[x](y)", r"\[x\](y)"), ("<b> `c` _d_", r"\<b\> \`c\` \_d\_"), ("你好\n", "你好")],
+)
+def test_one_line_is_safe_in_markdown(text, expected):
+    assert one_line(text) == expected
+
+
+@pytest.mark.parametrize("history", [HISTORY, HISTORY[:1], [], [{"eval_loss": 3.0, "step": 5}]])
+def test_picture_is_a_png_of_its_size(history, tmp_path):
+    plot_loss(history, tmp_path / "loss.png")
+    data = (tmp_path / "loss.png").read_bytes()
+    assert data[:8] == b"\x89PNG\r\n\x1a\n"
+    assert struct.unpack(">II", data[16:24]) == (960, 540)
+    assert data.endswith(b"IEND\xaeB`\x82")
+
+
+def test_picture_shows_each_curve(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        "matplotlib.axes.Axes.plot",
+        lambda self, *xy, label, **_: drawn.append((label, [list(v) for v in xy])),
+        raising=True,
+    )
+    monkeypatch.setattr("matplotlib.axes.Axes.legend", lambda self: None)
+    plot_loss(HISTORY, tmp_path / "loss.png")
+    assert dict(drawn) == {
+        "training": [[10, 20], [5.0, 4.0]],
+        "held-out en": [[10, 20], [4.5, 4.0]],
+        "held-out zh": [[10, 20], [4.9, 4.96]],
+    }
