@@ -24,6 +24,9 @@ def run_script(main: Callable[[], int | None]) -> None:
         code, message = 130, "interrupted; nothing was left half-written"
     except MemoryError as error:
         code, message = 1, f"out of memory: {error}; try a smaller --per_device_train_batch_size or model"
+    except BrokenPipeError:  # whoever read our output has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code, message = 141, None
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO):
             raise

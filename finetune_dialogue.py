@@ -69,10 +69,18 @@ class DialogueArguments:
     lora_targets: str = field(default="all-linear", metadata={"help": "Modules that get one, by name, comma-separated"})
 
 
+@dataclass
+class TuneArguments(RunArguments):
+    """How it is trained."""
+
+    output_dir: str = field(default="ckpt_chat", metadata={"help": "Folder of the checkpoint, its report and curves"})
+    eval_on_start: bool = field(default=True, metadata={"help": "Measure before training too, to compare"})
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the script; return its exit code."""
     options, args = parse_arguments(
-        (DialogueArguments, RunArguments), argv, ROOT / "configs" / "finetune_dialogue.yaml", __doc__
+        (DialogueArguments, TuneArguments), argv, ROOT / "configs" / "finetune_dialogue.yaml", __doc__
     )
     output_dir = Path(args.output_dir)
     version = data_version(options.dialogues, DIALOGUE_SOURCES)

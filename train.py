@@ -28,8 +28,9 @@ from data_utils.corpus import (
     read_corpus,
     sample_texts,
     split_train_eval,
+    stream_corpus,
 )
-from data_utils.packing import pack_documents, tokenize_documents
+from data_utils.packing import pack_documents, stream_blocks, tokenize_documents
 from data_utils.tokenizer import (
     bytes_per_token,
     load_tokenizer,
@@ -45,6 +46,7 @@ from train_utils.model import build_model, check_vocabulary, load_model
 from train_utils.training import Run, train_and_save
 
 ROOT = Path(__file__).parent
+STREAM_SAMPLE = 10_000  # first documents of a stream, from which its tokenizer and held-out part are taken
 
 
 @dataclass
@@ -59,6 +61,9 @@ class CorpusArguments:
         default="paragraph", metadata={"help": "A document of a .txt file: line, paragraph (blank lines) or document"}
     )
     text_column: str = field(default="text", metadata={"help": "Column of .jsonl, .csv, .parquet that holds the text"})
+    streaming: bool = field(
+        default=False, metadata={"help": "Read as needed instead of all first, for large files and hub datasets"}
+    )
     remove_stop_words: bool = field(
         default=False, metadata={"help": "Drop English and Chinese stop words; hurts generation, for study only"}
     )
@@ -97,7 +102,11 @@ def main(argv: list[str] | None = None) -> int:
 
     # 1. Corpus: read, cleaned, split by document. One process prepares, the others wait and find it cached.
     with preparation_lock():
-        corpus = read_corpus(data.corpus, data.sample_by, data.text_column)
+        if data.streaming:
+            stream = stream_corpus(data.corpus, data.sample_by, data.text_column, data.remove_stop_words)
+            corpus = Dataset.from_list(list(stream.take(STREAM_SAMPLE)))
+        else:
+            corpus = read_corpus(data.corpus, data.sample_by, data.text_column)
         corpus, counts = clean_corpus(corpus, data.remove_stop_words)
         train_text, eval_text = split_train_eval(corpus, data.eval_fraction)
         languages = sorted(set(eval_text["language"]))
@@ -114,20 +123,25 @@ def main(argv: list[str] | None = None) -> int:
             say(f"tokenizer: {len(tokenizer):,} tokens, {compression:.2f} bytes a token in {language}")
 
         # 3. Blocks: end token after each document, packed with no loss.
-        blocks = pack_documents(tokenize_documents(train_text, tokenizer, tokenizer_key), shape.block_tokens)
+        if data.streaming:
+            blocks = stream_blocks(stream, tokenizer, shape.block_tokens, data.eval_fraction)
+        else:
+            blocks = pack_documents(tokenize_documents(train_text, tokenizer, tokenizer_key), shape.block_tokens)
         eval_blocks = {
             language: prepare_eval_blocks(
                 eval_text, language, tokenizer, tokenizer_key, shape.block_tokens, data.eval_tokens
             )
             for language in languages
         }
-    if not len(blocks):
-        raise InputError(
-            f"{' '.join(data.corpus)}: the text is shorter than one row of --block_tokens {shape.block_tokens}"
-        )
-    say(
-        f"blocks: {len(blocks):,} of {shape.block_tokens} tokens, {len(blocks) * shape.block_tokens / 1e6:.2f} M in all"
-    )
+    if data.streaming:
+        size = f"as streamed: {' '.join(data.corpus)}"
+        if args.max_steps <= 0:
+            raise InputError("--streaming true needs --max_steps: how long a stream is isn't known")
+    else:
+        size = f"{len(blocks) * shape.block_tokens / 1e6:.2f} M tokens"
+        if not len(blocks):
+            raise InputError(f"{' '.join(data.corpus)}: the text is shorter than a row of {shape.block_tokens} tokens")
+    say(f"blocks of {shape.block_tokens} tokens: {size}")
 
     # 4. Model: random weights in a shape, or an existing checkpoint.
     set_seed(args.seed)
@@ -137,7 +151,7 @@ def main(argv: list[str] | None = None) -> int:
     check_vocabulary(model, tokenizer, shape.base or str(shape.tokenizer))
     # 5. Training and 6. the checkpoint with its picture and report.
     sizes = token_byte_counts(tokenizer)
-    facts = {"documents": counts, "tokens": len(blocks) * shape.block_tokens, "tokenizer": tokenizer_key}
+    facts = {"documents": counts["kept"], "corpus": size, "tokenizer": tokenizer_key}
     return train_and_save(
         model,
         tokenizer,

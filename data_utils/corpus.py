@@ -11,7 +11,15 @@ from pathlib import Path
 import fsspec
 import ftfy
 import xxhash
-from datasets import Dataset, Features, Value, concatenate_datasets, load_dataset
+from datasets import (
+    Dataset,
+    Features,
+    IterableDataset,
+    Value,
+    concatenate_datasets,
+    interleave_datasets,
+    load_dataset,
+)
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 from huggingface_hub.errors import OfflineModeIsEnabled
 
@@ -73,14 +81,14 @@ def is_hub_name(path: str) -> bool:
     return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", path)) and not Path(path).exists() and file_suffix(Path(path)) == ""
 
 
-def load_rows(path: str, sample_by: str = "paragraph") -> Dataset:
-    """Load what `path` names as a Dataset with its own columns; `datasets` reads and caches it.
+def load_rows(path: str, sample_by: str = "paragraph", streaming: bool = False) -> Dataset | IterableDataset:
+    """Load what `path` names as a Dataset with its own columns; `datasets` reads and caches it, or streams it.
 
     Raises InputError that names the file, and the line where the format has lines.
     """
     if is_hub_name(path):
         try:
-            return load_dataset(path, split="train")
+            return load_dataset(path, split="train", streaming=streaming)
         except (OfflineModeIsEnabled, DatasetNotFoundError, ConnectionError) as error:
             raise InputError(
                 f"{path}: not found here; to download a dataset of that name from the hub, set HF_HUB_OFFLINE=0"
@@ -90,11 +98,11 @@ def load_rows(path: str, sample_by: str = "paragraph") -> Dataset:
         files = [str(file) for file in find_files(path) if LOADERS[file_suffix(file)] == loader]
         if not files:
             continue
-        for file in files:
+        for file in [] if streaming else files:
             check_file(Path(file), loader)
         options = {"sample_by": sample_by} if loader == "text" else {}
         try:
-            parts.append(load_dataset(loader, data_files=files, split="train", **options))
+            parts.append(load_dataset(loader, data_files=files, split="train", streaming=streaming, **options))
         except (DatasetGenerationError, UnicodeDecodeError, ValueError) as error:
             cause = error.__cause__ or error
             raise InputError(f"{files[0]}: not readable as {loader}: {str(cause).splitlines()[0]}") from error
@@ -126,6 +134,21 @@ def check_file(path: Path, loader: str) -> None:
         raise InputError(f"{path}: cannot be read after line {number}: {error}") from error
     if is_empty:
         raise InputError(f"{path}: the file is empty")
+
+
+def stream_corpus(paths: list[str], sample_by: str, text_column: str, remove_stop_words: bool) -> IterableDataset:
+    """Read documents as `read_corpus` and `clean_corpus` do, but one after the other as they are needed.
+
+    For what is too large for this machine's disk; built-in sources and `@TIMES` are not for streams.
+    """
+    parts = []
+    for path in paths:
+        rows = load_rows(path, sample_by, streaming=True).select_columns([text_column])
+        arguments = {"text_column": text_column, "source": Path(path).name}
+        parts.append(rows.map(describe_documents, batched=True, remove_columns=[text_column], fn_kwargs=arguments))
+    documents = interleave_datasets(parts) if len(parts) > 1 else parts[0]
+    documents = documents.map(lambda row: {**row, "text": clean_text(row["text"], remove_stop_words)})
+    return documents.filter(lambda row: bool(row["text"]))
 
 
 def data_version(paths: list[str], builtin: Container[str]) -> str:

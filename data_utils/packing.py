@@ -4,10 +4,11 @@ from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator
 
 import numpy as np
-from datasets import Dataset, Features, List, Value
+from datasets import Dataset, Features, IterableDataset, List, Value
 from transformers import PreTrainedTokenizerBase
 
 from data_utils.caching import cache_key
+from data_utils.corpus import is_held_out
 from data_utils.dialogue import IGNORE_LABEL, fit_dialogue
 
 IDS = List(Value("int32"))
@@ -63,6 +64,20 @@ def pack_documents(tokenized: Dataset, block_tokens: int) -> Dataset:
 
     key = cache_key("pack_documents", tokenized._fingerprint, block_tokens)
     return Dataset.from_generator(blocks, Features({"input_ids": IDS}), fingerprint=key)
+
+
+def stream_blocks(
+    documents: IterableDataset, tokenizer: PreTrainedTokenizerBase, block_tokens: int, eval_fraction: float
+) -> IterableDataset:
+    """Return blocks of T tokens from a stream of documents, those left out that belong to the held-out part."""
+
+    def blocks() -> Iterator[dict]:
+        kept = (row["text"] for row in documents if not is_held_out(row["text"], eval_fraction))
+        encoded = (tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"] for text in kept)
+        for block in pack_tokens(([*ids, tokenizer.eos_token_id] for ids in encoded), block_tokens):
+            yield {"input_ids": block}
+
+    return IterableDataset.from_generator(blocks, Features({"input_ids": IDS}))
 
 
 def encode_dialogues(

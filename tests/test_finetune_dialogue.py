@@ -30,8 +30,8 @@ def dialogue_file(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def options(trained, dialogue_file) -> list[str]:
     return [
-        "--base", str(trained), "--dialogues", str(dialogue_file), "--row_tokens", "128", "--max_steps", "8",
-        "--per_device_train_batch_size", "4", "--eval_fraction", "0.1", "--logging_steps", "4", "--eval_steps", "8",
+        "--base", str(trained), "--dialogues", str(dialogue_file), "--row_tokens", "256", "--max_steps", "8",
+        "--per_device_train_batch_size", "2", "--eval_fraction", "0.1", "--logging_steps", "4", "--eval_steps", "8",
         "--save_steps", "4", "--warmup_steps", "1", "--report_to", "none", "--bf16", "false",
         "--torch_compile", "false", "--use_cpu", "true",
     ]  # fmt: skip

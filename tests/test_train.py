@@ -1,5 +1,6 @@
 """train.py as a user runs it: end to end, killed and resumed, on two processes, and with bad input."""
 
+import gzip
 import json
 import os
 import re
@@ -174,6 +175,18 @@ def test_other_optimizers(train_options, tmp_path, optim):
     options = [*train_options, "--optim", optim, "--learning_rate", "1e-3", "--max_steps", "2", "--eval_strategy", "no"]
     assert train.main([*options, "--output_dir", str(tmp_path / optim)]) == 0
     assert (tmp_path / optim / "model.safetensors").exists()
+
+
+def test_streams_compressed_files(train_options, corpus_file, tmp_path):
+    rows = [{"text": text} for text in corpus_file.read_text(encoding="utf-8").split("\n\n")]
+    with gzip.open(tmp_path / "corpus.jsonl.gz", "wt", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    corpus = ["--corpus", str(tmp_path / "corpus.jsonl.gz"), "--streaming", "true", "--max_steps"]
+    assert train.main([*train_options, *corpus, "3", "--output_dir", str(tmp_path / "out")]) == 0
+    metrics = yaml.safe_load((tmp_path / "out" / "run.yaml").read_text())["metrics"]
+    assert {"eval_en_bits_per_byte", "eval_zh_bits_per_byte"} <= metrics.keys()
+    with pytest.raises(InputError, match="needs --max_steps"):
+        train.main([*train_options, *corpus, "-1", "--output_dir", str(tmp_path / "none")])
 
 
 def test_gpt2_shape(train_options, tmp_path):

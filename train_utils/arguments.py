@@ -27,6 +27,7 @@ COMMON = [
 class RunArguments(TrainingArguments):
     """transformers' TrainingArguments with the defaults of this project, and what every run of ours adds."""
 
+    output_dir: str = field(default="ckpt", metadata={"help": "Folder of the checkpoint, its report and its curves"})
     optim: str = field(
         default="muon",
         metadata={"help": "muon (Muon on matrices, AdamW on the rest), adamw, sgd, or any name that Trainer knows"},
@@ -152,14 +153,18 @@ def check_key(key: str, names: set[str], place: str) -> None:
 
 def format_help(dataclass_types: tuple[type, ...], default_config: Path, description: str) -> str:
     """Return the help: what the script does, then each option with its default, ours first."""
-    lines = [description.strip(), "", f"options (defaults; {default_config} sets some of them)", ""]
+    config = yaml.safe_load(default_config.read_text(encoding="utf-8"))
+    place = f"{default_config.parent.name}/{default_config.name}"
+    lines = [description.strip(), "", f"options, with the values of {place}, the recipe where none is named", ""]
     for type_ in dataclass_types:
         is_training = issubclass(type_, TrainingArguments)
         options = {option.name: option for option in fields(type_) if option.init}
         for name in COMMON if is_training else options:
             if name in options:
                 option = options[name]
-                default = option.default if option.default is not MISSING else (option.default_factory() or None)
+                default = option.default if option.default is not MISSING else option.default_factory()
+                default = config.get(name, default)
+                default = " ".join(default) if isinstance(default, list) else default
                 text = " ".join(str(option.metadata.get("help", "")).split())
                 text = text if len(text) < 160 else text[:157] + "..."
                 lines.append(f"  --{name} ({default})\n        {text}")

@@ -61,7 +61,7 @@ def train_and_save(
     step_rows = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     steps = args.max_steps if args.max_steps > 0 else len(train_rows) / step_rows * args.num_train_epochs
     compiled = repays_compilation(args.compile_layers, token_flops * steps * step_rows * run.row_tokens)
-    make_fast(model, compiled)
+    make_fast(model.get_base_model() if isinstance(model, PeftModel) else model, compiled)
     say(
         f"model: {model.config.model_type}, {count_parameters(model) / 1e6:.2f} M parameters, on {args.device.type} in "
         f"{'bf16' if args.bf16 else 'fp32'}, {'compiled' if compiled else 'not compiled'}"

@@ -79,7 +79,9 @@ def test_batches_that_trainer_padded_count_their_tokens_only():
 
 
 def test_many_rows_give_the_mean_over_tokens_not_over_rows():
-    logits = torch.cat([logits_for([SURE_OF_3, SURE_OF_3, UNSURE, UNSURE]), logits_for([SURE_OF_3, UNSURE, UNSURE, UNSURE])])
+    logits = torch.cat(
+        [logits_for([SURE_OF_3, SURE_OF_3, UNSURE, UNSURE]), logits_for([SURE_OF_3, UNSURE, UNSURE, UNSURE])]
+    )
     labels = torch.tensor([[2, 3, 2, 4], [2, 3, -100, -100]])
     found = evaluate(logits, labels)
     assert found["perplexity"] == pytest.approx(2 ** ((1 + 3 + 2 + 1) / 4), rel=1e-5)

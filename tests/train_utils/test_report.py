@@ -6,15 +6,22 @@ import pytest
 
 from train_utils.report import find_weakness, is_loop, one_line, plot_loss, write_report
 
+
+def evaluation(step: int, part: str, *values: float) -> dict:
+    """Return an entry of Trainer's log with loss, perplexity, bits per byte and accuracy."""
+    names = ("loss", "perplexity", "bits_per_byte", "accuracy")
+    return {**{f"eval_{part}_{name}": value for name, value in zip(names, values, strict=True)}, "step": step}
+
+
 HISTORY = [
     {"loss": 5.0, "learning_rate": 1e-3, "step": 10},
-    {"eval_en_loss": 4.5, "eval_en_perplexity": 90.0, "eval_en_bits_per_byte": 2.5, "eval_en_accuracy": 0.2, "step": 10},
-    {"eval_zh_loss": 4.9, "eval_zh_perplexity": 134.0, "eval_zh_bits_per_byte": 1.9, "eval_zh_accuracy": 0.25, "step": 10},
+    evaluation(10, "en", 4.5, 90.0, 2.5, 0.2),
+    evaluation(10, "zh", 4.9, 134.0, 1.9, 0.25),
     {"loss": 4.0, "learning_rate": 5e-4, "step": 20},
-    {"eval_en_loss": 4.0, "eval_en_perplexity": 54.6, "eval_en_bits_per_byte": 2.2, "eval_en_accuracy": 0.3, "step": 20},
-    {"eval_zh_loss": 4.96, "eval_zh_perplexity": 142.6, "eval_zh_bits_per_byte": 1.95, "eval_zh_accuracy": 0.24, "step": 20},
+    evaluation(20, "en", 4.0, 54.6, 2.2, 0.3),
+    evaluation(20, "zh", 4.96, 142.6, 1.95, 0.24),
     {"train_runtime": 12.0, "train_loss": 4.5, "step": 20},
-]  # fmt: skip
+]
 EVALUATIONS = [entry for entry in HISTORY if "eval_en_loss" in entry or "eval_zh_loss" in entry]
 
 

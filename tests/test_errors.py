@@ -1,0 +1,129 @@
+"""How a script ends: its exit code, and one line for the person who typed the command."""
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from errors import InputError, run_script
+
+
+def end_of(main, capsys) -> tuple[int, str]:
+    """Return the exit code and what was written to standard error."""
+    with pytest.raises(SystemExit) as left:
+        run_script(main)
+    return left.value.code, capsys.readouterr().err
+
+
+def raising(error: BaseException):
+    def main() -> None:
+        raise error
+
+    return main
+
+
+@pytest.fixture(autouse=True)
+def first_process(monkeypatch):
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+
+
+@pytest.mark.parametrize(("result", "code"), [(0, 0), (None, 0), (143, 143), (130, 130)])
+def test_code_is_that_of_main_and_nothing_is_said(result, code, capsys):
+    assert end_of(lambda: result, capsys) == (code, "")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (
+            InputError("a.txt:3: role 'bot' is not user; rename it"),
+            2,
+            "error: a.txt:3: role 'bot' is not user; rename it\n",
+        ),
+        (InputError("数据.txt: 没有"), 2, "error: 数据.txt: 没有\n"),
+        (KeyboardInterrupt(), 130, "error: interrupted; nothing was left half-written\n"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "ckpt/x"),
+            1,
+            "error: No space left on device (ckpt/x); what was complete before is untouched\n",
+        ),
+        (
+            PermissionError(errno.EACCES, "Permission denied"),
+            1,
+            "error: Permission denied; what was complete before is untouched\n",
+        ),
+        (
+            RuntimeError("CUDA out of memory. Tried 2 GiB.\nmore\nlines"),
+            1,
+            "error: CUDA out of memory. Tried 2 GiB.; what was complete before is untouched\n",
+        ),
+        (
+            RuntimeError("[enforce fail at file.cc:664] . unexpected pos 6"),
+            1,
+            "error: [enforce fail at file.cc:664] . unexpected pos 6; what was complete before is untouched\n",
+        ),
+    ],
+    ids=["input", "Chinese", "interrupt", "disk full", "no permission", "GPU full", "cut off write"],
+)
+def test_fault_is_one_line_with_its_code(error, code, line, capsys):
+    assert end_of(raising(error), capsys) == (code, line)
+
+
+def test_full_memory_is_one_line_that_says_what_to_do(capsys):
+    code, said = end_of(raising(MemoryError("cannot allocate")), capsys)
+    assert code == 1
+    assert said.startswith("error: out of memory: cannot allocate; try a smaller --per_device_train_batch_size")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("a bug"), RuntimeError("a bug"), KeyError("a bug"), FileNotFoundError(2, "a bug")]
+)
+def test_bug_of_ours_keeps_its_traceback(error):
+    with pytest.raises(type(error), match="a bug"):
+        run_script(raising(error))
+
+
+@pytest.mark.parametrize(("rank", "says"), [("0", True), ("1", False), ("7", False)])
+def test_one_process_of_a_machine_speaks_and_all_leave_alike(rank, says, monkeypatch, capsys):
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    code, said = end_of(raising(InputError("x: y")), capsys)
+    assert code == 2
+    assert said == ("error: x: y\n" if says else "")
+
+
+def test_help_leaves_as_it_asked(capsys):
+    assert end_of(raising(SystemExit(0)), capsys) == (0, "")
+
+
+def test_output_is_flushed_before_the_end(capsys):
+    def main() -> None:
+        print("done", end="")
+
+    with pytest.raises(SystemExit):
+        run_script(main)
+    assert capsys.readouterr().out == "done"
+
+
+PRINTERS = {
+    "while it writes": "for _ in range(100_000): print('a line that is long enough to fill a pipe')",
+    "before the end": "print('a line')",  # it stands in the buffer when main returns
+}
+
+
+@pytest.mark.parametrize("when", PRINTERS)
+def test_reader_who_has_left_is_no_fault(when):
+    """As in `chat.py | head -1`."""
+    code = f"from errors import run_script\ndef main():\n    input()\n    {PRINTERS[when]}\nrun_script(main)"
+    environment = {**os.environ, "PYTHONUNBUFFERED": ""}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=Path(__file__).parents[1], env=environment, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    process.stdout.close()
+    _, said = process.communicate("go\n", timeout=30)
+    assert said == ""
+    assert process.returncode == 141
