@@ -18,6 +18,7 @@ def run_script(main: Callable[[], int | None]) -> None:
     is_printer = os.environ.get("LOCAL_RANK", "0") == "0"
     try:
         code, message = main() or 0, None
+        sys.stdout.flush()
     except InputError as error:
         code, message = 2, str(error)
     except KeyboardInterrupt:
@@ -40,5 +41,4 @@ def run_script(main: Callable[[], int | None]) -> None:
         code, message = 1, f"{text.splitlines()[0]}; what was complete before is untouched"
     if message and is_printer:
         print(f"error: {message}", file=sys.stderr)
-    sys.stdout.flush()
     sys.exit(code)

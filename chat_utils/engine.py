@@ -84,14 +84,20 @@ class Engine:
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(path)
             dtype = torch.float32 if device == "cpu" else "auto"
-            self.model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True).to(device).eval()
+            self.model, loading = AutoModelForCausalLM.from_pretrained(
+                path, dtype=dtype, use_safetensors=True, output_loading_info=True
+            )
+            self.model.to(device).eval()
+            if loading["missing_keys"]:
+                raise ValueError(f"{len(loading['missing_keys'])} weights are missing")
+            if add_chat_tokens(self.tokenizer):
+                self.model.resize_token_embeddings(len(self.tokenizer))
+            stop_id = stop_token_id(self.tokenizer)
         except Exception as error:  # transformers and safetensors raise many kinds for a broken folder
             raise InputError(f"{path}: cannot be loaded: {(str(error).splitlines() or [repr(error)])[0]}") from error
-        if add_chat_tokens(self.tokenizer):
-            self.model.resize_token_embeddings(len(self.tokenizer))
         if len(self.tokenizer) > self.model.get_input_embeddings().num_embeddings:
             raise InputError(f"{path}: its tokenizer has more tokens than its model; they don't belong together")
-        self.stop_ids = {stop_token_id(self.tokenizer), self.tokenizer.eos_token_id} - {None}
+        self.stop_ids = {stop_id, self.tokenizer.eos_token_id} - {None}
         self.window = getattr(self.model.config, "max_position_embeddings", 2048)
         self.stats = Stats()
         self._cache: DynamicCache | None = None
@@ -110,6 +116,7 @@ class Engine:
         processors = make_processors(sampling)
         generator = torch.Generator().manual_seed(sampling.seed) if sampling.seed is not None else None
         stream = DecodeStream(skip_special_tokens=True)
+        said = ""
         started = time.perf_counter()
         history = list(ids)
         pending = self._reuse_cache(ids)
@@ -128,7 +135,12 @@ class Engine:
             # A character of several tokens comes out when its last byte is there.
             piece = stream.step(self.tokenizer.backend_tokenizer, token)
             if piece:
+                said += piece
                 yield piece
+        # Cut off within a character: what stands before it in the same token is whole.
+        rest = self.tokenizer.decode(history[len(ids) :], skip_special_tokens=True)[len(said) :].rstrip("\ufffd")
+        if rest:
+            yield rest
 
     def _reuse_cache(self, ids: list[int]) -> list[int]:
         """Keep of the cache what begins alike, and return the ids that are still to be computed (one at least)."""
@@ -150,8 +162,10 @@ class Engine:
     def _forward(self, ids: list[int]) -> torch.Tensor:
         """Feed ids after the cached ones and return the logits (V) that follow the last."""
         input_ids = torch.tensor([ids], device=self.model.device)
-        output = self.model(input_ids=input_ids, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
+        cache, self._cache = self._cache, None  # what an interrupt leaves half computed is not used again
+        output = self.model(input_ids=input_ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
         self._cached_ids += ids
+        self._cache = cache
         return output.logits[0, -1].float().cpu()
 
 
@@ -177,7 +191,7 @@ def draw_token(
     generator: torch.Generator | None,
 ) -> int:
     """Choose the next id from logits (V) after the ids of `history`."""
-    scores = processors(torch.tensor([history]), logits[None].clone())
+    scores = processors(torch.tensor([history]), logits[None])
     if greedy:
         return int(scores.argmax())
     return int(torch.multinomial(torch.softmax(scores, -1), 1, generator=generator))

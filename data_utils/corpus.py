@@ -322,8 +322,13 @@ def clean_corpus(corpus: Dataset, remove_stop_words: bool = False) -> tuple[Data
 
 def is_held_out(text: str, eval_fraction: float) -> bool:
     """Decide by hash whether a document or dialogue belongs to the held-out part: the same text always falls alike."""
+    return hash_share(text) < eval_fraction
+
+
+def hash_share(text: str) -> float:
+    """Return a number from 0 to 1 that depends on the text alone, spaces aside."""
     digest = hashlib.blake2b(" ".join(text.split()).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") < eval_fraction * 2**64
+    return int.from_bytes(digest, "big") / 2**64
 
 
 def split_train_eval(corpus: Dataset, eval_fraction: float) -> tuple[Dataset, Dataset]:

@@ -19,9 +19,11 @@ from data_utils.caching import cache_key
 from data_utils.corpus import (
     clean_text,
     detect_language,
+    dialogue_text,
     file_suffix,
     file_version,
     find_files,
+    hash_share,
     is_hub_name,
     load_rows,
     parse_source,
@@ -150,11 +152,11 @@ def read_source(source: str) -> Iterator[dict]:
         yield {**dialogue, "messages": check_dialogue(dialogue["messages"])}
 
 
-def read_dialogues(paths: list[str], assistant_name: str) -> Dataset:
+def read_dialogues(paths: list[str]) -> Dataset:
     """Read dialogues from files, folders, globs, hub names and built-in sources, each as `PATH[@TIMES]`.
 
-    Returns a Dataset with `messages`, `language` and `source`, where `{assistant_name}` is filled in. Raises InputError
-    with file and line for what is not a dialogue.
+    Returns a Dataset with `messages`, `language` and `source`. Raises InputError with file and line for what is not a
+    dialogue.
     """
     parts = []
     for name in paths:
@@ -174,22 +176,31 @@ def read_dialogues(paths: list[str], assistant_name: str) -> Dataset:
                     raise error.__cause__ from None
                 raise
             parts.append(repeat_rows(part, times))
-    dialogues = concatenate_datasets(parts)
-    return dialogues.map(
-        fill_name,
-        fn_kwargs={"assistant_name": assistant_name},
-        new_fingerprint=cache_key("fill_name", dialogues._fingerprint, assistant_name),
-        desc="naming the assistant",
-    )
+    return concatenate_datasets(parts)
 
 
-def fill_name(dialogue: dict, assistant_name: str) -> dict:
-    """Put the assistant's name where a dialogue has the placeholder."""
-    messages = [
-        {"role": m["role"], "content": m["content"].replace(sources.NAME_PLACEHOLDER, assistant_name)}
-        for m in dialogue["messages"]
-    ]
-    return {"messages": messages}
+def split_dialogues(dialogues: Dataset, eval_fraction: float) -> tuple[Dataset, Dataset]:
+    """Split dialogues by the hash of their text into (training, held-out), as documents are split.
+
+    Of a few dialogues, where no hash falls low enough, the lowest is held out; a single one is both.
+    """
+    shares = [hash_share(dialogue_text(messages)) for messages in dialogues["messages"]]
+    limit = eval_fraction if min(shares) < eval_fraction else min(shares) + 1e-12
+    held = [i for i, share in enumerate(shares) if share < limit]
+    kept = [i for i, share in enumerate(shares) if share >= limit] or held
+    return dialogues.select(kept), dialogues.select(held)
+
+
+def name_assistant(dialogues: Dataset, assistant_name: str) -> Dataset:
+    """Put the assistant's name where dialogues have the placeholder; after the split, which goes by the text before."""
+
+    def fill(dialogue: dict) -> dict:
+        messages = dialogue["messages"]
+        filled = [m["content"].replace(sources.NAME_PLACEHOLDER, assistant_name) for m in messages]
+        return {"messages": [{"role": m["role"], "content": text} for m, text in zip(messages, filled, strict=True)]}
+
+    key = cache_key("name_assistant", dialogues._fingerprint, assistant_name)
+    return dialogues.map(fill, new_fingerprint=key, desc="naming the assistant")
 
 
 # Encoding

@@ -2,8 +2,8 @@
 
 import re
 from collections.abc import Iterable
-from pathlib import Path
 
+import xxhash
 from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers.models import BPE
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -131,8 +131,8 @@ def token_byte_counts(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return [0 if i in special else count for i, count in enumerate(counts)]
 
 
-def tokenizer_fingerprint(path: Path) -> str:
-    """Return a short hash of a saved tokenizer, by which caches and run records name it."""
-    import hashlib
-
-    return hashlib.blake2b((path / "tokenizer.json").read_bytes(), digest_size=8).hexdigest()
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return a short hash of a tokenizer and its chat template, by which caches and run records name it."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    content = backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
+    return xxhash.xxh64(f"{content}{tokenizer.chat_template}".encode()).hexdigest()

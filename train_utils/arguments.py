@@ -122,23 +122,26 @@ def parse_arguments(
 def read_config(path: Path, names: set[str]) -> list[str]:
     """Return a YAML file of `key: value` lines as command-line arguments, its keys checked against `names`."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        text = path.read_text(encoding="utf-8")
+        values = yaml.safe_load(text) or {}
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
-        raise InputError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', error)}") from error
+        reason = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise InputError(f"{path}{line}: not valid YAML: {reason}") from error
     if not isinstance(values, dict):
         raise InputError(f"{path}: 'key: value' lines are expected")
     arguments = []
-    for key, value in values.items():
+    words = yaml.load(text, Loader=yaml.BaseLoader) or {}
+    for (key, value), word in zip(values.items(), words.values(), strict=True):
         check_key(str(key), names, str(path))
         if value is None:
             continue
-        # As text, so that argparse gives each its type: YAML alone reads 3e-4 as a string.
-        items = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict | bool) else value]
-        arguments += [f"--{key}", *map(str, items)]
+        # As it is written, so that argparse gives each its type: YAML alone reads 3e-4 as a string and `no` as false.
+        items = word if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else word]
+        arguments += [f"--{key}", *items]
     return arguments
 
 

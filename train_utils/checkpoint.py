@@ -55,10 +55,14 @@ def prepare_folder(output_dir: Path, settings: dict[str, Any], resume: str | Non
     Returns the checkpoint to resume from, None for a new run, or "finished" where this very run is already done. Raises
     InputError where the folder holds something else that would be lost.
     """
+    if output_dir.exists() and not output_dir.is_dir():
+        raise InputError(f"{output_dir}: is a file; choose another --output_dir")
     record = read_record(output_dir)
     if resume and resume.lower() not in ("true", "false"):
         if not is_complete(Path(resume)):
             raise InputError(f"{resume}: not a complete checkpoint; --resume_from_checkpoint true finds the last one")
+        if output_dir.resolve() != Path(resume).resolve().parent:
+            raise InputError(f"{resume}: belongs to another run; resume it with --output_dir {Path(resume).parent}")
         return resume
     if overwrite:
         return None
@@ -103,9 +107,10 @@ def weights_version(base: str | None) -> str | None:
 def read_record(folder: Path) -> dict[str, Any] | None:
     """Return a run's record, or None where the folder holds none."""
     try:
-        return yaml.safe_load((folder / RUN_FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        record = yaml.safe_load((folder / RUN_FILE).read_text(encoding="utf-8"))
+    except (FileNotFoundError, yaml.YAMLError, UnicodeDecodeError):
         return None
+    return record if isinstance(record, dict) and {"settings", "status"} <= record.keys() else None
 
 
 def start_record(output_dir: Path, script: str, settings: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import CausalLMOutput
@@ -28,15 +29,18 @@ def build_model(shape: Path, tokenizer: PreTrainedTokenizerBase, block_tokens: i
     except FileNotFoundError as error:
         known = ", ".join(sorted(str(path) for path in Path(__file__).parents[1].glob("configs/models/*.json")))
         raise InputError(f"{shape}: no such model shape; there are: {known}") from error
-    except (ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{shape}: not a model shape: {error}") from error
+    except (ValueError, TypeError, KeyError, StrictDataclassError) as error:
+        raise InputError(f"{shape}: not a model shape: {' '.join(str(error).split())}") from error
     longest = config.max_position_embeddings
     if block_tokens > longest:
         raise InputError(f"{shape}: max_position_embeddings is {longest}, --block_tokens {block_tokens} is longer")
     config.vocab_size = len(tokenizer)
     config.eos_token_id = config.bos_token_id = tokenizer.eos_token_id
     config.pad_token_id = tokenizer.pad_token_id
-    model = AutoModelForCausalLM.from_config(config)
+    try:
+        model = AutoModelForCausalLM.from_config(config)
+    except ValueError as error:
+        raise InputError(f"{shape}: not a model shape: {error}") from error
     with torch.no_grad():
         for name, module in model.named_modules():
             if name.endswith(OUTPUT_PROJECTIONS):
@@ -47,10 +51,15 @@ def build_model(shape: Path, tokenizer: PreTrainedTokenizerBase, block_tokens: i
 def load_model(path: str) -> PreTrainedModel:
     """Load a causal language model in float32 from a checkpoint; raise InputError where it is none or is cut short."""
     try:
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, use_safetensors=True)
+        model, loading = AutoModelForCausalLM.from_pretrained(
+            path, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        )
     except Exception as error:  # transformers and safetensors raise many kinds for a broken folder
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path}: no model can be loaded from it: {reason}") from error
+    if loading["missing_keys"]:
+        missing = sorted(loading["missing_keys"])
+        raise InputError(f"{path}: {len(missing)} weights are missing from it, such as {missing[0]}")
     return model
 
 
@@ -78,7 +87,9 @@ def flops_per_token(model: PreTrainedModel, row_tokens: int) -> float:
     tied = head is not None and id(head.weight) in embeddings
     weights = count_parameters(model) - sum(embeddings.values()) + (head.weight.numel() if tied else 0)
     config = model.config
-    return 6 * weights + 6 * config.num_hidden_layers * config.hidden_size * row_tokens  # causal: half of 12 L D T
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    width = config.num_attention_heads * head_size
+    return 6 * weights + 6 * config.num_hidden_layers * width * row_tokens  # causal: half of 12 L D T
 
 
 def repays_compilation(wanted: bool | None, total_flops: float) -> bool:
@@ -122,6 +133,8 @@ def make_fast(model: PreTrainedModel, compiled: bool) -> None:
     @wraps(original)
     def forward(input_ids=None, labels=None, position_ids=None, num_items_in_batch=None, **kwargs):
         if not model.training or labels is None:
+            if num_items_in_batch is not None:
+                kwargs["num_items_in_batch"] = num_items_in_batch
             return original(input_ids=input_ids, labels=labels, position_ids=position_ids, **kwargs)
         hidden = model.base_model(input_ids=input_ids, position_ids=position_ids, use_cache=False, **kwargs)[0]
         return CausalLMOutput(loss=loss_function(hidden, head.weight, labels, num_items_in_batch))
@@ -151,8 +164,13 @@ def has_plain_head(model: PreTrainedModel) -> bool:
     device = model.get_input_embeddings().weight.device
     ids = torch.arange(8, device=device).remainder(model.config.vocab_size)[None]
     was_training = model.training
+    weight = model.get_output_embeddings().weight
+    kept = weight.clone()
     model.eval()
+    weight.mul_(100)  # so that a cap on the logits shows
     hidden = model.base_model(input_ids=ids, use_cache=False)[0]
     expected = model(input_ids=ids, labels=ids).loss
+    found = head_loss(hidden, weight, ids, None)
+    weight.copy_(kept)
     model.train(was_training)
-    return torch.allclose(head_loss(hidden, model.get_output_embeddings().weight, ids, None), expected, atol=1e-4)
+    return torch.allclose(found, expected, atol=1e-4, rtol=1e-4)

@@ -1,5 +1,6 @@
 """One run, from a model and rows to a folder that holds the trained checkpoint and its report."""
 
+import logging
 import resource
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from datasets import Dataset
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProgressCallback, Trainer
 from transformers.trainer_callback import PrinterCallback
+from transformers.utils import logging as transformers_logging
 
 from train_utils.arguments import RunArguments
 from train_utils.callbacks import MarkComplete, Progress, Samples, StopOnSignal
@@ -56,6 +58,9 @@ def train_and_save(
         collate: rows to a batch of (B, T) tensors. sample: model to (prompt, continuation) pairs, at each evaluation.
     """
     say = print if args.process_index == 0 else lambda *_: None
+    # Bars and warnings of the libraries that say nothing to the reader of ours.
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("transformers.trainer_utils").setLevel(logging.ERROR)
     output_dir = Path(args.output_dir)
     token_flops = flops_per_token(model, run.row_tokens)
     step_rows = args.train_batch_size * args.gradient_accumulation_steps * args.world_size

@@ -362,6 +362,7 @@ MESSY = st.text(max_size=40) | st.lists(st.sampled_from(FRAGMENTS), max_size=8).
 @given(MESSY)
 @example("e\x0c\u0301")
 @example("é Ã\x0c©")
+@example("\x81Â\x91")
 def test_cleaning_twice_changes_nothing_more(text):
     once = clean_text(text)
     assert clean_text(once) == once

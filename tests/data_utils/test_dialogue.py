@@ -278,8 +278,8 @@ def test_empty_and_unknown_files(tmp_path, name, message):
 
 # Encoding: what is trained
 
-# Words as they are after cleaning; nothing in them is a control token.
-WORDS = st.text(max_size=30).map(clean_text).filter(bool)
+# Ordinary words as they are after cleaning. (Hypothesis knows the control tokens: it reads strings from our code.)
+WORDS = st.text(max_size=30).map(clean_text).filter(lambda text: text and "<|" not in text)
 EXAMPLES = [
     make_messages("Hello, how are you?", "I'm fine; it's 10:45 now.\n\n1. Tea\n2. Rice"),
     make_messages("你好，世界！", "“你好”——他说：\n　好。", "三加五？", "等于 8。"),
