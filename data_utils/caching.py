@@ -1,11 +1,16 @@
 """What was prepared once is found again, and of several processes one prepares while the others wait."""
 
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
 import datasets
 import xxhash
+from datasets import Dataset, Features
+from datasets.exceptions import DatasetGenerationError
 from filelock import FileLock
+
+from errors import InputError
 
 
 def cache_key(*parts: object) -> str:
@@ -32,3 +37,17 @@ def preparation_lock() -> FileLock:
     A lock on a file, not a barrier: barriers of torch.distributed give up after some minutes.
     """
     return FileLock(cache_folder() / "preparation.lock", timeout=-1)
+
+
+def generate_rows(generate: Callable[..., Iterator[dict]], features: Features, key: str, **arguments) -> Dataset:
+    """Return the rows that `generate(**arguments)` yields as a Dataset, made once for each `key`; it may be empty."""
+    try:
+        return Dataset.from_generator(generate, features, gen_kwargs=arguments, fingerprint=key)
+    except DatasetGenerationError as error:
+        if isinstance(error.__cause__, InputError):
+            raise error.__cause__ from None
+        raise
+    except ValueError as error:
+        if "corresponds to no data" not in str(error):
+            raise
+        return Dataset.from_dict({name: [] for name in features}, features)

@@ -1,39 +1,28 @@
 """Files, folders or hub names in; cleaned documents out, split into training and held-out text."""
 
 import hashlib
-import json
 import re
 import unicodedata
 from collections.abc import Container, Iterator
-from glob import glob, has_magic
 from pathlib import Path
 
-import fsspec
 import ftfy
 import xxhash
-from datasets import (
-    Dataset,
-    Features,
-    IterableDataset,
-    Value,
-    concatenate_datasets,
-    interleave_datasets,
-    load_dataset,
-)
-from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
+from datasets import Dataset, Features, IterableDataset, Value, concatenate_datasets, load_dataset
+from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub.errors import OfflineModeIsEnabled
 
 from data_utils import sources
-from data_utils.caching import cache_key
+from data_utils.caching import cache_key, generate_rows
+from data_utils.files import SAMPLE_BY, file_suffix, file_version, find_files, read_rows
 from errors import InputError
 
 FEATURES = Features({"text": Value("string"), "language": Value("string"), "source": Value("string")})
-LOADERS = {".txt": "text", ".md": "text", ".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
-COMPRESSED = (".gz", ".zst")
 CORPUS_SOURCES = (*sources.DOCUMENT_SOURCES, *sources.DIALOGUE_SOURCES)
 HAN = re.compile(r"[\u3400-\u9fff\U00020000-\U0003ffff]")
 LETTER = re.compile(r"[^\W\d_]")
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff\ufffe\uffff]|[\ud800-\udfff]")
+CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f\ufeff\ufffe\uffff\ud800-\udfff]")
+C1 = re.compile(r"[\x80-\x9f]")
 
 
 # Reading
@@ -49,91 +38,19 @@ def parse_source(name: str) -> tuple[str, float]:
     return (match[1], float(match[2])) if match else (name, 1.0)
 
 
-def find_files(path: str) -> list[Path]:
-    """Return the data files that a path, a glob or a folder stands for, sorted; raise InputError if there are none."""
-    if has_magic(path) and not Path(path).exists():
-        files = [Path(name) for name in sorted(glob(path, recursive=True))]  # noqa: PTH207  (patterns may be absolute)
-    elif Path(path).is_dir():
-        files = sorted(file for file in Path(path).rglob("*") if file.is_file() and file_suffix(file) in LOADERS)
-    else:
-        files = [Path(path)]
-    files = [file for file in files if file.is_file()]
-    if not files:
-        kinds = " ".join(LOADERS)
-        raise InputError(f"{path}: no such file, or nothing in it that can be read ({kinds}, each also .gz or .zst)")
-    for file in files:
-        if file_suffix(file) not in LOADERS:
-            kinds = " ".join(LOADERS)
-            raise InputError(f"{file}: unknown file type; use one of {kinds}, each also .gz or .zst")
-    return files
-
-
-def file_suffix(path: Path) -> str:
-    """Return the file type without the compression: '.jsonl' for 'a.jsonl.zst'."""
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes and suffixes[-1] in COMPRESSED:
-        suffixes.pop()
-    return suffixes[-1] if suffixes else ""
-
-
 def is_hub_name(path: str) -> bool:
     """Tell whether a path that does not exist here reads as a hub dataset: owner/name, without a file type."""
     return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", path)) and not Path(path).exists() and file_suffix(Path(path)) == ""
 
 
-def load_rows(path: str, sample_by: str = "paragraph", streaming: bool = False) -> Dataset | IterableDataset:
-    """Load what `path` names as a Dataset with its own columns; `datasets` reads and caches it, or streams it.
-
-    Raises InputError that names the file, and the line where the format has lines.
-    """
-    if is_hub_name(path):
-        try:
-            return load_dataset(path, split="train", streaming=streaming)
-        except (OfflineModeIsEnabled, DatasetNotFoundError, ConnectionError) as error:
-            raise InputError(
-                f"{path}: not found here; to download a dataset of that name from the hub, set HF_HUB_OFFLINE=0"
-            ) from error
-    parts = []
-    for loader in dict.fromkeys(LOADERS.values()):
-        files = [str(file) for file in find_files(path) if LOADERS[file_suffix(file)] == loader]
-        if not files:
-            continue
-        for file in [] if streaming else files:
-            check_file(Path(file), loader)
-        options = {"sample_by": sample_by} if loader == "text" else {}
-        try:
-            parts.append(load_dataset(loader, data_files=files, split="train", streaming=streaming, **options))
-        except (DatasetGenerationError, UnicodeDecodeError, ValueError) as error:
-            cause = error.__cause__ or error
-            raise InputError(f"{files[0]}: not readable as {loader}: {str(cause).splitlines()[0]}") from error
-    return concatenate_datasets(parts) if len(parts) > 1 else parts[0]
-
-
-def check_file(path: Path, loader: str) -> None:
-    """Raise InputError with file and line where a text or JSON-lines file is empty, not UTF-8 or not JSON."""
-    if loader not in ("text", "json", "csv"):
-        return
-    is_lines = loader == "json" and file_suffix(path) == ".jsonl"
-    number, is_empty = 0, True
+def load_hub(name: str, streaming: bool = False) -> Dataset | IterableDataset:
+    """Load the training split of a hub dataset; raise InputError where it is not to be had."""
     try:
-        with fsspec.open(str(path), "rb", compression="infer") as lines:
-            for number, line in enumerate(lines, 1):
-                text = line.decode("utf-8")
-                is_empty = is_empty and not text.strip()
-                if is_lines and text.strip() and not isinstance(json.loads(text), dict):
-                    raise InputError(f"{path}:{number}: a JSON object is expected on every line")
-    except UnicodeDecodeError as error:
+        return load_dataset(name, split="train", streaming=streaming)
+    except (OfflineModeIsEnabled, DatasetNotFoundError, ConnectionError) as error:
         raise InputError(
-            f"{path}:{number}: not valid UTF-8 (byte {error.object[error.start]:#04x}); convert the file to UTF-8"
+            f"{name}: not found here; to download a dataset of that name from the hub, set HF_HUB_OFFLINE=0"
         ) from error
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}:{number}: not valid JSON: {error.msg} at column {error.colno}") from error
-    except (OSError, EOFError, ValueError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise
-        raise InputError(f"{path}: cannot be read after line {number}: {error}") from error
-    if is_empty:
-        raise InputError(f"{path}: the file is empty")
 
 
 def stream_corpus(paths: list[str], sample_by: str, text_column: str, remove_stop_words: bool) -> IterableDataset:
@@ -141,14 +58,16 @@ def stream_corpus(paths: list[str], sample_by: str, text_column: str, remove_sto
 
     For what is too large for this machine's disk; built-in sources and `@TIMES` are not for streams.
     """
-    parts = []
-    for path in paths:
-        rows = load_rows(path, sample_by, streaming=True).select_columns([text_column])
-        arguments = {"text_column": text_column, "source": Path(path).name}
-        parts.append(rows.map(describe_documents, batched=True, remove_columns=[text_column], fn_kwargs=arguments))
-    documents = interleave_datasets(parts) if len(parts) > 1 else parts[0]
-    documents = documents.map(lambda row: {**row, "text": clean_text(row["text"], remove_stop_words)})
-    return documents.filter(lambda row: bool(row["text"]))
+    files = [file for path in paths for file in ([path] if is_hub_name(path) else map(str, find_files(path)))]
+
+    def documents(files: list[str]) -> Iterator[dict]:
+        for file in files:
+            for row in read_texts(file, text_column, sample_by, streaming=True):
+                text = clean_text(row["text"], remove_stop_words)
+                if text:
+                    yield {**row, "text": text}
+
+    return IterableDataset.from_generator(documents, FEATURES, gen_kwargs={"files": files})  # a file is a shard
 
 
 def data_version(paths: list[str], builtin: Container[str]) -> str:
@@ -168,12 +87,6 @@ def data_version(paths: list[str], builtin: Container[str]) -> str:
     return xxhash.xxh64("\0".join(parts).encode()).hexdigest()
 
 
-def file_version(path: Path) -> str:
-    """Return what changes when a file changes: its size and time."""
-    stat = path.stat()
-    return f"{stat.st_size}:{stat.st_mtime_ns}"
-
-
 def read_documents(source: str) -> Iterator[dict]:
     """Yield the documents of a built-in source; a dialogue becomes one document, a line for each turn."""
     if source in sources.DOCUMENT_SOURCES:
@@ -181,7 +94,20 @@ def read_documents(source: str) -> Iterator[dict]:
         return
     for dialogue in sources.DIALOGUE_SOURCES[source]():
         text = dialogue_text(dialogue["messages"])
-        yield {"text": text, "language": dialogue["language"], "source": dialogue["source"]}
+        if sources.NAME_PLACEHOLDER not in text:  # the name is known in fine-tuning only
+            yield {"text": text, "language": dialogue["language"], "source": dialogue["source"]}
+
+
+def read_texts(path: str, text_column: str, sample_by: str, streaming: bool = False) -> Iterator[dict]:
+    """Yield the documents of one file, or of a hub dataset."""
+    rows = enumerate(load_hub(path, streaming), 1) if is_hub_name(path) else read_rows(path, sample_by)
+    for number, row in rows:
+        if text_column not in row:
+            raise InputError(
+                f"{path}:{number}: no column '{text_column}'; it has: {', '.join(row)}; name one with --text_column"
+            )
+        text = "" if row[text_column] is None else str(row[text_column])
+        yield {"text": text, "language": detect_language(text), "source": Path(path).name}
 
 
 def dialogue_text(messages: list[dict]) -> str:
@@ -199,35 +125,31 @@ def read_corpus(paths: list[str], sample_by: str = "paragraph", text_column: str
 
     Returns a Dataset with `text`, `language` and `source`. Raises InputError for what cannot be read.
     """
+    if sample_by not in SAMPLE_BY:
+        raise InputError(f"--sample_by {sample_by}: use one of {', '.join(SAMPLE_BY)}")
     parts = []
     for name in paths:
         path, times = parse_source(name)
         if path in CORPUS_SOURCES:
             key = cache_key("read_documents", path, sources.source_version(path))
-            part = Dataset.from_generator(read_documents, FEATURES, gen_kwargs={"source": path}, fingerprint=key)
+            part = generate_rows(read_documents, FEATURES, key, source=path)
         else:
-            rows = load_rows(path, sample_by)
-            if text_column not in rows.column_names:
-                columns = ", ".join(rows.column_names)
-                raise InputError(f"{path}: no column '{text_column}'; it has: {columns}; name one with --text_column")
-            rows = rows.select_columns([text_column])
-            part = rows.map(
-                describe_documents,
-                batched=True,
-                remove_columns=[text_column],
-                features=FEATURES,
-                fn_kwargs={"text_column": text_column, "source": Path(path).name},
-                new_fingerprint=cache_key("describe_documents", rows._fingerprint, text_column, Path(path).name),
-                desc=f"reading {path}",
+            files = {path: "hub"} if is_hub_name(path) else {str(file): file_version(file) for file in find_files(path)}
+            part = concatenate_datasets(
+                [
+                    generate_rows(
+                        read_texts,
+                        FEATURES,
+                        cache_key("read_texts", file, version, text_column, sample_by),
+                        path=file,
+                        text_column=text_column,
+                        sample_by=sample_by,
+                    )
+                    for file, version in files.items()
+                ]
             )
         parts.append(repeat_rows(part, times))
     return concatenate_datasets(parts)
-
-
-def describe_documents(batch: dict, text_column: str, source: str) -> dict:
-    """Map rows of a file to documents with `text`, `language` and `source`."""
-    texts = ["" if text is None else str(text) for text in batch[text_column]]
-    return {"text": texts, "language": [detect_language(text) for text in texts], "source": [source] * len(texts)}
 
 
 def repeat_rows(rows: Dataset, times: float) -> Dataset:
@@ -268,12 +190,20 @@ def clean_text(text: str, remove_stop_words: bool = False) -> str:
     'café\\nschön\\n\\nend'
     """
     text = text.replace("\r\n", "\n").replace("\r", "\n")
-    if not text.isascii():
-        text = ftfy.fix_text(
-            text, normalization=None, uncurl_quotes=False, fix_latin_ligatures=False, fix_character_width=False
-        )
-        text = unicodedata.normalize("NFC", text)
     text = CONTROL.sub("", text)
+    repaired = None
+    while not text.isascii() and text != repaired:  # what is repaired may be mojibake again; most text needs one pass
+        repaired = text
+        text = ftfy.fix_text(
+            text,
+            normalization=None,
+            uncurl_quotes=False,
+            fix_latin_ligatures=False,
+            fix_character_width=False,
+            unescape_html=False,
+        )
+        # C1 is dropped after ftfy, since it may be part of mojibake; NFC is last, since what parted a letter is gone.
+        text = unicodedata.normalize("NFC", C1.sub("", CONTROL.sub("", text)))
     text = "\n".join(line.rstrip() for line in text.split("\n"))
     text = re.sub(r"\n{3,}", "\n\n", text).strip()
     return drop_stop_words(text) if remove_stop_words else text
@@ -354,7 +284,8 @@ def sample_texts(corpus: Dataset, max_bytes: int = 6_000_000) -> Iterator[str]:
     """Yield shuffled texts of at most `max_bytes` for each language: equal shares, in bounded memory."""
     spent: dict[str, int] = {}
     for row in corpus.shuffle(seed=0):
-        size = len(row["text"].encode())
-        if spent.get(row["language"], 0) + size <= max_bytes:
-            spent[row["language"]] = spent.get(row["language"], 0) + size
-            yield row["text"]
+        left = max_bytes - spent.get(row["language"], 0)
+        text = row["text"].encode()[:left].decode(errors="ignore")
+        if text:
+            spent[row["language"]] = spent.get(row["language"], 0) + len(text.encode())
+            yield text

@@ -5,30 +5,27 @@ data: it is encoded with `split_special_tokens=True` and joined with the templat
 that somebody who types a control token gets its letters and never forges a turn.
 """
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import fsspec
 from datasets import Dataset, Features, List, Value, concatenate_datasets
-from datasets.exceptions import DatasetGenerationError
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from data_utils import sources
-from data_utils.caching import cache_key
+from data_utils.caching import cache_key, generate_rows
 from data_utils.corpus import (
     clean_text,
     detect_language,
     dialogue_text,
-    file_suffix,
-    file_version,
-    find_files,
     hash_share,
     is_hub_name,
-    load_rows,
+    load_hub,
     parse_source,
     repeat_rows,
 )
+from data_utils.files import file_suffix, file_version, find_files, read_rows
 from errors import InputError
 
 IGNORE_LABEL = -100  # what the loss of PyTorch and transformers skips
@@ -60,16 +57,26 @@ def convert_row(row: dict) -> list[dict]:
     >>> convert_row({"prompt": "Hi", "response": "Hello!"})
     [{'role': 'user', 'content': 'Hi'}, {'role': 'assistant', 'content': 'Hello!'}]
     """
-    if row.get("messages") is not None:
-        return [{"role": message.get("role"), "content": message.get("content")} for message in row["messages"]]
-    if row.get("conversations") is not None:
-        return [
-            {"role": SHAREGPT_ROLES.get(turn.get("from"), turn.get("from")), "content": turn.get("value")}
-            for turn in row["conversations"]
-        ]
+    for key, role_key, content_key in (("messages", "role", "content"), ("conversations", "from", "value")):
+        turns = row.get(key)
+        if turns is None or turns == "":
+            continue
+        if isinstance(turns, str):  # a cell of a sheet
+            try:
+                turns = json.loads(turns)
+            except json.JSONDecodeError as error:
+                raise DialogueError(f"'{key}' is not valid JSON: {error}") from error
+        if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+            raise DialogueError(f"'{key}' must be a list of objects with '{role_key}' and '{content_key}'")
+        roles = [turn.get(role_key) for turn in turns]
+        if key == "conversations":
+            roles = [SHAREGPT_ROLES.get(role, role) if isinstance(role, str) else role for role in roles]
+        return [{"role": role, "content": turn.get(content_key)} for role, turn in zip(roles, turns, strict=True)]
     if row.get("instruction") is not None and row.get("output") is not None:
-        question = "\n".join(part for part in (row["instruction"], row.get("input")) if part)
-        return as_exchange(question, row["output"], row.get("system"))
+        parts = [part for part in (row["instruction"], row.get("input")) if part]
+        if not all(isinstance(part, str) for part in parts):
+            raise DialogueError("'instruction' and 'input' must be text")
+        return as_exchange("\n".join(parts), row["output"], row.get("system"))
     if row.get("prompt") is not None and row.get("response") is not None:
         return as_exchange(row["prompt"], row["response"], row.get("system"))
     raise DialogueError(
@@ -114,29 +121,19 @@ def check_dialogue(messages: list[dict]) -> list[dict]:
     return checked
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, list[dict]]]:
+def read_turns(path: str) -> Iterator[tuple[int, list[dict]]]:
     """Yield (line, messages) of plain text: lines of user and assistant in turn, a blank line between dialogues."""
-    contents: list[str] = []
-    start = 1
-    with fsspec.open(str(path), "rt", encoding="utf-8", compression="infer") as lines:
-        for number, line in enumerate([*lines, ""], 1):
-            if line.strip():
-                start = start if contents else number
-                contents.append(line.strip())
-            elif contents:
-                roles = ("user", "assistant")
-                yield start, [{"role": roles[i % 2], "content": content} for i, content in enumerate(contents)]
-                contents = []
+    for start, row in read_rows(path, "paragraph"):
+        contents = row["text"].split("\n")
+        yield start, [{"role": ("user", "assistant")[i % 2], "content": content} for i, content in enumerate(contents)]
 
 
 def read_file(path: str) -> Iterator[dict]:
     """Yield the dialogues of one file or hub dataset, each checked; raise InputError with file and line."""
-    if file_suffix(Path(path)) in (".txt", ".md") and not is_hub_name(path):
-        load_rows(path, "line")  # for its checks: encoding, emptiness
-        rows = read_lines(Path(path))
+    if is_hub_name(path):
+        rows = enumerate(load_hub(path), 1)
     else:
-        first = 1 if file_suffix(Path(path)) != ".csv" else 2
-        rows = ((number, row) for number, row in enumerate(load_rows(path), first))
+        rows = read_turns(path) if file_suffix(Path(path)) in (".txt", ".md") else read_rows(path)
     for number, row in rows:
         try:
             messages = check_dialogue(row if isinstance(row, list) else convert_row(row))
@@ -169,12 +166,7 @@ def read_dialogues(paths: list[str]) -> Dataset:
             readers = [(read_file, {"path": str(file)}, file_version(file)) for file in find_files(path)]
         for reader, arguments, version in readers:
             key = cache_key(reader.__name__, arguments, version)
-            try:
-                part = Dataset.from_generator(reader, FEATURES, gen_kwargs=arguments, fingerprint=key)
-            except DatasetGenerationError as error:
-                if isinstance(error.__cause__, InputError):
-                    raise error.__cause__ from None
-                raise
+            part = generate_rows(reader, FEATURES, key, **arguments)
             parts.append(repeat_rows(part, times))
     return concatenate_datasets(parts)
 
@@ -300,7 +292,8 @@ def fit_messages(
         first = 1 if messages[0]["role"] == "system" else 0
         while excess > 0:
             shorter = drop_oldest(messages)
-            gone = slice(2 * first, 2 * (first + len(messages) - len(shorter)))
+            # The opening of the first turn stays for the turn that takes its place.
+            gone = slice(2 * first + 1, 2 * (first + len(messages) - len(shorter)) + 1)
             excess -= max(1, sum(lengths[gone]))
             del lengths[gone]
             messages = shorter

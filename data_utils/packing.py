@@ -7,9 +7,10 @@ import numpy as np
 from datasets import Dataset, Features, IterableDataset, List, Value
 from transformers import PreTrainedTokenizerBase
 
-from data_utils.caching import cache_key
+from data_utils.caching import cache_key, generate_rows
 from data_utils.corpus import is_held_out
-from data_utils.dialogue import IGNORE_LABEL, fit_dialogue
+from data_utils.dialogue import IGNORE_LABEL, DialogueError, fit_dialogue
+from errors import InputError
 
 IDS = List(Value("int32"))
 
@@ -63,7 +64,7 @@ def pack_documents(tokenized: Dataset, block_tokens: int) -> Dataset:
             yield {"input_ids": block}
 
     key = cache_key("pack_documents", tokenized._fingerprint, block_tokens)
-    return Dataset.from_generator(blocks, Features({"input_ids": IDS}), fingerprint=key)
+    return generate_rows(blocks, Features({"input_ids": IDS}), key)
 
 
 def stream_blocks(
@@ -86,7 +87,10 @@ def encode_dialogues(
     """Encode dialogues to `input_ids` and `labels` of at most `max_tokens`; one that cannot fit is dropped."""
 
     def encode(batch: dict) -> dict:
-        encoded = [fit_dialogue(tokenizer, messages, max_tokens) for messages in batch["messages"]]
+        try:
+            encoded = [fit_dialogue(tokenizer, messages, max_tokens) for messages in batch["messages"]]
+        except DialogueError as error:
+            raise InputError(f"{tokenizer.name_or_path}: {error}") from error
         kept = [row for row in encoded if row is not None]
         return {name: [row[name] for row in kept] for name in ("input_ids", "labels")}
 
@@ -148,4 +152,4 @@ def pack_dialogues(encoded: Dataset, row_tokens: int, pad_token_id: int) -> Data
 
     key = cache_key("pack_dialogues", encoded._fingerprint, row_tokens, pad_token_id)
     features = Features(dict.fromkeys(("input_ids", "labels", "position_ids"), IDS))
-    return Dataset.from_generator(rows, features, fingerprint=key)
+    return generate_rows(rows, features, key)

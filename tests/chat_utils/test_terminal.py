@@ -237,7 +237,7 @@ def test_saved_conversation_is_a_dialogue_to_learn_from(name, tmp_path, capsys):
     path = tmp_path / name
     conversation.command(f"/save {path}")
     assert f"[saved to {path}]" in capsys.readouterr().out
-    dialogues = read_dialogues([str(path)], "Momo")
+    dialogues = read_dialogues([str(path)])
     assert dialogues["messages"] == [conversation.messages]
     assert "你好" in path.read_text(encoding="utf-8")  # readable, not escaped
 

@@ -11,7 +11,7 @@ import pytest
 
 from data_utils import caching, corpus, dialogue, sources
 from data_utils.corpus import clean_corpus, read_corpus, split_train_eval
-from data_utils.dialogue import read_dialogues
+from data_utils.dialogue import name_assistant, read_dialogues
 from data_utils.packing import encode_dialogues, pack_dialogues, pack_documents, tokenize_documents
 
 ROOT = Path(__file__).parents[2]
@@ -127,7 +127,7 @@ def small_source(monkeypatch):
     ("read", "module", "reader"),
     [
         (lambda: read_corpus(["small"]), corpus, "read_documents"),
-        (lambda: read_dialogues(["small"], "Momo"), dialogue, "read_source"),
+        (lambda: read_dialogues(["small"]), dialogue, "read_source"),
     ],
 )
 def test_a_built_in_source_is_read_once_for_each_version(small_source, count_calls, read, module, reader):
@@ -146,10 +146,10 @@ def test_a_dialogue_file_is_read_once_and_named_each_time(tmp_path, count_calls)
     path.write_text("Your name?\n{assistant_name}\n")
     calls = count_calls(dialogue, "read_file")
     for name in ("Momo", "Momo", "Zora"):
-        assert read_dialogues([str(path)], name)[0]["messages"][1]["content"] == name
+        assert name_assistant(read_dialogues([str(path)]), name)[0]["messages"][1]["content"] == name
     assert len(calls) == 1
     path.write_text("Who are you?\n{assistant_name}\n")
-    assert read_dialogues([str(path)], "Momo")[0]["messages"][0]["content"] == "Who are you?"
+    assert read_dialogues([str(path)])[0]["messages"][0]["content"] == "Who are you?"
     assert len(calls) == 2
 
 
@@ -173,7 +173,7 @@ def test_the_whole_way_of_dialogues_is_prepared_once(tmp_path, tokenizer):
     path.write_text("\n\n".join(f"question {i}\nanswer {i}" for i in range(60)))
     reports = []
     for words in (tokenizer, None):
-        encoded = encode_dialogues(read_dialogues([str(path)], "Momo"), words, "key", 64)
+        encoded = encode_dialogues(read_dialogues([str(path)]), words, "key", 64)
         reports.append(pack_dialogues(encoded, 64, 0).to_list())
     assert reports[0] == reports[1]
     assert sum(row["position_ids"].count(0) for row in reports[0]) >= 60
@@ -182,7 +182,7 @@ def test_the_whole_way_of_dialogues_is_prepared_once(tmp_path, tokenizer):
 def test_another_tokenizer_or_length_is_no_hit(tmp_path, tokenizer):
     path = tmp_path / "a.txt"
     path.write_text("question\nanswer\n")
-    documents, dialogues = read_corpus([str(path)]), read_dialogues([str(path)], "Momo")
+    documents, dialogues = read_corpus([str(path)]), read_dialogues([str(path)])
     keys = {tokenize_documents(documents, tokenizer, key)._fingerprint for key in ("a", "b")}
     keys |= {
         encode_dialogues(dialogues, tokenizer, key, n)._fingerprint for key, n in (("a", 64), ("b", 64), ("a", 32))

@@ -31,6 +31,7 @@ from data_utils.corpus import (
     read_corpus,
     sample_texts,
     split_train_eval,
+    stream_corpus,
 )
 from errors import InputError
 
@@ -311,6 +312,53 @@ def test_find_files_keeps_to_data_files(folder):
 )
 def test_detect_language(text, language):
     assert detect_language(text) == language
+
+
+# Streams
+
+
+@pytest.mark.parametrize("compression", ["", ".gz", ".zst"])
+@pytest.mark.parametrize("kind", KINDS[:-1])
+def test_a_stream_holds_what_reading_and_cleaning_gives(tmp_path, kind, compression):
+    path = write(tmp_path / f"a{kind}{compression}", as_bytes(kind, [*TEXTS, "\x00", "cafe\u0301"]))
+    stream = stream_corpus([path], "paragraph", "text", remove_stop_words=False)
+    assert list(stream) == clean_corpus(read_corpus([path]))[0].to_list()
+    assert [row["text"] for row in stream] == [*TEXTS, "café"]
+
+
+def test_a_stream_of_several_files_holds_all_of_each(tmp_path):
+    a = write(tmp_path / "a.txt", "one")
+    b = write(tmp_path / "b.jsonl", as_bytes(".jsonl", ["two", "three", "four"]))
+    assert sorted(row["text"] for row in stream_corpus([a, b], "line", "text", False)) == [
+        "four",
+        "one",
+        "three",
+        "two",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("bad.txt", BAD_UTF8),
+        ("bad.jsonl", b'{"text": "a"}\n{"text": \n'),
+        ("other.jsonl", b'{"body": "a"}\n'),
+        ("missing.txt", None),
+        ("a.pdf", b"x"),
+    ],
+)
+def test_a_fault_in_a_stream_is_no_traceback(tmp_path, name, content):
+    path = tmp_path / name
+    if content is not None:
+        write(path, content)
+    with pytest.raises(InputError, match=f"^{re.escape(str(path))}"):
+        list(stream_corpus([str(path)], "line", "text", False))
+
+
+@pytest.mark.parametrize("name", ["hsk", "own@3"])
+def test_built_in_sources_are_not_for_streams(name):
+    with pytest.raises(InputError, match=f"^{name}"):
+        stream_corpus([name], "line", "text", False)
 
 
 # Cleaning

@@ -15,7 +15,7 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_utils.corpus import clean_text
+from data_utils.corpus import clean_text, is_held_out
 from data_utils.dialogue import (
     FEATURES,
     IGNORE_LABEL,
@@ -27,7 +27,9 @@ from data_utils.dialogue import (
     encode_messages,
     encode_prompt,
     fit_dialogue,
+    name_assistant,
     read_dialogues,
+    split_dialogues,
     stop_token_id,
 )
 from data_utils.packing import encode_dialogues
@@ -114,7 +116,7 @@ def write_rows(path: Path, *rows: dict) -> str:
 def test_reads_every_form_from_every_kind_of_file(tmp_path, form, kind, compression):
     rows, expected = FORMS[form]
     path = write(tmp_path / f"chat{kind}{compression}", as_bytes(kind, rows))
-    dialogues = read_dialogues([path], "Momo")
+    dialogues = read_dialogues([path])
     assert dialogues.features == FEATURES
     assert dialogues["messages"] == expected
     assert set(dialogues["source"]) == {f"chat{kind}{compression}"}
@@ -125,7 +127,7 @@ def test_reads_every_form_from_every_kind_of_file(tmp_path, form, kind, compress
 def test_reads_plain_text_with_alternating_lines(tmp_path, compression, line_end):
     text = "\n\n你好\n  你好！\n\n \nHi\nHello\nTea?\nYes\n"
     path = write(tmp_path / f"chat.txt{compression}", text.replace("\n", line_end))
-    dialogues = read_dialogues([path], "Momo")
+    dialogues = read_dialogues([path])
     assert dialogues["messages"] == [make_messages("你好", "你好！"), make_messages("Hi", "Hello", "Tea?", "Yes")]
     assert dialogues["language"] == ["zh", "en"]
 
@@ -133,7 +135,7 @@ def test_reads_plain_text_with_alternating_lines(tmp_path, compression, line_end
 def test_reads_several_forms_from_one_file(tmp_path):
     rows = [rows[0] for rows, _ in FORMS.values()]
     path = write_rows(tmp_path / "chat.jsonl", *rows)
-    assert read_dialogues([path], "Momo")["messages"] == [expected[0] for _, expected in FORMS.values()]
+    assert read_dialogues([path])["messages"] == [expected[0] for _, expected in FORMS.values()]
 
 
 @pytest.mark.parametrize(
@@ -151,13 +153,13 @@ def test_a_file_several_a_glob_a_folder_and_repeats(tmp_path, names, expected):
     write_rows(tmp_path / "a.jsonl", {"prompt": "a", "response": "x"})
     write(tmp_path / "b.txt", "b\nx\n")
     write_rows(tmp_path / "deep" / "c.jsonl.gz", {"prompt": "c", "response": "x"})
-    dialogues = read_dialogues([f"{tmp_path}/{name}" for name in names], "Momo")
+    dialogues = read_dialogues([f"{tmp_path}/{name}" for name in names])
     assert [messages[0]["content"] for messages in dialogues["messages"]] == expected
 
 
 def test_built_in_sources_stand_beside_files(tmp_path):
     path = write_rows(tmp_path / "a.jsonl", {"prompt": "a", "response": "x"})
-    counts = Counter(read_dialogues([f"{path}@5", "chatterbot@0.1", "hsk@0.01"], "Momo")["source"])
+    counts = Counter(read_dialogues([f"{path}@5", "chatterbot@0.1", "hsk@0.01"])["source"])
     assert counts["a.jsonl"] == 5
     assert counts["hsk"] == 44
     assert 50 < counts["chatterbot"] < 110
@@ -165,23 +167,60 @@ def test_built_in_sources_stand_beside_files(tmp_path):
 
 def test_words_are_cleaned(tmp_path):
     path = write_rows(tmp_path / "a.jsonl", {"prompt": " cafe\u0301\r\n\x00ok ", "response": "schÃ¶n\n\n\n\n好，"})
-    assert read_dialogues([path], "Momo")["messages"] == [make_messages("café\nok", "schön\n\n好，")]
+    assert read_dialogues([path])["messages"] == [make_messages("café\nok", "schön\n\n好，")]
 
 
 @pytest.mark.parametrize("name", ["Momo", "小茉", "{assistant_name}"])
 def test_the_name_is_filled_in_everywhere(tmp_path, name):
     words = "I am {assistant_name}, yes, {assistant_name}; {other} {} stay"
     path = write_rows(tmp_path / "a.jsonl", {"messages": make_messages(words, words, system=words)})
-    [dialogue] = read_dialogues([path], name)
-    assert {message["content"] for message in dialogue["messages"]} == {
-        f"I am {name}, yes, {name}; {{other}} {{}} stay"
-    }
+    [dialogue] = name_assistant(read_dialogues([path]), name)
+    filled = f"I am {name}, yes, {name}; {{other}} {{}} stay"
+    assert dialogue["messages"] == make_messages(filled, filled, system=filled)
+    assert (dialogue["language"], dialogue["source"]) == ("en", "a.jsonl")
 
 
 def test_own_dialogues_hold_the_name_given():
-    texts = [m["content"] for messages in read_dialogues(["own"], "Zorblax")["messages"] for m in messages]
+    named = name_assistant(read_dialogues(["own"]), "Zorblax")
+    texts = [m["content"] for messages in named["messages"] for m in messages]
     assert sum("Zorblax" in text for text in texts) >= 20
     assert [text for text in texts if "assistant_name" in text] == []
+
+
+# Splitting
+
+
+def make_dialogues(*questions: str) -> Dataset:
+    rows = [{"messages": make_messages(text, "yes"), "language": "en", "source": "test"} for text in questions]
+    return Dataset.from_list(rows, features=FEATURES)
+
+
+def questions_of(dialogues: Dataset) -> list[str]:
+    return [messages[0]["content"] for messages in dialogues["messages"]]
+
+
+def test_dialogues_are_split_as_documents_are():
+    questions = [f"question {i % 400}" for i in range(500)]
+    train, held_out = (questions_of(part) for part in split_dialogues(make_dialogues(*questions), 0.1))
+    assert sorted([*train, *held_out]) == sorted(questions)
+    assert set(held_out) == {text for text in questions if is_held_out(f"{text}\nyes", 0.1)}
+    assert not set(train) & set(held_out)
+    assert 20 <= len(held_out) <= 80
+
+
+@pytest.mark.parametrize("count", [2, 3, 10])
+def test_of_a_few_dialogues_one_is_held_out_and_always_the_same(count):
+    questions = [f"question {i}" for i in range(count)]
+    assert not any(is_held_out(f"{text}\nyes", 0.001) for text in questions)
+    train, held_out = (questions_of(part) for part in split_dialogues(make_dialogues(*questions), 0.001))
+    assert len(held_out) == 1
+    assert sorted(train + held_out) == questions
+    assert questions_of(split_dialogues(make_dialogues(*questions[::-1]), 0.001)[1]) == held_out
+
+
+def test_a_single_dialogue_is_both():
+    train, held_out = split_dialogues(make_dialogues("question"), 0.02)
+    assert questions_of(train) == questions_of(held_out) == ["question"]
 
 
 USER, ASSISTANT = make_messages("hi", "hello")
@@ -222,7 +261,7 @@ BAD = [
 def test_what_is_no_dialogue_is_named_with_file_and_line(tmp_path, row, message):
     path = write_rows(tmp_path / "bad.jsonl", row)
     with pytest.raises(InputError, match=f"^{re.escape(path)}:1: {message}") as error:
-        read_dialogues([path], "Momo")
+        read_dialogues([path])
     assert "\n" not in str(error.value)
 
 
@@ -251,20 +290,20 @@ def test_messages_without_content_are_refused_in_memory_too():
 def test_the_line_named_is_the_line_of_the_fault(tmp_path, name, content, line):
     path = write(tmp_path / name, content)
     with pytest.raises(InputError, match=f"^{re.escape(path)}:{line}: "):
-        read_dialogues([path], "Momo")
+        read_dialogues([path])
 
 
 def test_of_several_files_the_faulty_one_is_named(tmp_path):
     write_rows(tmp_path / "a.jsonl", {"messages": LONG})
     bad = write_rows(tmp_path / "b.jsonl", {"messages": SHORT}, {"messages": SHORT[:1]})
     with pytest.raises(InputError, match=f"^{re.escape(bad)}:2: "):
-        read_dialogues([str(tmp_path)], "Momo")
+        read_dialogues([str(tmp_path)])
 
 
 @pytest.mark.parametrize("name", ["missing.jsonl", "missing*.jsonl", "chitchats"])
 def test_missing_file(name):
     with pytest.raises(InputError, match=f"^{re.escape(name)}: no such file"):
-        read_dialogues([name], "Momo")
+        read_dialogues([name])
 
 
 @pytest.mark.parametrize(
@@ -273,7 +312,7 @@ def test_missing_file(name):
 def test_empty_and_unknown_files(tmp_path, name, message):
     path = write(tmp_path / name, " \n")
     with pytest.raises(InputError, match=f"^{re.escape(path)}: {message}"):
-        read_dialogues([path], "Momo")
+        read_dialogues([path])
 
 
 # Encoding: what is trained

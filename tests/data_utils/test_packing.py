@@ -8,9 +8,9 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_utils import sources
+from data_utils.corpus import is_held_out
 from data_utils.dialogue import FEATURES as DIALOGUE_FEATURES
-from data_utils.dialogue import IGNORE_LABEL, encode_dialogue, fill_name
+from data_utils.dialogue import IGNORE_LABEL, encode_dialogue, read_dialogues
 from data_utils.packing import (
     assign_rows,
     encode_dialogues,
@@ -18,6 +18,7 @@ from data_utils.packing import (
     pack_documents,
     pack_row,
     pack_tokens,
+    stream_blocks,
     tokenize_documents,
 )
 
@@ -84,6 +85,17 @@ def test_text_shorter_than_a_block_gives_none():
     assert len(pack_documents(Dataset.from_dict({"input_ids": [[1, 2], [3]]}), 4)) == 0
 
 
+@pytest.mark.parametrize("eval_fraction", [0.0, 0.3])
+def test_a_stream_gives_the_blocks_of_the_training_documents(tokenizer, eval_fraction):
+    texts = [f"document {i} about 茶 and <|im_start|>" for i in range(50)]
+    kept = [text for text in texts if not is_held_out(text, eval_fraction)]
+    assert (len(kept) < 50) == (eval_fraction > 0)
+    expected = pack_documents(tokenize_documents(make_documents(kept), tokenizer, f"stream {eval_fraction}"), 16)
+    stream = make_documents(texts).to_iterable_dataset()
+    blocks = [row["input_ids"] for row in stream_blocks(stream, tokenizer, 16, eval_fraction)]
+    assert np.array_equal(blocks, expected["input_ids"])
+
+
 # Rows of dialogues
 
 
@@ -145,9 +157,7 @@ def test_long_dialogue_is_encoded_without_its_oldest_turns(tokenizer):
 @pytest.fixture(scope="module")
 def own_rows(tokenizer):
     """The project's own dialogues, encoded and packed as fine-tuning does it by default."""
-    dialogues = Dataset.from_generator(sources.read_own, DIALOGUE_FEATURES, fingerprint="own-of-test-packing")
-    dialogues = dialogues.map(fill_name, fn_kwargs={"assistant_name": "Momo"})
-    encoded = encode_dialogues(dialogues, tokenizer, "key", 512)
+    encoded = encode_dialogues(read_dialogues(["own"]), tokenizer, "key", 512)
     return encoded, pack_dialogues(encoded, 512, tokenizer.pad_token_id)
 
 

@@ -61,9 +61,14 @@ def test_no_dialogue_is_there_twice(source):
 def test_what_pretraining_reads_is_split_as_fine_tuning_splits_it(source):
     """The split is by a hash of the text, so a dialogue must be the same text as a document."""
     as_documents = {" ".join(text.split()) for text in read_corpus([source])["text"]}
-    as_dialogues = {" ".join(dialogue_text(row["messages"]).split()) for row in read_dialogues([source], "Momo")}
+    as_dialogues = {" ".join(dialogue_text(row["messages"]).split()) for row in read_dialogues([source])}
     assert as_documents <= as_dialogues
     assert len(as_documents) >= 0.9 * len(as_dialogues)
+
+
+def test_no_document_holds_the_placeholder_of_the_name():
+    """The name is known in fine-tuning only."""
+    assert [row["text"] for row in read_documents("own") if sources.NAME_PLACEHOLDER in row["text"]] == []
 
 
 # Our own dialogues
@@ -315,7 +320,7 @@ def test_missing_package_is_named_with_the_remedy(monkeypatch, source):
 def test_missing_package_is_named_for_dialogues(monkeypatch):
     monkeypatch.setattr(sources, "find_spec", lambda _: None)
     with pytest.raises(InputError, match="chitchat-dataset"):
-        read_dialogues(["chitchat"], "Momo")
+        read_dialogues(["chitchat"])
 
 
 @pytest.mark.parametrize("source", sources.PACKAGES)

@@ -218,8 +218,18 @@ def test_load_names_the_folder_that_holds_no_tokenizer(tmp_path, content):
     assert "\n" not in str(error.value)
 
 
-def test_fingerprint_names_the_tokenizer(tmp_path):
-    for name, size in (("a", 260), ("b", 260), ("c", 261)):
-        train_tokenizer(["tea tea tea rice rice"], size).save_pretrained(tmp_path / name)
-    a, b, c = (tokenizer_fingerprint(tmp_path / name) for name in "abc")
-    assert a == b != c
+def test_fingerprint_names_the_tokenizer_and_its_template(tmp_path):
+    a, b, c, d = (train_tokenizer(["tea tea tea rice rice"], size) for size in (260, 260, 261, 260))
+    d.chat_template += " "
+    c.save_pretrained(tmp_path)
+    assert tokenizer_fingerprint(a) == tokenizer_fingerprint(b)
+    assert len({tokenizer_fingerprint(tokenizer) for tokenizer in (a, c, d)}) == 3
+    assert tokenizer_fingerprint(load_tokenizer(str(tmp_path))) == tokenizer_fingerprint(load_tokenizer(str(tmp_path)))
+    assert re.fullmatch("[0-9a-f]{16}", tokenizer_fingerprint(a))
+
+
+def test_fingerprint_does_not_change_by_use():
+    tokenizer = train_tokenizer(["tea tea tea rice rice"], 260)
+    before = tokenizer_fingerprint(tokenizer)
+    tokenizer(["tea", "more tea"], split_special_tokens=True, padding=True, truncation=True, max_length=2)
+    assert tokenizer_fingerprint(tokenizer) == before
