@@ -10,6 +10,19 @@ class InputError(Exception):
     """A fault in what the user gave (a file, an option, a checkpoint); its text says where, what and what to do."""
 
 
+# By number where Python reports it, by words where torch, safetensors and pyarrow do.
+MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO}
+MACHINE_WORDS = ("No space left", "File too large", "Disk quota", "I/O error", "write failed", "failed writing")
+MACHINE_WORDS += ("unexpected pos", "out of memory", "can't allocate memory")
+
+
+def is_machine_fault(error: Exception) -> bool:
+    """Tell whether an error is the machine's: a full disk, no permission, no memory."""
+    if isinstance(error, OSError) and error.errno in MACHINE_ERRORS:
+        return True
+    return any(word in str(error) for word in MACHINE_WORDS)
+
+
 def run_script(main: Callable[[], int | None]) -> None:
     """Run `main` and leave the process: 0 done, 1 the machine's fault, 2 the user's input, 130 interrupted.
 
@@ -22,23 +35,19 @@ def run_script(main: Callable[[], int | None]) -> None:
     except InputError as error:
         code, message = 2, str(error)
     except KeyboardInterrupt:
-        code, message = 130, "interrupted; nothing was left half-written"
+        code, message = 130, "interrupted; what was complete before is untouched"
     except MemoryError as error:
         code, message = 1, f"out of memory: {error}; try a smaller --per_device_train_batch_size or model"
     except BrokenPipeError:  # whoever read our output has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code, message = 141, None
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO):
+    except Exception as error:
+        if not is_machine_fault(error):
             raise
-        where = f" ({error.filename})" if error.filename else ""
-        code, message = 1, f"{error.strerror}{where}; what was complete before is untouched"
-    except RuntimeError as error:
-        # torch and safetensors report a full disk or an exhausted device as RuntimeError.
-        text = str(error)
-        if not any(mark in text for mark in ("No space left", "out of memory", "file write failed", "unexpected pos")):
-            raise
-        code, message = 1, f"{text.splitlines()[0]}; what was complete before is untouched"
+        reason = str(error).strip().splitlines()[0]
+        if isinstance(error, OSError) and error.strerror:
+            reason = f"{error.strerror} ({error.filename})" if error.filename else error.strerror
+        code, message = 1, f"{reason}; what was complete before is untouched"
     if message and is_printer:
         print(f"error: {message}", file=sys.stderr)
     sys.exit(code)

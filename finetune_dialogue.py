@@ -44,7 +44,7 @@ from data_utils.tokenizer import add_chat_tokens, load_tokenizer, token_byte_cou
 from errors import InputError, run_script
 from train_utils.arguments import RunArguments, parse_arguments
 from train_utils.checkpoint import collect_settings, prepare_folder, weights_version
-from train_utils.launch import start_cpu_processes
+from train_utils.launch import start_cpu_processes, use_all_cores
 from train_utils.model import check_vocabulary, load_model
 from train_utils.training import Run, train_and_save
 
@@ -228,4 +228,5 @@ def answer_held_out(
 
 if __name__ == "__main__":
     start_cpu_processes()
+    use_all_cores()
     run_script(main)

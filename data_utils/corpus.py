@@ -39,14 +39,17 @@ def parse_source(name: str) -> tuple[str, float]:
 
 
 def is_hub_name(path: str) -> bool:
-    """Tell whether a path that does not exist here reads as a hub dataset: owner/name, without a file type."""
-    return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", path)) and not Path(path).exists() and file_suffix(Path(path)) == ""
+    """Tell whether a path that does not exist here reads as a hub dataset: owner/name or owner/name:configuration."""
+    name, _, _ = path.partition(":")
+    is_name = bool(re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", path))
+    return is_name and not Path(path).exists() and file_suffix(Path(name)) == ""
 
 
 def load_hub(name: str, streaming: bool = False) -> Dataset | IterableDataset:
     """Load the training split of a hub dataset; raise InputError where it is not to be had."""
     try:
-        return load_dataset(name, split="train", streaming=streaming)
+        path, _, configuration = name.partition(":")
+        return load_dataset(path, configuration or None, split="train", streaming=streaming)
     except (OfflineModeIsEnabled, DatasetNotFoundError, ConnectionError) as error:
         raise InputError(
             f"{name}: not found here; to download a dataset of that name from the hub, set HF_HUB_OFFLINE=0"

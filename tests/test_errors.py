@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from errors import InputError, run_script
 
@@ -44,7 +45,7 @@ def test_code_is_that_of_main_and_nothing_is_said(result, code, capsys):
             "error: a.txt:3: role 'bot' is not user; rename it\n",
         ),
         (InputError("数据.txt: 没有"), 2, "error: 数据.txt: 没有\n"),
-        (KeyboardInterrupt(), 130, "error: interrupted; nothing was left half-written\n"),
+        (KeyboardInterrupt(), 130, "error: interrupted; what was complete before is untouched\n"),
         (
             OSError(errno.ENOSPC, "No space left on device", "ckpt/x"),
             1,
@@ -61,12 +62,18 @@ def test_code_is_that_of_main_and_nothing_is_said(result, code, capsys):
             "error: CUDA out of memory. Tried 2 GiB.; what was complete before is untouched\n",
         ),
         (
+            SafetensorError("Error while serializing: I/O error: File too large (os error 27)"),
+            1,
+            "error: Error while serializing: I/O error: File too large (os error 27); what was complete before is "
+            "untouched\n",
+        ),
+        (
             RuntimeError("[enforce fail at file.cc:664] . unexpected pos 6"),
             1,
             "error: [enforce fail at file.cc:664] . unexpected pos 6; what was complete before is untouched\n",
         ),
     ],
-    ids=["input", "Chinese", "interrupt", "disk full", "no permission", "GPU full", "cut off write"],
+    ids=["input", "Chinese", "interrupt", "disk full", "no permission", "GPU full", "file limit", "cut off write"],
 )
 def test_fault_is_one_line_with_its_code(error, code, line, capsys):
     assert end_of(raising(error), capsys) == (code, line)

@@ -127,7 +127,7 @@ def test_what_is_held_out_here_was_held_out_in_pretraining():
     ]
     assert shares[0] == shares[1]
     dialogues = read_dialogues(["own"])
-    kept, held = split_dialogues(dialogues, shares[0])
+    _, held = split_dialogues(dialogues, shares[0])
     documents, held_documents = split_train_eval(clean_corpus(read_corpus(["own"]))[0], shares[0])
     assert len(held) > 50
     assert not {dialogue_text(messages) for messages in held["messages"]} & set(documents["text"])

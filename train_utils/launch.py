@@ -6,6 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import psutil
+import torch
 import yaml
 
 
@@ -23,6 +24,20 @@ def start_cpu_processes() -> None:
     if processes > 1:
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
         os.execv(sys.executable, [*launcher, *sys.argv])
+
+
+def use_all_cores() -> None:
+    """Share this machine's cores among its processes, where a launcher gave each of them a single thread.
+
+    `accelerate launch` and torch's launcher set OMP_NUM_THREADS=1 unless told otherwise, which on a CPU leaves all
+    other cores idle. A script that is started plainly keeps what the user and torch chose.
+    """
+    launched = any(name in os.environ for name in ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"))
+    if launched and not torch.accelerator.is_available():
+        # Cores, not hyper-threads, which matrix products gain nothing from; fewer where this process may use fewer.
+        allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        cores = min(psutil.cpu_count(logical=False) or allowed, allowed)
+        torch.set_num_threads(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
 def count_asked_processes(command: list[str]) -> int:
