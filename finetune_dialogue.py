@@ -58,7 +58,7 @@ class DialogueArguments:
 
     base: str = field(default="ckpt", metadata={"help": "Checkpoint to start from: any causal language model"})
     dialogues: list[str] = field(
-        default_factory=lambda: ["own@5", "chatterbot", "hsk@0.5", "chitchat@0.15"],
+        default_factory=lambda: ["own@6", "chatterbot", "hsk@0.3", "chitchat@0.2"],
         metadata={"help": "Files, folders, globs or hub names, each PATH or PATH@TIMES; or the built-in sources"},
     )
     assistant_name: str = field(default="Momo", metadata={"help": "What {assistant_name} in dialogues becomes"})

@@ -32,7 +32,7 @@ from errors import InputError
 class Sampling:
     """How a reply is drawn from the model's probabilities."""
 
-    temperature: float = field(default=0.7, metadata={"help": "0: always the most likely token; higher: more varied"})
+    temperature: float = field(default=0.4, metadata={"help": "0: always the most likely token; higher: more varied"})
     top_p: float = field(default=0.9, metadata={"help": "Draw from the most likely tokens that hold this probability"})
     top_k: int = field(default=0, metadata={"help": "Draw from this many most likely tokens; 0: no limit"})
     repetition_penalty: float = field(default=1.1, metadata={"help": "Above 1: tokens of the dialogue come up less"})
