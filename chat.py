@@ -17,7 +17,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is fetched unless the us
 from transformers.utils import logging
 
 from chat_utils.engine import Engine, Sampling
-from chat_utils.terminal import Conversation, talk
+from chat_utils.terminal import Conversation, answer, talk
+from data_utils.dialogue import DialogueError
 from errors import InputError, run_script
 
 SAMPLE_PROMPTS = ("Hello! How are you today?", "What is your name?", "你好！", "你叫什么名字？")
@@ -43,9 +44,9 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(argv)
     for name, low, high in (
         ("temperature", 0, 100), ("top_p", 1e-9, 1), ("top_k", 0, 1e9), ("repetition_penalty", 1e-9, 100),
-        ("max_new_tokens", 1, 1e9),
+        ("max_new_tokens", 1, 1e9), ("seed", 0, 2**63 - 1),
     ):  # fmt: skip
-        if not low <= getattr(options, name) <= high:
+        if getattr(options, name) is not None and not low <= getattr(options, name) <= high:
             raise InputError(f"command line: --{name} {getattr(options, name)} is outside {low:g} to {high:g}")
     return options
 
@@ -72,7 +73,10 @@ def main(argv: list[str] | None = None) -> int:
     if options.prompt is not None:
         if not options.prompt.strip():
             raise InputError("command line: --prompt is empty")
-        conversation.ask(options.prompt.strip())
+        try:
+            conversation.ask(options.prompt)
+        except DialogueError as error:
+            raise InputError(f"command line: --prompt: {error}") from error
     elif options.samples:
         for prompt in SAMPLE_PROMPTS:
             print(f"> {prompt}")
@@ -80,9 +84,10 @@ def main(argv: list[str] | None = None) -> int:
     elif sys.stdin.isatty():
         talk(conversation)
     else:
+        sys.stdin.reconfigure(errors="replace")
         for line in sys.stdin:
             if line.strip():
-                conversation.ask(line.strip())
+                answer(conversation, line)
     return 0
 
 

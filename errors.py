@@ -41,6 +41,8 @@ def run_script(main: Callable[[], int | None]) -> None:
     except BrokenPipeError:  # whoever read our output has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code, message = 141, None
+    except (NotADirectoryError, IsADirectoryError) as error:
+        code, message = 2, f"{error.filename}: {error.strerror}; choose another path"
     except Exception as error:
         if not is_machine_fault(error):
             raise

@@ -31,6 +31,7 @@ from data_utils.caching import preparation_lock
 from data_utils.corpus import data_version
 from data_utils.dialogue import (
     IGNORE_LABEL,
+    DialogueError,
     encode_dialogue,
     encode_prompt,
     name_assistant,
@@ -42,10 +43,10 @@ from data_utils.packing import encode_dialogues, pack_dialogues
 from data_utils.sources import DIALOGUE_SOURCES
 from data_utils.tokenizer import add_chat_tokens, load_tokenizer, token_byte_counts, tokenizer_fingerprint
 from errors import InputError, run_script
-from train_utils.arguments import RunArguments, parse_arguments
+from train_utils.arguments import RunArguments, check_range, parse_arguments
 from train_utils.checkpoint import collect_settings, prepare_folder, weights_version
 from train_utils.launch import start_cpu_processes, use_all_cores
-from train_utils.model import check_vocabulary, load_model
+from train_utils.model import check_packing, check_vocabulary, check_window, load_model
 from train_utils.training import Run, train_and_save
 
 ROOT = Path(__file__).parent
@@ -74,6 +75,11 @@ class DialogueArguments:
     lora_alpha: int = field(default=32, metadata={"help": "Scale of the adapters: alpha / r"})
     lora_targets: str = field(default="all-linear", metadata={"help": "Modules that get one, by name, comma-separated"})
 
+    def __post_init__(self) -> None:
+        check_range("row_tokens", self.row_tokens, 2, 2**31)
+        check_range("eval_fraction", self.eval_fraction, 0, 1)
+        check_range("lora_rank", self.lora_rank, 1, 2**20)
+
 
 @dataclass
 class TuneArguments(RunArguments):
@@ -94,6 +100,8 @@ def main(argv: list[str] | None = None) -> int:
         "data_version": version,
         "base_version": weights_version(options.base),
     }
+    if Path(options.base).resolve() == output_dir.resolve():
+        raise InputError(f"{output_dir}: is the --base too, which would be lost; choose another --output_dir")
     resume = prepare_folder(output_dir, settings, args.resume_from_checkpoint, args.overwrite)
     args.distributed_state.wait_for_everyone()  # all have read the folder before one writes in it
     say = print if args.process_index == 0 else lambda *_: None
@@ -114,10 +122,12 @@ def main(argv: list[str] | None = None) -> int:
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(len(tokenizer))
         say(f"base: {added} chat tokens added to its vocabulary")
-    stop_id = stop_token_id(tokenizer)
-    longest = getattr(model.config, "max_position_embeddings", options.row_tokens)
-    if options.row_tokens > longest:
-        raise InputError(f"{options.base}: its window is {longest} tokens, --row_tokens {options.row_tokens} is longer")
+    try:
+        stop_id = stop_token_id(tokenizer)
+    except DialogueError as error:
+        raise InputError(f"{options.base}: {error}") from error
+    check_window(model.config, options.row_tokens, options.base)
+    check_packing(model, options.base)
 
     # 2. Dialogues: read, checked, split by hash as the corpus is, so that what is held out was in no training.
     with preparation_lock():
@@ -134,7 +144,10 @@ def main(argv: list[str] | None = None) -> int:
         for language in sorted(set(eval_set["language"])):
             chosen = eval_set.select([i for i, found in enumerate(eval_set["language"]) if found == language])
             chosen = encode_dialogues(chosen, tokenizer, key, options.row_tokens)
-            eval_rows[language] = pack_dialogues(chosen, options.row_tokens, tokenizer.pad_token_id)
+            if len(chosen):
+                eval_rows[language] = pack_dialogues(chosen, options.row_tokens, tokenizer.pad_token_id)
+    if not len(encoded) or not eval_rows:
+        raise InputError(f"no dialogue fits in a row of {options.row_tokens} tokens; give a larger --row_tokens")
     report_dialogues(say, dialogues, train_set, encoded, rows, options.row_tokens, tokenizer)
 
     # 4. All weights, or low-rank adapters beside them.
@@ -199,7 +212,10 @@ def add_adapters(model: PreTrainedModel, options: DialogueArguments) -> PeftMode
     config = LoraConfig(
         r=options.lora_rank, lora_alpha=options.lora_alpha, target_modules=targets, task_type="CAUSAL_LM"
     )
-    return get_peft_model(model, config)
+    try:
+        return get_peft_model(model, config)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"--lora_targets {options.lora_targets}: {str(error).splitlines()[0]}") from error
 
 
 def collate_rows(rows: list[dict]) -> dict[str, torch.Tensor]:
@@ -215,14 +231,18 @@ def answer_held_out(
     for language in sorted(set(dialogues["language"])):
         chosen = [row["messages"] for row in dialogues if row["language"] == language][:2]
         for messages in chosen:
-            question = [message for message in messages if message["role"] != "assistant"][:1]
-            ids, _ = encode_prompt(tokenizer, question, 256)
+            first = next(i for i, message in enumerate(messages) if message["role"] == "user")
+            window = getattr(model.config, "max_position_embeddings", 2048)
+            try:
+                ids, _ = encode_prompt(tokenizer, messages[: first + 1], window - 60)
+            except DialogueError:  # too long to be answered here
+                continue
             output = model.generate(
                 input_ids=torch.tensor([ids], device=model.device),
                 max_new_tokens=60, do_sample=True, temperature=0.7, top_p=0.9, eos_token_id=stop_id, use_cache=True,
             )  # fmt: skip
             reply = tokenizer.decode(output[0, len(ids) :], skip_special_tokens=True)
-            samples.append((question[0]["content"], reply))
+            samples.append((messages[first]["content"], reply))
     return samples
 
 

@@ -3,7 +3,7 @@
 accelerate launch train.py                                    # the default bilingual corpus and model
 python train.py --corpus my.txt notes/ --output_dir my_ckpt   # your own text
 python train.py configs/gpt2.yaml --max_steps 2000            # another recipe, one value changed
-accelerate launch --multi_gpu train.py configs/gpt2.yaml      # all GPUs of this machine
+accelerate launch --quiet --multi_gpu train.py configs/gpt2.yaml      # all GPUs of this machine
 python train.py --resume_from_checkpoint true                 # go on after a stop or a crash
 """
 
@@ -39,10 +39,10 @@ from data_utils.tokenizer import (
     train_tokenizer,
 )
 from errors import InputError, run_script
-from train_utils.arguments import RunArguments, parse_arguments
+from train_utils.arguments import RunArguments, check_range, parse_arguments
 from train_utils.checkpoint import collect_settings, prepare_folder, weights_version
 from train_utils.launch import start_cpu_processes, use_all_cores
-from train_utils.model import build_model, check_vocabulary, load_model
+from train_utils.model import build_model, check_vocabulary, check_window, load_model
 from train_utils.training import Run, train_and_save
 
 ROOT = Path(__file__).parent
@@ -70,6 +70,9 @@ class CorpusArguments:
     eval_fraction: float = field(default=0.02, metadata={"help": "Share of the documents that is held out, by hash"})
     eval_tokens: int = field(default=32768, metadata={"help": "Held-out tokens of each language in an evaluation"})
 
+    def __post_init__(self) -> None:
+        check_range("eval_fraction", self.eval_fraction, 0, 1)
+
 
 @dataclass
 class ModelArguments:
@@ -83,6 +86,9 @@ class ModelArguments:
     vocab_size: int = field(default=8192, metadata={"help": "Tokens of the tokenizer that is trained"})
     block_tokens: int = field(default=256, metadata={"help": "Length of a training row in tokens: the context"})
 
+    def __post_init__(self) -> None:
+        check_range("block_tokens", self.block_tokens, 2, 2**31)
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run the script; return its exit code."""
@@ -92,6 +98,8 @@ def main(argv: list[str] | None = None) -> int:
     output_dir = Path(args.output_dir)
     versions = {"data_version": data_version(data.corpus, CORPUS_SOURCES), "base_version": weights_version(shape.base)}
     settings = collect_settings(data, shape, args) | versions
+    if shape.base and Path(shape.base).resolve() == output_dir.resolve():
+        raise InputError(f"{output_dir}: is the --base too, which would be lost; choose another --output_dir")
     resume = prepare_folder(output_dir, settings, args.resume_from_checkpoint, args.overwrite)
     args.distributed_state.wait_for_everyone()  # all have read the folder before one writes in it
     say = print if args.process_index == 0 else lambda *_: None
@@ -145,10 +153,9 @@ def main(argv: list[str] | None = None) -> int:
 
     # 4. Model: random weights in a shape, or an existing checkpoint.
     set_seed(args.seed)
-    model = (
-        load_model(shape.base) if shape.base else build_model(ROOT / shape.model_shape, tokenizer, shape.block_tokens)
-    )
+    model = load_model(shape.base) if shape.base else build_model(find_shape(shape.model_shape), tokenizer)
     check_vocabulary(model, tokenizer, shape.base or str(shape.tokenizer))
+    check_window(model.config, shape.block_tokens, shape.base or shape.model_shape)
     # 5. Training and 6. the checkpoint with its picture and report.
     sizes = token_byte_counts(tokenizer)
     facts = {"documents": counts["kept"], "corpus": size, "tokenizer": tokenizer_key}
@@ -163,6 +170,11 @@ def main(argv: list[str] | None = None) -> int:
         run=Run("train.py", settings, facts, resume, shape.block_tokens, [tokenizer.eos_token_id], sizes),
         next_step=f"python finetune_dialogue.py --base {output_dir}",
     )
+
+
+def find_shape(path: str) -> Path:
+    """Return the user's own shape file, or the shipped one of that path."""
+    return Path(path) if Path(path).is_file() else ROOT / path
 
 
 def prepare_tokenizer(shape: ModelArguments, documents: Dataset) -> tuple[PreTrainedTokenizerBase, str]:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from chat_utils.engine import Engine, Sampling
-from data_utils.dialogue import DialogueError, check_dialogue
+from data_utils.dialogue import DialogueError, check_dialogue, clean_text
 
 HELP = """\
 /help            these commands               /system TEXT     set the system prompt (empty: none)
@@ -30,10 +30,17 @@ class Conversation:
         """Set or clear the system turn."""
         self.messages = [message for message in self.messages if message["role"] != "system"]
         if text and text.strip():
-            self.messages.insert(0, {"role": "system", "content": text.strip()})
+            self.messages.insert(0, {"role": "system", "content": clean_text(text)})
 
     def ask(self, text: str) -> str:
-        """Add the user's message and the reply to it, streamed to standard output; returns the reply."""
+        """Add the user's message and the reply to it, streamed to standard output; returns the reply.
+
+        The message is cleaned as the dialogues are that the model learned from. Raises DialogueError where it is longer
+        than the model's window.
+        """
+        text = clean_text(text)
+        if not text:
+            return ""
         self.messages.append({"role": "user", "content": text})
         pieces: list[str] = []
         try:
@@ -42,10 +49,9 @@ class Conversation:
                 print(make_printable(piece), end="", flush=True)
         except KeyboardInterrupt:
             print(" ⏹", end="")
-        except DialogueError as error:
+        except DialogueError:
             self.messages.pop()
-            print(f"[{error}]")
-            return ""
+            raise
         print()
         reply = "".join(pieces).strip()
         self.messages.append({"role": "assistant", "content": reply or "…"})
@@ -88,7 +94,7 @@ class Conversation:
         del self.messages[users[-1] :]
         if self.sampling.seed is not None:
             self.sampling.seed += 1
-        self.ask(text)
+        answer(self, text)
 
     def save_or_load(self, name: str, file: str) -> None:
         """Write the dialogue to a file as OpenAI-style JSON, which finetune_dialogue.py reads, or read one back."""
@@ -116,6 +122,14 @@ def make_printable(text: str) -> str:
     return "".join(char for char in text if char in "\n\t" or char.isprintable() or ord(char) > 0x9F)
 
 
+def answer(conversation: Conversation, text: str) -> None:
+    """Answer a message; one that is too long for the model is refused, and the conversation goes on."""
+    try:
+        conversation.ask(text)
+    except DialogueError as error:
+        print(f"[{error}]")
+
+
 def talk(conversation: Conversation) -> None:
     """Read lines until /quit or Ctrl-D, and answer each."""
     with contextlib.suppress(ImportError):
@@ -135,4 +149,4 @@ def talk(conversation: Conversation) -> None:
             if not conversation.command(line):
                 return
         elif line:
-            conversation.ask(line)
+            answer(conversation, line)

@@ -10,8 +10,6 @@ from datasets import Dataset, Features
 from datasets.exceptions import DatasetGenerationError
 from filelock import FileLock
 
-from errors import InputError
-
 
 def cache_key(*parts: object) -> str:
     """Return a key for what these parts and the code of this package determine: an upgrade makes no stale hit."""
@@ -44,9 +42,7 @@ def generate_rows(generate: Callable[..., Iterator[dict]], features: Features, k
     try:
         return Dataset.from_generator(generate, features, gen_kwargs=arguments, fingerprint=key)
     except DatasetGenerationError as error:
-        if isinstance(error.__cause__, InputError):
-            raise error.__cause__ from None
-        raise
+        raise (error.__cause__ or error) from None  # what went wrong, not that something did
     except ValueError as error:
         if "corresponds to no data" not in str(error):
             raise

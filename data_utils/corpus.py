@@ -22,6 +22,7 @@ CORPUS_SOURCES = (*sources.DOCUMENT_SOURCES, *sources.DIALOGUE_SOURCES)
 HAN = re.compile(r"[\u3400-\u9fff\U00020000-\U0003ffff]")
 LETTER = re.compile(r"[^\W\d_]")
 CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f\ufeff\ufffe\uffff\ud800-\udfff]")
+SURROGATE = re.compile(r"[\ud800-\udfff]")  # half a character of a broken JSON escape; no file can hold it
 C1 = re.compile(r"[\x80-\x9f]")
 
 
@@ -109,7 +110,7 @@ def read_texts(path: str, text_column: str, sample_by: str, streaming: bool = Fa
             raise InputError(
                 f"{path}:{number}: no column '{text_column}'; it has: {', '.join(row)}; name one with --text_column"
             )
-        text = "" if row[text_column] is None else str(row[text_column])
+        text = "" if row[text_column] is None else SURROGATE.sub("", str(row[text_column]))
         yield {"text": text, "language": detect_language(text), "source": Path(path).name}
 
 
@@ -278,7 +279,7 @@ def split_train_eval(corpus: Dataset, eval_fraction: float) -> tuple[Dataset, Da
     longest = max(range(len(texts)), key=lambda i: len(texts[i]))
     cut = max(1, round(len(texts[longest]) * (1 - max(eval_fraction, 0.01))))
     rows = corpus.to_list()
-    head = [{**row, "text": row["text"][:cut]} if i == longest else row for i, row in enumerate(rows)]
+    head = [{**row, "text": row["text"][:cut]} if row["text"] == texts[longest] else row for row in rows]
     tail = [{**rows[longest], "text": texts[longest][cut:]}]
     return Dataset.from_list(head, features=corpus.features), Dataset.from_list(tail, features=corpus.features)
 

@@ -71,13 +71,14 @@ def convert_row(row: dict) -> list[dict]:
         roles = [turn.get(role_key) for turn in turns]
         if key == "conversations":
             roles = [SHAREGPT_ROLES.get(role, role) if isinstance(role, str) else role for role in roles]
-        return [{"role": role, "content": turn.get(content_key)} for role, turn in zip(roles, turns, strict=True)]
-    if row.get("instruction") is not None and row.get("output") is not None:
+        system = [{"role": "system", "content": row["system"]}] if row.get("system") else []
+        return system + [{"role": r, "content": turn.get(content_key)} for r, turn in zip(roles, turns, strict=True)]
+    if {"instruction", "output"} <= row.keys():
         parts = [part for part in (row["instruction"], row.get("input")) if part]
         if not all(isinstance(part, str) for part in parts):
             raise DialogueError("'instruction' and 'input' must be text")
         return as_exchange("\n".join(parts), row["output"], row.get("system"))
-    if row.get("prompt") is not None and row.get("response") is not None:
+    if {"prompt", "response"} <= row.keys():
         return as_exchange(row["prompt"], row["response"], row.get("system"))
     raise DialogueError(
         f"unknown form with the keys {', '.join(sorted(row))}; use messages, conversations, instruction/output or "

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
+import xxhash
 import yaml
 
 from errors import InputError
@@ -62,7 +63,7 @@ def package_folder(source: str) -> Path:
 def source_version(source: str) -> str:
     """Return what changes when the data of `source` changes: the package's version, or a hash of our own files."""
     if source == "own":
-        return ",".join(f"{path.name}:{path.stat().st_mtime_ns}" for path in own_files())
+        return ",".join(f"{path.name}:{xxhash.xxh64(path.read_bytes()).hexdigest()}" for path in own_files())
     package_folder(source)
     return version(PACKAGES[source][0])
 

@@ -110,6 +110,16 @@ def test_bad_options_are_one_line(options, expected, tiny_checkpoint):
     assert expected in str(caught.value)
 
 
+def test_odd_bytes_and_long_prompts(tiny_checkpoint):
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "chat.py"), "--model", str(tiny_checkpoint), "--max_new_tokens", "2"],
+        input=b"hello \xff\n", capture_output=True, check=False, timeout=60, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    with pytest.raises(InputError, match="--prompt: the message is longer than the model's window"):
+        chat.main(["--model", str(tiny_checkpoint), "--prompt", "long " * 500])
+
+
 def test_half_a_checkpoint_is_one_line(tiny_checkpoint, tmp_path):
     for file in tiny_checkpoint.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())

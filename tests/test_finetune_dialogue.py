@@ -142,6 +142,29 @@ def test_one_dialogue_is_enough(options, tmp_path):
     assert yaml.safe_load((tmp_path / "out" / "run.yaml").read_text())["data"]["held out"] == 1
 
 
+def test_system_turn_and_long_question_are_sampled(options, tmp_path):
+    """Dialogues that begin with a system turn, or ask at length, train, evaluate and are answered."""
+    long = "why " * 100
+    turns = [("system", "Be brief."), ("user", "Hi"), ("assistant", "Hello")]
+    rows = [{"messages": [{"role": role, "content": f"{content} {i}"} for role, content in turns]} for i in range(8)]
+    rows += [{"prompt": f"{long} {i}", "response": "Because."} for i in range(4)]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    folder = tmp_path / "out"
+    short = ["--dialogues", str(tmp_path / "mine.jsonl"), "--max_steps", "1", "--eval_fraction", "0.5"]
+    assert finetune_dialogue.main([*options, *short, "--output_dir", str(folder)]) == 0
+    assert "Hi " in (folder / "report.md").read_text()
+
+
+def test_rows_too_short_for_any_dialogue(options, tmp_path):
+    with pytest.raises(InputError, match="no dialogue fits in a row of 4 tokens; give a larger --row_tokens"):
+        finetune_dialogue.main([*options, "--row_tokens", "4", "--output_dir", str(tmp_path / "out")])
+
+
+def test_base_is_never_its_own_output(options, trained):
+    with pytest.raises(InputError, match="is the --base too"):
+        finetune_dialogue.main([*options, "--output_dir", str(trained), "--overwrite", "true"])
+
+
 def test_base_keeps_its_own_template(trained, options, tmp_path):
     base = tmp_path / "base"
     base.mkdir()

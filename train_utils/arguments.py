@@ -51,6 +51,10 @@ class RunArguments(TrainingArguments):
     lr_scheduler_type: str = field(default="linear", metadata={"help": "Learning-rate schedule, by Trainer's names"})
 
     def __post_init__(self) -> None:
+        for name, low in (("seed", 0), ("gradient_accumulation_steps", 1), ("per_device_train_batch_size", 1)):
+            check_range(name, getattr(self, name), low, 2**32)
+        check_range("learning_rate", self.learning_rate, 0, 100)
+        check_range("matrix_learning_rate", self.matrix_learning_rate, 0, 100)
         optim = {"adamw": OptimizerNames.ADAMW_TORCH_FUSED.value}.get(self.optim, self.optim)
         # TrainingArguments knows no Muon: it is given back after the checks.
         self.optim = OptimizerNames.ADAMW_TORCH_FUSED.value if optim == "muon" else optim
@@ -66,6 +70,12 @@ class RunArguments(TrainingArguments):
         super().__post_init__()
         if optim == "muon":
             self.optim = optim
+
+
+def check_range(name: str, value: float, low: float, high: float) -> None:
+    """Raise ValueError that names the option where its value is outside of what makes sense."""
+    if not low <= value <= high:
+        raise ValueError(f"--{name} {value} is outside {low:g} to {high:g}")
 
 
 def has_accelerator() -> bool:

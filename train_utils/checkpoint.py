@@ -63,6 +63,9 @@ def prepare_folder(output_dir: Path, settings: dict[str, Any], resume: str | Non
             raise InputError(f"{resume}: not a complete checkpoint; --resume_from_checkpoint true finds the last one")
         if output_dir.resolve() != Path(resume).resolve().parent:
             raise InputError(f"{resume}: belongs to another run; resume it with --output_dir {Path(resume).parent}")
+        changed = describe_changes(record["settings"], settings) if record else "no run.yaml"
+        if changed:
+            raise InputError(f"{output_dir}: cannot go on with other settings ({changed})")
         return resume
     if overwrite:
         return None

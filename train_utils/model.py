@@ -9,7 +9,13 @@ import torch
 import torch.nn.functional as F
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.modeling_outputs import CausalLMOutput
 
 from errors import InputError
@@ -17,7 +23,7 @@ from errors import InputError
 OUTPUT_PROJECTIONS = ("o_proj", "down_proj", "c_proj")
 
 
-def build_model(shape: Path, tokenizer: PreTrainedTokenizerBase, block_tokens: int) -> PreTrainedModel:
+def build_model(shape: Path, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """Build a model with random weights from a shape in JSON (a transformers config without the vocabulary).
 
     The projections that write into the residual stream start at zero, so that every layer begins as the identity.
@@ -31,9 +37,6 @@ def build_model(shape: Path, tokenizer: PreTrainedTokenizerBase, block_tokens: i
         raise InputError(f"{shape}: no such model shape; there are: {known}") from error
     except (ValueError, TypeError, KeyError, StrictDataclassError) as error:
         raise InputError(f"{shape}: not a model shape: {' '.join(str(error).split())}") from error
-    longest = config.max_position_embeddings
-    if block_tokens > longest:
-        raise InputError(f"{shape}: max_position_embeddings is {longest}, --block_tokens {block_tokens} is longer")
     config.vocab_size = len(tokenizer)
     config.eos_token_id = config.bos_token_id = tokenizer.eos_token_id
     config.pad_token_id = tokenizer.pad_token_id
@@ -70,6 +73,29 @@ def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
         raise InputError(
             f"{place}: the tokenizer has {len(tokenizer)} tokens, the model {rows}: they don't belong together"
         )
+
+
+def check_window(config: PretrainedConfig, row_tokens: int, place: str) -> None:
+    """Raise InputError where rows are longer than what the model can see."""
+    longest = getattr(config, "max_position_embeddings", None) or row_tokens
+    if row_tokens > longest:
+        raise InputError(f"{place}: its window is {longest} tokens, shorter than the rows of {row_tokens}")
+
+
+@torch.no_grad()
+def check_packing(model: PreTrainedModel, place: str) -> None:
+    """Raise InputError where a model does not heed restarting positions: packed dialogues would see each other."""
+    size = model.get_input_embeddings().num_embeddings
+    first, second = (torch.arange(n, n + 6).remainder(size)[None] for n in (3, 11))
+    positions = torch.cat([torch.arange(6), torch.arange(6)])[None]
+    was_training = model.training
+    model.eval()
+    packed = model(input_ids=torch.cat([first, second], 1), position_ids=positions, use_cache=False).logits[:, 6:]
+    alone = model(input_ids=second, use_cache=False).logits
+    model.train(was_training)
+    if not torch.allclose(packed, alone, atol=1e-3, rtol=1e-3):
+        kind = model.config.model_type
+        raise InputError(f"{place}: a {kind} model cannot keep packed dialogues apart; use Llama, Qwen, GPT-2 or alike")
 
 
 def count_parameters(model: nn.Module) -> int:

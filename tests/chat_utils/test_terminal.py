@@ -5,7 +5,7 @@ import json
 import pytest
 
 from chat_utils.engine import Engine, Sampling, Stats
-from chat_utils.terminal import HELP, Conversation, make_printable, talk
+from chat_utils.terminal import HELP, Conversation, answer, make_printable, talk
 from data_utils.dialogue import DialogueError, read_dialogues
 
 
@@ -74,7 +74,7 @@ def test_empty_reply_still_takes_its_turn(pieces):
 
 def test_too_long_message_is_said_and_forgotten(capsys):
     conversation = converse([DialogueError("the message is too long")], ["Hi"])
-    assert conversation.ask("x" * 1000) == ""
+    answer(conversation, "x" * 1000)
     assert capsys.readouterr().out == "[the message is too long]\n"
     assert conversation.messages == []
     conversation.ask("Hello")

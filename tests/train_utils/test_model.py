@@ -12,7 +12,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from errors import InputError
 from train_utils.model import (
     build_model,
+    check_packing,
     check_vocabulary,
+    check_window,
     count_parameters,
     decoder_layers,
     flops_per_token,
@@ -54,7 +56,7 @@ def random_ids(*size: int, seed: int = 0) -> torch.Tensor:
 def test_shipped_shape_builds(path, tokenizer):
     values = json.loads(path.read_text())
     with torch.device("meta"):  # no memory for the large ones
-        model = build_model(path, tokenizer, 256)
+        model = build_model(path, tokenizer)
     assert model.config.model_type == values["model_type"]
     assert model.config.vocab_size == model.get_output_embeddings().weight.shape[0] == len(tokenizer) == 1200
     assert model.config.eos_token_id == tokenizer.eos_token_id
@@ -68,7 +70,7 @@ def test_shipped_shape_builds(path, tokenizer):
 def test_rope_theta_of_a_shape_arrives(tmp_path, tokenizer):
     (tmp_path / "shape.json").write_text(json.dumps(QWEN3 | {"rope_theta": 12345.0}))
     with torch.device("meta"):
-        config = build_model(tmp_path / "shape.json", tokenizer, 64).config
+        config = build_model(tmp_path / "shape.json", tokenizer).config
     assert config.rope_parameters["rope_theta"] == 12345.0
 
 
@@ -76,7 +78,7 @@ def test_rope_theta_of_a_shape_arrives(tmp_path, tokenizer):
 def test_output_projections_start_at_zero_and_nothing_else_does(shape, tmp_path, tokenizer):
     (tmp_path / "shape.json").write_text(json.dumps(shape))
     torch.manual_seed(0)
-    model = build_model(tmp_path / "shape.json", tokenizer, 64)
+    model = build_model(tmp_path / "shape.json", tokenizer)
     endings = ("o_proj.weight", "down_proj.weight", "c_proj.weight")
     matrices = {name: p for name, p in model.named_parameters() if p.ndim == 2}
     zero = {name for name, p in matrices.items() if not p.any()}
@@ -93,7 +95,7 @@ def test_same_seed_gives_the_same_weights(tmp_path, tokenizer):
     weights = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        weights.append(build_model(tmp_path / "shape.json", tokenizer, 64).state_dict())
+        weights.append(build_model(tmp_path / "shape.json", tokenizer).state_dict())
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     assert not torch.equal(weights[0]["lm_head.weight"], weights[2]["lm_head.weight"])
 
@@ -107,18 +109,14 @@ def test_same_seed_gives_the_same_weights(tmp_path, tokenizer):
         ('{"model_type": "gtp2"}', "not a model shape"),
         ('{"model_type": "gpt2", "n_embd": "wide"}', "not a model shape"),
         ('{"model_type": "gpt2", "n_embd": 33, "n_layer": 1, "n_head": 2}', "not a model shape"),
-        (
-            json.dumps(QWEN3 | {"max_position_embeddings": 32}),
-            "max_position_embeddings is 32, --block_tokens 64 is longer",
-        ),
     ],
-    ids=["no JSON", "a list", "no type", "unknown type", "words for a number", "heads that don't divide", "too short"],
+    ids=["no JSON", "a list", "no type", "unknown type", "words for a number", "heads that don't divide"],
 )
 def test_bad_shape_is_one_line(text, part, tmp_path, tokenizer):
     path = tmp_path / "shape.json"
     path.write_text(text)
     with pytest.raises(InputError) as caught:
-        build_model(path, tokenizer, 64)
+        build_model(path, tokenizer)
     assert str(caught.value).startswith(f"{path}: ")
     assert part in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -126,7 +124,22 @@ def test_bad_shape_is_one_line(text, part, tmp_path, tokenizer):
 
 def test_missing_shape_names_those_that_exist(tmp_path, tokenizer):
     with pytest.raises(InputError, match=r"none\.json: no such model shape; there are: .*qwen3-5m\.json"):
-        build_model(tmp_path / "none.json", tokenizer, 64)
+        build_model(tmp_path / "none.json", tokenizer)
+
+
+def test_rows_longer_than_the_window_are_refused(tmp_path, tokenizer):
+    config = AutoConfig.for_model(**QWEN3 | {"max_position_embeddings": 32})
+    check_window(config, 32, "shape.json")
+    with pytest.raises(InputError, match=r"shape\.json: its window is 32 tokens, shorter than the rows of 64"):
+        check_window(config, 64, "shape.json")
+
+
+def test_model_that_cannot_part_packed_dialogues_is_refused():
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 64, "hidden_size": 32, "n_layer": 2, "n_head": 2, "initializer_range": 0.5}
+    with pytest.raises(InputError, match="bloom model cannot keep packed dialogues apart"):
+        check_packing(AutoModelForCausalLM.from_config(AutoConfig.for_model("bloom", **sizes)), "base")
+    check_packing(AutoModelForCausalLM.from_config(AutoConfig.for_model(**QWEN3, vocab_size=64)), "base")
 
 
 # Loaded
