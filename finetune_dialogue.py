@@ -32,6 +32,7 @@ from data_utils.corpus import data_version
 from data_utils.dialogue import (
     IGNORE_LABEL,
     DialogueError,
+    describe_forms,
     encode_dialogue,
     encode_prompt,
     name_assistant,
@@ -132,6 +133,8 @@ def main(argv: list[str] | None = None) -> int:
     # 2. Dialogues: read, checked, split by hash as the corpus is, so that what is held out was in no training.
     with preparation_lock():
         dialogues = read_dialogues(options.dialogues)
+        for line in describe_forms(options.dialogues):
+            say(line)
         train_set, eval_set = (
             name_assistant(part, options.assistant_name) for part in split_dialogues(dialogues, options.eval_fraction)
         )

@@ -41,6 +41,14 @@ FEATURES = Features(
     }
 )
 
+FORMS = {
+    "OpenAI messages": {"messages"},
+    "ShareGPT conversations": {"conversations"},
+    "Alpaca instructions": {"instruction", "output"},
+    "prompts and responses": {"prompt", "response"},
+    "lines of user and assistant in turn": {"text"},
+}
+
 
 class DialogueError(ValueError):
     """A dialogue that is not one: the text says what is wrong, the caller knows where."""
@@ -84,6 +92,19 @@ def convert_row(row: dict) -> list[dict]:
         f"unknown form with the keys {', '.join(sorted(row))}; use messages, conversations, instruction/output or "
         "prompt/response"
     )
+
+
+def describe_forms(paths: list[str]) -> list[str]:
+    """Return for each file of these sources in words how its rows are read, so that nothing is guessed in silence."""
+    lines = []
+    for path in (parse_source(name)[0] for name in paths):
+        if path in sources.DIALOGUE_SOURCES or is_hub_name(path):
+            continue
+        for file in find_files(path):
+            keys = {"text"} if file_suffix(file) in (".txt", ".md") else next(read_rows(str(file)))[1].keys()
+            form = next((name for name, needed in FORMS.items() if needed <= keys), "an unknown form")
+            lines.append(f"{file}: read as {form}")
+    return lines
 
 
 def as_exchange(question: str, answer: str, system: str | None = None) -> list[dict]:

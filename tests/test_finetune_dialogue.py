@@ -70,6 +70,7 @@ def test_reply_loss_falls(tuned):
 def test_says_what_it_trains_on(options, dialogue_file, tmp_path, capsys):
     assert finetune_dialogue.main([*options, "--max_steps", "1", "--output_dir", str(tmp_path / "out")]) == 0
     output = capsys.readouterr().out
+    assert f"{dialogue_file}: read as OpenAI messages" in output
     numbers = re.search(
         r"dialogues: (\d+) read, (\d+) held out, (\d+) dropped as longer than a row, (\d+) trained", output
     )
