@@ -196,6 +196,11 @@ def test_streams_compressed_files(train_options, corpus_file, tmp_path):
         train.main([*train_options, *corpus, "-1", "--output_dir", str(tmp_path / "none")])
 
 
+def test_missing_reporter_is_one_line(train_options, tmp_path):
+    with pytest.raises(InputError, match="wandb"):
+        train.main([*train_options, "--report_to", "wandb", "--output_dir", str(tmp_path / "out")])
+
+
 def test_gpt2_shape(train_options, tmp_path):
     shape = json.loads((ROOT / "configs/models/gpt2.json").read_text())
     shape.update(n_embd=32, n_layer=2, n_head=2, n_positions=64)

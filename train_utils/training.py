@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProgressCallb
 from transformers.trainer_callback import PrinterCallback
 from transformers.utils import logging as transformers_logging
 
+from errors import InputError
 from train_utils.arguments import RunArguments
 from train_utils.callbacks import MarkComplete, Progress, Samples, StopOnSignal
 from train_utils.checkpoint import read_record, save_model, start_record, write_record
@@ -73,17 +74,22 @@ def train_and_save(
     )
     stop = StopOnSignal()
     samples = Samples(sample, after=f"eval_{list(eval_rows)[-1]}")
-    trainer = Trainer(
-        model=model,
-        args=args,
-        train_dataset=train_rows.with_format("numpy"),
-        eval_dataset={language: rows.with_format("numpy") for language, rows in eval_rows.items()},
-        data_collator=collate,
-        compute_metrics=make_compute_metrics(run.byte_counts),
-        preprocess_logits_for_metrics=keep_token_losses,
-        optimizer_cls_and_kwargs=optimizer_factory(args),
-        callbacks=[Progress(step_rows * run.row_tokens, token_flops), samples, stop, MarkComplete()],
-    )
+    try:
+        trainer = Trainer(
+            model=model,
+            args=args,
+            train_dataset=train_rows.with_format("numpy"),
+            eval_dataset={language: rows.with_format("numpy") for language, rows in eval_rows.items()},
+            data_collator=collate,
+            compute_metrics=make_compute_metrics(run.byte_counts),
+            preprocess_logits_for_metrics=keep_token_losses,
+            optimizer_cls_and_kwargs=optimizer_factory(args),
+            callbacks=[Progress(step_rows * run.row_tokens, token_flops), samples, stop, MarkComplete()],
+        )
+    except (ImportError, RuntimeError) as error:  # a reporter or optimizer whose package is not there
+        if "install" not in str(error):
+            raise
+        raise InputError(str(error).splitlines()[0]) from error
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
     if args.process_index == 0 and not run.resume:
