@@ -101,9 +101,7 @@ def main(argv: list[str] | None = None) -> int:
         "data_version": version,
         "base_version": weights_version(options.base),
     }
-    if Path(options.base).resolve() == output_dir.resolve():
-        raise InputError(f"{output_dir}: is the --base too, which would be lost; choose another --output_dir")
-    resume = prepare_folder(output_dir, settings, args.resume_from_checkpoint, args.overwrite)
+    resume = prepare_folder(output_dir, settings, args.resume_from_checkpoint, args.overwrite, options.base)
     args.distributed_state.wait_for_everyone()  # all have read the folder before one writes in it
     say = print if args.process_index == 0 else lambda *_: None
     if resume == "finished":

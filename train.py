@@ -98,9 +98,7 @@ def main(argv: list[str] | None = None) -> int:
     output_dir = Path(args.output_dir)
     versions = {"data_version": data_version(data.corpus, CORPUS_SOURCES), "base_version": weights_version(shape.base)}
     settings = collect_settings(data, shape, args) | versions
-    if shape.base and Path(shape.base).resolve() == output_dir.resolve():
-        raise InputError(f"{output_dir}: is the --base too, which would be lost; choose another --output_dir")
-    resume = prepare_folder(output_dir, settings, args.resume_from_checkpoint, args.overwrite)
+    resume = prepare_folder(output_dir, settings, args.resume_from_checkpoint, args.overwrite, shape.base)
     args.distributed_state.wait_for_everyone()  # all have read the folder before one writes in it
     say = print if args.process_index == 0 else lambda *_: None
     if resume == "finished":

@@ -23,7 +23,6 @@ from errors import InputError
 
 RUN_FILE = "run.yaml"
 COMPLETE_FILE = "complete.json"
-WEIGHTS_FILE = "model.safetensors"
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "peft")
 
 # Options that change where and how a run is shown or kept, not what it computes.
@@ -49,12 +48,16 @@ def collect_settings(*arguments: Any) -> dict[str, Any]:
     return yaml.safe_load(yaml.safe_dump(settings))
 
 
-def prepare_folder(output_dir: Path, settings: dict[str, Any], resume: str | None, overwrite: bool) -> str | None:
+def prepare_folder(
+    output_dir: Path, settings: dict[str, Any], resume: str | None, overwrite: bool, base: str | None = None
+) -> str | None:
     """Decide what to do with a run's folder before anything is written in it.
 
     Returns the checkpoint to resume from, None for a new run, or "finished" where this very run is already done. Raises
-    InputError where the folder holds something else that would be lost.
+    InputError where the folder holds something else that would be lost, such as the `base` that the run starts from.
     """
+    if base and Path(base).resolve() == output_dir.resolve():
+        raise InputError(f"{output_dir}: is the --base too, which would be lost; choose another --output_dir")
     if output_dir.exists() and not output_dir.is_dir():
         raise InputError(f"{output_dir}: is a file; choose another --output_dir")
     record = read_record(output_dir)
