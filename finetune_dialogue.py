@@ -44,7 +44,8 @@ from data_utils.packing import encode_dialogues, pack_dialogues
 from data_utils.sources import DIALOGUE_SOURCES
 from data_utils.tokenizer import add_chat_tokens, load_tokenizer, token_byte_counts, tokenizer_fingerprint
 from errors import InputError, run_script
-from train_utils.arguments import RunArguments, check_range, parse_arguments
+from options import check_range, parse_arguments
+from train_utils.arguments import RunArguments
 from train_utils.checkpoint import collect_settings, prepare_folder, weights_version
 from train_utils.launch import start_cpu_processes, use_all_cores
 from train_utils.model import check_packing, check_vocabulary, check_window, load_model

@@ -39,7 +39,8 @@ from data_utils.tokenizer import (
     train_tokenizer,
 )
 from errors import InputError, run_script
-from train_utils.arguments import RunArguments, check_range, parse_arguments
+from options import check_range, parse_arguments
+from train_utils.arguments import RunArguments
 from train_utils.checkpoint import collect_settings, prepare_folder, weights_version
 from train_utils.launch import start_cpu_processes, use_all_cores
 from train_utils.model import build_model, check_vocabulary, check_window, load_model

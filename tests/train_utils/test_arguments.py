@@ -12,8 +12,9 @@ from transformers.training_args import OptimizerNames
 import finetune_dialogue
 import train
 from errors import InputError
+from options import parse_arguments
 from train_utils import arguments
-from train_utils.arguments import RunArguments, has_fast_bf16, parse_arguments
+from train_utils.arguments import RunArguments, has_fast_bf16
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(path for path in ROOT.glob("configs/**/*.yaml") if path.parent.name != "accelerate")
@@ -271,7 +272,7 @@ def test_help_all_shows_every_option(capsys, tmp_path):
 
 
 def test_common_options_exist():
-    assert set(arguments.COMMON) <= {option.name for option in fields(RunArguments) if option.init}
+    assert set(RunArguments.COMMON) <= {option.name for option in fields(RunArguments) if option.init}
 
 
 @pytest.mark.parametrize("script", [train, finetune_dialogue])

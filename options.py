@@ -1,0 +1,110 @@
+"""Options of the scripts: one flat namespace from dataclasses, a YAML file and the command line, in that order."""
+
+import json
+import sys
+from dataclasses import MISSING, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import HfArgumentParser
+
+from errors import InputError
+
+
+def check_range(name: str, value: float, low: float, high: float) -> None:
+    """Raise ValueError that names the option where its value is outside of what makes sense."""
+    if not low <= value <= high:
+        raise ValueError(f"--{name} {value} is outside {low:g} to {high:g}")
+
+
+def parse_arguments(
+    dataclass_types: tuple[type, ...], argv: list[str] | None, default_config: Path, description: str
+) -> tuple[Any, ...]:
+    """Parse `[config.yaml] [--key value ...]` into one object of each dataclass.
+
+    Precedence: dataclass, then YAML (the default one where none is named), then command line. Raises InputError for a
+    key that no dataclass has, with the nearest that one has, and for a value of the wrong kind.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = HfArgumentParser(dataclass_types, description=description, add_help=False)
+    if "--help_all" in argv:
+        parser.print_help()
+        sys.exit(0)
+    if "-h" in argv or "--help" in argv:
+        print(format_help(dataclass_types, default_config, description))
+        sys.exit(0)
+    config = Path(argv.pop(0)) if argv and argv[0].endswith((".yaml", ".yml")) else default_config
+    names = {option.name for type_ in dataclass_types for option in fields(type_) if option.init}
+    options = read_config(config, names)
+    for argument in argv:
+        if argument.startswith("--"):
+            check_key(argument[2:].split("=")[0].replace("-", "_"), names, "command line")
+        elif argument == argv[0]:
+            raise InputError(f"command line: '{argument}' is neither a .yaml file nor an option (--key value)")
+
+    def fail(message: str) -> None:
+        raise InputError(f"command line or {config}: {message}")
+
+    parser.error = fail
+    try:
+        return parser.parse_args_into_dataclasses([*options, *argv], look_for_args_file=False)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"command line or {config}: {str(error).splitlines()[0]}") from error
+
+
+def read_config(path: Path, names: set[str]) -> list[str]:
+    """Return a YAML file of `key: value` lines as command-line arguments, its keys checked against `names`."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        values = yaml.safe_load(text) or {}
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        reason = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise InputError(f"{path}{line}: not valid YAML: {reason}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: 'key: value' lines are expected")
+    arguments = []
+    words = yaml.load(text, Loader=yaml.BaseLoader) or {}
+    for (key, value), word in zip(values.items(), words.values(), strict=True):
+        check_key(str(key), names, str(path))
+        if value is None:
+            continue
+        # As it is written, so that argparse gives each its type: YAML alone reads 3e-4 as a string and `no` as false.
+        items = word if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else word]
+        arguments += [f"--{key}", *items]
+    return arguments
+
+
+def check_key(key: str, names: set[str], place: str) -> None:
+    """Raise InputError for a key that does not exist, with the nearest that does."""
+    if key in names or key.removeprefix("no_") in names:
+        return
+    near = get_close_matches(key, names, n=1)
+    hint = f"did you mean '{near[0]}'?" if near else "see --help for all"
+    raise InputError(f"{place}: unknown key '{key}'; {hint}")
+
+
+def format_help(dataclass_types: tuple[type, ...], default_config: Path, description: str) -> str:
+    """Return the help: what the script does, then each option with its default, ours first."""
+    config = yaml.safe_load(default_config.read_text(encoding="utf-8"))
+    place = f"{default_config.parent.name}/{default_config.name}"
+    lines = [description.strip(), "", f"options, with the values of {place}, the recipe where none is named", ""]
+    for type_ in dataclass_types:
+        options = {option.name: option for option in fields(type_) if option.init}
+        for name in getattr(type_, "COMMON", options):
+            if name in options:
+                option = options[name]
+                default = option.default if option.default is not MISSING else option.default_factory()
+                default = config.get(name, default)
+                default = " ".join(default) if isinstance(default, list) else default
+                text = " ".join(str(option.metadata.get("help", "")).split())
+                text = text if len(text) < 160 else text[:157] + "..."
+                lines.append(f"  --{name} ({default})\n        {text}")
+    if any(hasattr(type_, "COMMON") for type_ in dataclass_types):
+        lines += ["", "Every other option of transformers.TrainingArguments works too: --help_all lists them."]
+    return "\n".join(lines)
