@@ -1,0 +1,1 @@
+"""Files of every kind and hub datasets in, documents out."""
