@@ -1,0 +1,1 @@
+"""Text in, cleaner text or a reason to drop it."""

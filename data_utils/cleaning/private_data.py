@@ -1,0 +1,224 @@
+"""Private data masked: mail addresses, phone, identity and card numbers, network addresses and keys, in both languages.
+
+What can be checked is checked (dates, check digits, ranges), so that other numbers stay. Names and street addresses are
+not found: that needs a model.
+"""
+
+import ipaddress
+import re
+from datetime import date
+
+import numpy as np
+
+EMAIL = re.compile(
+    r"(?<![\w.+-])[\w.+-]{1,64}(?:@|＠| ?\[at\] ?| ?\(at\) ?)(?:[a-z0-9](?:[a-z0-9-]{0,62})\.)+[a-z]{2,24}"
+    r"(?![\w-])",
+    re.IGNORECASE | re.ASCII,
+)
+PUBLIC_MAIL = re.compile(
+    r"@(?:[\w-]+\.)*example\.(?:com|org|net)$|^git@|\.(?:png|jpg|gif|svg|webp|js|css)$", re.IGNORECASE
+)
+# Numbers, with what may stand between their digits; none inside of a longer number or word.
+CHINESE_ID = re.compile(r"(?<![0-9A-Za-z])[1-9]\d{5}(?:18|19|20)\d{2}[01]\d[0-3]\d{4}[\dXx](?![0-9A-Za-z])", re.ASCII)
+OLD_CHINESE_ID = re.compile(r"(?<=身份证)\D{0,8}\d{15}(?!\d)", re.ASCII)
+SSN = re.compile(r"(?<![\d-])(?!000|666|9\d\d)\d{3}-(?!00)\d{2}-(?!0000)\d{4}(?![\d-])", re.ASCII)
+CARD = re.compile(r"(?<![\w.])(?<!\d[- ])[2-6]\d(?:[ -]?\d){11,17}(?![ -]?\d|\w)", re.ASCII)
+CARD_GROUPS = re.compile(r"\d{4}([ -])\d{4}\1\d{4}\1\d{4}(?:\1\d{1,3})?|\d{4}([ -])\d{6}\2\d{4,5}", re.ASCII)
+MOBILE = re.compile(
+    r"(?<![0-9A-Za-z.])(?:(?:\+|00)?86[- ]?)?1(?:3\d|4[5-9]|5[0-35-9]|6[2567]|7[0-8]|8\d|9\d)"
+    r"(?:\d{8}|[- ]\d{4}[- ]\d{4})(?![0-9A-Za-z]|[.]\d)",
+    re.ASCII,
+)
+LANDLINE = re.compile(
+    r"(?<![\d-])(?:\(0\d{2,3}\)\s?|（0\d{2,3}）|0\d{2,3}[- ])[2-9]\d{6,7}(?![\d])(?:-\d{1,4})?", re.ASCII
+)
+INTERNATIONAL = re.compile(r"(?<![\w+])\+[1-9]\d{0,2}(?:[ .-]?\(?\d{1,5}\)?){2,5}(?!\d)", re.ASCII)
+AMERICAN = re.compile(
+    r"(?<![\w.-])(?:1[-. ])?(?:\([2-9]\d{2}\) ?|[2-9]\d{2}[-.])[2-9]\d{2}[-. ]\d{4}(?![\w-])", re.ASCII
+)
+NAMED_PHONE = re.compile(
+    r"(?:\b(?:tel|phone|mobile|cell|fax|call|whatsapp)|电话|電話|手机|手機|致电|传真|热线)"
+    r"(?:\s?(?:number|no\.?|号码?|me at|us at|at))?"
+    r"[\s:：.是为]{0,3}(?P<value>\+?[(（]?\d[\d ().（）-]{5,17}\d)(?!\d)",
+    re.IGNORECASE | re.ASCII,
+)
+NAMED_ACCOUNT = re.compile(
+    r"(?:QQ|微信|薇信|weixin|wechat)(?:\s?(?:群|号|号码|id))?\s?[:：是]\s?(?P<value>[A-Za-z0-9][\w-]{4,19})(?![\w@])",
+    re.IGNORECASE | re.ASCII,
+)
+IPV4 = re.compile(r"(?<![\w.-])(?<![vV]ersion )\d{1,3}(?:\.\d{1,3}){3}(?![\w-]|\.\d)", re.ASCII)
+IPV6 = re.compile(
+    r"(?<![\w:.])(?:[0-9a-f]{1,4}:|::)(?:[0-9a-f]{0,4}:){1,6}[0-9a-f]{1,4}(?![\w:]|\.\d)", re.IGNORECASE | re.ASCII
+)
+IBAN = re.compile(r"(?<!\w)[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){3,7}(?: ?[A-Z0-9]{1,3})?(?!\w)", re.ASCII)
+BREAK = r"(?:[\s\"'>]|\\[nr])*+"  # between the lines of a key, which stand in code or a quotation too
+KEY = re.compile(
+    r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----"
+    # Its headers and lines of material, as far as they go; possessive, so that a long text costs one pass.
+    rf"(?:{BREAK}(?:Proc-Type|DEK-Info):[^\n\\]*+)*(?:{BREAK}[A-Za-z0-9+/=]{{20,}}+)*"
+    rf"(?:{BREAK}[A-Za-z0-9+/=]{{0,24}}+{BREAK}-----END (?:[A-Z]+ )*PRIVATE KEY-----)?"
+    r"|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bLTAI[0-9A-Za-z]{12,24}\b|\bAKID[0-9A-Za-z]{32}\b|\bAIza[\w-]{35}"
+    r"|\bgh[pousr]_\w{36,}|\bgithub_pat_\w{50,}|\bglpat-[\w-]{20,}|\bhf_[A-Za-z0-9]{30,}|\bnpm_[A-Za-z0-9]{36}|\bpypi-\w{50,}"
+    r"|\bxox[abprs]-[\w-]{10,}|\bsk-(?:[a-z]+-)?[\w-]{20,}|\b[rs]k_live_\w{20,}|\bSG\.[\w-]{20,}\.[\w-]{20,}"
+    r"|\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}",
+    re.ASCII,
+)
+SECRET = re.compile(
+    r"(?:api[_-]?key|secret(?:[_-]?(?:access)?[_-]?key)?|access[_-]?token|auth[_-]?token|passw(?:or)?d|pwd|密码|密钥|口令)"
+    r"[\"']?\s{0,2}[:=：]\s{0,2}[\"']?(?P<value>[A-Za-z0-9+/=_!@#$%^&*.-]{8,})",
+    re.IGNORECASE | re.ASCII,
+)
+# Looked for first: most texts hold none, and the patterns above are slow.
+SECRET_WORDS = ("apikey", "api_key", "api-key", "secret", "access_token", "access-token", "accesstoken", "auth_token")
+SECRET_WORDS += (
+    "auth-token",
+    "authtoken",
+    "passw",
+    "pwd",
+    "密码",
+    "密钥",
+    "口令",
+    "qq",
+    "微信",
+    "薇信",
+    "weixin",
+    "wechat",
+)
+LONG_TOKEN = re.compile(rb"[A-Za-z0-9_.-]{15}")
+MAX_NUMBER_BYTES = 40  # seven digits and what stands between them
+COLONS = re.compile(r":[0-9a-fA-F]{0,4}:")
+NUMBER = re.compile(r"\d[\d. ()（）-]{5,}\d", re.ASCII)
+ID_WEIGHTS = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
+
+
+def mask_private(text: str) -> str:
+    """Return text in which private data stands as [EMAIL], [PHONE], [ID], [CARD], [IP], [ACCOUNT] or [KEY].
+
+    >>> mask_private("写信给 li.lei@qq.com 或打 138-1234-5678。")
+    '写信给 [EMAIL] 或打 [PHONE]。'
+    >>> mask_private("Build 1.2.3.4 of 2024-01-02, order 1234567890, see user@example.com")
+    'Build 1.2.3.4 of 2024-01-02, order 1234567890, see user@example.com'
+    """
+    may_hold_number, may_hold_key = scan_digits(text)
+    if may_hold_key:
+        text = KEY.sub("[KEY]", text)
+    if "@" in text or "＠" in text or "at)" in text or "at]" in text:
+        text = EMAIL.sub(lambda match: match[0] if PUBLIC_MAIL.search(match[0]) else "[EMAIL]", text)
+    if COLONS.search(text):
+        text = IPV6.sub(lambda match: "[IP]" if is_public_ip(match[0]) else match[0], text)
+    lowered = text.lower()
+    if any(word in lowered for word in SECRET_WORDS):
+        text = "\n".join([mask_secrets(line) for line in text.split("\n")])
+    if may_hold_number:
+        text = "\n".join([mask_numbers(line) if may_be_private(line) else line for line in text.split("\n")])
+    return text
+
+
+def scan_digits(text: str) -> tuple[bool, bool]:
+    """Tell quickly whether a text may hold (a number of seven digits or more, a key): both are rare, patterns slow.
+
+    >>> scan_digits("In 1984."), scan_digits("138 1234 5678"), scan_digits("AKIAIOSFODNN7EXAMPLE")
+    ((False, False), (True, False), (False, True))
+    """
+    data = np.frombuffer(text.encode(errors="replace") + b"\n\n", np.uint8)
+    digits = np.flatnonzero(data - np.uint8(ord("0")) < 10)
+    is_number = len(digits) >= 7 and int((digits[6:] - digits[:-6]).min()) <= MAX_NUMBER_BYTES
+    after = np.where(data[digits + 1] == ord("-"), data[digits + 2], data[digits + 1])
+    mixed = digits[((after | 32) - np.uint8(ord("a")) < 26) | (after == ord("_"))]
+    # A letter follows a digit in any key somewhere, and a key is a long token.
+    is_key = any(LONG_TOKEN.search(data[max(0, place - 40) : place + 40].tobytes()) for place in mixed)
+    return is_number, is_key or "PRIVATE KEY" in text
+
+
+def mask_secrets(line: str) -> str:
+    """Return a line with the values of passwords, keys and accounts masked that it names."""
+    lowered = line.lower()
+    if not any(word in lowered for word in SECRET_WORDS) or not any(sign in line for sign in ":=：是"):
+        return line
+    line = SECRET.sub(lambda match: replace_value(match, "[KEY]") if is_secret(match["value"]) else match[0], line)
+    return NAMED_ACCOUNT.sub(lambda match: replace_value(match, "[ACCOUNT]"), line)
+
+
+def may_be_private(line: str) -> bool:
+    """Tell quickly whether a line holds a number of seven digits or more, whatever stands between them."""
+    return any(sum(map(str.isdigit, match[0])) >= 7 for match in NUMBER.finditer(line))
+
+
+def mask_numbers(line: str) -> str:
+    """Return a line with its private numbers masked; the stricter patterns come first."""
+    line = CHINESE_ID.sub(lambda match: "[ID]" if is_chinese_id(match[0]) else match[0], line)
+    line = OLD_CHINESE_ID.sub(lambda match: match[0][:-15] + "[ID]", line)
+    line = SSN.sub("[ID]", line)
+    line = IBAN.sub(lambda match: "[CARD]" if is_iban(match[0]) else match[0], line)
+    line = CARD.sub(lambda match: "[CARD]" if is_card(match[0]) else match[0], line)
+    line = IPV4.sub(lambda match: "[IP]" if is_public_ip(match[0]) else match[0], line)
+    line = NAMED_PHONE.sub(lambda match: replace_value(match, "[PHONE]"), line)
+    for pattern in (MOBILE, LANDLINE, AMERICAN):
+        line = pattern.sub("[PHONE]", line)
+    return INTERNATIONAL.sub(lambda m: "[PHONE]" if 8 <= sum(map(str.isdigit, m[0])) <= 15 else m[0], line)
+
+
+def replace_value(match: re.Match, mask: str) -> str:
+    """Return a match with its group `value` masked."""
+    start, end = match.start("value") - match.start(), match.end("value") - match.start()
+    return match[0][:start] + mask + match[0][end:]
+
+
+def is_chinese_id(number: str) -> bool:
+    """Check the date and the last digit of a Chinese identity number (GB 11643, ISO 7064 MOD 11-2).
+
+    >>> is_chinese_id("11010519491231002X"), is_chinese_id("110105194912310021")
+    (True, False)
+    """
+    try:
+        date(int(number[6:10]), int(number[10:12]), int(number[12:14]))
+    except ValueError:
+        return False
+    total = sum(weight * int(digit) for weight, digit in zip(ID_WEIGHTS, number[:17], strict=True))
+    return "10X98765432"[total % 11] == number[17].upper()
+
+
+def is_card(number: str) -> bool:
+    """Check the length, the issuer and the last digit (Luhn) of a payment card.
+
+    >>> is_card("4111 1111 1111 1111"), is_card("4111 1111 1111 1112")
+    (True, False)
+    """
+    digits = re.sub(r"\D", "", number)
+    if digits != number and not CARD_GROUPS.fullmatch(number):
+        return False
+    if not re.match(r"4|5[1-5]|2[2-7]|3[47]|3[068]|35|6011|62|64|65", digits) or len(set(digits)) < 2:
+        return False
+    doubled = [int(d) * (2 if i % 2 else 1) for i, d in enumerate(reversed(digits))]
+    return 13 <= len(digits) <= 19 and sum(n - 9 if n > 9 else n for n in doubled) % 10 == 0
+
+
+def is_iban(number: str) -> bool:
+    """Check the two check digits of an international bank account (ISO 13616)."""
+    number = number.replace(" ", "")
+    return int("".join(str(int(c, 36)) for c in number[4:] + number[:4])) % 97 == 1
+
+
+def is_public_ip(address: str) -> bool:
+    """Tell whether a network address may be somebody's: neither of a private network nor of documentation.
+
+    >>> is_public_ip("114.247.50.2"), is_public_ip("192.168.0.1"), is_public_ip("1.2.3.4"), is_public_ip("300.1.1.1")
+    (True, False, False, False)
+    """
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    # Of one digit each it is rather a version or the number of a section.
+    if parsed.version == 6 and len(address) < 10:  # rather a port after "::1"
+        return False
+    return parsed.is_global and not re.fullmatch(r"(?:\d\.){3}\d{1,2}", address)
+
+
+def is_secret(value: str) -> bool:
+    """Tell whether a value is a key or password, and no word or placeholder: it mixes letters with digits.
+
+    >>> is_secret("hunter2hunter2"), is_secret("your_password_here"), is_secret("os.environ")
+    (True, False, False)
+    """
+    return bool(re.search(r"\d", value) and re.search(r"[A-Za-z]", value)) and len(set(value)) >= 6
