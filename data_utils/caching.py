@@ -18,7 +18,7 @@ def cache_key(*parts: object) -> str:
 
 @cache
 def _code_version() -> str:
-    files = sorted(Path(__file__).parent.glob("*.py"))
+    files = sorted(Path(__file__).parent.rglob("*.py"))
     return xxhash.xxh64(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 

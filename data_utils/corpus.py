@@ -4,26 +4,26 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Container, Iterator
-from pathlib import Path
 
 import ftfy
+import pyarrow.compute as pc
 import xxhash
-from datasets import Dataset, Features, IterableDataset, Value, concatenate_datasets, load_dataset
-from datasets.exceptions import DatasetNotFoundError
-from huggingface_hub.errors import OfflineModeIsEnabled
+from datasets import Dataset, Features, IterableDataset, Value, concatenate_datasets
+from ftfy.badness import MOJIBAKE_CATEGORIES, is_bad
 
 from data_utils import sources
 from data_utils.caching import cache_key, generate_rows
-from data_utils.files import SAMPLE_BY, file_suffix, file_version, find_files, read_rows
+from data_utils.cleaning.normalize import is_printable
+from data_utils.folder import folder_version, is_corpus_folder
+from data_utils.readers.files import ReadArguments, file_version, find_files
+from data_utils.readers.inputs import find_inputs, is_hub_name, read_documents_of
 from errors import InputError
 
 FEATURES = Features({"text": Value("string"), "language": Value("string"), "source": Value("string")})
 CORPUS_SOURCES = (*sources.DOCUMENT_SOURCES, *sources.DIALOGUE_SOURCES)
-HAN = re.compile(r"[\u3400-\u9fff\U00020000-\U0003ffff]")
-LETTER = re.compile(r"[^\W\d_]")
 CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f\ufeff\ufffe\uffff\ud800-\udfff]")
-SURROGATE = re.compile(r"[\ud800-\udfff]")  # half a character of a broken JSON escape; no file can hold it
 C1 = re.compile(r"[\x80-\x9f]")
+SUSPECT = re.compile(f"[{''.join(MOJIBAKE_CATEGORIES.values())}]")  # without one of these there is no mojibake for ftfy
 
 
 # Reading
@@ -39,34 +39,16 @@ def parse_source(name: str) -> tuple[str, float]:
     return (match[1], float(match[2])) if match else (name, 1.0)
 
 
-def is_hub_name(path: str) -> bool:
-    """Tell whether a path that does not exist here reads as a hub dataset: owner/name or owner/name:configuration."""
-    name, _, _ = path.partition(":")
-    is_name = bool(re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", path))
-    return is_name and not Path(path).exists() and file_suffix(Path(name)) == ""
-
-
-def load_hub(name: str, streaming: bool = False) -> Dataset | IterableDataset:
-    """Load the training split of a hub dataset; raise InputError where it is not to be had."""
-    try:
-        path, _, configuration = name.partition(":")
-        return load_dataset(path, configuration or None, split="train", streaming=streaming)
-    except (OfflineModeIsEnabled, DatasetNotFoundError, ConnectionError) as error:
-        raise InputError(
-            f"{name}: not found here; to download a dataset of that name from the hub, set HF_HUB_OFFLINE=0"
-        ) from error
-
-
 def stream_corpus(paths: list[str], sample_by: str, text_column: str, remove_stop_words: bool) -> IterableDataset:
     """Read documents as `read_corpus` and `clean_corpus` do, but one after the other as they are needed.
 
     For what is too large for this machine's disk; built-in sources and `@TIMES` are not for streams.
     """
-    files = [file for path in paths for file in ([path] if is_hub_name(path) else map(str, find_files(path)))]
+    files = [file for path in paths for file in find_inputs(path)]
 
     def documents(files: list[str]) -> Iterator[dict]:
         for file in files:
-            for row in read_texts(file, text_column, sample_by, streaming=True):
+            for row in read_texts(file, text_column, sample_by):
                 text = clean_text(row["text"], remove_stop_words)
                 if text:
                     yield {**row, "text": text}
@@ -86,6 +68,8 @@ def data_version(paths: list[str], builtin: Container[str]) -> str:
             parts.append(f"{path}:{sources.source_version(path)}")
         elif is_hub_name(path):
             parts.append(path)
+        elif is_corpus_folder(path):
+            parts.append(folder_version(path))
         else:
             parts += [f"{file}:{file_version(file)}" for file in find_files(path)]
     return xxhash.xxh64("\0".join(parts).encode()).hexdigest()
@@ -102,16 +86,14 @@ def read_documents(source: str) -> Iterator[dict]:
             yield {"text": text, "language": dialogue["language"], "source": dialogue["source"]}
 
 
-def read_texts(path: str, text_column: str, sample_by: str, streaming: bool = False) -> Iterator[dict]:
-    """Yield the documents of one file, or of a hub dataset."""
-    rows = enumerate(load_hub(path, streaming), 1) if is_hub_name(path) else read_rows(path, sample_by)
-    for number, row in rows:
-        if text_column not in row:
-            raise InputError(
-                f"{path}:{number}: no column '{text_column}'; it has: {', '.join(row)}; name one with --text_column"
-            )
-        text = "" if row[text_column] is None else SURROGATE.sub("", str(row[text_column]))
-        yield {"text": text, "language": detect_language(text), "source": Path(path).name}
+def read_texts(path: str, text_column: str, sample_by: str) -> Iterator[dict]:
+    """Yield the documents of one file, or of a hub dataset; the first fault is raised as InputError."""
+    try:
+        options = ReadArguments(sample_by, text_column)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    for row in read_documents_of(path, options):
+        yield {"text": row["text"], "language": row["language"], "source": row["source"]}
 
 
 def dialogue_text(messages: list[dict]) -> str:
@@ -129,8 +111,6 @@ def read_corpus(paths: list[str], sample_by: str = "paragraph", text_column: str
 
     Returns a Dataset with `text`, `language` and `source`. Raises InputError for what cannot be read.
     """
-    if sample_by not in SAMPLE_BY:
-        raise InputError(f"--sample_by {sample_by}: use one of {', '.join(SAMPLE_BY)}")
     parts = []
     for name in paths:
         path, times = parse_source(name)
@@ -138,7 +118,7 @@ def read_corpus(paths: list[str], sample_by: str = "paragraph", text_column: str
             key = cache_key("read_documents", path, sources.source_version(path))
             part = generate_rows(read_documents, FEATURES, key, source=path)
         else:
-            files = {path: "hub"} if is_hub_name(path) else {str(file): file_version(file) for file in find_files(path)}
+            files = {file: "hub" if is_hub_name(file) else file_version(file) for file in find_inputs(path)}
             part = concatenate_datasets(
                 [
                     generate_rows(
@@ -169,17 +149,6 @@ def repeat_rows(rows: Dataset, times: float) -> Dataset:
     return concatenate_datasets(parts) if parts else rows.select([])
 
 
-def detect_language(text: str) -> str:
-    """Return 'zh' where at least a fifth of the letters are Han characters, else 'en'.
-
-    >>> detect_language("我喜欢 Python"), detect_language("I like tea")
-    ('zh', 'en')
-    """
-    sample = text[:2000]
-    han = len(HAN.findall(sample))
-    return "zh" if han and han >= 0.2 * len(LETTER.findall(sample)) else "en"
-
-
 # Cleaning
 
 
@@ -194,6 +163,8 @@ def clean_text(text: str, remove_stop_words: bool = False) -> str:
     'café\\nschön\\n\\nend'
     """
     text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if is_sound(text):  # most text is: 20 times faster than to look for what could be repaired
+        return tidy_lines(text, remove_stop_words)
     text = CONTROL.sub("", text)
     repaired = None
     while not text.isascii() and text != repaired:  # what is repaired may be mojibake again; most text needs one pass
@@ -208,9 +179,30 @@ def clean_text(text: str, remove_stop_words: bool = False) -> str:
         )
         # C1 is dropped after ftfy, since it may be part of mojibake; NFC is last, since what parted a letter is gone.
         text = unicodedata.normalize("NFC", C1.sub("", CONTROL.sub("", text)))
-    text = "\n".join(line.rstrip() for line in text.split("\n"))
-    text = re.sub(r"\n{3,}", "\n\n", text).strip()
-    return drop_stop_words(text) if remove_stop_words else text
+    return tidy_lines(text, remove_stop_words)
+
+
+def is_sound(text: str) -> bool:
+    """Tell quickly whether there is nothing in a text that `clean_text` repairs or drops, line ends aside.
+
+    All that it drops is not printable; ftfy changes, of printable text, what its `is_bad` names and U+FFFC.
+    """
+    if not is_printable(text) or "\ufffc" in text:
+        return False
+    if text.isascii():
+        return True
+    # What ftfy looks for is at most seven characters wide: its slow pattern sees the neighbours of the suspects only.
+    windows = [text[max(0, match.start() - 7) : match.start() + 8] for match in SUSPECT.finditer(text)]
+    if windows and (is_bad("\n".join(windows)) or "\nÃ " in text or "\nÂ " in text):
+        return False
+    return unicodedata.is_normalized("NFC", text)
+
+
+def tidy_lines(text: str, remove_stop_words: bool) -> str:
+    """Return text without spaces at line ends and more than one blank line."""
+    text = "\n".join([line.rstrip() for line in text.split("\n")])
+    text = re.sub(r"\n{3,}", "\n\n", text) if "\n\n\n" in text else text
+    return drop_stop_words(text.strip()) if remove_stop_words else text.strip()
 
 
 def drop_stop_words(text: str) -> str:
@@ -265,6 +257,12 @@ def hash_share(text: str) -> float:
     return int.from_bytes(digest, "big") / 2**64
 
 
+def count_text_bytes(documents: Dataset) -> int:
+    """Return about how many bytes of UTF-8 a Dataset of documents holds, without reading the texts one by one."""
+    table = documents.data
+    return int(pc.sum(pc.binary_length(table.column("text"))).as_py() * len(documents) / max(table.num_rows, 1))
+
+
 def split_train_eval(corpus: Dataset, eval_fraction: float) -> tuple[Dataset, Dataset]:
     """Split a corpus by document, before anything is trained on it, into (training, held-out).
 
@@ -282,14 +280,3 @@ def split_train_eval(corpus: Dataset, eval_fraction: float) -> tuple[Dataset, Da
     head = [{**row, "text": row["text"][:cut]} if row["text"] == texts[longest] else row for row in rows]
     tail = [{**rows[longest], "text": texts[longest][cut:]}]
     return Dataset.from_list(head, features=corpus.features), Dataset.from_list(tail, features=corpus.features)
-
-
-def sample_texts(corpus: Dataset, max_bytes: int = 6_000_000) -> Iterator[str]:
-    """Yield shuffled texts of at most `max_bytes` for each language: equal shares, in bounded memory."""
-    spent: dict[str, int] = {}
-    for row in corpus.shuffle(seed=0):
-        left = max_bytes - spent.get(row["language"], 0)
-        text = row["text"].encode()[:left].decode(errors="ignore")
-        if text:
-            spent[row["language"]] = spent.get(row["language"], 0) + len(text.encode())
-            yield text

@@ -15,17 +15,16 @@ from transformers import PreTrainedTokenizerBase
 
 from data_utils import sources
 from data_utils.caching import cache_key, generate_rows
+from data_utils.cleaning.languages import detect_language
 from data_utils.corpus import (
     clean_text,
-    detect_language,
     dialogue_text,
     hash_share,
-    is_hub_name,
-    load_hub,
     parse_source,
     repeat_rows,
 )
-from data_utils.files import file_suffix, file_version, find_files, read_rows
+from data_utils.readers.files import file_suffix, file_version, find_files
+from data_utils.readers.inputs import is_hub_name, load_hub, read_rows
 from errors import InputError
 
 IGNORE_LABEL = -100  # what the loss of PyTorch and transformers skips
@@ -101,7 +100,7 @@ def describe_forms(paths: list[str]) -> list[str]:
         if path in sources.DIALOGUE_SOURCES or is_hub_name(path):
             continue
         for file in find_files(path):
-            keys = {"text"} if file_suffix(file) in (".txt", ".md") else next(read_rows(str(file)))[1].keys()
+            keys = {"text"} if file_suffix(file) in (".txt", ".md") else next(read_rows(file))[1].keys()
             form = next((name for name, needed in FORMS.items() if needed <= keys), "an unknown form")
             lines.append(f"{file}: read as {form}")
     return lines
@@ -145,7 +144,7 @@ def check_dialogue(messages: list[dict]) -> list[dict]:
 
 def read_turns(path: str) -> Iterator[tuple[int, list[dict]]]:
     """Yield (line, messages) of plain text: lines of user and assistant in turn, a blank line between dialogues."""
-    for start, row in read_rows(path, "paragraph"):
+    for start, row in read_rows(path):
         contents = row["text"].split("\n")
         yield start, [{"role": ("user", "assistant")[i % 2], "content": content} for i, content in enumerate(contents)]
 
@@ -155,7 +154,7 @@ def read_file(path: str) -> Iterator[dict]:
     if is_hub_name(path):
         rows = enumerate(load_hub(path), 1)
     else:
-        rows = read_turns(path) if file_suffix(Path(path)) in (".txt", ".md") else read_rows(path)
+        rows = read_turns(path) if file_suffix(path) in (".txt", ".md") else read_rows(path)
     for number, row in rows:
         try:
             messages = check_dialogue(row if isinstance(row, list) else convert_row(row))
@@ -185,7 +184,7 @@ def read_dialogues(paths: list[str]) -> Dataset:
         elif is_hub_name(path):
             readers = [(read_file, {"path": path}, "hub")]
         else:
-            readers = [(read_file, {"path": str(file)}, file_version(file)) for file in find_files(path)]
+            readers = [(read_file, {"path": file}, file_version(file)) for file in find_files(path)]
         for reader, arguments, version in readers:
             key = cache_key(reader.__name__, arguments, version)
             part = generate_rows(reader, FEATURES, key, **arguments)

@@ -2,14 +2,18 @@
 
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator
+from itertools import islice
 
 import numpy as np
+import pyarrow as pa
+import torch
 from datasets import Dataset, Features, IterableDataset, List, Value
 from transformers import PreTrainedTokenizerBase
 
 from data_utils.caching import cache_key, generate_rows
 from data_utils.corpus import is_held_out
 from data_utils.dialogue import IGNORE_LABEL, DialogueError, fit_dialogue
+from data_utils.encoding import encode_texts
 from errors import InputError
 
 IDS = List(Value("int32"))
@@ -21,18 +25,23 @@ def tokenize_documents(documents: Dataset, tokenizer: PreTrainedTokenizerBase, t
     `tokenizer_key` names the tokenizer in the cache.
     """
 
-    def encode(batch: dict) -> dict:
-        # A control token that stands in a text is text.
-        ids = tokenizer(batch["text"], add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        return {"input_ids": [[*document, tokenizer.eos_token_id] for document in ids]}
+    def encode(table: pa.Table) -> pa.Table:
+        ids = encode_texts(tokenizer, table["text"].to_pylist())
+        offsets = np.cumsum([0, *map(len, ids)], dtype=np.int32)
+        values = np.frombuffer(b"".join(ids), dtype=np.int32)
+        return pa.table({"input_ids": pa.ListArray.from_arrays(offsets, values)})
 
-    return documents.map(
-        encode,
-        batched=True,
-        remove_columns=documents.column_names,
-        features=Features({"input_ids": IDS}),
-        new_fingerprint=cache_key("tokenize_documents", documents._fingerprint, tokenizer_key),
-        desc="tokenizing",
+    return (
+        documents.with_format("arrow")
+        .map(
+            encode,
+            batched=True,
+            remove_columns=documents.column_names,
+            features=Features({"input_ids": IDS}),
+            new_fingerprint=cache_key("tokenize_documents", documents._fingerprint, tokenizer_key),
+            desc="tokenizing",
+        )
+        .with_format(None)
     )
 
 
@@ -56,15 +65,29 @@ def pack_tokens(documents: Iterable[Iterable[int]], block_tokens: int) -> Iterat
 
 def pack_documents(tokenized: Dataset, block_tokens: int) -> Dataset:
     """Return a cached Dataset of blocks, `input_ids` of T tokens each, from tokenized documents."""
+    tail = np.empty(0, np.int32)
 
-    def blocks() -> Iterator[dict]:
-        batches = tokenized.with_format("numpy").iter(batch_size=1000)
-        documents = (document for batch in batches for document in batch["input_ids"])
-        for block in pack_tokens(documents, block_tokens):
-            yield {"input_ids": block}
+    def cut(table: pa.Table) -> pa.Table:
+        nonlocal tail
+        values = [chunk.flatten().to_numpy() for chunk in table["input_ids"].chunks]
+        joined = np.concatenate([tail, *values])
+        whole = len(joined) // block_tokens * block_tokens
+        tail = joined[whole:].copy()
+        offsets = np.arange(0, whole + 1, block_tokens, dtype=np.int32)
+        return pa.table({"input_ids": pa.ListArray.from_arrays(offsets, joined[:whole])})
 
-    key = cache_key("pack_documents", tokenized._fingerprint, block_tokens)
-    return generate_rows(blocks, Features({"input_ids": IDS}), key)
+    return (
+        tokenized.with_format("arrow")
+        .map(
+            cut,
+            batched=True,
+            remove_columns=tokenized.column_names,
+            features=Features({"input_ids": IDS}),
+            new_fingerprint=cache_key("pack_documents", tokenized._fingerprint, block_tokens),
+            desc="packing",
+        )
+        .with_format(None)
+    )
 
 
 def stream_blocks(
@@ -74,8 +97,8 @@ def stream_blocks(
 
     def blocks() -> Iterator[dict]:
         kept = (row["text"] for row in documents if not is_held_out(row["text"], eval_fraction))
-        encoded = (tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"] for text in kept)
-        for block in pack_tokens(([*ids, tokenizer.eos_token_id] for ids in encoded), block_tokens):
+        batches = iter(lambda: list(islice(kept, 64)), [])
+        for block in pack_tokens((ids for texts in batches for ids in encode_texts(tokenizer, texts)), block_tokens):
             yield {"input_ids": block}
 
     return IterableDataset.from_generator(blocks, Features({"input_ids": IDS}))
@@ -153,3 +176,14 @@ def pack_dialogues(encoded: Dataset, row_tokens: int, pad_token_id: int) -> Data
     key = cache_key("pack_dialogues", encoded._fingerprint, row_tokens, pad_token_id)
     features = Features(dict.fromkeys(("input_ids", "labels", "position_ids"), IDS))
     return generate_rows(rows, features, key)
+
+
+def collate_blocks(rows: list[dict]) -> dict[str, torch.Tensor]:
+    """Stack B rows to `input_ids` (B, T); the labels are the same, since the model shifts them itself."""
+    input_ids = torch.from_numpy(np.stack([row["input_ids"] for row in rows])).long()
+    return {"input_ids": input_ids, "labels": input_ids}
+
+
+def collate_rows(rows: list[dict]) -> dict[str, torch.Tensor]:
+    """Stack B rows to `input_ids`, `labels`, `position_ids` (B, T); with a mask, positions would not part dialogues."""
+    return {name: torch.from_numpy(np.stack([row[name] for row in rows])).long() for name in rows[0]}

@@ -13,6 +13,7 @@ from data_utils import caching, corpus, dialogue, sources
 from data_utils.corpus import clean_corpus, read_corpus, split_train_eval
 from data_utils.dialogue import name_assistant, read_dialogues
 from data_utils.packing import encode_dialogues, pack_dialogues, pack_documents, tokenize_documents
+from data_utils.readers import inputs
 
 ROOT = Path(__file__).parents[2]
 
@@ -51,13 +52,14 @@ def test_key_changes_with_each_part():
     assert len({caching.cache_key(*part) for part in parts}) == len(parts)
 
 
-@pytest.mark.parametrize("change", ["nothing", "a line", "a module"])
+@pytest.mark.parametrize("change", ["nothing", "a line", "a line of a room", "a module"])
 def test_key_changes_with_the_code(monkeypatch, tmp_path, change):
-    for file in Path(caching.__file__).parent.glob("*.py"):
-        shutil.copy(file, tmp_path)
+    shutil.copytree(
+        Path(caching.__file__).parent, tmp_path, ignore=shutil.ignore_patterns("*.jsonl"), dirs_exist_ok=True
+    )
     before = caching.cache_key("step")
-    if change == "a line":
-        with (tmp_path / "corpus.py").open("a") as file:
+    if change.startswith("a line"):
+        with (tmp_path / ("readers/rows.py" if "room" in change else "corpus.py")).open("a") as file:
             file.write("# changed\n")
     elif change == "a module":
         (tmp_path / "more.py").write_text("x = 1\n")
@@ -102,7 +104,7 @@ def test_the_others_wait_without_end():
 def test_a_corpus_file_is_read_once_until_it_changes(tmp_path, count_calls, name):
     path = tmp_path / name
     path.write_text('{"text": "tea"}\n')
-    calls = count_calls(corpus, "detect_language")
+    calls = count_calls(inputs, "detect_language")
     first, second = (read_corpus([str(path)]) for _ in range(2))
     assert len(calls) == 1
     assert second.to_list() == first.to_list()

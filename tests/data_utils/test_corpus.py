@@ -17,22 +17,21 @@ from datasets import Dataset
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from data_utils.cleaning.languages import detect_language
 from data_utils.corpus import (
     CORPUS_SOURCES,
     FEATURES,
     clean_corpus,
     clean_text,
     data_version,
-    detect_language,
     drop_stop_words,
-    find_files,
     is_held_out,
     parse_source,
     read_corpus,
-    sample_texts,
     split_train_eval,
     stream_corpus,
 )
+from data_utils.readers.files import find_files
 from errors import InputError
 
 # Commas, quotes and a line end inside a text are what a careless CSV reader breaks; none holds a blank line.
@@ -265,6 +264,8 @@ def test_hub_name_offline_says_how_to_go_online():
 def test_unknown_way_to_sample_is_not_blamed_on_the_file(tmp_path):
     with pytest.raises(InputError, match=r"sample_by.*sentence"):
         read_corpus([write(tmp_path / "a.txt", "one")], sample_by="sentence")
+    with pytest.raises(InputError, match=r"sample_by.*sentence"):
+        list(stream_corpus([write(tmp_path / "a.txt", "one")], "sentence", "text", remove_stop_words=False))
 
 
 def test_a_built_in_source_is_read_as_documents():
@@ -294,7 +295,7 @@ def test_data_version_of_what_is_missing(name):
 
 
 def test_find_files_keeps_to_data_files(folder):
-    assert [path.name for path in find_files(str(folder))] == ["a.txt", "b.txt", "c.txt.gz"]
+    assert [Path(path).name for path in find_files(str(folder))] == ["a.txt", "b.txt", "c.txt.gz"]
 
 
 @pytest.mark.parametrize(
@@ -508,24 +509,3 @@ def test_tail_is_cut_from_the_longest_document_only():
     assert [*train["text"][:2], *train["text"][3:]] == texts
     assert train["text"][2] + held_out["text"][0] == long
     assert len(held_out["text"][0]) == 5
-
-
-# Sampling for the tokenizer
-
-
-def test_sample_texts_is_bounded_for_each_language():
-    texts = [f"tea {i:04}" for i in range(100)] + [f"茶{i:05}" for i in range(50)]  # 8 bytes each
-    chosen = list(sample_texts(make_corpus(texts), max_bytes=80))
-    assert Counter(detect_language(text) for text in chosen) == {"en": 10, "zh": 10}
-    assert len(set(chosen)) == 20
-    assert chosen == list(sample_texts(make_corpus(texts), max_bytes=80))
-
-
-def test_sample_texts_takes_all_of_a_small_corpus():
-    assert sorted(sample_texts(make_corpus(TEXTS))) == sorted(TEXTS)
-
-
-def test_a_document_larger_than_the_bound_is_cut_and_not_left_out():
-    [sample] = sample_texts(make_corpus(["茶 and tea " * 100]), max_bytes=400)
-    assert 0 < len(sample.encode()) <= 400
-    assert ("茶 and tea " * 100).startswith(sample)

@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from data_utils import sources
-from data_utils.corpus import detect_language, dialogue_text, read_corpus, read_documents
+from data_utils.cleaning.languages import detect_language
+from data_utils.corpus import dialogue_text, read_corpus, read_documents
 from data_utils.dialogue import check_dialogue, read_dialogues
 from errors import InputError
 

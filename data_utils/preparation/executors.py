@@ -1,0 +1,165 @@
+"""Where the tasks of a preparation run: on this machine, on a Slurm cluster or on Ray, by datatrove's executors."""
+
+import os
+import re
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import dill
+from datatrove.executor import LocalPipelineExecutor, RayPipelineExecutor, SlurmPipelineExecutor
+from datatrove.executor.base import PipelineExecutor
+from datatrove.pipeline.base import PipelineStep
+from loguru import logger
+from tqdm import tqdm
+
+from errors import InputError
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass
+class Stage:
+    """A part of a preparation: the same steps for each of `tasks` tasks, after the stage before it is done."""
+
+    name: str
+    steps: list[PipelineStep]
+    tasks: int
+    sizes: list[int] | None = None  # bytes of each task, for the progress bar
+
+
+class LocalExecutor(LocalPipelineExecutor):
+    """datatrove's executor for one machine with a pool that tells when a worker was killed, and a progress bar.
+
+    datatrove's own pool waits for ever for a worker that the system ended for lack of memory, and its log of each task
+    would fill the screen: what a user must know stands in the report.
+    """
+
+    stage: Stage
+
+    def run(self) -> None:
+        """Run what isn't done yet; raise what a task raised."""
+        ranks = self.get_incomplete_ranks()
+        sizes = self.stage.sizes or [1] * self.tasks
+        unit = {"unit": "B", "unit_scale": True} if self.stage.sizes else {"unit": " tasks"}
+        done = sum(sizes) - sum(sizes[rank] for rank in ranks)
+        with tqdm(total=sum(sizes), initial=done, desc=self.stage.name, disable=None, **unit) as bar:
+            if min(self.workers, len(ranks)) < 2:
+                for rank in ranks:
+                    run_task(dill.dumps(self), rank)
+                    bar.update(sizes[rank])
+                return
+            payload = dill.dumps(self)
+            context = get_context("forkserver")
+            # All is imported once, and each worker begins as a copy of that; the server has but the environment's path.
+            os.environ["PYTHONPATH"] = f"{ROOT}:{os.environ.get('PYTHONPATH', '')}".rstrip(":")
+            context.set_forkserver_preload(["data_utils.preparation.plan"])
+            with ProcessPoolExecutor(self.workers, context, leave_with, (os.getpid(),)) as pool:
+                waiting = {pool.submit(run_task, payload, rank): rank for rank in ranks}
+                try:
+                    while waiting:
+                        for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+                            bar.update(sizes[waiting.pop(future)])
+                            future.result()
+                except BrokenProcessPool as error:
+                    raise RuntimeError(
+                        "out of memory? a worker process was killed; the same command goes on, --workers 1 needs less"
+                    ) from error
+                finally:
+                    pool.shutdown(wait=True, cancel_futures=True)
+
+
+def run_task(payload: bytes, rank: int) -> None:
+    """Run one task of a pickled executor, each on a copy of its own."""
+    logger.disable("datatrove")
+    dill.loads(payload)._run_for_rank(rank)
+
+
+def leave_with(parent: int) -> None:
+    """Let this worker process end when `parent` has: whoever goes on must not find it still writing."""
+
+    def watch() -> None:
+        while True:
+            time.sleep(0.5)
+            try:
+                os.kill(parent, 0)
+            except ProcessLookupError:
+                os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def make_executor(stage: Stage, kind: str, work: Path, workers: int, slurm: dict, before: PipelineExecutor | None):
+    """Return datatrove's executor of this kind for a stage."""
+    logs = str(work / "runs" / stage.name)
+    if kind == "local":
+        executor = LocalExecutor(stage.steps, stage.tasks, workers, logs)
+        executor.stage = stage
+        return executor
+    if kind == "ray":
+        return RayPipelineExecutor(stage.steps, stage.tasks, workers, logging_dir=logs, mem_per_cpu_gb=1)
+    # The compute nodes see the same folders; they need this Python and this code.
+    environment = f"export PATH={Path(sys.executable).parent}:$PATH PYTHONPATH={ROOT}:$PYTHONPATH"
+    return SlurmPipelineExecutor(
+        stage.steps,
+        stage.tasks,
+        workers=workers,
+        job_name=f"corpus-{stage.name}",
+        env_command=environment,
+        logging_dir=logs,
+        depends=before,
+        **slurm,
+    )
+
+
+def run_stages(
+    stages: list[Stage], kind: str, work: Path, workers: int, slurm: dict, ray_address: str | None, say: Callable
+) -> bool:
+    """Run the stages in order, what is done already left out; return whether they are done (Slurm's run later)."""
+    if kind == "slurm":
+        if shutil.which("sbatch") is None:
+            raise InputError("--executor slurm: there is no sbatch here; run it on a login node of the cluster")
+        executor = None
+        for stage in stages:
+            executor = make_executor(stage, kind, work, workers, slurm, executor)
+        executor.run()
+        say(f"submitted to Slurm; scripts and logs in {work / 'runs'}")
+        return False
+    if kind == "ray":
+        start_ray(ray_address)
+    for stage in stages:
+        executor = make_executor(stage, kind, work, workers, slurm, None)
+        executor.run()
+        if failed := executor.get_incomplete_ranks(skip_completed=True):
+            raise_failure(executor, stage, failed)
+    return True
+
+
+def start_ray(address: str | None) -> None:
+    """Join a Ray cluster, or start Ray on this machine."""
+    try:
+        import ray
+    except ImportError as error:
+        raise InputError("--executor ray needs ray; run: pip install -r requirements/ray.txt") from error
+    if not ray.is_initialized():
+        path = f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"
+        ray.init(address, runtime_env={"env_vars": {"PYTHONPATH": path}}, log_to_driver=False, include_dashboard=False)
+    logger.disable("datatrove")
+
+
+def raise_failure(executor: PipelineExecutor, stage: Stage, failed: list[int]) -> None:
+    """Raise what the log of a failed task says; Ray's executor keeps it for itself."""
+    path = f"logs/task_{failed[0]:05d}.log"
+    log = executor.logging_dir.open(path, "r").read() if executor.logging_dir.isfile(path) else ""
+    errors = re.findall(r"^(?:\w+\.)*(\w+(?:Error|Exception)): (.*)$", log, re.MULTILINE)
+    kind, reason = errors[-1] if errors else ("", "it was killed")
+    if kind == "InputError":
+        raise InputError(reason)
+    raise RuntimeError(f"stage {stage.name}, task {failed[0]}: {kind} {reason}; see {executor.logging_dir.path}/{path}")

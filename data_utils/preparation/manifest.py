@@ -1,0 +1,92 @@
+"""The end of a preparation: the report, and the manifest that makes a folder a corpus."""
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+
+from datatrove.pipeline.base import PipelineStep
+
+from data_utils.folder import MANIFEST
+from data_utils.preparation.report import draw_pictures, format_report
+from data_utils.preparation.tally import EXAMPLES, read_tallies, write_json
+
+
+class WriteReport(PipelineStep):
+    """The last task: the report, then the corpus moved to its place, then the manifest, by which it counts as whole."""
+
+    type, name = "WRITER", "report"
+
+    def __init__(self, work: str, settings: dict) -> None:
+        super().__init__()
+        self.work, self.settings = Path(work), settings
+
+    def run(self, data: None = None, rank: int = 0, world_size: int = 1) -> None:
+        """Write the report and the manifest of the corpus."""
+        output = self.work.parent
+        for path in (*output.glob("*.tmp"), *(self.work / "data").glob("*.tmp")):  # what a kill left half written
+            path.unlink()
+        read, written = (read_tallies(self.work, stage) for stage in ("read", "write"))
+        report = merge_tallies(read, written)
+        report["seconds"] = sum_seconds(self.work / "runs", read)
+        draw_pictures(report, output / "pictures")
+        write_json(output / "report.json", report)
+        aside = self.work / "report.md"
+        aside.write_text(format_report(report, output.name), encoding="utf-8")
+        aside.replace(output / "report.md")
+        if (self.work / "data").exists():
+            shutil.rmtree(output / "data", ignore_errors=True)
+            (self.work / "data").rename(output / "data")
+        shards = [tally["shard"] for tally in written if tally["shard"]]
+        last = list(report["steps"])[-1]
+        manifest = {
+            "format": 1,
+            "shards": shards,
+            "documents": sum(shard["documents"] for shard in shards),
+            "bytes": sum(shard["bytes"] for shard in shards),
+            "languages": {
+                name: {"documents": counts["documents"], "bytes": counts["bytes"]}
+                for name, counts in report["languages"].items()
+            },
+            "sources": {
+                name: {"documents": counts[0], "bytes": counts[1]} for name, counts in report["steps"][last].items()
+            },
+            "settings": self.settings,
+        }
+        write_json(output / MANIFEST, manifest)
+
+
+def merge_tallies(read: list[dict], written: list[dict]) -> dict:
+    """Return the sums of what the tasks counted, and the first examples of each kind."""
+    report = {"steps": {}, "reasons": {}, "examples": {}, "faults": [], "languages": {}, "changed": {}, "kept": {}}
+    for tally in (*read, *written):
+        for step, sources in tally["steps"].items():
+            merged = report["steps"].setdefault(step, {})
+            for source, counts in sources.items():
+                before = merged.get(source, [0, 0])
+                merged[source] = [before[0] + counts[0], before[1] + counts[1]]
+        for step, reasons in tally["reasons"].items():
+            report["reasons"][step] = dict(Counter(report["reasons"].get(step, {})) + Counter(reasons))
+        for name in ("examples", "changed", "kept"):
+            for kind, examples in tally.get(name, {}).items():
+                report[name][kind] = (report[name].get(kind, []) + examples)[:EXAMPLES]
+        for language, counts in tally.get("languages", {}).items():
+            merged = report["languages"].setdefault(language, {"lengths": [0] * len(counts["lengths"])})
+            for name in ("documents", "bytes", "held_out"):
+                merged[name] = merged.get(name, 0) + counts[name]
+            merged["lengths"] = [a + b for a, b in zip(merged["lengths"], counts["lengths"], strict=True)]
+        report["faults"] += tally["faults"]
+    return report
+
+
+def sum_seconds(runs: Path, read: list[dict]) -> dict[str, float]:
+    """Return the seconds of each cleaning step and of each stage (by datatrove's clock), all tasks together."""
+    seconds = Counter()
+    for tally in read:
+        seconds.update({f"read: {step}": spent for step, spent in tally["seconds"].items()})
+    for path in sorted(runs.glob("*/stats/*.json")):
+        for step in json.loads(path.read_text(encoding="utf-8")):
+            spent = step["time_stats"]
+            name = f"{path.parent.parent.name}: {step['name'].split(': ', 1)[-1]}"
+            seconds[name] += spent["total"] if isinstance(spent, dict) else spent
+    return {step: spent for step, spent in seconds.items() if spent}

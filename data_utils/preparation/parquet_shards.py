@@ -1,0 +1,50 @@
+"""Parquet files of documents that are there only when they are whole."""
+
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+COLUMNS = {"text": pa.string(), "language": pa.string(), "source": pa.string(), "id": pa.string()}
+ROW_GROUP_BYTES = 8_000_000
+
+
+class ShardWriter:
+    """A Parquet file that is there only when it is whole: row groups of about 8 MB, compressed with zstd."""
+
+    def __init__(self, path: Path, columns: dict[str, pa.DataType]) -> None:
+        self.path, self.schema = path, pa.schema(columns)
+        self.aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        self.writer: pq.ParquetWriter | None = None
+        self.tables: list[pa.Table] = []
+        self.held = self.documents = self.bytes = 0
+
+    def add(self, table: pa.Table) -> None:
+        """Take rows; write a row group when there are enough."""
+        size = pc.sum(pc.binary_length(table["text"])).as_py() or 0
+        self.tables.append(table)
+        self.held += size
+        self.bytes += size
+        self.documents += len(table)
+        if self.held >= ROW_GROUP_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self.writer is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            # A dictionary helps where values repeat; for texts it would cost time alone.
+            dictionary = ["language", "source"]
+            self.writer = pq.ParquetWriter(self.aside, self.schema, compression="zstd", use_dictionary=dictionary)
+        table = pa.concat_tables([self.schema.empty_table(), *self.tables])
+        self.writer.write_table(table, row_group_size=max(len(table), 1))
+        self.tables, self.held = [], 0
+
+    def close(self) -> None:
+        """Write what is left, and let the file appear."""
+        self._flush()
+        self.writer.close()
+        with self.aside.open("rb") as file:
+            os.fsync(file.fileno())
+        self.aside.replace(self.path)

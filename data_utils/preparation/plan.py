@@ -1,0 +1,126 @@
+"""A preparation in stages: which files make a task, and which steps each stage takes."""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import fsspec
+from datatrove.pipeline.base import PipelineStep
+from datatrove.pipeline.filters.base_filter import BaseFilter
+
+from data_utils.cleaning.filters import CleaningArguments, build_filters
+from data_utils.preparation.duplicates import PART_BYTES, FindPairs, JoinPairs
+from data_utils.preparation.executors import Stage
+from data_utils.preparation.leaks import BuildIndex, FindLeaks
+from data_utils.preparation.manifest import WriteReport
+from data_utils.preparation.signatures import ROWS
+from data_utils.preparation.stages import ReadSources, WriteClean, WriteCorpus
+from data_utils.preparation.tally import Chain, CheckBroken, Count, Tally
+from data_utils.readers.inputs import ReadArguments, find_inputs, read_documents_of
+from errors import InputError
+
+DUPLICATES = {"near": ROWS, "exact": 1, "none": 0}  # how many keys of each document are compared
+EXPANSION = {".bz2": 5, ".gz": 4, ".zst": 4, ".xz": 5}  # text of a compressed byte, about
+
+
+def list_files(sources: list[str]) -> list[dict]:
+    """Return the files of all sources in order: path, bytes, and what changes when a file does."""
+    if not sources:
+        raise InputError("nothing to prepare: name files or folders with --sources, or a file of settings")
+    return [{"path": path, **describe_file(path)} for source in sources for path in find_inputs(source)]
+
+
+def describe_file(path: str) -> dict:
+    """Return the bytes of a file and its time of change; of an address what its store tells, of a hub name nothing."""
+    if Path(path).exists():
+        stat = Path(path).stat()
+        return {"bytes": stat.st_size, "changed": stat.st_mtime_ns}
+    if "://" not in path:
+        return {"bytes": 0, "changed": None}
+    system, place = fsspec.core.url_to_fs(path)
+    info = system.info(place)
+    return {"bytes": info.get("size") or 0, "changed": str(info.get("ETag") or info.get("mtime") or "")}
+
+
+def divide_files(files: list[dict], task_bytes: int) -> list[list[dict]]:
+    """Divide files into tasks of about `task_bytes`, in order, whatever the number of workers.
+
+    >>> files = [{"bytes": size} for size in (5, 3, 9, 1)]
+    >>> [[file["bytes"] for file in task] for task in divide_files(files, 8)]
+    [[5, 3], [9], [1]]
+    """
+    tasks: list[list[dict]] = []
+    held = task_bytes
+    for file in files:
+        if not tasks or held + file["bytes"] > task_bytes:
+            tasks.append([])
+            held = 0
+        tasks[-1].append(file)
+        held += file["bytes"]
+    return tasks
+
+
+def read_evaluation(paths: list[str], reading: ReadArguments) -> list[tuple[str, str]]:
+    """Return the texts of the evaluation files with their places; raise InputError for one that cannot be read."""
+    files = [file for path in paths for file in find_inputs(path)]
+    return [(row["id"], row["text"]) for file in files for row in read_documents_of(file, reading)]
+
+
+@dataclass
+class Plan:
+    """What a preparation does."""
+
+    files: list[dict]
+    task_megabytes: float
+    reading: ReadArguments
+    cleaning: CleaningArguments
+    duplicates: str
+    near_similarity: float
+    eval_fraction: float
+    eval_files: list[str]
+    max_broken_fraction: float
+
+    def stages(self, work: Path, settings: dict) -> list[Stage]:
+        """Return the stages, each of which leaves in `work` what the next one reads."""
+        # A small input is divided too, by its size alone: the corpus is the same for any number of workers.
+        total = sum(file["bytes"] for file in self.files)
+        tasks = divide_files(self.files, int(min(self.task_megabytes * 10**6, max(total // 8, 10**6))))
+        sizes = [sum(file["bytes"] for file in task) for task in tasks]
+        texts = sum(file["bytes"] * EXPANSION.get(Path(file["path"]).suffix, 1) for file in self.files)
+        parts = 1 + texts // PART_BYTES
+        rows = DUPLICATES[self.duplicates]
+        near = self.duplicates == "near"
+        watches_leaks = near or bool(self.eval_files)
+        folder, tally = str(work), Tally()
+        read = [
+            ReadSources(tasks, partial(read_documents_of, options=self.reading), tally),
+            Count("read", tally),
+            *self.filters(tally),
+            WriteClean(folder, near, self.eval_fraction, tally),
+        ]
+        evaluation = partial(read_evaluation, self.eval_files, self.reading)
+        stages = [
+            Stage("read", read, len(tasks), sizes),
+            Stage("check", [CheckBroken(folder, sum(sizes), self.max_broken_fraction)], 1),
+            Stage("pairs", [FindPairs(folder, parts, self.near_similarity)], rows * parts),
+            Stage("clusters", [JoinPairs(folder, parts)], 1),
+            Stage("index", [BuildIndex(folder, evaluation)], int(watches_leaks)),
+            Stage("leaks", [FindLeaks(folder)], len(tasks) * watches_leaks, sizes),
+            Stage("write", [WriteCorpus(folder, watches_leaks)], len(tasks), sizes),
+            Stage("report", [WriteReport(folder, settings)], 1),
+        ]
+        return [stage for stage in stages if stage.tasks]
+
+    def filters(self, tally: Tally) -> list[PipelineStep]:
+        """Return the cleaning steps: filters in chains, what looks at many documents at once by itself."""
+        steps: list[PipelineStep] = []
+        for step in build_filters(self.cleaning):
+            tally.steps[step.name] = {}  # in their order, also where nothing comes through
+            tally.changed[step.name] = step.examples
+            if type(step).run is not BaseFilter.run:
+                steps += [step, Count(step.name, tally)]
+            elif steps and isinstance(steps[-1], Chain):
+                steps[-1].filters.append(step)
+            else:
+                steps.append(Chain([step], tally))
+        return steps

@@ -1,0 +1,171 @@
+"""The first and last stage of a preparation as blocks for datatrove: sources to clean documents, those to a corpus."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from datatrove.data import Document
+from datatrove.pipeline.base import PipelineStep
+
+from data_utils.corpus import is_held_out
+from data_utils.preparation.duplicates import EXACT, KEPT, NEAR
+from data_utils.preparation.leaks import ENTRY, make_entries, read_leaks
+from data_utils.preparation.parquet_shards import COLUMNS, ShardWriter
+from data_utils.preparation.signatures import SignatureFolder, Signatures, write_array
+from data_utils.preparation.tally import EXAMPLES, Tally, shorten, tally_table
+
+BATCH_CHARACTERS = 250_000  # whose arrays stay in the processor's cache
+FATES = {EXACT: "exact duplicate", NEAR: "near duplicate"}
+
+
+class ReadSources(PipelineStep):
+    """The documents of this task's files, one after the other; a broken file costs itself alone."""
+
+    type, name = "READER", "sources"
+
+    def __init__(self, tasks: list[list[dict]], read: Callable[..., Iterator[dict]], tally: Tally) -> None:
+        """Take the files of each task, `read(path, on_fault=...)` of one of them, and the tally."""
+        super().__init__()
+        self.tasks, self.read, self.tally = tasks, read, tally
+
+    def run(self, data: None = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
+        """Yield the documents."""
+        for file in self.tasks[rank]:
+            documents = 0
+            faults = len(self.tally.faults)
+            for row in self.read(file["path"], on_fault=self.tally.faults.append):
+                documents += 1
+                yield Document(row["text"], row["id"], metadata={"language": row["language"], "source": row["source"]})
+            if not documents and len(self.tally.faults) > faults:
+                self.tally.broken_bytes += file["bytes"]
+
+
+class WriteClean(PipelineStep):
+    """Ends the first stage: clean documents, their signatures, and the shingles of those that are held out."""
+
+    type, name = "WRITER", "clean documents"
+
+    def __init__(self, work: str, near: bool, eval_fraction: float, tally: Tally) -> None:
+        super().__init__()
+        self.work, self.near, self.eval_fraction, self.tally = work, near, eval_fraction, tally
+
+    def run(self, data: Iterable[Document], rank: int = 0, world_size: int = 1) -> None:
+        """Write the documents of a task."""
+        work = Path(self.work)
+        signatures = Signatures(self.near)
+        held_out = [np.zeros(0, ENTRY)]
+        writer = ShardWriter(work / "clean" / f"{rank:05d}.parquet", COLUMNS | {"held_out": pa.bool_()})
+        for batch in batches(data):
+            texts = [document.text for document in batch]
+            with self.track_time("batch"):
+                held = [self.near and is_held_out(text, self.eval_fraction) for text in texts]
+                _, shingles = signatures.add(texts)
+                if shingles is not None and any(held):
+                    held_out.append(make_entries(shingles, np.flatnonzero(held), writer.documents))
+                metadata = [[document.metadata[name] for document in batch] for name in ("language", "source")]
+                columns = [texts, *metadata, [document.id for document in batch], held]
+                writer.add(pa.table(columns, schema=writer.schema))
+        writer.close()
+        signatures.write(work / "signatures", rank)
+        write_array(work / "held_out" / f"{rank:05d}.npy", np.concatenate(held_out))
+        self.tally.write(work / "tallies" / f"read-{rank:05d}.json")
+
+
+def batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    """Yield documents in batches of about BATCH_CHARACTERS."""
+    batch, held = [], 0
+    for document in documents:
+        batch.append(document)
+        held += len(document.text)
+        if held >= BATCH_CHARACTERS:
+            yield batch
+            batch, held = [], 0
+    if batch:
+        yield batch
+
+
+class WriteCorpus(PipelineStep):
+    """The last stage: what is no duplicate and no leak, as a shard of the corpus, and its counts for the report."""
+
+    type, name = "WRITER", "corpus"
+
+    def __init__(self, work: str, watches_leaks: bool) -> None:
+        super().__init__()
+        self.work, self.watches_leaks = work, watches_leaks
+
+    def run(self, data: None = None, rank: int = 0, world_size: int = 1) -> None:
+        """Write the shard of a task."""
+        work, tally = Path(self.work), Tally()
+        tally.steps |= {"duplicates": {}, **({"leaks": {}} if self.watches_leaks else {})}
+        offset, end = SignatureFolder(work / "signatures").offsets[rank : rank + 2].tolist()
+        leaks = read_leaks(work, offset, end) if self.watches_leaks else {}
+        places = json.loads((work / "index" / "places.json").read_text()) if self.watches_leaks else []
+        fates = np.load(work / "clusters" / "fates.npy", mmap_mode="r")
+        writer = ShardWriter(work / "data" / f"{rank:05d}.parquet", COLUMNS)
+        languages: dict[str, dict] = {}
+        kept_examples: dict[str, list] = {}
+        file = pq.ParquetFile(work / "clean" / f"{rank:05d}.parquet")
+        with self.track_time():
+            for table in file.iter_batches(500, use_threads=False):
+                fate = np.asarray(fates[offset : offset + len(table)])
+                numbers = (np.flatnonzero(fate == KEPT) + offset).tolist()
+                offset += len(table)
+                rows = pa.Table.from_batches([table])
+                for kind, name in FATES.items():
+                    for row in rows.filter(pa.array(fate == kind)).to_pylist():
+                        tally.drop("duplicates", name, row["text"], row["source"], id=row["id"])
+                rows = rows.filter(pa.array(fate == KEPT))
+                tally_table(tally, "duplicates", rows)
+                if self.watches_leaks:
+                    rows = drop_leaks(rows, numbers, leaks, places, tally)
+                    tally_table(tally, "leaks", rows)
+                count_languages(rows, languages)
+                for row in rows.slice(0, 2).to_pylist():
+                    examples = kept_examples.setdefault(row["language"], [])
+                    if len(examples) < EXAMPLES:
+                        examples.append({"text": shorten(row["text"]), "source": row["source"]})
+                writer.add(rows.select(list(COLUMNS)))
+        shard = None
+        if writer.documents:
+            writer.close()
+            digest = hashlib.file_digest(writer.path.open("rb"), "sha256").hexdigest()
+            shard = {"file": f"data/{writer.path.name}", "documents": writer.documents, "bytes": writer.bytes}
+            shard["sha256"] = digest
+        counts = {"shard": shard, "languages": languages, "kept": kept_examples}
+        tally.write(work / "tallies" / f"write-{rank:05d}.json", **counts)
+
+
+def drop_leaks(rows: pa.Table, numbers: list[int], leaks: dict[int, int], places: list[str], tally: Tally) -> pa.Table:
+    """Return the rows that are no leaks; `numbers` are those of the documents in the corpus."""
+    clean = [number not in leaks for number in numbers]
+    for number, row in zip(
+        (number for number in numbers if number in leaks),
+        rows.filter(pa.array([not c for c in clean])).to_pylist(),
+        strict=True,
+    ):
+        text = leaks[number]
+        reason, more = (
+            ("held out and held by training", {}) if text < 0 else ("holds evaluation text", {"place": places[text]})
+        )
+        tally.drop("leaks", reason, row["text"], row["source"], id=row["id"], **more)
+    return rows.filter(pa.array(clean, pa.bool_()))
+
+
+def count_languages(rows: pa.Table, languages: dict[str, dict]) -> None:
+    """Add documents, bytes, held-out documents, and lengths in powers of two, of each language."""
+    lengths = np.asarray(pc.utf8_length(rows["text"]))
+    sizes, held_out = np.asarray(pc.binary_length(rows["text"])), np.asarray(rows["held_out"])
+    names = np.asarray(rows["language"].to_pylist(), dtype=object)
+    for name in sorted(set(names)):
+        chosen = names == name
+        counts = languages.setdefault(name, {"documents": 0, "bytes": 0, "held_out": 0, "lengths": [0] * 32})
+        counts["documents"] += int(chosen.sum())
+        counts["bytes"] += int(sizes[chosen].sum())
+        counts["held_out"] += int(held_out[chosen].sum())
+        powers = np.minimum(np.log2(np.maximum(lengths[chosen], 1)).astype(int), 31)
+        counts["lengths"] = (np.array(counts["lengths"]) + np.bincount(powers, minlength=32)).tolist()
