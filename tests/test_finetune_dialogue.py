@@ -67,6 +67,23 @@ def test_reply_loss_falls(tuned):
         assert losses[1] < losses[0]
 
 
+def test_replay_keeps_text_among_the_dialogues(options, tmp_path, capsys):
+    folder = tmp_path / "out"
+    command = [*options, "--replay", "0.5", "--max_steps", "2", "--eval_steps", "2", "--output_dir", str(folder)]
+    assert finetune_dialogue.main(command) == 0
+    rows, of = re.search(r"replay: ([\d,]+) rows of text among ([\d,]+)", capsys.readouterr().out).groups()
+    assert int(of.replace(",", "")) == 2 * int(rows.replace(",", ""))
+    metrics = yaml.safe_load((folder / "run.yaml").read_text())["metrics"]
+    assert {"eval_en_loss", "eval_text_en_loss", "eval_text_zh_bits_per_byte"} <= metrics.keys()
+
+
+def test_replay_needs_to_know_the_text(options, tiny_checkpoint, tmp_path):
+    with pytest.raises(InputError, match="no record of its corpus; say with --replay_corpus"):
+        finetune_dialogue.main(
+            [*options, "--base", str(tiny_checkpoint), "--replay", "0.5", "--output_dir", str(tmp_path / "out")]
+        )
+
+
 def test_says_what_it_trains_on(options, dialogue_file, tmp_path, capsys):
     assert finetune_dialogue.main([*options, "--max_steps", "1", "--output_dir", str(tmp_path / "out")]) == 0
     output = capsys.readouterr().out

@@ -4,20 +4,25 @@ import gzip
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerControl, TrainerState
 
 import train
 from errors import InputError
+from train_utils import clock, dial, training
+from train_utils.callbacks import Progress
+from train_utils.machine import Machine
 
 ROOT = Path(__file__).parents[1]
 
@@ -120,6 +125,90 @@ def test_killed_run_resumes_bit_for_bit(trained, train_options, tmp_path, capsys
     assert_same_weights(trained, folder)
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_every_optimizer_resumes_bit_for_bit(train_options, tmp_path, optimizer):
+    """Muon is in the test above."""
+    options = [*train_options, "--max_steps", "4", "--save_steps", "2", "--eval_strategy", "no", "--optim", optimizer,
+               "--learning_rate", "0.01"]  # fmt: skip
+    whole, again = tmp_path / "whole", tmp_path / "again"
+    assert train.main([*options, "--output_dir", str(whole)]) == 0
+    shutil.copytree(whole, again)
+    shutil.rmtree(again / "checkpoint-4")
+    (again / "model.safetensors").unlink()
+    record = yaml.safe_load((again / "run.yaml").read_text())
+    (again / "run.yaml").write_text(yaml.safe_dump({**record, "status": "training"}))
+    assert train.main([*options, "--output_dir", str(again), "--resume_from_checkpoint", "true"]) == 0
+    assert_same_weights(whole, again)
+
+
+@pytest.fixture
+def fast_machine(monkeypatch):
+    """A machine that needs no measuring, and processes that have just begun."""
+    machine = Machine("cpu", "fp32", 1e11, ((128, 0.2), (512, 0.4)), 10**10, 10**11)
+    monkeypatch.setattr(dial, "measure_machine", lambda *_: machine)
+    start = time.time()
+    for module in (dial, clock):
+        monkeypatch.setattr(module, "process_seconds", lambda: time.time() - start)
+
+
+def test_plan_is_shown_and_nothing_is_trained(corpus_file, tmp_path, capsys, fast_machine):
+    options = ["--corpus", str(corpus_file), "--minutes", "3", "--plan_only", "true", "--use_cpu", "true"]
+    assert train.main([*options, "--output_dir", str(tmp_path / "out")]) == 0
+    output = capsys.readouterr().out
+    for part in ("width 128, 2 layers", "4,096 tokens", "epochs", "FLOPs", "memory", "disk", "at 3 min"):
+        assert part in output
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(InputError, match="--plan_only needs --minutes"):
+        train.main(["--corpus", str(corpus_file), "--plan_only", "true", "--output_dir", str(tmp_path / "out")])
+
+
+def test_run_by_the_clock_ends_in_time_and_is_recorded(train_options, tmp_path, fast_machine):
+    folder, start = tmp_path / "out", time.time()
+    kept = [*train_options]
+    for name in ("--max_steps", "--warmup_steps"):  # which the clock sets
+        del kept[kept.index(name) : kept.index(name) + 2]
+    options = [*kept, "--minutes", "0.12", "--output_dir", str(folder)]
+    assert train.main(options) == 0
+    assert time.time() - start < 14  # 7.2 s asked; a busy machine is slow to save
+    record = yaml.safe_load((folder / "run.yaml").read_text())
+    assert record["settings"]["minutes"] == 0.12
+    assert record["data"]["plan"]["shape"]["width"] == 64  # the shape that was given stays
+    assert record["steps"] > 0
+    assert record["speed"]["tokens_per_second"] > 0
+    report = (folder / "report.md").read_text()
+    assert "GFLOP/s that matrix products reach" in report
+    assert "bits per byte at the end" in report
+
+
+def test_speed_of_a_run_by_the_clock_leaves_out_its_pauses(
+    corpus_file, tiny_shape, tmp_path, fast_machine, monkeypatch
+):
+    """At a mark of the clock, evaluating and saving follow the step; the bar's time must stop there."""
+
+    class Caught(Exception):
+        pass
+
+    def catch(**kwargs):
+        raise Caught(kwargs["args"], kwargs["callbacks"])
+
+    monkeypatch.setattr(training, "Trainer", catch)
+    with pytest.raises(Caught) as caught:
+        train.main([
+            "--corpus", str(corpus_file), "--model_shape", str(tiny_shape), "--vocab_size", "600", "--minutes", "3",
+            "--block_tokens", "64", "--eval_tokens", "256", "--eval_fraction", "0.05", "--bf16", "false",
+            "--head_start", "false", "--use_cpu", "true", "--output_dir", str(tmp_path / "out"),
+        ])  # fmt: skip
+    args, callbacks = caught.value.args
+    progress = next(callback for callback in callbacks if isinstance(callback, Progress))
+    next(callback for callback in callbacks if isinstance(callback, clock.Clock)).progress = 0.6  # past its mark
+    state, control = TrainerState(global_step=5), TrainerControl()
+    for event in ("on_step_begin", "on_step_end"):
+        for callback in callbacks:
+            getattr(callback, event)(args, state, control)
+    assert control.should_evaluate
+    assert progress.since is None
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_saves_and_says_how_to_go_on(trained, train_options, tmp_path, number):
     folder = tmp_path / "stopped"
@@ -219,7 +308,7 @@ def bad_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
     (folder / "good.txt").write_text("some text that is long enough to be read. " * 200)
     (folder / "bad.yaml").write_text("corpus: [a\nb: c\n")
     (folder / "typo.yaml").write_text("learning_rat: 3e-4\n")
-    (folder / "notes.pdf").write_text("x")
+    (folder / "notes.docx").write_text("x")
     good = str(folder / "good.txt")
     return {
         "missing file": (["--corpus", str(folder / "nothing.txt")], "nothing.txt: no such file"),
@@ -227,7 +316,7 @@ def bad_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
         "bad UTF-8": (["--corpus", str(folder / "latin.txt")], "latin.txt:2: not valid UTF-8"),
         "broken JSON": (["--corpus", str(folder / "broken.jsonl")], "broken.jsonl:2: not valid JSON"),
         "no such column": (["--corpus", str(folder / "other.jsonl")], "no column 'text'; it has: body"),
-        "unknown type": (["--corpus", str(folder / "notes.pdf")], "unknown file type"),
+        "unknown type": (["--corpus", str(folder / "notes.docx")], "unknown file type"),
         "unknown key": (["--learning_rat", "1"], "unknown key 'learning_rat'; did you mean 'learning_rate'?"),
         "unknown key in YAML": ([str(folder / "typo.yaml")], "typo.yaml: unknown key 'learning_rat'"),
         "broken YAML": ([str(folder / "bad.yaml")], "bad.yaml:2: not valid YAML"),
@@ -284,3 +373,59 @@ def test_help_teaches(capsys):
     text = capsys.readouterr().out
     assert "accelerate launch train.py" in text
     assert "--block_tokens (256)" in text
+
+
+# Prepared corpora and mixes
+
+
+def test_trains_on_a_prepared_corpus_mixed_by_weights(train_options, corpus_folder, corpus_file, tmp_path, capsys):
+    config = tmp_path / "mix.yaml"
+    sources = f"[{{path: {corpus_folder}, weight: 3}}, {{path: {corpus_file}, weight: 1}}]"
+    config.write_text(f"sources: {sources}\noutput_dir: {tmp_path / 'mix'}\n")
+    assert train.main([str(config), *train_options]) == 0
+    record = yaml.safe_load((tmp_path / "mix" / "run.yaml").read_text())
+    assert {"eval_en_bits_per_byte", "eval_zh_bits_per_byte"} <= record["metrics"].keys()
+    epochs = dict(part.rsplit(" ", 1) for part in record["data"]["epochs"].split(", "))
+    blocks = {str(corpus_folder): 0, str(corpus_file): 0}
+    for part in record["data"]["corpus"].split(", "):
+        path, tokens = part.split(" ")[:2]
+        blocks[path] = float(tokens) * 1e6 / 64
+    # 12 steps of 8 rows: 72 of the one, 24 of the other.
+    assert float(epochs[str(corpus_folder)]) == pytest.approx(72 / blocks[str(corpus_folder)], abs=0.02)
+    assert float(epochs[str(corpus_file)]) == pytest.approx(24 / blocks[str(corpus_file)], abs=0.02)
+    assert f"epochs: {record['data']['epochs']}" in (tmp_path / "mix" / "report.md").read_text()
+    assert record["data"]["epochs"] in capsys.readouterr().out
+
+
+def losses(folder: Path) -> dict[int, float]:
+    """Return the training loss of each step, from the last checkpoint."""
+    log = json.loads((folder / "checkpoint-12" / "trainer_state.json").read_text())["log_history"]
+    return {entry["step"]: entry["loss"] for entry in log if "loss" in entry}
+
+
+def test_killed_on_two_processes_resumes_on_one(train_options, corpus_folder, tmp_path):
+    """The rows of a step are those of one process with accumulation 2, before the kill and after it."""
+    options = [*train_options, "--corpus", str(corpus_folder), "--logging_steps", "1", "--eval_strategy", "no"]
+    one = [*options, "--gradient_accumulation_steps", "2", "--output_dir"]
+    assert train.main([*one, str(tmp_path / "undisturbed")]) == 0
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "train.py"]
+    two = subprocess.Popen(
+        [*command, *options, "--output_dir", str(tmp_path / "two")],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    wait_for(tmp_path / "two" / "checkpoint-4" / "complete.json", two)
+    launcher = psutil.Process(two.pid)
+    for process in (launcher, *launcher.children(recursive=True)):
+        process.kill()
+    two.communicate()
+    assert not (tmp_path / "two" / "model.safetensors").exists()
+    assert train.main([*one, str(tmp_path / "two"), "--resume_from_checkpoint", "true"]) == 0
+    expected = losses(tmp_path / "undisturbed")
+    assert list(expected) == list(range(1, 13))
+    assert losses(tmp_path / "two") == pytest.approx(expected, abs=1e-3)
+    with pytest.raises(InputError, match="step_rows was 16, is 8"):
+        train.main([*options, "--output_dir", str(tmp_path / "two")])

@@ -1,6 +1,8 @@
 """What happens beside the training steps: progress, samples, stopping, and marking checkpoints complete."""
 
+import math
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,14 +12,26 @@ from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
 from train_utils.checkpoint import mark_complete
+from train_utils.clock import Clock
 
 
 class Progress(TrainerCallback):
-    """A bar with tokens a second and time left; a line for each evaluation."""
+    """A bar with tokens a second, share of the machine's peak, bits per byte and time left; a line an evaluation."""
 
-    def __init__(self, tokens_per_step: int, flops_per_token: float) -> None:
-        self.tokens_per_step, self.flops_per_token = tokens_per_step, flops_per_token
+    def __init__(
+        self,
+        tokens_per_step: int,
+        flops_per_token: float,
+        peak_flops: float,
+        bytes_per_token: float,
+        clock: Clock | None,
+    ) -> None:
+        """Args: peak_flops: FLOP/s of matrix products here, of all processes. clock: of a run that has one."""
+        self.tokens_per_step, self.flops_per_token, self.peak_flops = tokens_per_step, flops_per_token, peak_flops
+        self.bytes_per_token, self.clock = bytes_per_token, clock
         self.bar, self.seen_steps = None, 0
+        self.step_seconds: list[float] = []  # without evaluation and saving
+        self.since: float | None = None
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.seen_steps = state.global_step
@@ -33,17 +47,36 @@ class Progress(TrainerCallback):
                 mininterval=0.5,
             )
 
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.since = self.since or time.perf_counter()
+
     def on_step_end(self, args, state, control, **kwargs):
+        now = time.perf_counter()
+        self.step_seconds.append(now - self.since)
+        self.since = None if control.should_evaluate or control.should_save else now
         if self.bar is not None:
+            if self.clock is not None and self.clock.progress > 0:
+                self.bar.total = int(state.global_step / self.clock.progress) * self.tokens_per_step
             self.bar.update((state.global_step - self.seen_steps) * self.tokens_per_step)
             self.seen_steps = state.global_step
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if self.bar is not None and logs and "loss" in logs:
-            rate = self.bar.format_dict["rate"] or 0
-            self.bar.set_postfix_str(
-                f"step {state.global_step}, loss {logs['loss']:.3f}, {rate * self.flops_per_token / 1e9:.0f} GFLOP/s"
-            )
+        if logs and "loss" in logs:
+            figures = self.figures(logs["loss"], int(args.logging_steps))
+            state.log_history[-1].update(figures)
+            if self.bar is not None:
+                bits, mfu = figures["bits_per_byte"], figures["mfu"]
+                self.bar.set_postfix_str(f"step {state.global_step}, {bits:.3f} bits a byte, {mfu:.0%} of peak")
+
+    def figures(self, loss: float, last_steps: int = 0) -> dict[str, float]:
+        """Return tokens a second over the last steps (0: all but the first, which compiles), MFU, bits per byte."""
+        seconds = self.step_seconds[-last_steps:] if last_steps > 0 else self.step_seconds[1:] or self.step_seconds
+        rate = self.tokens_per_step * len(seconds) / max(sum(seconds), 1e-9)
+        return {
+            "tokens_per_second": rate,
+            "mfu": rate * self.flops_per_token / self.peak_flops,
+            "bits_per_byte": loss / math.log(2) / self.bytes_per_token,
+        }
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
         if state.is_world_process_zero and metrics:

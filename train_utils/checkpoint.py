@@ -42,6 +42,10 @@ def collect_settings(*arguments: Any) -> dict[str, Any]:
         if isinstance(group, TrainingArguments):
             values["torch_compile"] = group.compile_layers
             defaults = TrainingArguments(output_dir="", use_cpu=True).to_dict()
+            # A step is the same with half the processes and twice the accumulation.
+            for name in ("per_device_train_batch_size", "gradient_accumulation_steps"):
+                values.pop(name)
+            values["step_rows"] = group.train_batch_size * group.gradient_accumulation_steps * group.world_size
         for name, value in values.items():
             if name not in NOT_SETTINGS and (name not in defaults or defaults[name] != value):
                 settings[name] = value

@@ -7,6 +7,7 @@ import evaluate
 import numpy as np
 import torch
 import torch.nn.functional as F
+from datasets import Dataset
 from transformers import EvalPrediction
 
 FEATURES = datasets.Features({"predictions": datasets.Value("float64"), "references": datasets.Value("float64")})
@@ -76,3 +77,11 @@ def make_compute_metrics(byte_counts: list[int]):
         }
 
     return compute_metrics
+
+
+def bytes_per_label(rows: Dataset, byte_counts: list[int]) -> float:
+    """Return how many bytes of text a token that is trained stands for, from the first rows of (B, T) labels."""
+    sample = rows.select(range(min(len(rows), 256))).with_format("numpy")[:]
+    labels = np.stack(sample["labels"] if "labels" in sample else sample["input_ids"])[:, 1:]
+    labels = labels[labels != -100]
+    return float(np.asarray(byte_counts)[labels].sum() / max(labels.size, 1)) or 1.0

@@ -23,14 +23,14 @@ from errors import InputError
 OUTPUT_PROJECTIONS = ("o_proj", "down_proj", "c_proj")
 
 
-def build_model(shape: Path, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """Build a model with random weights from a shape in JSON (a transformers config without the vocabulary).
+def build_model(shape: Path | dict, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """Build a model with random weights from a shape: a transformers config without the vocabulary, or JSON of one.
 
     The projections that write into the residual stream start at zero, so that every layer begins as the identity.
     Raises InputError for a file that is no such shape.
     """
     try:
-        values = json.loads(shape.read_text(encoding="utf-8"))
+        values = shape if isinstance(shape, dict) else json.loads(shape.read_text(encoding="utf-8"))
         config = AutoConfig.for_model(**values)
     except FileNotFoundError as error:
         known = ", ".join(sorted(str(path) for path in Path(__file__).parents[1].glob("configs/models/*.json")))

@@ -1,71 +1,160 @@
 """Muon on the matrices and AdamW on everything else, as one optimizer that Trainer builds, schedules and resumes."""
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from train_utils.muon import step_muon
+
+MOMENTUM = 0.95
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Peak learning rates: Muon's for the matrices; AdamW's for embeddings, and for the head, norms and biases."""
+
+    matrices: float
+    embeddings: float
+    rest: float
+
+
+# AdamW's peak rate at width 256 and 4,096 tokens a step, by what embedding and head know at the start: nothing; which
+# token follows which (train_utils.bigrams); a language.
+ADAMW_RATES = {"random": 0.03, "fitted": 0.009, "trained": 0.003}
+
+
+def scale_rates(width: int, batch_tokens: int, embeddings: str = "trained") -> Rates:
+    """Return the peak learning rates for a model's width and the tokens of a step, from one measured setting.
+
+    - Matrices: Muon's update has a spectral norm of 1 (times sqrt(A / B) for a tall A x B), so its rate holds for every
+      width (Bernstein 2025, "Deriving Muon").
+    - Embeddings, head, norms: 1 / sqrt(width), between the constant and the 1 / width of Yang et al. 2022 (muP), as
+      nanochat measured; from ADAMW_RATES (measured: benchmarks/LOG.md).
+    - All: sqrt(batch), since a gradient's noise falls with its root (Malladi et al. 2022, for Adam), up to 16 times.
+
+    The horizon enters by the batch, which grows with it (`plan.choose_batch`); at one batch, one rate is used.
+
+    >>> scale_rates(256, 4096).matrices, round(scale_rates(1024, 16384).matrices, 3)
+    (0.02, 0.04)
+    """
+    batch = math.sqrt(min(batch_tokens / 4096, 256))
+    rate = ADAMW_RATES[embeddings] * batch * math.sqrt(256 / width)
+    return Rates(0.02 * batch, rate, rate)
 
 
 class MuonAdamW(torch.optim.Optimizer):
     """One optimizer of two: each parameter group goes to Muon or AdamW by its key `algorithm`.
 
     One set of groups and one state, so that schedulers and checkpoints see a single optimizer. Sources: Jordan et al.
-    2024 (Muon: momentum, orthogonalised by Newton-Schulz, for hidden matrices); Loshchilov and Hutter 2019 (AdamW).
+    2024 (Muon: for hidden matrices); Loshchilov and Hutter 2019 (AdamW).
     """
 
     def __init__(self, groups: list[dict]) -> None:
-        self._inner = {
-            "muon": torch.optim.Muon([g for g in groups if g["algorithm"] == "muon"], momentum=0.95),
-            "adamw": torch.optim.AdamW([g for g in groups if g["algorithm"] == "adamw"], fused=True),
-        }
-        super().__init__([group for inner in self._inner.values() for group in inner.param_groups], {})
+        groups = [group for group in groups if group["params"]]
+        adamw = [group for group in groups if group["algorithm"] == "adamw"]
+        self._adamw = torch.optim.AdamW(adamw, fused=True) if adamw else None
+        adamw = self._adamw.param_groups if adamw else []
+        super().__init__([*(group for group in groups if group["algorithm"] == "muon"), *adamw], {})
 
     @torch.no_grad()
     def step(self, closure: Callable | None = None) -> None:
         """Update all parameters from their gradients."""
-        for name, inner in self._inner.items():
+        for group in self.param_groups:
+            if group["algorithm"] == "muon":
+                self.step_matrices(group)
+        if self._adamw:
             # Linked at every step, since loading a checkpoint replaces the groups.
-            inner.param_groups = [group for group in self.param_groups if group["algorithm"] == name]
-            inner.state = self.state
-            inner.step()
+            self._adamw.param_groups = [group for group in self.param_groups if group["algorithm"] == "adamw"]
+            self._adamw.state = self.state
+            self._adamw.step()
+
+    def step_matrices(self, group: dict) -> None:
+        """Update the matrices of a group, those of one shape together."""
+        shapes: dict[torch.Size, list[torch.Tensor]] = {}
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                shapes.setdefault(parameter.shape, []).append(parameter)
+        dtype = torch.bfloat16 if group["bf16"] else torch.float32
+        transposed = group.get("transposed", False)  # which a checkpoint of an earlier version lacks
+        for (rows, columns), parameters in shapes.items():
+            for parameter in parameters:
+                if not self.state[parameter]:
+                    is_tall = rows > columns or (rows == columns and not transposed)
+                    shape = (rows, 1) if is_tall else (1, columns)
+                    self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+                    self.state[parameter]["scale"] = parameter.new_zeros(shape)
+            states = [self.state[parameter] for parameter in parameters]
+            momenta, scales = ([state[name] for state in states] for name in ("momentum_buffer", "scale"))
+            numbers = (group["lr"], group["momentum"], group["weight_decay"])
+            step_muon(parameters, momenta, scales, *numbers, dtype, transposed)
 
 
 def muon_adamw(
     model: nn.Module,
-    matrix_learning_rate: float,
-    learning_rate: float,
+    rates: Rates,
     weight_decay: float,
     betas: tuple[float, float],
     epsilon: float,
+    bf16: bool = False,
 ) -> MuonAdamW:
     """Build MuonAdamW for a model: 2-D weights outside embeddings and head go to Muon, the rest to AdamW.
 
     Args:
-        matrix_learning_rate: Muon's peak rate; the update's spectral norm is about 1, so it holds for any width.
-        learning_rate: AdamW's peak rate for embeddings, head, norms and biases.
         weight_decay: decoupled decay of the matrices; embeddings, norms and biases have none.
+        bf16: orthogonalise in bfloat16, where that is fast.
     """
-    apart = {id(p) for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
+    inputs = {id(p) for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
     head = model.get_output_embeddings()
-    if head is not None:
-        apart |= {id(p) for p in head.parameters()}
+    outputs = {id(p) for p in head.parameters()} - inputs if head is not None else set()
+    # GPT-2's layers keep their weights as (inputs, outputs), where nn.Linear has (outputs, inputs).
+    turned = {id(module.weight) for module in model.modules() if isinstance(module, Conv1D)}
     trained = [p for p in model.parameters() if p.requires_grad]
-    matrices = [p for p in trained if p.ndim == 2 and id(p) not in apart]
-    rest = [p for p in trained if p.ndim != 2 or id(p) in apart]
-    adamw = {"algorithm": "adamw", "lr": learning_rate, "weight_decay": 0.0, "betas": betas, "eps": epsilon}
-    muon = {"algorithm": "muon", "lr": matrix_learning_rate, "weight_decay": weight_decay}
-    return MuonAdamW([{**muon, "params": matrices}, {**adamw, "params": rest}])
+    matrices = [p for p in trained if p.ndim == 2 and id(p) not in inputs | outputs]
+    rest = [p for p in trained if id(p) not in inputs and (p.ndim != 2 or id(p) in outputs)]
+    adamw = {"algorithm": "adamw", "weight_decay": 0.0, "betas": betas, "eps": epsilon}
+    muon = {"algorithm": "muon", "weight_decay": weight_decay, "momentum": MOMENTUM, "bf16": bf16}
+    muon["lr"] = rates.matrices
+    return MuonAdamW(
+        [
+            {**muon, "transposed": False, "params": [p for p in matrices if id(p) not in turned]},
+            {**muon, "transposed": True, "params": [p for p in matrices if id(p) in turned]},
+            {**adamw, "lr": rates.embeddings, "params": [p for p in trained if id(p) in inputs]},
+            {**adamw, "lr": rates.rest, "params": rest},
+        ]
+    )
 
 
-def optimizer_factory(args) -> tuple[Callable, dict] | None:
+def choose_rates(args, model: PreTrainedModel, batch_tokens: int) -> Rates:
+    """Return the rates of a run: by `scale_rates`, replaced by what the user gave.
+
+    `--learning_rate` is AdamW's for all that it trains. Without Muon AdamW trains the matrices as well, which bear the
+    width less: a rate of 0.004 at width 256 falls as 1 / width (Yang et al. 2022).
+    """
+    width = model.get_input_embeddings().embedding_dim
+    rates = scale_rates(width, batch_tokens, args.embeddings)
+    if args.optim != "muon":
+        batch = rates.matrices / 0.02
+        rate = args.learning_rate if args.learning_rate is not None else 0.004 * batch * 256 / width
+        return Rates(rate, rate, rate)
+    given = args.learning_rate
+    matrices = args.matrix_learning_rate if args.matrix_learning_rate is not None else rates.matrices
+    return Rates(matrices, *((given, given) if given is not None else (rates.embeddings, rates.rest)))
+
+
+def optimizer_factory(args, rates: Rates) -> tuple[Callable, dict] | None:
     """Return what Trainer's `optimizer_cls_and_kwargs` takes for `--optim muon`; None for Trainer's own optimizers."""
     if args.optim != "muon":
         return None
     kwargs = {
-        "matrix_learning_rate": args.matrix_learning_rate,
-        "learning_rate": args.learning_rate,
+        "rates": rates,
         "weight_decay": args.weight_decay,
         "betas": (args.adam_beta1, args.adam_beta2),
         "epsilon": args.adam_epsilon,
+        "bf16": args.bf16,
     }
     return (lambda: muon_adamw), kwargs

@@ -1,6 +1,7 @@
 """One run, from a model and rows to a folder that holds the trained checkpoint and its report."""
 
 import logging
+import math
 import resource
 import sys
 from collections.abc import Callable
@@ -18,9 +19,12 @@ from errors import InputError
 from train_utils.arguments import RunArguments
 from train_utils.callbacks import MarkComplete, Progress, Samples, StopOnSignal
 from train_utils.checkpoint import read_record, save_model, start_record, write_record
-from train_utils.metrics import keep_token_losses, make_compute_metrics
+from train_utils.clock import Clock, process_seconds
+from train_utils.dial import FINISH_SECONDS
+from train_utils.machine import measure_peak
+from train_utils.metrics import bytes_per_label, keep_token_losses, make_compute_metrics
 from train_utils.model import count_parameters, flops_per_token, make_fast, repays_compilation
-from train_utils.optimizer import optimizer_factory
+from train_utils.optimizer import choose_rates, optimizer_factory
 from train_utils.report import plot_loss, write_report
 
 
@@ -65,26 +69,43 @@ def train_and_save(
     output_dir = Path(args.output_dir)
     token_flops = flops_per_token(model, run.row_tokens)
     step_rows = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-    steps = args.max_steps if args.max_steps > 0 else len(train_rows) / step_rows * args.num_train_epochs
-    compiled = repays_compilation(args.compile_layers, token_flops * steps * step_rows * run.row_tokens)
+    step_tokens = step_rows * run.row_tokens
+    steps = args.max_steps if args.max_steps > 0 else math.ceil(len(train_rows) / step_rows * args.num_train_epochs)
+    peak_flops = measure_peak(args.device.type, bool(args.bf16)) * args.world_size
+    total_flops = token_flops * steps * step_tokens
+    if args.minutes is not None:
+        total_flops = min(total_flops, args.minutes * 60 * 0.3 * peak_flops)
+    compiled = repays_compilation(args.compile_layers, total_flops)
+    rates = choose_rates(args, model, step_tokens)
+    args.learning_rate = rates.rest
+    if args.lr_scheduler_type == "warmup_stable_decay" and not args.lr_scheduler_kwargs:
+        args.lr_scheduler_kwargs = {"num_decay_steps": round(args.decay_share * steps), "decay_type": "linear"}
+    clock = None
+    if args.minutes is not None:
+        clock = Clock(args.minutes, args.decay_share, args.max_steps, min(FINISH_SECONDS, 6 * args.minutes))
+        if run.resume:
+            clock.resume(run.resume)
     make_fast(model.get_base_model() if isinstance(model, PeftModel) else model, compiled)
     say(
         f"model: {model.config.model_type}, {count_parameters(model) / 1e6:.2f} M parameters, on {args.device.type} in "
         f"{'bf16' if args.bf16 else 'fp32'}, {'compiled' if compiled else 'not compiled'}"
     )
     stop = StopOnSignal()
+    counted = train_rows if isinstance(train_rows, Dataset) else next(iter(eval_rows.values()))
+    progress = Progress(step_tokens, token_flops, peak_flops, bytes_per_label(counted, run.byte_counts), clock)
     samples = Samples(sample, after=f"eval_{list(eval_rows)[-1]}")
     try:
         trainer = Trainer(
             model=model,
             args=args,
-            train_dataset=train_rows.with_format("numpy"),
+            train_dataset=train_rows.with_format("numpy") if hasattr(train_rows, "with_format") else train_rows,
             eval_dataset={language: rows.with_format("numpy") for language, rows in eval_rows.items()},
             data_collator=collate,
             compute_metrics=make_compute_metrics(run.byte_counts),
             preprocess_logits_for_metrics=keep_token_losses,
-            optimizer_cls_and_kwargs=optimizer_factory(args),
-            callbacks=[Progress(step_rows * run.row_tokens, token_flops), samples, stop, MarkComplete()],
+            optimizer_cls_and_kwargs=optimizer_factory(args, rates),
+            # The clock first: at a step's end it says whether a pause follows, which progress leaves out.
+            callbacks=[*([clock] if clock else []), progress, samples, stop, MarkComplete()],
         )
     except (ImportError, RuntimeError) as error:  # a reporter or optimizer whose package is not there
         if "install" not in str(error):
@@ -99,14 +120,20 @@ def train_and_save(
         say(f"stopped at step {trainer.state.global_step} and saved; to go on, add: --resume_from_checkpoint true")
         return 128 + stop.received
     if args.process_index == 0:
-        finish_run(trainer, tokenizer, output_dir, run, samples.last)
+        finish_run(trainer, tokenizer, output_dir, run, samples.last, progress)
         say(f"done: {output_dir}/ holds the model, loss.png and report.md; next: {next_step}")
     args.distributed_state.wait_for_everyone()
+    args.distributed_state.destroy_process_group()  # or its threads can abort a process that leaves
     return 0
 
 
 def finish_run(
-    trainer: Trainer, tokenizer: PreTrainedTokenizerBase, output_dir: Path, run: Run, samples: list[tuple[str, str]]
+    trainer: Trainer,
+    tokenizer: PreTrainedTokenizerBase,
+    output_dir: Path,
+    run: Run,
+    samples: list[tuple[str, str]],
+    progress: Progress,
 ) -> None:
     """Write what a finished run leaves: the model (and its adapter), run.yaml, loss.png and report.md."""
     model = trainer.model
@@ -119,6 +146,7 @@ def finish_run(
     metrics = {name: round(value, 4) for name, value in final.items() if not name.endswith(("_second", "_runtime"))}
     training = next((entry for entry in reversed(history) if "train_runtime" in entry), {})
     seconds = training.get("train_runtime", 0.0)
+    figures = progress.figures(next((entry["loss"] for entry in reversed(history) if "loss" in entry), math.nan))
     tokens = trainer.state.global_step * trainer.args.train_batch_size * trainer.args.gradient_accumulation_steps
     tokens *= trainer.args.world_size * run.row_tokens
     # ru_maxrss is in KiB on Linux, in bytes on macOS.
@@ -126,13 +154,23 @@ def finish_run(
     facts = {
         "model": f"{model.config.model_type}, {count_parameters(model) / 1e6:.2f} M parameters",
         "trained on": f"{tokens / 1e6:.2f} M tokens in {trainer.state.global_step} steps",
-        "data": ", ".join(f"{name}: {value}" for name, value in run.data.items()),
+        "data": ", ".join(f"{name}: {value}" for name, value in run.data.items() if name != "plan"),
         "time": f"{seconds:.0f} s, {tokens / max(seconds, 1e-9):,.0f} tokens a second, evaluation and saving included",
+        "speed": f"{figures['tokens_per_second']:,.0f} tokens a second in steps, {figures['mfu']:.0%} of the "
+        f"{progress.peak_flops / 1e9:,.0f} GFLOP/s that matrix products reach here",
+        "training text": f"{figures['bits_per_byte']:.3f} bits per byte at the end",
         "peak memory": f"{peak_bytes / 1e9:.1f} GB",
     }
     plot_loss(history, output_dir / "loss.png")
     write_report(output_dir / "report.md", f"A run of {run.script}", facts, evaluations, samples)
     save_model(model, tokenizer, output_dir, run.stop_token_ids)
     record = read_record(output_dir)
-    outcome = {"steps": trainer.state.global_step, "training_loss": training.get("train_loss"), "metrics": metrics}
+    speed = {"tokens_per_second": round(figures["tokens_per_second"]), "mfu": round(figures["mfu"], 3)}
+    speed |= {"peak_memory_bytes": peak_bytes, "seconds": round(process_seconds(), 1)}
+    outcome = {
+        "speed": speed,
+        "steps": trainer.state.global_step,
+        "training_loss": training.get("train_loss"),
+        "metrics": metrics,
+    }
     write_record(output_dir, {**record, "status": "finished", **outcome})

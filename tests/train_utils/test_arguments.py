@@ -1,6 +1,7 @@
 """Options: where each value comes from, what is refused, and how it is said."""
 
 from dataclasses import asdict, dataclass, field, fields
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,9 @@ from transformers.training_args import OptimizerNames
 
 import finetune_dialogue
 import train
+from data_utils import prepare
+from data_utils.cleaning.filters import CleaningArguments
+from data_utils.readers.files import ReadArguments
 from errors import InputError
 from options import parse_arguments
 from train_utils import arguments
@@ -177,6 +181,29 @@ def test_run_arguments_refuse_in_one_line(tmp_path, argv, part):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_steps", "10"),
+        ("num_train_epochs", "2"),
+        ("warmup_steps", "5"),
+        ("lr_scheduler_type", "cosine"),
+        ("eval_strategy", "epoch"),
+        ("save_strategy", "epoch"),
+    ],
+)
+def test_what_minutes_replaces_is_refused_on_the_command_line_but_not_in_a_recipe(tmp_path, name, value):
+    with pytest.raises(InputError, match=f"command line: --{name} has no effect with --minutes") as caught:
+        run_arguments(tmp_path, "--minutes", "3", f"--{name}", value)
+    assert "\n" not in str(caught.value)
+    assert run_arguments(tmp_path, "--minutes", "3", text=f"{name}: {value}\n").minutes == 3
+    named = tmp_path / "named.yaml"
+    named.write_text(f"{name}: {value}\noutput_dir: {tmp_path / 'out'}\n")
+    args = parse_arguments((RunArguments,), [str(named), *CPU, "--minutes", "3"], named, "Test.")[0]
+    assert name in args.given
+    assert run_arguments(tmp_path, f"--{name}", value).minutes is None  # without the clock it is taken
+
+
 # What a run is given
 
 
@@ -261,6 +288,22 @@ def test_help_shows_our_options_with_the_values_of_the_default_recipe(capsys, tm
     assert len(text.splitlines()) < 80  # not the 130 options of TrainingArguments
 
 
+def test_help_says_what_goes_together_and_is_cut_between_words(capsys, tmp_path):
+    @dataclass
+    class Wordy:
+        long: int = field(default=1, metadata={"help": "many " * 40})
+
+    (tmp_path / "recipe.yaml").write_text("seed: 1\n")
+    with pytest.raises(SystemExit):
+        parse_arguments((Wordy, RunArguments), ["--help"], tmp_path / "recipe.yaml", "What it does.")
+    lines = capsys.readouterr().out.splitlines()
+    texts = {line.split()[0]: text.strip() for line, text in pairwise(lines) if line.startswith("  --")}
+    assert texts["--long"] == "many " * 31 + "..."
+    assert texts["--plan_only"] == "Print the plan and leave; needs --minutes"
+    assert texts["--resume_from_checkpoint"].startswith("true: go on from the last complete checkpoint")
+    assert max(map(len, texts.values())) <= 160
+
+
 def test_help_all_shows_every_option(capsys, tmp_path):
     (tmp_path / "recipe.yaml").write_text("")
     with pytest.raises(SystemExit) as left:
@@ -290,7 +333,9 @@ def test_every_option_of_a_script_has_help(script):
 
 
 def recipe_classes(path: Path) -> tuple[type, ...]:
-    """Return the argument classes of the script that a recipe is for, by its name or its keys."""
+    """Return the argument classes of the script that a recipe is for, by its folder, its name or its keys."""
+    if path.parent.name == "corpus":
+        return (prepare.PrepareArguments, ReadArguments, CleaningArguments)
     keys = set(yaml.safe_load(path.read_text(encoding="utf-8")))
     of_dialogues = {option.name for option in fields(finetune_dialogue.DialogueArguments)}
     of_corpus = {o.name for type_ in (train.CorpusArguments, train.ModelArguments) for o in fields(type_)}
@@ -305,7 +350,8 @@ def test_there_are_recipes_for_both_scripts():
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_shipped_recipe_parses_and_every_value_arrives(path):
-    groups = parse_arguments(recipe_classes(path), [str(path), *CPU], Path("absent.yaml"), "Test.")
+    classes = recipe_classes(path)
+    groups = parse_arguments(classes, [str(path), *(CPU if RunArguments in classes[-1].__mro__ else [])], path, "Test.")
     found = {name: value for group in groups for name, value in vars(group).items()}
     for key, value in yaml.safe_load(path.read_text(encoding="utf-8")).items():
         if key == "torch_compile":
@@ -315,7 +361,7 @@ def test_shipped_recipe_parses_and_every_value_arrives(path):
         elif key != "optim":
             assert found[key] == value, key
     assert (ROOT / found.get("model_shape", "train.py")).is_file()
-    assert found["save_total_limit"] is None or found["save_total_limit"] >= 2
+    assert (found.get("save_total_limit") or 2) >= 2
 
 
 @pytest.mark.parametrize("path", LAUNCH_FILES, ids=lambda path: path.name)

@@ -407,7 +407,6 @@ def test_settings_leave_out_where_and_how_a_run_is_kept(out, changes):
         {"optim": "adamw"},
         {"seed": 7},
         {"max_steps": 3},
-        {"per_device_train_batch_size": 3},
         {"torch_compile": True},
         {"lr_scheduler_type": "cosine"},
         {"adam_beta2": 0.5},
@@ -419,6 +418,16 @@ def test_settings_hold_what_changes_the_result(out, changes):
     before = settings_of(out, bf16=False)
     now = settings_of(out, **{"bf16": False, **changes})
     assert {name for name in {*before, *now} if before.get(name) != now.get(name)} == set(changes)
+
+
+def test_settings_hold_the_rows_of_a_step_however_they_are_divided(out):
+    settings = [
+        settings_of(out, per_device_train_batch_size=rows, gradient_accumulation_steps=times)
+        for rows, times in ((6, 1), (2, 3), (3, 1))
+    ]
+    assert settings[0] == settings[1]
+    assert settings[0]["step_rows"] == 6
+    assert settings[2]["step_rows"] == 3
 
 
 def test_settings_hold_our_options_and_survive_yaml(out):

@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, get_scheduler
+from transformers.pytorch_utils import Conv1D
 
 from train_utils.arguments import RunArguments
-from train_utils.optimizer import MuonAdamW, muon_adamw, optimizer_factory
+from train_utils.muon import orthogonalise, step_muon
+from train_utils.optimizer import MuonAdamW, Rates, choose_rates, muon_adamw, optimizer_factory, scale_rates
 
 QWEN3 = {
     "model_type": "qwen3", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -17,8 +19,7 @@ QWEN3 = {
 GPT2 = {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64}
 SPECIAL = {"vocab_size": 50, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
 RATES = {
-    "matrix_learning_rate": 0.02,
-    "learning_rate": 3e-3,
+    "rates": Rates(0.02, 4e-3, 3e-3),
     "weight_decay": 0.1,
     "betas": (0.9, 0.95),
     "epsilon": 1e-8,
@@ -32,7 +33,10 @@ def build(shape: dict) -> PreTrainedModel:
 
 def names_by_algorithm(model: nn.Module, optimizer: MuonAdamW) -> dict[str, set[str]]:
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    return {group["algorithm"]: {names[id(p)] for p in group["params"]} for group in optimizer.param_groups}
+    found = {"muon": set(), "adamw": set()}
+    for group in optimizer.param_groups:
+        found[group["algorithm"]] |= {names[id(p)] for p in group["params"]}
+    return found
 
 
 def set_gradients(model: nn.Module, seed: int) -> None:
@@ -78,10 +82,21 @@ def test_frozen_weights_are_left_out():
 
 
 def test_groups_carry_the_rates():
-    muon, adamw = muon_adamw(build(QWEN3), **RATES).param_groups
-    assert (muon["algorithm"], muon["lr"], muon["weight_decay"]) == ("muon", 0.02, 0.1)
-    assert (adamw["algorithm"], adamw["lr"], adamw["weight_decay"]) == ("adamw", 3e-3, 0.0)
-    assert (adamw["betas"], adamw["eps"]) == ((0.9, 0.95), 1e-8)
+    model = build(QWEN3)
+    muon, inputs, rest = muon_adamw(model, **RATES).param_groups
+    assert (muon["algorithm"], muon["lr"], muon["weight_decay"], muon["momentum"]) == ("muon", 0.02, 0.1, 0.95)
+    for group, rate in ((inputs, 4e-3), (rest, 3e-3)):
+        assert (group["algorithm"], group["lr"], group["weight_decay"]) == ("adamw", rate, 0.0)
+        assert (group["betas"], group["eps"]) == ((0.9, 0.95), 1e-8)
+    assert [id(p) for p in inputs["params"]] == [id(model.model.embed_tokens.weight)]
+    assert any(p is model.lm_head.weight for p in rest["params"])
+
+
+def test_tied_head_is_an_embedding():
+    model = build(QWEN3 | {"tie_word_embeddings": True})
+    _, inputs, rest = muon_adamw(model, **RATES).param_groups
+    assert [id(p) for p in inputs["params"]] == [id(model.lm_head.weight)]
+    assert all(p.ndim == 1 for p in rest["params"])
 
 
 @pytest.mark.parametrize("shape", [QWEN3, GPT2], ids=["qwen3", "gpt2"])
@@ -89,21 +104,115 @@ def test_steps_equal_those_of_the_two_optimizers(shape):
     model, reference = build(shape), build(shape)
     optimizer = muon_adamw(model, **RATES)
     groups = names_by_algorithm(model, optimizer)
-    parts = {name: [p for n, p in reference.named_parameters() if n in groups[name]] for name in groups}
-    references = [
-        torch.optim.Muon(parts["muon"], lr=0.02, weight_decay=0.1, momentum=0.95),
-        torch.optim.AdamW(parts["adamw"], lr=3e-3, weight_decay=0.0, betas=(0.9, 0.95), eps=1e-8, fused=True),
-    ]
+    named = dict(reference.named_parameters())
+    inputs = [name for name in groups["adamw"] if "embed" in name or "wte" in name or "wpe" in name]
+    adamw = torch.optim.AdamW(
+        [{"params": [named[n] for n in inputs], "lr": 4e-3},
+         {"params": [named[n] for n in groups["adamw"] if n not in inputs], "lr": 3e-3}],
+        weight_decay=0.0, betas=(0.9, 0.95), eps=1e-8, fused=True,
+    )  # fmt: skip
+    matrices = [named[name] for name in sorted(groups["muon"])]
+    momenta = [torch.zeros_like(p) for p in matrices]
+    turned = shape is GPT2  # its layers' weights are (inputs, outputs)
+    scales = [p.new_zeros(p.shape[0], 1) if p.shape[0] >= p.shape[1] + turned else p.new_zeros(1, p.shape[1])
+              for p in matrices]  # fmt: skip
     before = copy.deepcopy(model)
     for seed in range(3):
         set_gradients(model, seed)
         set_gradients(reference, seed)
         optimizer.step()
-        for other in references:
-            other.step()
-        assert_same_parameters(model, reference)
+        adamw.step()
+        for p, m, s in zip(matrices, momenta, scales, strict=True):  # one by one, where the optimizer stacks them
+            step_muon([p], [m], [s], 0.02, 0.95, 0.1, torch.float32, turned)
+        for (name, one), (_, other) in zip(model.named_parameters(), reference.named_parameters(), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6, msg=name)
     for (name, old), (_, new) in zip(before.named_parameters(), model.named_parameters(), strict=True):
         assert not torch.equal(old, new), name  # every parameter moved
+
+
+@pytest.mark.parametrize("shape", [(8, 24), (24, 8), (16, 16)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_update_is_the_orthogonal_factor(shape, dtype):
+    matrices = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))
+    left, values, right = torch.linalg.svd(matrices, full_matrices=False)
+    found = orthogonalise(matrices, dtype).float()
+    assert torch.linalg.svdvals(found).max() < 1.2
+    kept = values > 0.2 * values.max()  # small singular values need more steps
+    overlap = torch.einsum("nak,nab,nkb->nk", left, found, right)
+    assert overlap[kept].min() > 0.8
+    assert overlap[kept].max() < 1.2
+
+
+def test_decay_acts_only_where_the_update_shrinks_too():
+    parameter = torch.full((4, 4), 3.0)
+    plain = parameter.clone()
+    for p, decay in ((parameter, 0.5), (plain, 0.0)):
+        p.grad = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
+        step_muon([p], [torch.zeros(4, 4)], [torch.zeros(4, 1)], 0.1, 0.95, decay, torch.float32)
+    shrank = plain < 3.0
+    torch.testing.assert_close(parameter[shrank], plain[shrank] - 0.1 * 0.5 * 3.0)
+    assert torch.equal(parameter[~shrank], plain[~shrank])
+
+
+def test_tall_matrices_take_larger_steps():
+    sizes = []
+    for shape in ((64, 16), (16, 16)):
+        p = torch.zeros(shape)
+        p.grad = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        step_muon([p], [torch.zeros(shape)], [torch.zeros(shape[0], 1)], 1.0, 0.95, 0.0, torch.float32)
+        sizes.append(torch.linalg.matrix_norm(p).item())
+    assert sizes[0] / sizes[1] == pytest.approx(2, rel=0.1)  # sqrt(64 / 16)
+
+
+class OneLayer(nn.Module):
+    """A model of one layer, as muon_adamw takes it."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def get_output_embeddings(self) -> None:
+        return None
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(16, 64), (64, 16), (16, 16)])
+def test_layer_learns_the_same_whichever_way_its_weight_is_kept(inputs, outputs):
+    """GPT-2's Conv1D is nn.Linear with its weight transposed."""
+    torch.manual_seed(0)
+    linear, turned = OneLayer(nn.Linear(inputs, outputs)), OneLayer(Conv1D(outputs, inputs))
+    with torch.no_grad():
+        turned.layer.weight.copy_(linear.layer.weight.T)
+    optimizers = [muon_adamw(model, **RATES) for model in (linear, turned)]
+    for _ in range(3):
+        gradient = torch.randn(outputs, inputs)
+        linear.layer.weight.grad, turned.layer.weight.grad = gradient, gradient.T.contiguous()
+        for optimizer in optimizers:
+            optimizer.step()
+    torch.testing.assert_close(turned.layer.weight.T, linear.layer.weight, rtol=1e-4, atol=1e-5)
+
+
+def test_rates_scale_by_the_stated_rules():
+    base, wide, large = scale_rates(256, 4096), scale_rates(1024, 4096), scale_rates(256, 16384)
+    assert wide == Rates(base.matrices, base.embeddings / 2, base.rest / 2)
+    new = scale_rates(256, 4096, "random")
+    assert new == Rates(base.matrices, pytest.approx(10 * base.embeddings), pytest.approx(10 * base.rest))
+    assert base.embeddings < scale_rates(256, 4096, "fitted").embeddings < new.embeddings
+    assert large == Rates(2 * base.matrices, 2 * base.embeddings, 2 * base.rest)
+    assert scale_rates(256, 2**40) == scale_rates(256, 2**20)  # the root rule ends
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        ({}, scale_rates(32, 4096)),
+        ({"learning_rate": 0.5}, Rates(scale_rates(32, 4096).matrices, 0.5, 0.5)),
+        ({"matrix_learning_rate": 0.5}, Rates(0.5, scale_rates(32, 4096).embeddings, scale_rates(32, 4096).rest)),
+        ({"optim": "adamw", "learning_rate": 0.25}, Rates(0.25, 0.25, 0.25)),
+    ],
+)
+def test_what_the_user_gives_counts(tmp_path, argv, expected):
+    args = RunArguments(output_dir=str(tmp_path), use_cpu=True, **argv)
+    assert choose_rates(args, build(QWEN3), 4096) == expected
 
 
 def train_steps(model: nn.Module, optimizer: MuonAdamW, scheduler, seeds: range) -> None:
@@ -156,7 +265,7 @@ def test_state_holds_every_parameter():
     state = optimizer.state_dict()
     assert len(state["state"]) == len(list(model.parameters()))
     kinds = {frozenset(values) for values in state["state"].values()}
-    assert kinds == {frozenset({"momentum_buffer"}), frozenset({"step", "exp_avg", "exp_avg_sq"})}
+    assert kinds == {frozenset({"momentum_buffer", "scale"}), frozenset({"step", "exp_avg", "exp_avg_sq"})}
 
 
 def test_schedule_reaches_both_groups_and_the_step():
@@ -172,7 +281,7 @@ def test_schedule_reaches_both_groups_and_the_step():
         scheduler.step()
         if seed == 0:
             assert_same_parameters(before, model)  # the first step of a warm-up has rate 0
-    assert rates == [pytest.approx([0.02 * share, 3e-3 * share]) for share in (0, 0.5, 1, 0.5)]
+    assert rates == [pytest.approx([0.02 * share, 4e-3 * share, 3e-3 * share]) for share in (0, 0.5, 1, 0.5)]
 
 
 def test_gradients_are_dropped():
@@ -185,14 +294,15 @@ def test_gradients_are_dropped():
 
 def test_factory_passes_the_options_on(tmp_path):
     args = RunArguments(
-        output_dir=str(tmp_path), use_cpu=True, matrix_learning_rate=0.05, learning_rate=2e-3, weight_decay=0.2,
-        adam_beta1=0.8, adam_beta2=0.98, adam_epsilon=1e-7,
+        output_dir=str(tmp_path), use_cpu=True, weight_decay=0.2, adam_beta1=0.8, adam_beta2=0.98, adam_epsilon=1e-7,
+        bf16=False,
     )  # fmt: skip
-    make, kwargs = optimizer_factory(args)
-    muon, adamw = make()(build(QWEN3), **kwargs).param_groups
-    assert (muon["lr"], muon["weight_decay"]) == (0.05, 0.2)
-    assert (adamw["lr"], adamw["betas"], adamw["eps"]) == (2e-3, (0.8, 0.98), 1e-7)
+    make, kwargs = optimizer_factory(args, Rates(0.05, 3e-3, 2e-3))
+    muon, inputs, rest = make()(build(QWEN3), **kwargs).param_groups
+    assert (muon["lr"], muon["weight_decay"], muon["bf16"]) == (0.05, 0.2, False)
+    assert (inputs["lr"], rest["lr"], rest["betas"], rest["eps"]) == (3e-3, 2e-3, (0.8, 0.98), 1e-7)
 
 
 def test_trainers_own_optimizers_need_no_factory(tmp_path):
-    assert optimizer_factory(RunArguments(output_dir=str(tmp_path), use_cpu=True, optim="adamw")) is None
+    args = RunArguments(output_dir=str(tmp_path), use_cpu=True, optim="adamw")
+    assert optimizer_factory(args, Rates(1, 1, 1)) is None

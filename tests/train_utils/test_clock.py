@@ -1,0 +1,117 @@
+"""A run by the clock, with a clock of the test's own: the rate follows it, and the end comes in time."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import TrainerControl, TrainerState
+from transformers.optimization import get_constant_schedule
+
+from train_utils import clock as clock_module
+from train_utils.clock import Clock, rate_share
+
+
+class FakeTime:
+    """Seconds that pass only when the test says so."""
+
+    def __init__(self, start: float) -> None:
+        self.now = start
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def run(
+    clock: Clock, time: FakeTime, step_seconds, first_seconds=0.0, mark_seconds=2.0, folder=None, stop_at=None,
+    processes=1,
+):  # fmt: skip
+    """Play Trainer: call the hooks in its order; return the rates of all steps and when each mark was."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = get_constant_schedule(optimizer)
+    args = SimpleNamespace(world_size=processes, device="cpu", output_dir=str(folder))
+    state, control = TrainerState(is_world_process_zero=True), TrainerControl()
+    clock.on_train_begin(args, state, control, lr_scheduler=scheduler, optimizer=optimizer)
+    rates, marks = [], []
+    while not control.should_training_stop and len(rates) < 10_000:
+        clock.on_step_begin(args, state, control)
+        time.now += step_seconds(time.now) + (first_seconds if not rates else 0)
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        clock.on_optimizer_step(args, state, control)
+        scheduler.step()
+        state.global_step += 1
+        clock.on_step_end(args, state, control)
+        if control.should_save:
+            (folder / f"checkpoint-{state.global_step}").mkdir()
+            clock.on_save(args, state, control)
+            marks.append(clock.progress)
+        if control.should_evaluate:
+            time.now += mark_seconds
+        control.should_evaluate = control.should_save = False
+        if stop_at and time.now > stop_at:
+            break
+    return rates, marks
+
+
+@pytest.mark.parametrize("slow_down", [1.0, 3.0], ids=["steady", "slower on the way"])
+@pytest.mark.parametrize("step", [0.05, 0.5, 4.0])
+def test_ends_in_time_with_the_rate_decayed(step, slow_down, tmp_path):
+    time = FakeTime(20.0)
+    clock = Clock(3, 0.6, 10**9, finish_seconds=6, seconds=time)
+    rates, marks = run(clock, time, lambda now: step * (slow_down if now > 80 else 1), 15.0, folder=tmp_path)
+    assert 180 * 0.95 < time.now < 180 * 1.02
+    assert max(rates) == pytest.approx(1.0, abs=0.1)
+    assert rates[-1] < 0.1
+    assert all(b <= a for a, b in zip(rates[len(rates) // 2 :], rates[len(rates) // 2 + 1 :], strict=False))
+    assert len(marks) == 1
+    assert marks[0] == pytest.approx(0.5, abs=0.1)
+
+
+def test_text_that_is_used_up_ends_the_run_early_and_decayed(tmp_path):
+    time = FakeTime(5.0)
+    rates, _ = run(Clock(10, 0.5, 100, 6, seconds=time), time, lambda now: 0.1, folder=tmp_path)
+    assert len(rates) == 100
+    assert rates[-1] < 0.05
+    assert time.now < 60
+
+
+def test_resumed_run_goes_on_with_the_time_that_was_left(tmp_path):
+    time = FakeTime(10.0)
+    run(Clock(2, 0.6, 10**9, 6, seconds=time), time, lambda now: 0.5, folder=tmp_path, stop_at=70)
+    checkpoint = next(tmp_path.glob("checkpoint-*"))
+    later = FakeTime(8.0)  # a new process, 8 seconds old
+    clock = Clock(2, 0.6, 10**9, 6, seconds=later)
+    clock.resume(str(checkpoint))
+    assert clock.marks == []
+    assert clock.progress == pytest.approx(0.5, abs=0.05)
+    rates, _ = run(clock, later, lambda now: 0.5, folder=tmp_path / "second")
+    assert rates[0] == pytest.approx(0.83, abs=0.15)
+    assert 120 * 0.93 < clock.elapsed() < 120 * 1.02
+
+
+def test_all_processes_take_the_same_steps_whatever_their_own_clocks_say(tmp_path, monkeypatch):
+    """The second is younger, and sees another length of the pause at the mark; what the first says counts for both."""
+    said = []
+    monkeypatch.setattr(clock_module.dist, "broadcast", lambda value, source: said.append(value.item()))
+    time = FakeTime(20.0)
+    (tmp_path / "first").mkdir()
+    first = run(Clock(3, 0.6, 10**9, 6, seconds=time), time, lambda now: 0.5, folder=tmp_path / "first", processes=2)
+
+    heard = iter(said)
+    monkeypatch.setattr(clock_module.dist, "broadcast", lambda value, source: value.fill_(next(heard)))
+    time = FakeTime(5.0)
+    (tmp_path / "second").mkdir()
+    clock = Clock(3, 0.6, 10**9, 6, seconds=time)
+    second = run(clock, time, lambda now: 0.7, mark_seconds=20.0, folder=tmp_path / "second", processes=2)
+    assert len(first[0]) > 100
+    assert second == first
+    assert next(heard, None) is None
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
+def test_share_stays_between_zero_and_one(progress, warmup, decay):
+    assert 0 <= rate_share(progress, warmup, decay) <= 1
+    if decay > 0:
+        assert rate_share(1.0, warmup, decay) == 0

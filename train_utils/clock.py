@@ -1,0 +1,115 @@
+"""A run by the clock: the learning rate follows the time that has passed, and training ends when it is over."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import psutil
+import torch
+import torch.distributed as dist
+from transformers import TrainerCallback
+
+CLOCK_FILE = "clock.json"  # in a checkpoint: how much of the time was spent when it was written
+WARMUP_SHARE = 0.02
+
+
+def process_seconds() -> float:
+    """Return the seconds since this process was started, interpreter and imports included."""
+    return time.time() - psutil.Process(os.getpid()).create_time()
+
+
+def rate_share(progress: float, warmup_share: float, decay_share: float) -> float:
+    """Return the share of the peak learning rate at a progress of 0 to 1: warm-up, stable, linear decay to zero.
+
+    Source: Hu et al. 2024 (MiniCPM, warm-up-stable-decay); Bergsma et al. 2025 (linear, down to zero).
+
+    >>> [rate_share(p, 0.1, 0.5) for p in (0, 0.05, 0.1, 0.5, 0.75, 1)]
+    [0.0, 0.5, 1.0, 1.0, 0.5, 0.0]
+    """
+    rising = progress / warmup_share if warmup_share > 0 else 1.0
+    falling = (1 - progress) / decay_share if decay_share > 0 else 1.0
+    return max(0.0, min(1.0, rising, falling))
+
+
+class Clock(TrainerCallback):
+    """Sets the learning rate by elapsed time and ends the run in time for a last evaluation and saving.
+
+    Whatever the throughput does on the way, the rate is fully decayed at the end. Progress is the share of the time
+    between the first step's end (until then data were prepared and layers compiled) and the end of training; with
+    `max_steps`, where a run has all that its text is worth before its time is over, that of the steps counts if larger.
+    A clocked run isn't reproducible bit for bit; its record holds the steps it took, with which it can be repeated.
+    """
+
+    def __init__(self, minutes: float, decay_share: float, max_steps: int, finish_seconds: float, seconds=None) -> None:
+        """Args: finish_seconds: estimate of what comes after the last step, replaced by measuring at the first mark."""
+        self.total, self.decay_share, self.max_steps = minutes * 60, decay_share, max_steps
+        self.seconds, self.finish_seconds = seconds or process_seconds, finish_seconds
+        self.marks = [0.5] if minutes < 10 else [0.25, 0.5, 0.75]  # where it evaluates and saves, beside the end
+        self.spent, self.begin, self.progress = 0.0, None, 0.0
+        self.step_seconds, self.last_end, self.pause_start, self.is_last = 0.0, None, None, False
+
+    def elapsed(self) -> float:
+        """Return the seconds that this run has taken, those of earlier processes that it goes on from included."""
+        return self.spent + self.seconds()
+
+    def shared(self, args) -> float:
+        """Return `elapsed` of the first process, to all: one clock, or they would part in rate, marks and end."""
+        if args.world_size == 1:
+            return self.elapsed()
+        now = torch.tensor(self.elapsed(), dtype=torch.float64, device=args.device)
+        dist.broadcast(now, 0)
+        return now.item()
+
+    def resume(self, checkpoint: str) -> None:
+        """Go on from a checkpoint: what was spent until it was written is spent."""
+        state = json.loads((Path(checkpoint) / CLOCK_FILE).read_text(encoding="utf-8"))
+        self.spent, self.begin, self.progress = state["elapsed"], state["begin"], state["progress"]
+        self.marks = [mark for mark in self.marks if mark > self.progress]
+
+    def on_train_begin(self, args, state, control, lr_scheduler=None, optimizer=None, **kwargs):
+        lr_scheduler.lr_lambdas = [lambda step: self.share()] * len(lr_scheduler.lr_lambdas)
+        for group, rate in zip(optimizer.param_groups, lr_scheduler.base_lrs, strict=True):
+            group["lr"] = rate * self.share()
+
+    def share(self) -> float:
+        """Return the share of the peak rate for the next step; the first is not lost to a rate of zero."""
+        ahead = self.progress + self.step_seconds / max(self.total, 1e-9) / 2
+        warm = rate_share(max(ahead, 0.1 * WARMUP_SHARE), WARMUP_SHARE, 0)
+        return min(warm, rate_share(ahead, 0, self.decay_share))
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if self.pause_start is not None:  # what a mark costs is what the end will cost
+            now = self.shared(args)
+            self.finish_seconds = max(1.0, now - self.pause_start) + 0.25 * self.finish_seconds
+            self.pause_start, self.last_end = None, now
+
+    def on_optimizer_step(self, args, state, control, **kwargs):
+        now = self.shared(args)
+        if self.begin is None:
+            self.begin = now
+        elif self.last_end is not None:
+            self.step_seconds = (
+                now - self.last_end
+                if not self.step_seconds
+                else (0.8 * self.step_seconds + 0.2 * (now - self.last_end))
+            )
+        self.last_end = now
+        end = self.total - self.finish_seconds
+        of_time = (now - self.begin) / max(end - self.begin, 1e-9)
+        self.is_last = now + self.step_seconds / 2 >= end or state.global_step + 1 >= self.max_steps
+        self.progress = min(1.0, max(of_time, (state.global_step + 1) / self.max_steps))
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.is_last:
+            control.should_training_stop = control.should_evaluate = control.should_log = True
+        elif self.marks and self.progress >= self.marks[0]:
+            self.marks.pop(0)
+            control.should_evaluate = control.should_save = True
+            self.pause_start = self.shared(args)
+
+    def on_save(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            values = {"elapsed": self.elapsed(), "begin": self.begin, "progress": self.progress}
+            path = Path(args.output_dir) / f"checkpoint-{state.global_step}" / CLOCK_FILE
+            path.write_text(json.dumps(values), encoding="utf-8")

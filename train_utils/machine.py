@@ -1,0 +1,118 @@
+"""What the machine can do, by a few seconds of measuring: the peak of its matrix products, memory and disk."""
+
+import shutil
+import time
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import psutil
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from train_utils.model import flops_per_token, make_fast
+
+COMPILED_GAIN = 1.35  # training steps compiled, against not; 1.15 to 1.4 was seen at width 256
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a plan needs to know of a machine; FLOP/s are of one process.
+
+    `peak_flops` is of plain matrix products in the dtype in use; `shares` holds for two widths of a model what share of
+    it real training steps reached.
+    """
+
+    device: str
+    dtype: str
+    peak_flops: float
+    shares: tuple[tuple[int, float], ...]
+    memory_bytes: int
+    disk_bytes: int
+
+    def training_flops(self, width: int) -> float:
+        """Return the FLOP/s of training a model of this width: the share grows with the logarithm of the width.
+
+        >>> m = Machine("cpu", "bf16", 400e9, ((128, 0.2), (512, 0.4)), 0, 0)
+        >>> round(m.training_flops(256) / 1e9), round(m.training_flops(64) / 1e9)
+        (120, 80)
+        """
+        (low, low_share), (high, high_share) = self.shares
+        place = torch.tensor(width / low).log() / torch.tensor(high / low).log()
+        place = min(1.0, max(0.0, place.item()))
+        return self.peak_flops * (low_share + (high_share - low_share) * place)
+
+
+@cache
+def measure_peak(device: str, bf16: bool, seconds: float = 0.6) -> float:
+    """Return the FLOP/s of square matrix products on a device in bfloat16 or float32, the best of some sizes.
+
+    Trials of a few milliseconds each, of which the quickest counts: what else runs here can only slow them.
+    """
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    best = 0.0
+    for size in (1024, 2048) if device == "cpu" else (4096, 8192):
+        generator = torch.Generator(device)  # its own: measuring must not move the run's random state
+        a, b = (torch.randn(size, size, device=device, dtype=dtype, generator=generator) for _ in range(2))
+        torch.mm(a, b)
+        end = time.perf_counter() + seconds / 2
+        while time.perf_counter() < end:
+            synchronize(device)
+            start = time.perf_counter()
+            torch.mm(a, b)
+            synchronize(device)
+            best = max(best, 2 * size**3 / (time.perf_counter() - start))
+    return best
+
+
+def synchronize(device: str) -> None:
+    """Wait until an accelerator has done what it was given; a CPU has."""
+    if device != "cpu":
+        torch.accelerator.synchronize()
+
+
+def memory_bytes(device: str) -> int:
+    """Return the memory that is free for a run: of the accelerator, else what this machine has available."""
+    if device == "cuda":
+        return torch.cuda.mem_get_info()[0]
+    return psutil.virtual_memory().available
+
+
+def disk_bytes(folder: Path) -> int:
+    """Return the free disk where a folder is or will be."""
+    place = folder.resolve()
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(place).free
+
+
+def measure_machine(device: str, bf16: bool, output_dir: Path) -> Machine:
+    """Measure a machine for some seconds: matrix products, then real training steps at two widths."""
+    peak = measure_peak(device, bf16)
+    widths = (128, 512) if device == "cpu" else (512, 2048)
+    shares = tuple((width, measure_training(device, bf16, width) * COMPILED_GAIN / peak) for width in widths)
+    return Machine(device, "bf16" if bf16 else "fp32", peak, shares, memory_bytes(device), disk_bytes(output_dir))
+
+
+def measure_training(device: str, bf16: bool, width: int, seconds: float = 1.0) -> float:
+    """Return the FLOP/s of forward and backward passes of two layers of a width, not compiled."""
+    config = AutoConfig.for_model(
+        "qwen3", hidden_size=width, intermediate_size=3 * width, num_hidden_layers=2, head_dim=64,
+        num_attention_heads=width // 64, num_key_value_heads=width // 64, vocab_size=8 * width, pad_token_id=0,
+        tie_word_embeddings=False,
+    )  # fmt: skip
+    with torch.random.fork_rng(), torch.device(device):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).train()
+        ids = torch.randint(config.vocab_size, (8, 256))
+    make_fast(model, compiled=False)
+    flops, best = ids.numel() * flops_per_token(model, 256), 0.0
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or not best:
+        start = time.perf_counter()
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=bf16):
+            loss = model(input_ids=ids, labels=ids).loss
+        loss.backward()
+        model.zero_grad()
+        synchronize(device)
+        best = max(best, flops / (time.perf_counter() - start))
+    return best
