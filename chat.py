@@ -1,54 +1,67 @@
 """Talk to a checkpoint: in the terminal, by one prompt, or with lines from standard input.
 
-python chat.py                                  # ckpt_chat/ if there is one, else ckpt/
+python chat.py                                  # ckpt_chat/ if there is one, else ckpt/; /help lists its commands
 python chat.py --prompt "你叫什么名字？"          # one answer
 printf 'Hello\\nTell me more\\n' | python chat.py  # a message a line, one conversation
-python chat.py --model ckpt_chat --temperature 0 --stats
+python chat.py --model ckpt_chat --system "Answer briefly." --temperature 0.7 --max_new_tokens 500
+python chat.py --temperature 0 --stats          # always the likeliest words; how fast they came
+python chat.py --web                            # a page to chat in, at http://127.0.0.1:8000
+python chat.py --serve                          # OpenAI's protocol at http://127.0.0.1:8000/v1
 """
 
 import argparse
 import os
 import sys
-from dataclasses import MISSING, fields
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is fetched unless the user says so
 
-from transformers.utils import logging
-
-from chat_utils.engine import Engine, Sampling
-from chat_utils.terminal import Conversation, answer, talk
+from chat_utils.engine import KINDS, Engine, load_engine
+from chat_utils.sampling import Sampling
+from chat_utils.server.serve import ServerOptions, check_packages, serve
+from chat_utils.terminal.conversation import Conversation
+from chat_utils.terminal.loop import Chat, talk
+from chat_utils.terminal.prompt import default_history
+from chat_utils.terminal.screen import Screen
 from data_utils.dialogue import DialogueError
 from errors import InputError, run_script
+from options import add_options, read_options
 
 SAMPLE_PROMPTS = ("Hello! How are you today?", "What is your name?", "你好！", "你叫什么名字？")
 
 
-def parse_options(argv: list[str] | None) -> argparse.Namespace:
-    """Return the options; those of Sampling are made from its fields."""
+def parse_options(argv: list[str] | None) -> tuple[argparse.Namespace, Sampling, ServerOptions]:
+    """Return the options of this script, those of sampling and those of the server."""
+
+    def fail(message: str) -> None:
+        raise InputError(f"command line: {message}; see --help")
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.error = lambda message: (_ for _ in ()).throw(InputError(f"command line: {message}; see --help"))
-    parser.add_argument("--model", help="folder of a checkpoint (ckpt_chat, else ckpt)")
-    parser.add_argument("--prompt", help="answer this and leave")
-    parser.add_argument("--system", help="system prompt: how the assistant should behave")
-    parser.add_argument(
-        "--stats", action="store_true", help="after each reply, time to first token and tokens a second"
-    )
+    parser.error = fail
+    parser.add_argument("--model", metavar="FOLDER", help="checkpoint to talk to (ckpt_chat, else ckpt)")
+    parser.add_argument("--system", metavar="TEXT", help="system prompt: how the assistant should behave (none)")
+    parser.add_argument("--prompt", metavar="TEXT", help="answer this and leave")
+    parser.add_argument("--web", action="store_true", help="serve a page to chat in, and the API beside it")
+    parser.add_argument("--serve", action="store_true", help="serve the API alone: OpenAI's protocol over HTTP")
     parser.add_argument("--samples", action="store_true", help="answer four sample prompts and leave")
-    for option in fields(Sampling):
-        default = None if option.default is MISSING else option.default
-        kind = int if option.name in ("top_k", "max_new_tokens", "seed") else float
-        parser.add_argument(
-            f"--{option.name}", type=kind, default=default, help=f"{option.metadata['help']} ({default})"
-        )
+    parser.add_argument("--stats", action="store_true", help="after each reply: ms to its first token, tokens a second")
+    parser.add_argument(
+        "--engine", choices=KINDS, default="auto",
+        help="what computes the replies: transformers, the reference; llama.cpp, which needs requirements/export.txt; "
+        "auto, the fastest that needs no install (auto)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--history",
+        metavar="FILE",
+        default=default_history(),
+        help="keeps what you type; '': none (%(default)s)",
+    )
+    add_options(parser, Sampling, "how replies are drawn")
+    add_options(parser, ServerOptions, "the server of --web and --serve")
     options = parser.parse_args(argv)
-    for name, low, high in (
-        ("temperature", 0, 100), ("top_p", 1e-9, 1), ("top_k", 0, 1e9), ("repetition_penalty", 1e-9, 100),
-        ("max_new_tokens", 1, 1e9), ("seed", 0, 2**63 - 1),
-    ):  # fmt: skip
-        if getattr(options, name) is not None and not low <= getattr(options, name) <= high:
-            raise InputError(f"command line: --{name} {getattr(options, name)} is outside {low:g} to {high:g}")
-    return options
+    if options.prompt is not None and not options.prompt.strip():
+        raise InputError("command line: --prompt is empty")
+    return options, read_options(options, Sampling), read_options(options, ServerOptions)
 
 
 def find_model() -> str:
@@ -65,29 +78,42 @@ def find_model() -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the script; return its exit code."""
-    options = parse_options(argv)
-    logging.disable_progress_bar()
-    engine = Engine(options.model or find_model())
-    sampling = Sampling(**{option.name: getattr(options, option.name) for option in fields(Sampling)})
-    conversation = Conversation(engine, sampling, options.system, options.stats)
-    if options.prompt is not None:
-        if not options.prompt.strip():
-            raise InputError("command line: --prompt is empty")
+    options, sampling, server_options = parse_options(argv)
+    if options.web or options.serve:
+        check_packages()
+
+    def load(path: str) -> Engine:
+        return load_engine(path, options.engine)
+
+    engine = load(options.model or find_model())
+    if options.web or options.serve:
+        return serve(engine, sampling, server_options, with_page=options.web, system=options.system)
+    is_dialogue = options.prompt is None and not options.samples and sys.stdin.isatty()
+
+    def begin() -> Chat:
+        conversation = Conversation(engine, sampling, options.system)
+        return Chat(conversation, Screen(is_dialogue), load, wants_stats=options.stats)
+
+    chat = begin()
+    if is_dialogue:
+        talk(chat, options.history)
+    elif options.prompt is not None:
         try:
-            conversation.ask(options.prompt)
+            chat.answer(options.prompt)
         except DialogueError as error:
             raise InputError(f"command line: --prompt: {error}") from error
     elif options.samples:
         for prompt in SAMPLE_PROMPTS:
             print(f"> {prompt}")
-            Conversation(engine, sampling, options.system, options.stats).ask(prompt)
-    elif sys.stdin.isatty():
-        talk(conversation)
+            begin().answer(prompt)
     else:
         sys.stdin.reconfigure(errors="replace")
         for line in sys.stdin:
             if line.strip():
-                answer(conversation, line)
+                try:
+                    chat.answer(line)
+                except DialogueError as error:
+                    chat.say("refused", reason=error)
     return 0
 
 

@@ -1,197 +1,154 @@
-"""A checkpoint that answers: prompt, window, key-value cache between turns, sampling, streaming of whole characters.
+"""A checkpoint that answers, for every surface: the prompt, the window, and which runtime computes.
 
-engine = Engine("ckpt_chat")
+from chat_utils.engine import load_engine
+engine = load_engine("ckpt_chat")
 for piece in engine.reply([{"role": "user", "content": "你好"}]):
     print(piece, end="", flush=True)
 """
 
+import contextlib
+import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from tokenizers.decoders import DecodeStream
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    DynamicCache,
-    LogitsProcessorList,
-    RepetitionPenaltyLogitsProcessor,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
 
-from data_utils.dialogue import encode_prompt, stop_token_id
-from data_utils.tokenizer import add_chat_tokens
+from chat_utils.decoding import Decoder, TransformersDecoder
+from chat_utils.numpy_decoder import load_numpy_decoder
+from chat_utils.reply import Reply, Stats
+from chat_utils.sampling import Sampling
+from chat_utils.streaming import TextStream
+from data_utils.dialogue import DialogueError, encode_prompt, stop_token_id
+from data_utils.tokenizer import add_chat_tokens, first_line
 from errors import InputError
 
-
-@dataclass
-class Sampling:
-    """How a reply is drawn from the model's probabilities."""
-
-    temperature: float = field(default=0.4, metadata={"help": "0: always the most likely token; higher: more varied"})
-    top_p: float = field(default=0.9, metadata={"help": "Draw from the most likely tokens that hold this probability"})
-    top_k: int = field(default=0, metadata={"help": "Draw from this many most likely tokens; 0: no limit"})
-    repetition_penalty: float = field(default=1.1, metadata={"help": "Above 1: tokens of the dialogue come up less"})
-    max_new_tokens: int = field(default=256, metadata={"help": "Longest reply in tokens"})
-    seed: int | None = field(default=None, metadata={"help": "Same seed and dialogue: same reply"})
-
-
-@dataclass
-class Stats:
-    """What the last reply took; `stopped` tells whether it ended by the stop token."""
-
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    reply_tokens: int = 0
-    first_token_seconds: float = 0.0
-    seconds: float = 0.0
-    stopped: bool = False
-    dropped_messages: int = 0
-
-    def __str__(self) -> str:
-        decode_seconds = max(self.seconds - self.first_token_seconds, 1e-9)
-        return (
-            f"first token after {self.first_token_seconds * 1000:.0f} ms, "
-            f"{max(self.reply_tokens - 1, 0) / decode_seconds:.0f} tokens a second, {self.reply_tokens} tokens, "
-            f"{self.cached_tokens} of {self.prompt_tokens} prompt tokens from the cache"
-        )
+KINDS = ("auto", "transformers", "llama.cpp")
 
 
 def check_checkpoint(path: str) -> None:
     """Raise InputError where `path` is no folder with a whole model."""
     folder = Path(path)
+    if folder.is_file():
+        raise InputError(f"{path}: is a file, not a checkpoint folder; name the folder that train.py wrote")
     if not folder.is_dir():
         raise InputError(f"{path}: no such checkpoint; train one with train.py and finetune_dialogue.py")
     if not any(folder.glob("*.safetensors")):
         raise InputError(f"{path}: holds no model yet (model.safetensors is missing); did its training finish?")
 
 
-class Engine:
-    """One loaded checkpoint and the cache of its last dialogue.
+def load_tokenizer(path: str) -> tuple[PreTrainedTokenizerBase, int]:
+    """Load a checkpoint's tokenizer, with our chat template where it has none; also how many tokens that added."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        added = add_chat_tokens(tokenizer)
+        stop_token_id(tokenizer)
+    except Exception as error:  # transformers raises many kinds for a broken folder
+        raise InputError(f"{path}: cannot be loaded: {first_line(error)}") from error
+    return tokenizer, added
 
-    `stats` tells about the last reply. Raises InputError where the checkpoint cannot be loaded.
-    """
 
-    def __init__(self, path: str, device: str | None = None) -> None:
-        check_checkpoint(path)
-        device = device or (
-            "cpu" if not torch.accelerator.is_available() else str(torch.accelerator.current_accelerator())
-        )
-        try:
-            self.tokenizer = AutoTokenizer.from_pretrained(path)
-            dtype = torch.float32 if device == "cpu" else "auto"
-            self.model, loading = AutoModelForCausalLM.from_pretrained(
+@contextlib.contextmanager
+def hide_progress() -> Iterator[None]:
+    """Keep transformers' progress bars out of the output of whoever loads a checkpoint."""
+    was_enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            logging.enable_progress_bar()
+
+
+def load_checkpoint(path: str, device: str = "cpu") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a checkpoint to answer by, on the CPU in float32; InputError where it cannot be or doesn't fit together."""
+    check_checkpoint(path)
+    tokenizer, added = load_tokenizer(path)
+    try:
+        dtype = torch.float32 if device == "cpu" else "auto"
+        with hide_progress():
+            model, loading = AutoModelForCausalLM.from_pretrained(
                 path, dtype=dtype, use_safetensors=True, output_loading_info=True
             )
-            self.model.to(device).eval()
-            if loading["missing_keys"]:
-                raise ValueError(f"{len(loading['missing_keys'])} weights are missing")
-            if add_chat_tokens(self.tokenizer):
-                self.model.resize_token_embeddings(len(self.tokenizer))
-            stop_id = stop_token_id(self.tokenizer)
-        except Exception as error:  # transformers and safetensors raise many kinds for a broken folder
-            raise InputError(f"{path}: cannot be loaded: {(str(error).splitlines() or [repr(error)])[0]}") from error
-        if len(self.tokenizer) > self.model.get_input_embeddings().num_embeddings:
-            raise InputError(f"{path}: its tokenizer has more tokens than its model; they don't belong together")
-        self.stop_ids = {stop_id, self.tokenizer.eos_token_id} - {None}
-        self.window = getattr(self.model.config, "max_position_embeddings", 2048)
-        self.stats = Stats()
-        self._cache: DynamicCache | None = None
-        self._cached_ids: list[int] = []
+        if loading["missing_keys"]:
+            raise ValueError(f"{len(loading['missing_keys'])} weights are missing")
+        if added:
+            model.resize_token_embeddings(len(tokenizer))
+    except Exception as error:  # transformers and safetensors raise many kinds for a broken folder
+        raise InputError(f"{path}: cannot be loaded: {first_line(error)}") from error
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        raise InputError(f"{path}: its tokenizer has more tokens than its model; they don't belong together")
+    return model.to(device).eval(), tokenizer
 
-    def reply(self, dialogue: list[dict], sampling: Sampling | None = None) -> Iterator[str]:
-        """Stream the assistant's reply to a dialogue that ends with the user's turn, in pieces of whole characters.
 
-        Stop iterating to cancel. Where the window is full, whole oldest turns drop (`stats.dropped_messages`), never
-        the system turn. Raises DialogueError where the last message alone is longer than the window.
+class Engine:
+    """One loaded checkpoint; replies of any number may be open at once, from any thread.
+
+    Raises InputError where the checkpoint cannot be loaded.
+    """
+
+    def __init__(self, path: str, device: str | None = None, kind: str = "auto") -> None:
+        check_checkpoint(path)
+        self.name = Path(path).resolve().name
+        if kind == "llama.cpp":
+            from chat_utils.llama.cache import find_gguf
+            from chat_utils.llama.decoder import LlamaCppDecoder
+
+            self.tokenizer, _ = load_tokenizer(path)
+            self.decoder: Decoder = LlamaCppDecoder(find_gguf(Path(path), lambda: load_checkpoint(path)))
+        else:
+            device = device or (
+                "cpu" if not torch.accelerator.is_available() else str(torch.accelerator.current_accelerator())
+            )
+            model, self.tokenizer = load_checkpoint(path, device)
+            fast = load_numpy_decoder(model) if kind == "auto" else None
+            self.decoder = fast or TransformersDecoder(model)
+        # A tokenizer keeps `split_special_tokens` of the last call: of two threads at once, one would forge turns.
+        self._encoding = threading.Lock()
+        self.stop_ids = {stop_token_id(self.tokenizer), self.tokenizer.eos_token_id} - {None}
+
+    @property
+    def window(self) -> int:
+        """Tokens that the model sees at once, its reply among them."""
+        return self.decoder.window
+
+    def reply(self, dialogue: list[dict], sampling: Sampling | None = None) -> Reply:
+        """Answer a dialogue that ends with the user's turn.
+
+        Where the window is full, whole oldest turns drop (`stats.dropped_messages`), never the system turn. Raises
+        DialogueError where the last message alone is longer than the window.
         """
+        started = time.perf_counter()
         sampling = sampling or Sampling()
         room = min(sampling.max_new_tokens, self.window // 2)
-        ids, dropped = encode_prompt(self.tokenizer, dialogue, self.window - room)
-        self.stats = Stats(prompt_tokens=len(ids), dropped_messages=dropped)
-        processors = make_processors(sampling)
-        generator = torch.Generator().manual_seed(sampling.seed) if sampling.seed is not None else None
-        stream = DecodeStream(skip_special_tokens=True)
-        said = ""
+        with self._encoding:
+            ids, dropped = encode_prompt(self.tokenizer, dialogue, self.window - room)
+        return self._open(ids, sampling, room, dropped, started)
+
+    def complete(self, text: str, sampling: Sampling | None = None) -> Reply:
+        """Go on with a text as it stands, without the chat template; what is in it is never a control token.
+
+        Where the window is full, the text's beginning drops. Raises DialogueError where the text is empty.
+        """
         started = time.perf_counter()
-        history = list(ids)
-        pending = self._reuse_cache(ids)
-        for _ in range(room):
-            logits = self._forward(pending)
-            token = draw_token(logits, history, processors, sampling.temperature == 0, generator)
-            self.stats.reply_tokens += 1
-            self.stats.seconds = time.perf_counter() - started
-            if self.stats.reply_tokens == 1:
-                self.stats.first_token_seconds = self.stats.seconds
-            if token in self.stop_ids:
-                self.stats.stopped = True
-                return
-            history.append(token)
-            pending = [token]
-            # A character of several tokens comes out when its last byte is there.
-            piece = stream.step(self.tokenizer.backend_tokenizer, token)
-            if piece:
-                said += piece
-                yield piece
-        # Cut off within a character: what stands before it in the same token is whole.
-        rest = self.tokenizer.decode(history[len(ids) :], skip_special_tokens=True)[len(said) :].rstrip("\ufffd")
-        if rest:
-            yield rest
+        sampling = sampling or Sampling()
+        room = min(sampling.max_new_tokens, self.window // 2)
+        with self._encoding:
+            ids = self.tokenizer(text, split_special_tokens=True)["input_ids"]
+        if not ids:
+            raise DialogueError("there is no text to go on with")
+        return self._open(ids[-(self.window - room) :], sampling, room, 0, started)
 
-    def _reuse_cache(self, ids: list[int]) -> list[int]:
-        """Keep of the cache what begins alike, and return the ids that are still to be computed (one at least)."""
-        shared = 0
-        for old, new in zip(self._cached_ids, ids[:-1], strict=False):
-            if old != new:
-                break
-            shared += 1
-        # A sliding window forgets what a shorter beginning would need.
-        if self._cache is None or shared == 0 or (any(self._cache.is_sliding) and shared < len(self._cached_ids)):
-            self._cache, shared = DynamicCache(config=self.model.config), 0
-        elif shared < len(self._cached_ids):
-            self._cache.crop(shared - len(self._cached_ids))  # negative: how many to remove
-        self._cached_ids = self._cached_ids[:shared]
-        self.stats.cached_tokens = shared
-        return ids[shared:]
-
-    @torch.inference_mode()
-    def _forward(self, ids: list[int]) -> torch.Tensor:
-        """Feed ids after the cached ones and return the logits (V) that follow the last."""
-        input_ids = torch.tensor([ids], device=self.model.device)
-        cache, self._cache = self._cache, None  # what an interrupt leaves half computed is not used again
-        output = self.model(input_ids=input_ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        self._cached_ids += ids
-        self._cache = cache
-        return output.logits[0, -1].float().cpu()
+    def _open(self, ids: list[int], sampling: Sampling, room: int, dropped: int, started: float) -> Reply:
+        stats = Stats(len(ids), dropped_messages=dropped, seconds=time.perf_counter() - started)
+        text = TextStream(self.tokenizer, sampling.stop)
+        return Reply(self.decoder.open(ids, sampling), text, self.stop_ids, room, stats)
 
 
-def make_processors(sampling: Sampling) -> LogitsProcessorList:
-    """Return transformers' processors for these settings, in the order that `generate` uses."""
-    processors = LogitsProcessorList()
-    if sampling.repetition_penalty != 1.0:
-        processors.append(RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty))
-    if sampling.temperature not in (0, 1):
-        processors.append(TemperatureLogitsWarper(sampling.temperature))
-    if sampling.temperature != 0 and sampling.top_k:
-        processors.append(TopKLogitsWarper(sampling.top_k))
-    if sampling.temperature != 0 and sampling.top_p < 1:
-        processors.append(TopPLogitsWarper(sampling.top_p))
-    return processors
-
-
-def draw_token(
-    logits: torch.Tensor,
-    history: list[int],
-    processors: LogitsProcessorList,
-    greedy: bool,
-    generator: torch.Generator | None,
-) -> int:
-    """Choose the next id from logits (V) after the ids of `history`."""
-    scores = processors(torch.tensor([history]), logits[None])
-    if greedy:
-        return int(scores.argmax())
-    return int(torch.multinomial(torch.softmax(scores, -1), 1, generator=generator))
+def load_engine(path: str, kind: str = "auto", device: str | None = None) -> Engine:
+    """Load a checkpoint to answer by "auto" (the fastest step there is for it), "transformers" or "llama.cpp"."""
+    if kind not in KINDS:
+        raise InputError(f"--engine {kind}: choose one of {', '.join(KINDS)}")
+    return Engine(path, device, kind)

@@ -15,8 +15,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import yaml
 from transformers.utils import logging
 
-from chat_utils.engine import Engine, Sampling
-from data_utils.corpus import detect_language
+from chat_utils.engine import Engine, load_engine
+from chat_utils.sampling import Sampling
+from data_utils.cleaning.languages import detect_language
 from errors import run_script
 from train_utils.report import is_loop
 
@@ -30,8 +31,8 @@ GREETINGS = {"你好": ("你好", "您好", "嗨", "哈喽", "好呀", "好啊")
 def ask(engine: Engine, prompt: str, seed: int) -> tuple[str, bool]:
     """Return the reply to one prompt and whether it ended by the stop token."""
     dialogue = [{"role": "user", "content": prompt}]
-    reply = "".join(engine.reply(dialogue, Sampling(max_new_tokens=MAX_TOKENS, seed=seed)))
-    return reply.strip(), engine.stats.stopped
+    reply = engine.reply(dialogue, Sampling(max_new_tokens=MAX_TOKENS, seed=seed))
+    return "".join(reply).strip(), reply.finish_reason == "stop"
 
 
 def score(engine: Engine, assistant_name: str, show: bool = False) -> dict[str, float]:
@@ -67,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--replies", action="store_true", help="print a reply to each prompt too")
     options = parser.parse_args(argv)
     logging.disable_progress_bar()
-    engine = Engine(options.model)
+    engine = load_engine(options.model)
     record = Path(options.model) / "run.yaml"
     settings = yaml.safe_load(record.read_text(encoding="utf-8"))["settings"] if record.exists() else {}
     for name, share in score(engine, settings.get("assistant_name", "Momo"), options.replies).items():

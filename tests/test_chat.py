@@ -1,7 +1,7 @@
 """chat.py as a user runs it: a prompt, piped lines, a terminal, and with bad input."""
 
+import json
 import os
-import pty
 import subprocess
 import sys
 import time
@@ -56,51 +56,45 @@ def test_finds_the_tuned_model_first(tiny_checkpoint, tmp_path, monkeypatch, cap
 
 
 def test_terminal_session(tiny_checkpoint, tmp_path):
-    """In a real terminal: a message, commands, Ctrl-C stops a reply but not the program, Ctrl-D leaves."""
-    master, slave = pty.openpty()
-    command = [sys.executable, str(ROOT / "chat.py"), "--model", str(tiny_checkpoint), "--max_new_tokens", "100"]
-    process = subprocess.Popen(
-        command, stdin=slave, stdout=slave, stderr=slave, cwd=tmp_path, start_new_session=True, env={**os.environ}
-    )
-    os.close(slave)
-    seen = bytearray()
-    os.set_blocking(master, False)
+    """In a real terminal: a message, Ctrl-C stops a reply but not the program, commands, Ctrl-D leaves."""
+    pytest.importorskip("pyte")
+    from tests.pty_session import Session
 
-    def wait_for(text: str) -> None:
-        deadline = time.monotonic() + 45
-        while text.encode() not in seen:
-            assert time.monotonic() < deadline, seen.decode(errors="replace")
-            try:
-                seen.extend(os.read(master, 65536))
-            except BlockingIOError:
-                time.sleep(0.02)
+    def start() -> None:
+        os.chdir(tmp_path)
+        options = ["--model", str(tiny_checkpoint), "--max_new_tokens", "100", "--history", str(tmp_path / "typed")]
+        os.execv(sys.executable, [sys.executable, str(ROOT / "chat.py"), *options])
 
-    wait_for("/help for commands")
-    wait_for("> ")
-    os.write(master, "你好\n".encode())
-    time.sleep(0.3)
-    process.send_signal(2)
-    time.sleep(0.5)
-    os.write(master, b"/save kept.json\n")
-    wait_for("saved to kept.json")
-    os.write(master, b"/nonsense\n")
-    wait_for("no command /nonsense")
-    os.write(master, b"\x04")
-    assert process.wait(timeout=20) == 0
-    assert (
-        (tmp_path / "kept.json")
-        .read_text(encoding="utf-8")
-        .startswith('{"messages": [{"role": "user", "content": "你好"}')
-    )
+    session = Session(start, 70, 30)
+    try:
+        session.wait_for_prompt("/help for commands", seconds=60)
+        session.type("你好\r")
+        time.sleep(0.2)
+        session.type("\x03")
+        session.wait_for_prompt("> 你好", seconds=20)  # stopped, or ended before; which, test_pty.py makes sure of
+        session.type("/save kept\r")
+        session.wait_for_prompt("已保存到")
+        session.type("/nonsense\r")
+        session.wait_for_prompt("/nonsense；")
+        session.type("\x04")
+        assert session.wait() == 0
+    finally:
+        session.close()
+    kept = json.loads((tmp_path / "kept.json").read_text(encoding="utf-8"))
+    assert kept["messages"][0] == {"role": "user", "content": "你好"}
+    assert "你好" in (tmp_path / "typed").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
         (["--model", "nowhere"], "nowhere: no such checkpoint"),
+        (["--model", __file__], "test_chat.py: is a file, not a checkpoint folder"),
         (["--temperature", "-1"], "--temperature -1.0 is outside"),
         (["--prompt", " "], "--prompt is empty"),
         (["--nonsense"], "unrecognized arguments: --nonsense"),
+        (["--top_k", "many"], "argument --top_k: invalid int value: 'many'"),
+        (["--max_new_tokens", "0"], "--max_new_tokens 0 is outside 1 to"),
     ],
 )
 def test_bad_options_are_one_line(options, expected, tiny_checkpoint):

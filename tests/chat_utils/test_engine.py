@@ -1,17 +1,27 @@
 """How a checkpoint answers: the tokens of `generate`, the same with a cache, streamed in whole characters."""
 
 import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers.utils import logging
 
-from chat_utils import engine as engine_module
-from chat_utils.engine import Engine, Sampling, draw_token, make_processors
+from chat_utils import numpy_decoder
+from chat_utils.decoding import POOL_BYTES, Session
+from chat_utils.engine import Engine, load_engine
+from chat_utils.numpy_decoder import State
+from chat_utils.reply import Reply
+from chat_utils.sampling import Sampler, Sampling
+from chat_utils.streaming import TextStream
 from data_utils.dialogue import DialogueError, encode_prompt
 from errors import InputError
 from train_utils.checkpoint import save_model
@@ -20,6 +30,10 @@ GREEDY = {"temperature": 0, "repetition_penalty": 1.0}
 WINDOW = 256  # of the tiny checkpoint
 OTHERS = {
     "gpt2": {"model_type": "gpt2", "n_embd": 64, "n_layer": 2, "n_head": 2, "n_positions": WINDOW},
+    "llama": {
+        "model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32, "max_position_embeddings": WINDOW,
+    },
     "mistral": {
         "model_type": "mistral", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
         "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 32, "max_position_embeddings": WINDOW,
@@ -30,7 +44,7 @@ OTHERS = {
 
 @pytest.fixture(scope="module", params=["qwen3", *OTHERS])
 def checkpoint(request, tiny_checkpoint, tokenizer, tmp_path_factory) -> Path:
-    """A random model of each kind of cache: full attention twice, a sliding window once."""
+    """A random model of each class; one has a sliding window."""
     if request.param == "qwen3":
         return tiny_checkpoint
     torch.manual_seed(0)
@@ -48,21 +62,22 @@ def engine(tiny_checkpoint) -> Engine:
 
 @pytest.fixture
 def drawn(monkeypatch) -> list[int]:
-    """The tokens that the engine draws, as they come."""
+    """The tokens that engines draw, as they come."""
     tokens: list[int] = []
+    draw = Sampler.draw
 
-    def record(*args) -> int:
-        tokens.append(draw_token(*args))
+    def record(sampler: Sampler, logits) -> int:
+        tokens.append(draw(sampler, logits))
         return tokens[-1]
 
-    monkeypatch.setattr(engine_module, "draw_token", record)
+    monkeypatch.setattr(Sampler, "draw", record)
     return tokens
 
 
 def force_tokens(monkeypatch, ids: list[int]) -> None:
-    """Have the engine draw these ids, whatever the model says."""
+    """Have engines draw these ids, whatever the model says."""
     remaining = iter(ids)
-    monkeypatch.setattr(engine_module, "draw_token", lambda *_: next(remaining))
+    monkeypatch.setattr(Sampler, "draw", lambda *_: next(remaining))
 
 
 def say(*contents: str, system: str | None = None) -> list[dict]:
@@ -71,17 +86,45 @@ def say(*contents: str, system: str | None = None) -> list[dict]:
     return [{"role": "system", "content": system}, *messages] if system else messages
 
 
+def ask(engine: Engine, dialogue: list[dict], **sampling) -> Reply:
+    """Return a reply that was read to its end."""
+    reply = engine.reply(dialogue, Sampling(**{**GREEDY, "max_new_tokens": 12, **sampling}))
+    reply.text = "".join(reply)
+    return reply
+
+
 def answer(engine: Engine, dialogue: list[dict], **sampling) -> str:
-    return "".join(engine.reply(dialogue, Sampling(**{**GREEDY, "max_new_tokens": 12, **sampling})))
+    return ask(engine, dialogue, **sampling).text
 
 
-def prompt_ids(engine: Engine) -> list[int]:
-    """Return the prompt of the last reply, as the model has seen it."""
-    return engine._cached_ids[: engine.stats.prompt_tokens]
+@pytest.fixture
+def prompts(monkeypatch) -> list[list[int]]:
+    """The prompts of all replies, as the model has seen them."""
+    seen: list[list[int]] = []
+    begin = Session.__init__
+
+    def record(session, decoder, ids, sampling) -> None:
+        seen.append(list(ids))
+        begin(session, decoder, ids, sampling)
+
+    monkeypatch.setattr(Session, "__init__", record)
+    return seen
 
 
 def words(number: int) -> str:
     return " ".join(f"w{number}x{i}" for i in range(8))
+
+
+def test_loading_prints_nothing_and_leaves_progress_bars_as_they_were(tiny_checkpoint, capfd):
+    was_enabled = logging.is_progress_bar_enabled()
+    try:
+        logging.enable_progress_bar()
+        Engine(str(tiny_checkpoint))
+        assert logging.is_progress_bar_enabled()
+    finally:
+        if not was_enabled:
+            logging.disable_progress_bar()
+    assert capfd.readouterr() == ("", "")
 
 
 # What is drawn
@@ -89,11 +132,12 @@ def words(number: int) -> str:
 
 @pytest.mark.parametrize("penalty", [1.0, 1.1, 1.5])
 @pytest.mark.parametrize("question", ["Hello! How are you today?", "你好！今天天气怎么样？"])
-def test_greedy_tokens_equal_those_of_generate(engine, drawn, question, penalty):
+def test_greedy_tokens_equal_those_of_generate(checkpoint, drawn, question, penalty):
+    engine = Engine(str(checkpoint))
     dialogue = say(question, system="Be kind.")
     text = answer(engine, dialogue, repetition_penalty=penalty, max_new_tokens=40)
     ids, _ = encode_prompt(engine.tokenizer, dialogue, 200)
-    output = engine.model.generate(
+    output = load_engine(str(checkpoint), "transformers").decoder.model.generate(
         torch.tensor([ids]), max_new_tokens=40, do_sample=False, repetition_penalty=penalty, temperature=None,
         top_p=None, eos_token_id=sorted(engine.stop_ids), use_cache=True,
     )  # fmt: skip
@@ -103,11 +147,31 @@ def test_greedy_tokens_equal_those_of_generate(engine, drawn, question, penalty)
     assert text == engine.tokenizer.decode(expected, skip_special_tokens=True).rstrip("\ufffd")
 
 
+@pytest.mark.parametrize("penalty", [1.0, 1.2])
+@pytest.mark.parametrize("text", ["Once upon a time there was", "从前有一座山，"])
+def test_greedy_tokens_equal_those_of_generate_up_to_the_end_of_the_window(
+    checkpoint, drawn, monkeypatch, text, penalty
+):
+    engine = Engine(str(checkpoint))
+    engine.stop_ids = set()
+    monkeypatch.setattr(TextStream, "is_looping", lambda _: False)
+    prompt = engine.tokenizer(text * 40)["input_ids"][: WINDOW // 2]
+    list(engine.complete(text * 40, Sampling(temperature=0, repetition_penalty=penalty, max_new_tokens=10_000)))
+    assert len(prompt) + len(drawn) == WINDOW
+    reference = load_engine(str(checkpoint), "transformers").decoder.model
+    output = reference.generate(
+        torch.tensor([engine.tokenizer(text * 40)["input_ids"][-len(prompt) :]]), max_new_tokens=WINDOW // 2,
+        do_sample=False, repetition_penalty=penalty, temperature=None, top_p=None, eos_token_id=None,
+    )  # fmt: skip
+    assert drawn == output[0, len(prompt) :].tolist()
+
+
 def test_same_seed_gives_the_same_reply(engine, tiny_checkpoint):
     dialogue = say("Tell me a story")
     sampling = {"temperature": 1.0, "repetition_penalty": 1.1, "max_new_tokens": 20}
     first = answer(engine, dialogue, **sampling, seed=1)
     torch.manual_seed(99)  # the global state plays no part
+    np.random.seed(99)
     before = torch.get_rng_state()
     assert answer(Engine(str(tiny_checkpoint)), dialogue, **sampling, seed=1) == first
     assert answer(engine, dialogue, **sampling, seed=1) == first
@@ -120,76 +184,39 @@ def test_without_a_seed_replies_vary(engine):
     assert len({answer(engine, say("Tell me a story"), **sampling) for _ in range(3)}) > 1
 
 
-LOGITS = torch.tensor([0.0, 1.0, 3.0, 2.0, -1.0])
-
-
-def draw_many(times: int, history: tuple[int, ...] = (), **sampling) -> list[int]:
-    settings = Sampling(**{"top_p": 1.0, "temperature": 1.0, "repetition_penalty": 1.0, **sampling})
-    generator = torch.Generator().manual_seed(0)
-    processors = make_processors(settings)
-    return [draw_token(LOGITS, list(history), processors, settings.temperature == 0, generator) for _ in range(times)]
-
-
-@pytest.mark.parametrize(
-    ("sampling", "possible"),
-    [
-        ({"temperature": 0}, {2}),
-        ({"top_k": 1}, {2}),
-        ({"top_k": 2}, {2, 3}),
-        ({"top_p": 0.5}, {2}),
-        ({"top_p": 0.8}, {2, 3}),
-        ({"temperature": 0, "repetition_penalty": 2.0, "history": (2,)}, {3}),
-        ({}, {0, 1, 2, 3, 4}),
-    ],
-)
-def test_settings_limit_what_is_drawn(sampling, possible):
-    assert set(draw_many(400, **sampling)) == possible
-
-
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
-def test_temperature_sharpens_or_flattens(temperature):
-    drawn = draw_many(4000, temperature=temperature)
-    share = drawn.count(2) / len(drawn)
-    assert share == pytest.approx(torch.softmax(LOGITS / temperature, -1)[2].item(), abs=0.03)
-
-
-def test_drawing_leaves_the_logits_alone():
-    before = LOGITS.clone()
-    draw_many(1, history=(1, 2), repetition_penalty=1.5, temperature=0.5, top_k=2)
-    assert torch.equal(LOGITS, before)
-
-
 # The cache between turns
 
 
-def test_reply_with_a_cache_equals_that_of_a_fresh_engine(checkpoint, drawn):
-    engine = Engine(str(checkpoint))
+@pytest.mark.parametrize("kind", ["auto", "transformers"])
+def test_reply_with_a_cache_equals_that_of_a_fresh_engine(checkpoint, drawn, kind):
+    engine = load_engine(str(checkpoint), kind)
     dialogue = say(system="Be kind.")
     for turn, question in enumerate(("Hello there, how are you?", "你好！我今天很高兴", "and what else do you like?")):
         dialogue.append({"role": "user", "content": question})
         drawn.clear()
-        text = answer(engine, dialogue)
+        reply = ask(engine, dialogue)
         tokens = list(drawn)
         drawn.clear()
-        fresh = Engine(str(checkpoint))
-        assert answer(fresh, dialogue) == text
+        fresh = ask(load_engine(str(checkpoint), kind), dialogue)
+        assert fresh.text == reply.text
         assert tokens == drawn
-        assert engine.stats.prompt_tokens == fresh.stats.prompt_tokens
+        assert reply.stats.prompt_tokens == fresh.stats.prompt_tokens
         assert fresh.stats.cached_tokens == 0
-        assert (engine.stats.cached_tokens > 0) == (turn > 0 and "mistral" not in checkpoint.name)
-        assert engine.stats.cached_tokens < engine.stats.prompt_tokens
-        dialogue.append({"role": "assistant", "content": text.strip() or "…"})
+        assert (reply.stats.cached_tokens > 0) == (
+            turn > 0 and (kind, checkpoint.name[:7]) != ("transformers", "mistral")
+        )
+        assert reply.stats.cached_tokens < reply.stats.prompt_tokens
+        dialogue.append({"role": "assistant", "content": reply.text.strip() or "…"})
 
 
 def test_reply_taken_word_for_word_is_found_in_the_cache(engine, monkeypatch):
     """All but the template's words around the next question was computed before."""
     reply = engine.tokenizer("很好，谢谢你！", add_special_tokens=False)["input_ids"]
     force_tokens(monkeypatch, [*reply, engine.tokenizer.convert_tokens_to_ids("<|im_end|>"), 2])
-    first = answer(engine, say("你好吗？"))
-    assert first == "很好，谢谢你！"
-    seen = engine.stats.prompt_tokens + len(reply)
-    answer(engine, say("你好吗？", first, "真的吗？"))
-    assert engine.stats.cached_tokens == seen
+    first = ask(engine, say("你好吗？"))
+    assert first.text == "很好，谢谢你！"
+    seen = first.stats.prompt_tokens + len(reply)
+    assert ask(engine, say("你好吗？", first.text, "真的吗？")).stats.cached_tokens == seen
 
 
 @pytest.mark.parametrize(
@@ -217,9 +244,24 @@ def test_cancelled_reply_leaves_the_next_right(checkpoint):
     assert answer(engine, following) == answer(Engine(str(checkpoint)), following)
 
 
-@pytest.mark.parametrize("calls", [1, 4], ids=["in the prompt", "in the reply"])
-def test_interrupt_inside_the_model_leaves_the_next_right(engine, tiny_checkpoint, calls):
+def interrupt_transformers(engine: Engine, interrupt, _) -> None:
+    engine.decoder.model.model.layers[1].register_forward_pre_hook(interrupt)
+
+
+def interrupt_numpy(_, interrupt, monkeypatch) -> None:
+    def attend_or_not(*args):
+        interrupt()
+        return attend(*args)
+
+    attend = numpy_decoder.attend
+    monkeypatch.setattr(numpy_decoder, "attend", attend_or_not)
+
+
+@pytest.mark.parametrize("calls", [1, 4, 7], ids=["in the prompt", "in the reply", "later"])
+@pytest.mark.parametrize("kind", ["auto", "transformers"])
+def test_interrupt_inside_the_model_leaves_the_next_right(tiny_checkpoint, monkeypatch, calls, kind):
     """Ctrl-C comes most often while the model computes: one layer's cache has grown by then, the next one's not."""
+    engine = load_engine(str(tiny_checkpoint), kind)
     answer(engine, say("Hello there"), max_new_tokens=5)
     dialogue = say("Hello there", "Hi.", "How are you?")
     remaining = [calls]
@@ -229,22 +271,22 @@ def test_interrupt_inside_the_model_leaves_the_next_right(engine, tiny_checkpoin
         if remaining[0] == 0:
             raise KeyboardInterrupt
 
-    hook = engine.model.model.layers[1].register_forward_pre_hook(interrupt)
+    (interrupt_numpy if kind == "auto" else interrupt_transformers)(engine, interrupt, monkeypatch)
+    reply = engine.reply(dialogue, Sampling(**GREEDY, max_new_tokens=12))
     with pytest.raises(KeyboardInterrupt):
-        answer(engine, dialogue)
-    hook.remove()
+        list(reply)
     assert remaining == [0]
-    assert answer(engine, dialogue) == answer(Engine(str(tiny_checkpoint)), dialogue)
+    reply.close()
+    assert reply.finish_reason == "cancelled"
+    assert answer(engine, dialogue) == answer(load_engine(str(tiny_checkpoint), kind), dialogue)
 
 
 def test_stats_of_a_reply(engine):
     engine.stop_ids = set()
-    answer(engine, say("Hello"), max_new_tokens=5)
-    stats = engine.stats
+    stats = ask(engine, say("Hello"), max_new_tokens=5).stats
     ids, _ = encode_prompt(engine.tokenizer, say("Hello"), 200)
     assert (stats.prompt_tokens, stats.cached_tokens, stats.dropped_messages) == (len(ids), 0, 0)
     assert stats.reply_tokens == 5
-    assert stats.stopped is False
     assert 0 < stats.first_token_seconds < stats.seconds
     assert f"5 tokens, 0 of {len(ids)} prompt tokens from the cache" in str(stats)
 
@@ -252,17 +294,17 @@ def test_stats_of_a_reply(engine):
 # The window
 
 
-def test_full_window_drops_whole_oldest_turns_and_keeps_the_system_turn(engine, tiny_checkpoint):
+def test_full_window_drops_whole_oldest_turns_and_keeps_the_system_turn(engine, tiny_checkpoint, prompts):
     dialogue = say(*(words(number) for number in range(9)), system="Always be kind.")
-    text = answer(engine, dialogue, max_new_tokens=32)
-    dropped = engine.stats.dropped_messages
+    reply = ask(engine, dialogue, max_new_tokens=32)
+    dropped = reply.stats.dropped_messages
     assert dropped in (2, 4, 6, 8)
-    assert engine.stats.prompt_tokens <= WINDOW - 32
-    shown = engine.tokenizer.decode(prompt_ids(engine))
+    assert reply.stats.prompt_tokens == len(prompts[0]) <= WINDOW - 32
+    shown = engine.tokenizer.decode(prompts[0])
     expected = [dialogue[0], *dialogue[1 + dropped :]]
     assert shown == engine.tokenizer.apply_chat_template(expected, tokenize=False, add_generation_prompt=True)
-    fresh = Engine(str(tiny_checkpoint))
-    assert answer(fresh, expected, max_new_tokens=32) == text
+    fresh = ask(Engine(str(tiny_checkpoint)), expected, max_new_tokens=32)
+    assert fresh.text == reply.text
     assert fresh.stats.dropped_messages == 0
     # One turn more would not have fitted.
     more, _ = encode_prompt(engine.tokenizer, [dialogue[0], *dialogue[1 + dropped - 2 :]], 10_000)
@@ -273,10 +315,10 @@ def test_conversation_goes_on_when_the_window_slides(engine, tiny_checkpoint):
     dialogue = say(system="Be kind.")
     for number in range(6):
         dialogue.append({"role": "user", "content": words(number)})
-        text = answer(engine, dialogue, max_new_tokens=16)
-        assert answer(Engine(str(tiny_checkpoint)), dialogue, max_new_tokens=16) == text
-        dialogue.append({"role": "assistant", "content": text.strip() or "…"})
-    assert engine.stats.dropped_messages > 0
+        reply = ask(engine, dialogue, max_new_tokens=16)
+        assert answer(Engine(str(tiny_checkpoint)), dialogue, max_new_tokens=16) == reply.text
+        dialogue.append({"role": "assistant", "content": reply.text.strip() or "…"})
+    assert reply.stats.dropped_messages > 0
 
 
 @pytest.mark.parametrize("system", [None, "Be kind."])
@@ -288,8 +330,9 @@ def test_message_longer_than_the_window_is_refused_and_the_next_answered(engine,
 
 def test_reply_never_runs_past_the_window(engine, drawn):
     engine.stop_ids = set()
-    answer(engine, say(*(words(number) for number in range(5))), max_new_tokens=10_000, repetition_penalty=1.3)
-    assert engine.stats.prompt_tokens + len(drawn) <= WINDOW
+    reply = ask(engine, say(*(words(number) for number in range(5))), max_new_tokens=10_000, repetition_penalty=1.3)
+    assert reply.finish_reason == "length"
+    assert reply.stats.prompt_tokens + len(drawn) <= WINDOW
     assert len(drawn) == WINDOW // 2  # half of it is kept for the reply
 
 
@@ -312,12 +355,13 @@ def test_pieces_are_whole_characters_and_join_to_the_text(engine, monkeypatch, t
     ids = engine.tokenizer(text, add_special_tokens=False)["input_ids"]
     stop = engine.tokenizer.convert_tokens_to_ids("<|im_end|>")
     force_tokens(monkeypatch, [*ids, stop])
-    pieces = list(engine.reply(say("说"), Sampling(max_new_tokens=len(ids) + 5)))
+    reply = engine.reply(say("说"), Sampling(max_new_tokens=len(ids) + 5))
+    pieces = list(reply)
     assert "".join(pieces) == text
     assert not any("\ufffd" in piece for piece in pieces)
     assert all(pieces)
-    assert engine.stats.stopped
-    assert engine.stats.reply_tokens == len(ids) + 1
+    assert reply.finish_reason == "stop"
+    assert reply.stats.reply_tokens == len(ids) + 1
 
 
 def test_characters_come_as_soon_as_they_are_whole(engine, monkeypatch):
@@ -349,16 +393,179 @@ def test_reply_ends_at_a_stop_token(engine, monkeypatch, token):
     assert stop in engine.stop_ids
     ids = engine.tokenizer("good", add_special_tokens=False)["input_ids"]
     force_tokens(monkeypatch, [*ids, stop])  # one draw more would fail
-    assert "".join(engine.reply(say("Hi"), Sampling(max_new_tokens=50))) == "good"
-    assert engine.stats.stopped
-    assert engine.stats.reply_tokens == len(ids) + 1
+    reply = ask(engine, say("Hi"), max_new_tokens=50)
+    assert reply.text == "good"
+    assert reply.finish_reason == "stop"
+    assert reply.stats.reply_tokens == len(ids) + 1
 
 
 def test_reply_ends_at_its_longest(engine, drawn):
     engine.stop_ids = set()
-    answer(engine, say("Hi"), max_new_tokens=3)
-    assert len(drawn) == engine.stats.reply_tokens == 3
-    assert not engine.stats.stopped
+    reply = ask(engine, say("Hi"), max_new_tokens=3)
+    assert len(drawn) == reply.stats.reply_tokens == 3
+    assert reply.finish_reason == "length"
+
+
+@pytest.mark.parametrize("stop", [["lo"], ["zzz", "hello"], ["o he"]])
+def test_reply_ends_at_a_stop_text(engine, monkeypatch, stop):
+    ids = engine.tokenizer("hello hello", add_special_tokens=False)["input_ids"]
+    force_tokens(monkeypatch, [*ids, 2])
+    reply = ask(engine, say("Hi"), max_new_tokens=50, stop=stop)
+    place = min(at for text in stop if (at := "hello hello".find(text)) >= 0)
+    assert reply.text == "hello hello"[:place]
+    assert reply.finish_reason == "stop"
+
+
+@pytest.mark.parametrize("phrase", ["I like to play with you. ", "我喜欢和你玩。"])
+def test_reply_that_repeats_itself_is_ended(engine, monkeypatch, phrase):
+    ids = engine.tokenizer(phrase * 40, add_special_tokens=False)["input_ids"]
+    force_tokens(monkeypatch, ids)
+    reply = ask(engine, say("Hi"), max_new_tokens=1000)
+    assert reply.finish_reason == "loop"
+    assert 160 <= len(reply.text.encode()) <= 160 + 2 * len(phrase.encode())
+    assert (phrase * 40).startswith(reply.text)
+
+
+# Several at once
+
+
+QUESTIONS = (
+    "Hello there",
+    "你好，世界！",
+    "How are you today?",
+    "Tell me a story about a cat",
+    "再见",
+    "What is 1 + 1?",
+)
+
+
+@pytest.mark.parametrize("kind", ["auto", "transformers"])
+@pytest.mark.parametrize("sampling", [{"temperature": 0}, {"temperature": 1.0, "top_p": 0.95, "seed": 3}])
+def test_replies_side_by_side_are_those_of_each_alone(tiny_checkpoint, kind, sampling):
+    engine = load_engine(str(tiny_checkpoint), kind)
+    settings = {**sampling, "max_new_tokens": 24}
+    alone = [answer(load_engine(str(tiny_checkpoint), kind), say(question), **settings) for question in QUESTIONS]
+    with ThreadPoolExecutor(len(QUESTIONS)) as threads:
+        together = list(threads.map(lambda question: answer(engine, say(question), **settings), QUESTIONS))
+    assert together == alone
+    # In one thread too, piece by piece in turn.
+    replies = [engine.reply(say(question), Sampling(**{**GREEDY, **settings})) for question in QUESTIONS]
+    texts = ["" for _ in replies]
+    while any(reply.finish_reason is None for reply in replies):
+        for number, reply in enumerate(replies):
+            texts[number] += next(reply, "")
+    assert texts == alone
+
+
+def test_prompts_are_encoded_alike_in_many_threads(engine, prompts):
+    """A tokenizer is no friend of threads: what one asked for, another got, a control token read as letters say."""
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda number: engine.reply(say(QUESTIONS[number % 6])), range(400)))
+    expected = [encode_prompt(engine.tokenizer, say(question), 200)[0] for question in QUESTIONS]
+    assert sorted(map(tuple, expected)) == sorted(set(map(tuple, prompts)))
+
+
+def test_replies_without_a_seed_share_their_steps(engine, monkeypatch):
+    sizes = []
+    compute = numpy_decoder.compute_logits
+
+    def record(network, states, *rest):
+        sizes.append(len(states))
+        time.sleep(0.002)
+        return compute(network, states, *rest)
+
+    monkeypatch.setattr(numpy_decoder, "compute_logits", record)
+    engine.stop_ids = set()
+    with ThreadPoolExecutor(len(QUESTIONS)) as threads:
+        settings = {"temperature": 1.0, "max_new_tokens": 20}
+        replies = list(threads.map(lambda question: ask(engine, say(question), **settings), QUESTIONS))
+    assert [reply.stats.reply_tokens for reply in replies] == [20] * len(QUESTIONS)
+    assert sum(sizes) == 20 * len(QUESTIONS)
+    assert max(sizes) == len(QUESTIONS)
+
+
+def test_close_from_another_thread_ends_a_reply(engine):
+    engine.stop_ids = set()
+    reply = engine.reply(say("Tell me a story"), Sampling(temperature=1.5, max_new_tokens=10_000))
+    pieces = [next(reply)]
+    closer = threading.Timer(0.02, reply.close)
+    closer.start()
+    pieces += list(reply)
+    closer.join()
+    assert reply.finish_reason == "cancelled"
+    assert reply.stats.reply_tokens < WINDOW // 2
+    assert list(reply) == []
+    reply.close()  # again does nothing
+    assert reply.finish_reason == "cancelled"
+
+
+def test_close_after_the_end_changes_nothing(engine):
+    reply = ask(engine, say("Hi"), max_new_tokens=3)
+    reason = reply.finish_reason
+    reply.close()
+    assert reply.finish_reason == reason != "cancelled"
+
+
+def test_dialogues_in_turn_each_find_their_beginning(engine):
+    """Two conversations on one engine: neither loses what was computed for it."""
+    talks = [say("Hello there"), say("你好，今天天气怎么样？")]
+    for _ in range(3):
+        for talk in talks:
+            reply = ask(engine, talk)
+            assert (reply.stats.cached_tokens > 8) == (len(talk) > 1)
+            talk += [{"role": "assistant", "content": reply.text.strip() or "…"}, {"role": "user", "content": "go on"}]
+
+
+def test_shared_system_prompt_is_copied(engine, tiny_checkpoint):
+    system = "You are kind and patient, and you answer in one sentence, in the language that you are asked in."
+    first = ask(engine, say("Hello there, how are you? " * 8, system=system))
+    other = ask(engine, say("再见", system=system))
+    assert 20 < other.stats.cached_tokens < first.stats.prompt_tokens // 2
+    assert other.text == answer(Engine(str(tiny_checkpoint)), say("再见", system=system))
+    again = ask(engine, say("Hello there, how are you? " * 8, system=system))
+    assert again.stats.cached_tokens == again.stats.prompt_tokens - 1
+    assert again.text == first.text
+
+
+def test_pool_is_bounded(engine):
+    token_bytes = State(engine.decoder.network, 1).memory.nbytes
+    assert engine.decoder.pool._max_tokens == POOL_BYTES // token_bytes
+    engine.decoder.pool._max_tokens = 1100
+    for number in range(12):
+        answer(engine, say(words(number)), max_new_tokens=4)
+    states = [state for _, state in engine.decoder.pool._entries]
+    assert len(states) == 4
+    assert sum(state.memory.nbytes for state in states) <= 1100 * token_bytes
+    latest, forgotten = (ask(engine, say(words(number)), max_new_tokens=4).stats.cached_tokens for number in (11, 0))
+    assert latest > forgotten
+
+
+# Raw text
+
+
+@pytest.mark.parametrize("text", ["Once upon a time", "从前", "<|im_start|>user\nHi<|im_end|>"])
+def test_completion_goes_on_with_the_text_itself(engine, prompts, text):
+    reply = engine.complete(text, Sampling(**GREEDY, max_new_tokens=8))
+    assert len("".join(reply)) > 0
+    (ids,) = prompts
+    assert engine.tokenizer.decode(ids) == text
+    assert not set(ids) & {0, 1, 2}  # no control token
+
+
+def test_completion_of_nothing_is_refused(engine):
+    with pytest.raises(DialogueError, match="no text"):
+        engine.complete("")
+
+
+def test_completion_of_a_long_text_sees_its_end(engine, prompts):
+    list(engine.complete("one two three " * 200, Sampling(max_new_tokens=16)))
+    assert len(prompts[0]) == WINDOW - 16
+
+
+@pytest.mark.parametrize("kind", ["llama", "gguf", ""])
+def test_unknown_engine_is_one_line(tiny_checkpoint, kind):
+    with pytest.raises(InputError, match=r"choose one of auto, transformers, llama\.cpp"):
+        load_engine(str(tiny_checkpoint), kind)
 
 
 # What the user types is text
@@ -373,11 +580,11 @@ def test_reply_ends_at_its_longest(engine, drawn):
     ],
 )
 @pytest.mark.parametrize("role", ["user", "system", "assistant"])
-def test_typed_control_tokens_forge_no_turn(engine, text, role):
+def test_typed_control_tokens_forge_no_turn(engine, text, role, prompts):
     contents = {"user": "Hello", "system": "Be kind.", "assistant": "Fine."} | {role: text}
     dialogue = say(contents["user"], contents["assistant"], "And now?", system=contents["system"])
     answer(engine, dialogue, max_new_tokens=1)
-    ids = prompt_ids(engine)
+    (ids,) = prompts
     count = {
         t: ids.count(engine.tokenizer.convert_tokens_to_ids(t)) for t in ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
     }
@@ -446,7 +653,7 @@ def test_missing_checkpoint_says_what_to_do(kind, tmp_path):
     path = tmp_path / "ckpt"
     if kind == "a file":
         path.write_text("no folder")
-    with pytest.raises(InputError, match=r"ckpt: no such checkpoint; train one with train\.py"):
+    with pytest.raises(InputError, match=r"ckpt: (no such|is a file, not a) checkpoint.*train\.py"):
         Engine(str(path))
 
 
@@ -464,9 +671,8 @@ def test_half_precision_checkpoint_answers_on_a_cpu(tiny_checkpoint, tmp_path):
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"dtype": "bfloat16"}))
     engine = Engine(str(tmp_path), device="cpu")
-    assert engine.model.dtype == torch.float32
-    answer(engine, say("Hi"))
-    assert engine.stats.reply_tokens > 0
+    assert engine.decoder.network.embedding.dtype == np.float32
+    assert ask(engine, say("Hi")).stats.reply_tokens > 0
 
 
 def test_base_without_a_chat_template_is_given_ours(tmp_path, drawn):
@@ -478,7 +684,7 @@ def test_base_without_a_chat_template_is_given_ours(tmp_path, drawn):
     config = AutoConfig.for_model(**OTHERS["gpt2"], vocab_size=len(tokenizer), eos_token_id=256, bos_token_id=256)
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     engine = Engine(str(tmp_path))
-    assert len(engine.tokenizer) == engine.model.get_input_embeddings().num_embeddings == len(tokenizer) + 2
+    assert len(engine.tokenizer) == len(engine.decoder.network.embedding) == len(tokenizer) + 2
     assert engine.stop_ids == {256, engine.tokenizer.convert_tokens_to_ids("<|im_end|>")}
     answer(engine, say("Hi"), max_new_tokens=4)
     assert 1 <= len(drawn) <= 4

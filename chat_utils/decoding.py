@@ -1,0 +1,148 @@
+"""What an engine asks of a runtime: logits for the next token, and computed beginnings that are used again.
+
+`Decoder` is the base of all: transformers here, the fast step in numpy_decoder.py, llama.cpp in llama/decoder.py.
+It owns the turns of open replies and the pool of computed states; a runtime says how a state is made, fed, cut and
+copied.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+
+from chat_utils.sampling import Sampler, Sampling
+from chat_utils.states import StatePool
+from chat_utils.turns import OneThread, Turns
+
+PREFILL_TOKENS = 256  # of a prompt in one turn, so that a long prompt doesn't keep other replies waiting
+POOL_BYTES = 256 * 2**20  # counted by the tokens that states have room for
+
+
+class Session:
+    """One reply in a decoder: its ids, the state that holds the computed ones, and what draws the next."""
+
+    def __init__(self, decoder: "Decoder", ids: list[int], sampling: Sampling) -> None:
+        self.decoder, self.ids = decoder, list(ids)
+        self.sampler = Sampler(sampling, ids)
+        self.state: Any = None
+        self.computed = 0  # how many of the ids the state holds
+        self.cached_tokens = 0
+        # Rows computed together are rounded another way than alone, by one part in a million: what must come out the
+        # same again is computed alone.
+        self.can_share = sampling.seed is None and sampling.temperature > 0
+
+    def step(self) -> int | None:
+        """Compute what is pending and return the token drawn; None where part of a long prompt is still to come."""
+        return self.decoder.turns.step(self)
+
+    def close(self) -> None:
+        """Leave what was computed to the pool, for the next turn of the same dialogue."""
+        if self.state is not None:
+            self.decoder.pool.put(self.ids[: self.computed], self.state)
+            self.state = None
+
+
+class Decoder(ABC):
+    """Base of the runtimes.
+
+    `step_limit`: how many replies it can compute in one step. `one_thread`: whether it must always run on the same.
+    """
+
+    step_limit = 1
+    one_thread = True
+
+    def __init__(self, window: int, token_bytes: int) -> None:
+        """`token_bytes`: memory that a state takes for each token."""
+        self.window = window
+        self.pool = StatePool(self, POOL_BYTES // max(token_bytes, 1))
+        self.turns = Turns(OneThread(self._step) if self.one_thread else self._step, self.step_limit)
+
+    def open(self, ids: list[int], sampling: Sampling) -> Session:
+        """Begin a reply after the ids of its prompt (one at least)."""
+        return Session(self, ids, sampling)
+
+    def _step(self, sessions: list[Session]) -> list[int | None]:
+        parts = []
+        for session in sessions:
+            if session.state is None:
+                session.state, session.computed = self.pool.take(session.ids[:-1])
+                session.cached_tokens = session.computed
+            parts.append(session.ids[session.computed :][:PREFILL_TOKENS])
+        rows = self.feed(sessions, parts)
+        drawn: list[int | None] = []
+        for session, part, logits in zip(sessions, parts, rows, strict=True):
+            session.computed += len(part)
+            is_prompt_done = session.computed == len(session.ids)
+            drawn.append(session.sampler.draw(logits) if is_prompt_done else None)
+            if is_prompt_done:
+                session.ids.append(drawn[-1])
+        return drawn
+
+    @abstractmethod
+    def feed(self, sessions: list[Session], parts: list[list[int]]) -> list[np.ndarray]:
+        """Compute each part after its session's state and return the logits (V, float32) that follow its last id.
+
+        Where it is interrupted, a state must be as before or None.
+        """
+
+    @abstractmethod
+    def new_state(self) -> Any:
+        """Return the state of an empty beginning."""
+
+    @abstractmethod
+    def cut_state(self, state: Any, tokens: int, length: int) -> Any | None:
+        """Return the state with the first `tokens` of its `length` alone; None where it has forgotten too much."""
+
+    @abstractmethod
+    def copy_state(self, state: Any, tokens: int, length: int) -> Any | None:
+        """Return a state of its own with the first `tokens` of `length`, no larger than they need; None as above."""
+
+    def count_room(self, state: Any, length: int) -> int:
+        """Return for how many tokens a state of `length` takes memory."""
+        return length
+
+
+class TransformersDecoder(Decoder):
+    """transformers' own forward: the reference, and what runs where no faster step knows the model's class."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        window = getattr(model.config, "max_position_embeddings", 2048)
+        config = model.config.get_text_config(decoder=True)
+        width = getattr(config, "hidden_size", 1024)
+        super().__init__(window, 2 * config.num_hidden_layers * width * model.dtype.itemsize)
+
+    @torch.inference_mode()
+    def feed(self, sessions: list[Session], parts: list[list[int]]) -> list[np.ndarray]:
+        """Compute the part of one session; see Decoder."""
+        (session,), (part,) = sessions, parts
+        cache, session.state = session.state, None  # what an interrupt leaves half computed is not used again
+        input_ids = torch.tensor([part], device=self.model.device)
+        output = self.model(input_ids=input_ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        session.state = cache
+        return [output.logits[0, -1].float().cpu().numpy()]
+
+    def new_state(self) -> DynamicCache:
+        """Return an empty cache."""
+        return DynamicCache(config=self.model.config)
+
+    def cut_state(self, state: DynamicCache, tokens: int, length: int) -> DynamicCache | None:
+        """Return the cache with its first `tokens` alone; None where a sliding window forgot what that would need."""
+        if tokens < length and any(state.is_sliding):
+            return None
+        if tokens < length:
+            state.crop(tokens - length)
+        return state
+
+    def copy_state(self, state: DynamicCache, tokens: int, length: int) -> DynamicCache | None:
+        """Return a cache with copies of the first `tokens`; None where a layer keeps more or less than its tokens."""
+        if any(type(layer) is not DynamicLayer for layer in state.layers):
+            return None
+        copy = self.new_state()
+        for number, layer in enumerate(state.layers):
+            if layer.is_initialized:  # one that shares another's keys is not
+                copy.update(layer.keys[..., :tokens, :], layer.values[..., :tokens, :], number)
+        return copy

@@ -1,0 +1,1 @@
+"""A checkpoint in llama.cpp: written as GGUF, kept, and run."""

@@ -1,0 +1,101 @@
+"""One reply as it comes: an iterator of text pieces that any thread may read, stop and look at."""
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from chat_utils.decoding import Session
+from chat_utils.streaming import TextStream
+
+
+@dataclass
+class Stats:
+    """What a reply took; seconds count from when it was asked for."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    reply_tokens: int = 0
+    first_token_seconds: float = 0.0
+    seconds: float = 0.0
+    dropped_messages: int = 0
+
+    def __str__(self) -> str:
+        decode_seconds = max(self.seconds - self.first_token_seconds, 1e-9)
+        return (
+            f"first token after {self.first_token_seconds * 1000:.0f} ms, "
+            f"{max(self.reply_tokens - 1, 0) / decode_seconds:.0f} tokens a second, {self.reply_tokens} tokens, "
+            f"{self.cached_tokens} of {self.prompt_tokens} prompt tokens from the cache"
+        )
+
+
+class Reply(Iterator[str]):
+    """Pieces of whole characters; `stats` grows as they come.
+
+    `finish_reason` is None while it runs, then "stop" (by itself or at a stop text), "length", "loop" (it repeated
+    itself and was ended) or "cancelled".
+    """
+
+    def __init__(self, session: Session, text: TextStream, stop_ids: set[int], room: int, stats: Stats) -> None:
+        """`room`: the longest reply in tokens; `stats.seconds` may already count what preparing took."""
+        self.stats, self.finish_reason = stats, None
+        self._session, self._text, self._stop_ids, self._room = session, text, stop_ids, room
+        self._started = time.perf_counter() - stats.seconds
+        self._lock = threading.RLock()
+        self._is_cancelled = False
+
+    def __next__(self) -> str:
+        with self._lock:
+            while self.finish_reason is None:
+                if self._is_cancelled:
+                    self._finish("cancelled")
+                elif piece := self._advance():
+                    return piece
+        raise StopIteration
+
+    def close(self) -> None:
+        """Cancel the reply where it still runs, from any thread; waits for a step in progress at most."""
+        self._is_cancelled = True
+        with self._lock:
+            if self.finish_reason is None:
+                self._finish("cancelled")
+
+    def __enter__(self) -> "Reply":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def _advance(self) -> str:
+        """Compute one step and return the text that it made certain."""
+        token = self._session.step()
+        stats = self.stats
+        stats.seconds = time.perf_counter() - self._started
+        stats.cached_tokens = self._session.cached_tokens
+        if token is None:
+            return ""
+        stats.reply_tokens += 1
+        if stats.reply_tokens == 1:
+            stats.first_token_seconds = stats.seconds
+        piece, reason = "", None
+        if token in self._stop_ids:
+            reason = "stop"
+        else:
+            piece = self._text.push(token)
+            if self._text.stopped:
+                reason = "stop"
+            elif piece and self._text.is_looping():
+                reason = "loop"
+            elif stats.reply_tokens >= self._room:
+                reason = "length"
+        if reason is None:
+            return piece
+        if not self._text.stopped:
+            piece += self._text.finish()
+            reason = "stop" if self._text.stopped else reason
+        self._finish(reason)
+        return piece
+
+    def _finish(self, reason: str) -> None:
+        self.finish_reason = reason
+        self._session.close()

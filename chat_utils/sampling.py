@@ -1,0 +1,85 @@
+"""How the next token is drawn from a model's logits: settings, and one drawer for every engine."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from options import check_range
+
+
+@dataclass
+class Sampling:
+    """How a reply is drawn from the model's probabilities, and what ends it."""
+
+    temperature: float = field(default=0.4, metadata={"help": "0: always the most likely token; higher: more varied"})
+    top_p: float = field(default=0.9, metadata={"help": "Draw from the most likely tokens that hold this probability"})
+    top_k: int = field(default=0, metadata={"help": "Draw from this many most likely tokens; 0: no limit"})
+    repetition_penalty: float = field(default=1.1, metadata={"help": "Above 1: tokens of the dialogue come up less"})
+    max_new_tokens: int = field(default=256, metadata={"help": "Longest reply in tokens"})
+    seed: int | None = field(default=None, metadata={"help": "Same seed and dialogue: same reply"})
+    stop: list[str] = field(default_factory=list, metadata={"help": "Texts that end a reply, left out of it"})
+
+    def __post_init__(self) -> None:
+        check_range("temperature", self.temperature, 0, 100)
+        check_range("top_p", self.top_p, 1e-9, 1)
+        check_range("top_k", self.top_k, 0, 1e9)
+        check_range("repetition_penalty", self.repetition_penalty, 1e-9, 100)
+        check_range("max_new_tokens", self.max_new_tokens, 1, 1e9)
+        check_range("seed", self.seed or 0, 0, 2**63 - 1)
+
+
+class Sampler:
+    """Draws the tokens of one reply; its random numbers are its own, so that no other reply changes them.
+
+    The scores are those of transformers' `generate`, in its order: repetition penalty, temperature, top_k, top_p.
+    """
+
+    def __init__(self, sampling: Sampling, prompt_ids: list[int]) -> None:
+        self.sampling = sampling
+        self._random = np.random.default_rng(sampling.seed)
+        self._seen = set(prompt_ids)
+        self._seen_ids = np.fromiter(self._seen, dtype=np.int64)
+
+    def draw(self, logits: np.ndarray) -> int:
+        """Choose the next id from logits (V, float32), which are left alone, and remember it as seen."""
+        token = self._choose(self._penalize(logits))
+        if self.sampling.repetition_penalty != 1 and token not in self._seen:
+            self._seen.add(token)
+            self._seen_ids = np.append(self._seen_ids, token)
+        return token
+
+    def _penalize(self, logits: np.ndarray) -> np.ndarray:
+        """Lower the scores of tokens that the dialogue holds. Source: Keskar et al. 2019 (CTRL), section 4.1."""
+        penalty = np.float32(self.sampling.repetition_penalty)
+        if penalty == 1:
+            return logits
+        scores = logits.copy()
+        seen = scores[self._seen_ids]
+        scores[self._seen_ids] = np.where(seen < 0, seen * penalty, seen / penalty)
+        return scores
+
+    def _choose(self, scores: np.ndarray) -> int:
+        """Draw from the scores (V) by temperature, top_k and top_p."""
+        settings = self.sampling
+        if settings.temperature == 0:
+            return int(scores.argmax())
+        weights = np.exp((scores - scores.max()) / np.float32(settings.temperature))
+        if settings.top_k == 0 and settings.top_p >= 1:
+            return self._pick(np.arange(len(weights)), weights)
+        total = weights.sum()
+        if 0 < settings.top_k < len(weights):
+            best = np.argpartition(weights, -settings.top_k)[-settings.top_k :]
+            total = weights[best].sum()
+        else:
+            # Sorting all is what costs. Those below this, all together, hold less than what top_p leaves out.
+            best = np.flatnonzero(weights >= (1 - settings.top_p) * total / len(weights))
+        best = best[np.argsort(-weights[best], kind="stable")]
+        kept = weights[best].astype(np.float64)
+        before = np.cumsum(kept) - kept
+        inside = int((before < settings.top_p * total).sum())
+        return self._pick(best[:inside], kept[:inside])
+
+    def _pick(self, ids: np.ndarray, weights: np.ndarray) -> int:
+        """Return one of the ids, each with a chance by its weight; one random number a token."""
+        edges = np.cumsum(weights, dtype=np.float64)
+        return int(ids[min(np.searchsorted(edges, self._random.random() * edges[-1], side="right"), len(ids) - 1)])

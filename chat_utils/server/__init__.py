@@ -1,0 +1,1 @@
+"""The chat on the network: OpenAI's protocol and a page."""

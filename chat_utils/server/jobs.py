@@ -1,0 +1,107 @@
+"""Who is answered when: some replies at once, each in a thread of its own, the others waiting in order of arrival."""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+
+from chat_utils.engine import Engine
+from chat_utils.reply import Reply
+from chat_utils.sampling import Sampling
+from chat_utils.server.openai_requests import ApiError, Request
+from data_utils.dialogue import DialogueError
+
+
+class HangUpError(Exception):
+    """The caller left before the reply was whole."""
+
+
+class Job:
+    """The replies to one request while they are made; `texts` holds what was said so far, a text for each choice."""
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.replies: list[Reply | None] = [None] * len(request.choices())
+        self.texts = [""] * len(self.replies)
+        self.cancelled = threading.Event()
+        self._events: asyncio.Queue = asyncio.Queue()
+        self._first: list = []
+        self._loop = asyncio.get_running_loop()
+
+    def tell(self, *event: object) -> None:
+        """Hand (choice, piece, error) from a thread to whoever reads; no piece: the choice has ended."""
+        with contextlib.suppress(RuntimeError):  # the loop is gone: nobody reads
+            self._loop.call_soon_threadsafe(self._events.put_nowait, event)
+
+    def cancel(self) -> None:
+        """End the replies before their next piece; what waits is never begun."""
+        self.cancelled.set()
+        self.tell(0, None, HangUpError())
+
+    async def begin(self) -> None:
+        """Wait until the first piece is there; raises what went wrong before it."""
+        event = await self._events.get()
+        if event[2] is not None:
+            raise event[2]
+        self._first = [event]
+
+    async def read(self) -> AsyncIterator[tuple[int, str | None]]:
+        """Yield (choice, piece) as they come, and (choice, None) where one has ended; raises what went wrong."""
+        left = len(self.replies)
+        while left:
+            index, piece, error = self._first.pop() if self._first else await self._events.get()
+            if error is not None:
+                raise error
+            left -= piece is None
+            self.texts[index] += piece or ""
+            yield index, piece
+
+
+class Jobs:
+    """Admits requests: `slots` replies run at once, `max_queue` wait, more are refused with 429.
+
+    The engine shares its time out between the replies that are open.
+    """
+
+    def __init__(self, engine: Engine, slots: int, max_queue: int) -> None:
+        self.engine, self.slots, self.max_queue = engine, slots, max_queue
+        self.open = 0  # replies that run or wait
+        self._pool = ThreadPoolExecutor(slots, "reply")
+
+    def start(self, request: Request) -> Job:
+        """Queue the replies to a request; raises ApiError where the queue is full."""
+        choices = request.choices()
+        if self.open + len(choices) > self.slots + self.max_queue:
+            raise ApiError(429, "the server is busy; try again in a moment", code="rate_limit_exceeded")
+        job = Job(request)
+        self.open += len(choices)
+        for index, (asked, sampling) in enumerate(choices):
+            future = asyncio.wrap_future(self._pool.submit(self._make_reply, job, index, asked, sampling))
+            future.add_done_callback(self._count_down)
+        return job
+
+    def _count_down(self, _) -> None:
+        self.open -= 1
+
+    def _make_reply(self, job: Job, index: int, asked: list | str, sampling: Sampling) -> None:
+        """Make one reply, in a thread of the pool."""
+        if job.cancelled.is_set():
+            return
+        begin = self.engine.reply if job.request.kind == "chat" else self.engine.complete
+        try:
+            with begin(asked, sampling) as reply:
+                job.replies[index] = reply
+                for piece in reply:
+                    if job.cancelled.is_set():
+                        return
+                    job.tell(index, piece, None)
+            job.tell(index, None, None)
+        except DialogueError as error:
+            job.tell(index, None, ApiError(400, str(error), "messages", "context_length_exceeded"))
+        except Exception as error:
+            job.tell(index, None, error)
+
+    def close(self) -> None:
+        """Let go of the threads."""
+        self._pool.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,67 @@
+"""OpenAI's protocol, the way out: whole replies and streamed pieces as JSON."""
+
+import json
+
+from chat_utils.reply import Reply
+from chat_utils.server.openai_requests import Request
+
+NAMES = {"chat": ("chatcmpl", "chat.completion", "chat.completion.chunk"), "text": ("cmpl", *["text_completion"] * 2)}
+
+
+def write_usage(replies: list[Reply], request: Request) -> dict:
+    """Return what the replies took in tokens; a prompt that is answered n times counts once."""
+    stats = [reply.stats for reply in replies]
+    prompts = stats[:: request.n]
+    prompt_tokens = sum(one.prompt_tokens for one in prompts)
+    completion_tokens = sum(one.reply_tokens for one in stats)
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": sum(one.cached_tokens for one in prompts)},
+        "dropped_messages": sum(one.dropped_messages for one in prompts),
+    }
+
+
+def write_finish(reason: str | None) -> dict:
+    """Return how a choice ended, in the protocol's words and in the engine's ("loop": it began to repeat itself)."""
+    return {"finish_reason": "length" if reason == "length" else "stop", "stop_reason": reason}
+
+
+def write_reply(request: Request, model: str, texts: list[str], replies: list[Reply]) -> dict:
+    """Return the whole answer to a request that is not streamed."""
+    prefix, name, _ = NAMES[request.kind]
+    choices = []
+    for index, (text, reply) in enumerate(zip(texts, replies, strict=True)):
+        content = {"message": {"role": "assistant", "content": text}} if request.kind == "chat" else {"text": text}
+        choices.append({"index": index, **content, "logprobs": None, **write_finish(reply.finish_reason)})
+    return {
+        "id": f"{prefix}-{request.id}", "object": name, "created": request.created, "model": model,
+        "choices": choices, "usage": write_usage(replies, request),
+    }  # fmt: skip
+
+
+def write_chunk(request: Request, model: str, choices: list[dict], usage: dict | None = None) -> bytes:
+    """Return one event of a stream (SSE)."""
+    prefix, _, name = NAMES[request.kind]
+    chunk = {
+        "id": f"{prefix}-{request.id}", "object": name, "created": request.created, "model": model, "choices": choices,
+    }  # fmt: skip
+    if request.include_usage:
+        chunk["usage"] = usage
+    return write_event(chunk)
+
+
+def write_piece(request: Request, index: int, piece: str | None, reason: str | None = None) -> dict:
+    """Return a choice of a chunk: the opening of a chat reply (no piece), a piece of text, or how it ended."""
+    end = write_finish(reason) if reason else {"finish_reason": None}
+    if request.kind == "text":
+        return {"index": index, "text": piece or "", "logprobs": None, **end}
+    delta = {} if reason else {"role": "assistant", "content": ""} if piece is None else {"content": piece}
+    return {"index": index, "delta": delta, "logprobs": None, **end}
+
+
+def write_event(data: dict | str) -> bytes:
+    """Return data as a server-sent event."""
+    text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)
+    return f"data: {text}\n\n".encode()

@@ -1,0 +1,230 @@
+"""The server's addresses: OpenAI's protocol, health, and the page. `transformers serve` is not built on.
+
+That one has no key and no limits, lets any caller load and unload models, and reads control tokens in a user's text.
+"""
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from chat_utils.engine import Engine
+from chat_utils.sampling import Sampling
+from chat_utils.server.guard import HEADERS, check_key, check_origin, read_body
+from chat_utils.server.jobs import HangUpError, Job, Jobs
+from chat_utils.server.openai_replies import write_chunk, write_event, write_piece, write_reply, write_usage
+from chat_utils.server.openai_requests import ApiError, parse_request, read_json
+from chat_utils.server.serve import ServerOptions
+from data_utils.corpus import clean_text
+
+PAGE = Path(__file__).parent / "web"
+KINDS = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+MAX_PARSED = 2  # requests at once: more would keep the replies in the making from the processor
+log = logging.getLogger("chat")
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+class ChatServer:
+    """One engine's addresses, as an ASGI application in `app`."""
+
+    def __init__(
+        self, engine: Engine, sampling: Sampling, options: ServerOptions, with_page: bool = False,
+        system: str | None = None,
+    ) -> None:  # fmt: skip
+        self.engine, self.sampling, self.options = engine, sampling, options
+        self.system = clean_text(system or "") or None  # of dialogues that bring none
+        self.parsing = asyncio.Semaphore(MAX_PARSED)
+        self.jobs = Jobs(engine, options.slots, options.max_queue)
+        names = ("temperature", "top_p", "top_k", "repetition_penalty", "seed")
+        defaults = {name: getattr(sampling, name) for name in names}
+        defaults["max_tokens"] = min(sampling.max_new_tokens, engine.window // 2)  # the other half is the prompt's
+        self.model = {"id": engine.name, "object": "model", "created": int(time.time()), "owned_by": "you"}
+        self.model |= {"window": engine.window, "defaults": defaults}
+        routes = {
+            "/v1/chat/completions": ("POST", self.answer_chat),
+            "/v1/completions": ("POST", self.continue_text),
+            "/v1/models": ("GET", self.list_models),
+            "/v1/models/{name:path}": ("GET", self.show_model),
+            "/load_model": ("POST", self.load_model),
+            "/health": ("GET", self.show_health),
+        }
+        for file in sorted(PAGE.iterdir()) if with_page else []:
+            routes["/" if file.name == "index.html" else f"/{file.name}"] = ("GET", make_file_handler(file))
+        self.app = Starlette(
+            routes=[Route(path, self.check(handler), methods=[method]) for path, (method, handler) in routes.items()],
+            exception_handlers=dict.fromkeys((404, 405), self.refuse),
+            lifespan=self.run_jobs,
+        )
+
+    @asynccontextmanager
+    async def run_jobs(self, _: Starlette) -> AsyncIterator[None]:
+        """Let go of the threads when the server stops."""
+        yield
+        self.jobs.close()
+
+    def check(self, handler: Handler) -> Handler:
+        """Return the handler with the checks before it, and every error in OpenAI's form."""
+
+        async def handle(request: Request) -> Response:
+            try:
+                check_origin(request, self.options.allowed_hosts)
+                # The page and the health are open: neither tells anything nor costs anything.
+                if request.url.path.startswith("/v1/") or request.method == "POST":
+                    check_key(request, self.options.api_key)
+                response = await handler(request)
+            except HangUpError:
+                return Response(status_code=499)  # nobody reads it
+            except Exception as error:
+                return write_error(request, self.note_fault(error))
+            response.headers.update(HEADERS)
+            return response
+
+        return handle
+
+    async def refuse(self, request: Request, error: Exception) -> Response:
+        """Answer what has no route."""
+        words = {404: "no such address here", 405: f"{request.method} is not possible at this address"}
+        return write_error(request, ApiError(error.status_code, words[error.status_code]))
+
+    def note_fault(self, error: Exception) -> ApiError:
+        """Return what the caller is told; log a fault of ours without its words, which may be a conversation's."""
+        if isinstance(error, ApiError):
+            return error
+        place = error.__traceback__
+        while place.tb_next:
+            place = place.tb_next
+        file = Path(place.tb_frame.f_code.co_filename).name
+        log.error(
+            "fault: %s in %s:%d", type(error).__name__, file, place.tb_lineno, exc_info=self.options.log_conversations
+        )
+        return ApiError(500, "the server failed on this request; its log says where", code="internal_error")
+
+    # Addresses
+
+    async def answer_chat(self, request: Request) -> Response:
+        """POST /v1/chat/completions."""
+        return await self.answer(request, "chat")
+
+    async def continue_text(self, request: Request) -> Response:
+        """POST /v1/completions."""
+        return await self.answer(request, "text")
+
+    async def list_models(self, _: Request) -> Response:
+        """GET /v1/models."""
+        return JSONResponse({"object": "list", "data": [self.model]})
+
+    async def show_model(self, request: Request) -> Response:
+        """GET /v1/models/NAME."""
+        self.check_model(request.path_params["name"])
+        return JSONResponse(self.model)
+
+    async def load_model(self, request: Request) -> Response:
+        """POST /load_model, which `transformers chat` asks first: says that the model is there, and loads nothing."""
+        self.check_model(read_json(await read_body(request, self.options.max_body_bytes)).get("model"))
+        return Response(write_event({"status": "ready", "cached": True}), media_type="text/event-stream")
+
+    async def show_health(self, _: Request) -> Response:
+        """GET /health."""
+        return JSONResponse({"status": "ok", "model": self.engine.name, "replies_open": self.jobs.open})
+
+    def check_model(self, name: str) -> None:
+        """Raise ApiError for a model that is not here."""
+        if name != self.engine.name:
+            raise ApiError(404, f"that model is not here; this server has '{self.engine.name}'", "model",
+                           "model_not_found")  # fmt: skip
+
+    # Replies
+
+    async def answer(self, request: Request, kind: str) -> Response:
+        """Answer a dialogue or continue a text, streamed or whole."""
+        started = time.perf_counter()
+        data = await read_body(request, self.options.max_body_bytes)
+        # In a thread, since a megabyte takes a while.
+        arguments = (kind, data, self.engine.name, self.engine.window, self.sampling, self.system)
+        async with self.parsing:
+            asked = await asyncio.to_thread(parse_request, *arguments)
+        job = self.jobs.start(asked)
+        watcher = asyncio.create_task(cancel_at_hang_up(request, job))
+
+        def end(outcome: str) -> None:
+            watcher.cancel()
+            if not job.cancelled.is_set():
+                job.cancel()
+            self.log_job(job, outcome, time.perf_counter() - started)
+
+        try:
+            await job.begin()  # what is wrong shows before the first piece, and still gets its status
+            if asked.stream:
+                events = self.stream(job, end)
+                return StreamingResponse(events, media_type="text/event-stream", headers={"cache-control": "no-store"})
+            async for _ in job.read():
+                pass
+        except BaseException as error:
+            end(type(error).__name__)
+            raise
+        end("whole")
+        return JSONResponse(write_reply(asked, self.engine.name, job.texts, job.replies))
+
+    async def stream(self, job: Job, end: Callable[[str], None]) -> AsyncIterator[bytes]:
+        """Yield the events of a streamed answer; a fault in its midst is an event too."""
+        asked, name, outcome = job.request, self.engine.name, "HangUpError"
+        try:
+            for index in range(len(job.replies)) if asked.kind == "chat" else []:
+                yield write_chunk(asked, name, [write_piece(asked, index, None)])
+            async for index, piece in job.read():
+                reason = job.replies[index].finish_reason or "stop" if piece is None else None
+                yield write_chunk(asked, name, [write_piece(asked, index, piece, reason)])
+            if asked.include_usage:
+                yield write_chunk(asked, name, [], write_usage(job.replies, asked))
+            yield write_event("[DONE]")
+            outcome = "whole"
+        except HangUpError:
+            pass
+        except Exception as error:
+            outcome = type(error).__name__
+            yield write_event(self.note_fault(error).body)
+        finally:
+            end(outcome)
+
+    def log_job(self, job: Job, outcome: str, seconds: float) -> None:
+        """Log what a request took; what was said only where that was asked for."""
+        made = [reply.stats for reply in job.replies if reply is not None]
+        tokens = sum(stats.reply_tokens for stats in made)
+        log.info("%s: %d tokens in %.2f s, %s", job.request.kind, tokens, seconds, outcome)
+        if self.options.log_conversations:
+            said = {"asked": job.request.inputs, "replies": job.texts}
+            log.info("%s", json.dumps(said, ensure_ascii=True))  # ASCII: a terminal that shows it keeps its state
+
+
+async def cancel_at_hang_up(request: Request, job: Job) -> None:
+    """End a job when its caller closes the connection."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    job.cancel()
+
+
+def write_error(request: Request, error: ApiError) -> Response:
+    """Return and log an error."""
+    code = error.body["error"]["code"] or error.body["error"]["type"]
+    log.info("%s: %d %s", request.method, error.status, code)
+    more = {429: {"retry-after": "1"}, 401: {"www-authenticate": "Bearer"}}.get(error.status, {})
+    return JSONResponse(error.body, error.status, HEADERS | more)
+
+
+def make_file_handler(file: Path) -> Handler:
+    """Return the handler that answers with a file of the page."""
+    data = file.read_bytes()
+
+    async def send_file(_: Request) -> Response:
+        return Response(data, media_type=KINDS[file.suffix], headers={"cache-control": "no-cache"})
+
+    return send_file

@@ -1,0 +1,120 @@
+"""The checkpoint on the network: how the server listens, starts and stops. Its addresses: routes.py.
+
+python chat.py --serve                          # OpenAI's protocol at http://127.0.0.1:8000/v1
+python chat.py --web                            # the same, and a page to chat in
+"""
+
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import webbrowser
+from dataclasses import dataclass, field
+
+from chat_utils.engine import Engine
+from chat_utils.sampling import Sampling
+from errors import InputError
+
+STOP_SECONDS = 120  # a reply in flight at a stop ends by then, or is cut off
+
+
+@dataclass
+class ServerOptions:
+    """How the server listens, and how much it takes on."""
+
+    host: str = field(default="127.0.0.1", metadata={"help": "Address to listen on; 0.0.0.0: every network"})
+    port: int = field(default=8000, metadata={"help": "Port to listen on; 0: any free one"})
+    api_key: str | None = field(
+        default=None, metadata={"help": "Key that callers must send; better given as CHAT_API_KEY in the environment"}
+    )
+    slots: int = field(default=8, metadata={"help": "Replies that are made at once; others wait"})
+    max_queue: int = field(default=64, metadata={"help": "Replies that may wait; more are refused (429)"})
+    max_body_bytes: int = field(default=4 * 2**20, metadata={"help": "Largest request in bytes; above: refused (413)"})
+    allowed_hosts: list[str] = field(
+        default_factory=list, metadata={"help": "Names by which the server is reached, beside addresses and its own"}
+    )
+    log_conversations: bool = field(default=False, metadata={"help": "Write what is said to the log"})
+    no_browser: bool = field(default=False, metadata={"help": "With --web: don't open the page in a browser"})
+
+    def __post_init__(self) -> None:
+        self.api_key = self.api_key or os.environ.get("CHAT_API_KEY") or None
+        if self.api_key is not None and not (self.api_key.isascii() and self.api_key.isprintable()):
+            raise InputError("command line: --api_key must be printable ASCII, since it travels in a header")
+        for name, low, high in (
+            ("port", 0, 65535), ("slots", 1, 1024), ("max_queue", 0, 10**6), ("max_body_bytes", 1024, 2**30),
+        ):  # fmt: skip
+            if not low <= getattr(self, name) <= high:
+                raise InputError(f"command line: --{name} {getattr(self, name)} is outside {low} to {high}")
+
+
+def check_packages() -> None:
+    """Raise InputError where the server's packages are missing, before a checkpoint is loaded for nothing."""
+    try:
+        import starlette  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise InputError(f"the server needs {error.name}; run: pip install -r requirements/web.txt") from error
+
+
+def open_socket(host: str, port: int) -> socket.socket:
+    """Return a bound socket; raises InputError that says why there is none."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen()  # who calls before the server runs waits a moment
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"--host {host} --port {port}: {reason}; choose another address or port") from error
+    return listener
+
+
+def has_display() -> bool:
+    """Tell whether a browser could show itself here."""
+    return sys.platform in ("darwin", "win32") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def make_server(
+    engine: Engine, sampling: Sampling, options: ServerOptions, with_page: bool = False, system: str | None = None
+):
+    """Return (server, socket, address): `server.run(sockets=[socket])` answers there until `server.should_exit`.
+
+    `system`: the system prompt of dialogues that bring none.
+    """
+    import uvicorn
+
+    from chat_utils.server.routes import ChatServer
+
+    listener = open_socket(options.host, options.port)
+    host, port = listener.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    app = ChatServer(engine, sampling, options, with_page, system).app
+    config = uvicorn.Config(
+        app, access_log=False, log_config=None, server_header=False, timeout_graceful_shutdown=STOP_SECONDS
+    )
+    logging.getLogger("uvicorn.access").disabled = True  # it would hold what is asked in an address; the log is ours
+    return uvicorn.Server(config), listener, f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def serve(
+    engine: Engine, sampling: Sampling, options: ServerOptions, with_page: bool = False, system: str | None = None
+) -> int:
+    """Answer until SIGTERM or Ctrl-C; replies in flight are ended whole. Returns the exit code."""
+    server, listener, url = make_server(engine, sampling, options, with_page, system)
+    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
+    logging.getLogger("chat").setLevel(logging.INFO)
+    if not options.api_key and not listener.getsockname()[0].startswith(("127.", "::1")):
+        print("note: whoever reaches this machine can talk to the model; --api_key asks for a key", file=sys.stderr)
+    # uvicorn raises the signal once more after its graceful stop: that is no failure.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    print(f"{engine.name}: {url}/v1 speaks OpenAI's protocol; Ctrl-C stops it", flush=True)
+    if with_page:
+        print(f"{engine.name}: {url}/ is the page to chat in", flush=True)
+        if not options.no_browser and has_display():
+            threading.Timer(1.0, webbrowser.open, [url]).start()
+    server.run(sockets=[listener])
+    return 0

@@ -1,0 +1,80 @@
+"""The text of a reply as its tokens come: whole characters, stop texts held back, and loops noticed."""
+
+from tokenizers.decoders import DecodeStream
+from transformers import PreTrainedTokenizerBase
+
+LOOP_COPIES = 4
+LOOP_BYTES = 160  # of UTF-8: some 30 English words, 53 Chinese characters
+LONGEST_PHRASE_BYTES = 512
+
+
+def is_looping(text: str) -> bool:
+    """Tell whether a text ends in one phrase over and over: 4 times at least, and over 160 bytes or more.
+
+    A phrase without a letter (rules, tables, rows of zeros) may go on for four times as long.
+
+    >>> [is_looping(text) for text in ("I like tea. " * 14, "我喜欢你。" * 11, "Let it be, " * 4, "-" * 80)]
+    [True, True, False, False]
+    """
+    tail = text[-4 * LONGEST_PHRASE_BYTES :].encode()[-4 * LONGEST_PHRASE_BYTES :]
+    end, size = tail[-16:], len(tail)
+    if size < LOOP_BYTES:
+        return False
+    # A period of the tail is a distance at which its last bytes stood before.
+    start = tail.rfind(end, 0, size - 1)
+    while start >= 0 and (period := size - len(end) - start) <= LONGEST_PHRASE_BYTES:
+        phrase = tail[-period:]
+        has_letter = any(char.isalpha() for char in phrase.decode(errors="ignore"))
+        least = LOOP_BYTES if has_letter else 4 * LOOP_BYTES
+        copies = max(LOOP_COPIES, -(-least // period))
+        if tail.endswith(phrase * copies):
+            return True
+        start = tail.rfind(end, 0, start + len(end) - 1)
+    return False
+
+
+class TextStream:
+    """Tokens in, text out that will not change any more; `stopped` tells that a stop text was met."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: list[str]) -> None:
+        self.stopped = False
+        self._tokenizer, self._stop = tokenizer, [text for text in stop if text]
+        self._stream = DecodeStream(skip_special_tokens=True)
+        self._ids: list[int] = []
+        self._decoded = self._held = ""
+
+    def push(self, token: int) -> str:
+        """Add a token and return the text that is now certain, often nothing."""
+        self._ids.append(token)
+        # A character of several tokens comes out when its last byte is there.
+        piece = self._stream.step(self._tokenizer.backend_tokenizer, token) or ""
+        self._decoded += piece
+        return self._release(piece)
+
+    def finish(self) -> str:
+        """Return what was held back. Of a character that is cut off within, nothing."""
+        rest = self._tokenizer.decode(self._ids, skip_special_tokens=True)[len(self._decoded) :].rstrip("\ufffd")
+        piece = self._release(rest)
+        return piece if self.stopped else piece + self._held
+
+    def is_looping(self) -> bool:
+        """Tell whether the text repeats itself at its end."""
+        return is_looping(self._decoded)
+
+    def _release(self, piece: str) -> str:
+        """Return the part of the held text and `piece` that cannot be the beginning of a stop text."""
+        if not self._stop:
+            return piece
+        self._held += piece
+        found = [place for text in self._stop if (place := self._held.find(text)) >= 0]
+        if found:
+            self.stopped = True
+            return self._held[: min(found)]
+        certain = len(self._held)
+        for text in self._stop:
+            for length in range(min(len(text) - 1, len(self._held)), 0, -1):
+                if self._held.endswith(text[:length]):
+                    certain = min(certain, len(self._held) - length)
+                    break
+        released, self._held = self._held[:certain], self._held[certain:]
+        return released

@@ -1,0 +1,179 @@
+"""The commands that begin with a slash: one table of name, argument, help in both languages, and what each does."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+from rich.cells import cell_len
+
+from chat_utils.terminal.markdown import make_printable
+from chat_utils.terminal.wording import LANGUAGES, say
+from errors import InputError
+
+if TYPE_CHECKING:
+    from chat_utils.terminal.loop import Chat
+
+
+@dataclass(frozen=True)
+class Command:
+    """A row of the table; `run` gets the chat and what follows the name."""
+
+    name: str
+    argument: tuple[str, str]
+    about: tuple[str, str]
+    run: Callable[["Chat", str], None]
+    takes_file: bool = False
+
+    def describe(self, language: str) -> str:
+        """Return what the command does."""
+        return self.about[LANGUAGES.index(language)]
+
+    def show(self, language: str) -> str:
+        """Return the command as it is typed."""
+        return f"/{self.name} {self.argument[LANGUAGES.index(language)]}".rstrip()
+
+
+class Leave(Exception):
+    """The user wants to leave the chat."""
+
+
+def show_help(chat: "Chat", _: str) -> None:
+    """List the commands and keys."""
+    width = max(cell_len(command.show(chat.language)) for command in COMMANDS) + 2
+    for command in COMMANDS:
+        typed = command.show(chat.language)
+        print(typed + " " * (width - cell_len(typed)) + command.describe(chat.language))
+    print(say("keys", chat.language))
+
+
+def set_system(chat: "Chat", text: str) -> None:
+    """Set or clear the system prompt."""
+    chat.conversation.set_system(text)
+    chat.say("system_set" if text else "system_none")
+
+
+def retry(chat: "Chat", _: str) -> None:
+    """Ask the last message again, with other luck."""
+    question = chat.conversation.last_question()
+    if question is None:
+        chat.say("nothing", name="retry")
+        return
+    sampling = chat.conversation.sampling
+    if sampling.seed is not None:
+        sampling.seed += 1
+    chat.answer(question, again=True)
+
+
+def edit(chat: "Chat", text: str) -> None:
+    """Put another message in the place of the last one, and answer that."""
+    question = chat.conversation.last_question()
+    if question is None:
+        chat.say("nothing", name="edit")
+        return
+    if not text:
+        chat.say("edit")
+        try:
+            text = chat.read(chat.language, question).strip()
+        except (KeyboardInterrupt, EOFError):
+            text = ""
+    if text:
+        chat.answer(text, again=True)
+    else:
+        chat.say("unchanged")
+
+
+def save(chat: "Chat", name: str) -> None:
+    """Keep the conversation in a file."""
+    kept = chat.conversation.file
+    wanted = name or (str(kept) if kept else "conversation.json")
+    try:
+        path = chat.conversation.save(wanted)
+    except (OSError, ValueError) as error:  # ValueError: a name with a null character
+        reason = getattr(error, "strerror", None) or str(error)
+        chat.say("cannot_save", path=wanted, reason=reason)
+        return
+    asked_for = wanted.rpartition("/")[2]
+    if path.name in (asked_for, f"{asked_for}.json"):
+        chat.say("saved", path=path)
+    else:
+        chat.say("saved_other", wanted=asked_for, path=path)
+
+
+def load(chat: "Chat", name: str) -> None:
+    """Go on with a conversation that was kept, and show its end."""
+    if not name:
+        chat.say("needs_file", name="load")
+        return
+    try:
+        chat.conversation.load(name)
+    except InputError as error:
+        chat.say("cannot_load", path=name, reason=error)
+        return
+    messages = chat.conversation.messages
+    chat.say("loaded", count=len(messages))
+    print(f"> {make_printable(chat.conversation.last_question())}")
+    if messages[-1]["role"] == "user":
+        chat.say("unanswered")
+        return
+    with chat.screen.reply() as painter:
+        painter.add(messages[-1]["content"])
+
+
+def reset(chat: "Chat", _: str) -> None:
+    """Begin a new conversation with the same system prompt."""
+    chat.conversation.forget()
+    chat.say("forgotten")
+
+
+def show_stats(chat: "Chat", _: str) -> None:
+    """Tell what the last reply took."""
+    if chat.conversation.reply is None:
+        chat.say("no_stats")
+    else:
+        chat.show_stats()
+
+
+def change_model(chat: "Chat", path: str) -> None:
+    """Load another checkpoint; the conversation stays."""
+    if not path:
+        chat.say("model", name=chat.conversation.engine.name)
+        return
+    try:
+        chat.conversation.engine = chat.load_engine(path)
+    except InputError as error:
+        chat.screen.note(str(error))
+        return
+    chat.say("model_loaded", name=chat.conversation.engine.name)
+
+
+def leave(_: "Chat", __: str) -> None:
+    """End the chat."""
+    raise Leave
+
+
+FILE, FOLDER, TEXT, NOTHING = ("FILE", "文件"), ("FOLDER", "文件夹"), ("TEXT", "文字"), ("", "")
+
+COMMANDS = (
+    Command("help", NOTHING, ("these commands and keys", "列出命令和按键"), show_help),
+    Command("system", TEXT, ("set the system prompt; without TEXT: none", "设置系统提示；不写文字则取消"), set_system),
+    Command("retry", NOTHING, ("another reply to your last message", "重新回答上一条消息"), retry),
+    Command("edit", NOTHING, ("change your last message, and get its answer", "修改上一条消息并重新回答"), edit),
+    Command("save", FILE, ("keep the conversation as JSON to train on", "把对话保存为 JSON，可用于训练"), save, True),
+    Command("load", FILE, ("go on with a kept conversation", "读取保存的对话并继续"), load, True),
+    Command("reset", NOTHING, ("forget the conversation", "清空对话"), reset),
+    Command("stats", NOTHING, ("speed of the last reply", "上一次回答的速度"), show_stats),
+    Command("model", FOLDER, ("talk to another checkpoint", "换一个模型继续对话"), change_model, True),
+    Command("quit", NOTHING, ("leave (or Ctrl-D)", "退出（或按 Ctrl-D）"), leave),
+)
+
+
+def run_command(chat: "Chat", line: str) -> None:
+    """Carry out a line that begins with a slash; raises Leave at /quit."""
+    name, _, argument = line[1:].partition(" ")
+    by_name = {command.name: command for command in COMMANDS}
+    if name in by_name:
+        by_name[name].run(chat, argument.strip())
+        return
+    near = get_close_matches(name[:20], by_name, n=1)
+    chat.say("near" if near else "unknown", name=name[:20], near="".join(near))

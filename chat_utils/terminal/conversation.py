@@ -1,0 +1,204 @@
+"""A conversation with an engine: its turns, the reply as it comes, and the file it is kept in."""
+
+import json
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from queue import SimpleQueue
+
+from chat_utils.engine import Engine
+from chat_utils.reply import Reply
+from chat_utils.sampling import Sampling
+from data_utils.dialogue import check_dialogue, clean_text
+from errors import InputError
+
+NO_ANSWER = "…"  # stands where nothing was answered, and after what was cut short
+FRAME_SECONDS = 0.03  # pieces that come faster are shown together
+
+
+class Conversation:
+    """The messages so far, and the last reply with its `stats`.
+
+    `ended` tells how the last reply did: "stop", "length", "loop" or "cancelled".
+    """
+
+    def __init__(self, engine: Engine, sampling: Sampling, system: str | None = None) -> None:
+        self.engine, self.sampling = engine, sampling
+        self.messages: list[dict] = []
+        self.reply: Reply | None = None
+        self.ended: str | None = None
+        self._file: tuple[Path, tuple] | None = None  # where it was kept last, and the state of that file then
+        self.set_system(system)
+
+    @property
+    def file(self) -> Path | None:
+        """The file that the conversation was kept in last, or read from."""
+        return self._file[0] if self._file else None
+
+    def set_system(self, text: str | None) -> None:
+        """Set or clear the system turn."""
+        self.messages = [message for message in self.messages if message["role"] != "system"]
+        if text and text.strip():
+            self.messages.insert(0, {"role": "system", "content": clean_text(text)})
+
+    def forget(self) -> None:
+        """Drop all turns but the system's."""
+        self.messages = [message for message in self.messages if message["role"] == "system"]
+        self._file = None
+
+    def last_question(self) -> str | None:
+        """Return the user's last message."""
+        return next((message["content"] for message in reversed(self.messages) if message["role"] == "user"), None)
+
+    def ask(self, text: str, show: Callable[[str], None], again: bool = False) -> str:
+        """Add the user's message and the reply to it, and return the reply; `show` gets its pieces as they come.
+
+        `again` puts the message in the place of the last one. The text is cleaned as the dialogues are that the model
+        learned from. Ctrl-C ends the reply and keeps what was said. Raises DialogueError where the message is longer
+        than the model's window, and leaves the conversation as it was then.
+        """
+        text = clean_text(text)
+        if not text:
+            return ""
+        before = self.messages
+        if again:
+            turns = [i for i, message in enumerate(before) if message["role"] == "user"]
+            self.messages = before[: turns[-1]]
+        else:
+            self.messages = answered(before)
+        self.messages.append({"role": "user", "content": text})
+        pieces: list[str] = []
+        self.reply, self.ended = None, None
+        try:
+            self.reply = self.engine.reply(list(self.messages), self.sampling)
+            for piece in read_ahead(self.reply):
+                pieces.append(piece)
+                show(piece)
+            self.ended = self.reply.finish_reason
+        except KeyboardInterrupt:
+            self.ended = "cancelled"
+        except BaseException:
+            self.messages = before
+            raise
+        reply = "".join(pieces).strip()
+        kept = reply + NO_ANSWER if self.ended == "cancelled" else reply
+        self.messages.append({"role": "assistant", "content": clean_text(kept) or NO_ANSWER})
+        return reply
+
+    def save(self, name: str) -> Path:
+        """Write the conversation as OpenAI-style JSON, which finetune_dialogue.py reads; return the file's path.
+
+        The file is whole or not there. One that holds something else is left, and a number is put to the name. Raises
+        OSError.
+        """
+        path = Path(name).expanduser().resolve()
+        if path.suffix not in (".json", ".jsonl"):
+            path = path.with_name(path.name + ".json")
+        text = json.dumps({"messages": answered(self.messages)}, ensure_ascii=False) + "\n"
+        if self._file != (path, file_state(path)):
+            path = reserve_file(path)
+        handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as stream:
+                stream.write(text)
+                stream.flush()
+                os.fsync(stream.fileno())
+            Path(draft).replace(path)
+        except BaseException:
+            Path(draft).unlink(missing_ok=True)
+            if path.stat().st_size == 0:
+                path.unlink()
+            raise
+        self._file = (path, file_state(path))
+        return path
+
+    def load(self, name: str) -> None:
+        """Go on with a conversation that was kept; raises InputError that says why it can't be."""
+        path = Path(name).expanduser().resolve()
+        try:
+            if not path.is_file():
+                raise InputError("no such file")
+            state = file_state(path)
+            row = json.loads(path.read_text(encoding="utf-8-sig"))
+            if not isinstance(row, dict) or not isinstance(row.get("messages"), list):
+                raise InputError('{"messages": [...]} is expected')
+            if not all(isinstance(message, dict) for message in row["messages"]):
+                raise InputError("each message must be an object with 'role' and 'content'")
+            messages = check_dialogue(answered(row["messages"]))
+        except (OSError, ValueError, RecursionError) as error:
+            raise InputError((str(error).splitlines() or [repr(error)])[0]) from error
+        awaits = row["messages"][-1].get("role") == "user"
+        self.messages = messages[:-1] if awaits else messages
+        self._file = (path, state)
+
+
+def answered(messages: list[dict]) -> list[dict]:
+    """Return the messages with an answer to the last one, so that turns alternate.
+
+    >>> answered([{"role": "user", "content": "Hi"}])[-1]
+    {'role': 'assistant', 'content': '…'}
+    """
+    awaits = bool(messages) and messages[-1].get("role") == "user"
+    return messages + [{"role": "assistant", "content": NO_ANSWER}] * awaits
+
+
+def file_state(path: Path) -> tuple | None:
+    """Return what changes when another file takes this one's place; None where there is none."""
+    try:
+        state = path.stat()
+    except OSError:
+        return None
+    return state.st_ino, state.st_size, state.st_mtime_ns
+
+
+def reserve_file(path: Path) -> Path:
+    """Create an empty file of this name, or of the name with the first free number; return its path."""
+    number, candidate = 1, path
+    while True:
+        try:
+            os.close(os.open(candidate, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+            return candidate
+        except FileExistsError:
+            if path.is_dir():
+                raise IsADirectoryError(f"{path} is a folder") from None
+            number += 1
+            candidate = path.with_stem(f"{path.stem}-{number}")
+
+
+def read_ahead(reply: Reply) -> Iterator[str]:
+    """Yield a reply's text as it comes, what came meanwhile in one piece; close the reply at the end.
+
+    The reply is computed in a thread, so that Ctrl-C never meets the model halfway and is heeded at once. The first
+    piece is not held back; later ones wait FRAME_SECONDS, longer where it takes the reader long to show one.
+    """
+    queue: SimpleQueue = SimpleQueue()
+
+    def compute() -> None:
+        try:
+            for piece in reply:
+                queue.put(piece)
+            queue.put(None)
+        except BaseException as error:  # told where it is read
+            queue.put(error)
+
+    threading.Thread(target=compute, daemon=True).start()
+    try:
+        while True:
+            item, text, started = queue.get(), "", time.monotonic()
+            while isinstance(item, str):
+                text += item
+                if queue.empty():
+                    break
+                item = queue.get()
+            if text:
+                yield text
+            if item is None:
+                return
+            if isinstance(item, BaseException):
+                raise item
+            time.sleep(max(FRAME_SECONDS, 2 * (time.monotonic() - started)))
+    finally:
+        reply.close()

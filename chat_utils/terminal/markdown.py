@@ -1,0 +1,132 @@
+"""Markdown as lines for a terminal: rich's elements, Chinese wrapped as Chinese is, and no text lost."""
+
+import re
+from collections.abc import Iterable
+
+from markdown_it import MarkdownIt
+from rich import markdown
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions
+from rich.segment import Segment
+from rich.text import Text
+
+# Text is shown as it is: no HTML that vanishes, and no line of dashes that makes a heading of what stands above.
+PARSER = MarkdownIt(options_update={"html": False}).enable(["strikethrough", "table"]).disable("lheading")
+
+# Where a line may break: before a word or a wide character, with the marks that open it and close it.
+OPENING, CLOSING = "“‘（「『《〈【(", "”’）」』》〉】，。！？；：、…)"
+WIDE = r"\u2e80-\u2fff\u3040-\u9fff\uac00-\ud7af\uf900-\ufaff\uff10-\uff19\uff21-\uff5a"
+UNIT = re.compile(rf"\s*[{OPENING}]*(?:[{WIDE}]|[^\s{WIDE}{OPENING}{CLOSING}]+)?[{CLOSING}]*")
+
+# Control characters change a terminal's state; marks that reorder the line, and separators, its looks.
+UNPRINTABLE = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff\U000e0000-\U000e007f]"
+)
+
+
+def make_printable(text: str) -> str:
+    """Return text without what could change a terminal's state.
+
+    >>> make_printable("a\\x1b[31mb\\n")
+    'a[31mb\\n'
+    """
+    return UNPRINTABLE.sub("", text)
+
+
+def find_breaks(text: str, width: int) -> list[int]:
+    """Return the places where a line of text is cut so that no part is wider than `width` cells.
+
+    >>> find_breaks("say 你好，世界", 9)
+    [5]
+    """
+    breaks: list[int] = []
+    column = position = 0
+    while position < len(text):
+        end = UNIT.match(text, position).end()
+        end = end if end > position else position + 1
+        cells = cell_len(text[position:end])
+        if column and column + cells > width:
+            position = end - len(text[position:end].lstrip())
+            breaks.append(position)
+            column, cells = 0, cell_len(text[position:end])
+        if cells > width:  # wider than a line by itself
+            for place in range(position, end):
+                if column and column + cell_len(text[place]) > width:
+                    breaks.append(place)
+                    column = 0
+                column += cell_len(text[place])
+        else:
+            column += cells
+        position = end
+    return breaks
+
+
+def wrap_text(text: Text, width: int) -> Iterable[Text]:
+    """Yield a text's lines of at most `width` cells."""
+    for line in text.split("\n", allow_blank=True):
+        line.expand_tabs(4)
+        for part in line.divide(find_breaks(line.plain, max(width, 2))):
+            part.rstrip()
+            part.no_wrap, part.overflow = True, "crop"
+            yield part
+
+
+class Paragraph(markdown.Paragraph):
+    """A paragraph whose Chinese breaks between characters; rich breaks at spaces alone."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterable[Text]:
+        yield from wrap_text(self.text, options.max_width)
+
+
+class Heading(markdown.Heading):
+    """A heading, at the left as the rest."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterable[Text]:
+        yield from wrap_text(self.text, options.max_width)
+
+
+class Markdown(markdown.Markdown):
+    """Markdown of a chat: a line's end stays one, and no character of a terminal's control comes out."""
+
+    elements = {**markdown.Markdown.elements, "paragraph_open": Paragraph, "heading_open": Heading}  # noqa: RUF012
+
+    def __init__(self, text: str) -> None:
+        super().__init__("", hyperlinks=False)
+        self.parsed = PARSER.parse(text)
+        for token in self.parsed:
+            for child in token.children or []:
+                if child.type == "softbreak":
+                    child.type = "hardbreak"
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterable[Segment]:
+        for part in super().__rich_console__(console, options):
+            segments = [part] if isinstance(part, Segment) else console.render(part, options)
+            for segment in segments:  # an entity such as &#x202e; has become a character by now
+                if not segment.control:
+                    yield Segment(make_printable(segment.text), segment.style)
+
+
+def render_lines(console: Console, text: str, width: int) -> list[str]:
+    """Return Markdown as lines of at most `width` cells, with the terminal's colours."""
+    with console.capture() as capture:
+        console.print(Markdown(make_printable(text)), width=width)
+    lines = [line.rstrip(" ") for line in capture.get().split("\n")]
+    while lines and not lines[-1]:
+        lines.pop()
+    while lines and not lines[0]:
+        lines.pop(0)
+    return lines
+
+
+def split_last_block(text: str) -> tuple[str, str]:
+    """Part Markdown before its last block: what comes before can't be changed by more text.
+
+    >>> split_last_block("One.\\n\\n- a\\n- b")
+    ('One.\\n\\n', '- a\\n- b')
+    """
+    starts = [token.map[0] for token in PARSER.parse(text) if token.level == 0 and token.map and token.nesting >= 0]
+    if not starts:
+        return "", text
+    lines = text.split("\n")
+    head = "\n".join(lines[: starts[-1]])
+    return (head + "\n", "\n".join(lines[starts[-1] :])) if head else ("", text)

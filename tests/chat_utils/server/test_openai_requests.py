@@ -1,0 +1,188 @@
+"""Requests in OpenAI's protocol: what is understood, what is refused, and that nothing else happens."""
+
+import json
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from chat_utils.sampling import Sampling
+from chat_utils.server import openai_requests
+from chat_utils.server.openai_requests import NUMBERS, UNSUPPORTED, ApiError, Request, parse_request
+
+HI = [{"role": "user", "content": "Hi"}]
+
+
+def parse(body: object, kind: str = "chat") -> Request:
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return parse_request(kind, data, "ckpt", 256, Sampling())
+
+
+def refusal(body: object, kind: str = "chat") -> ApiError:
+    with pytest.raises(ApiError) as caught:
+        parse(body, kind)
+    assert caught.value.body["error"].keys() == {"message", "type", "param", "code"}
+    return caught.value
+
+
+def test_what_is_set_reaches_the_sampling():
+    request = parse(
+        {
+            "model": "ckpt", "messages": HI, "temperature": 0.5, "top_p": 0.8, "top_k": 5, "repetition_penalty": 1.2,
+            "max_tokens": 7, "seed": 3, "n": 2, "stop": "\n", "stream": True, "stream_options": {"include_usage": True},
+        }
+    )  # fmt: skip
+    assert request.sampling == Sampling(0.5, 0.8, 5, 1.2, 7, 3, ["\n"])
+    assert (request.inputs, request.n, request.stream, request.include_usage) == ([HI], 2, True, True)
+    assert [sampling.seed for _, sampling in request.choices()] == [3, 4]
+
+
+def test_system_prompt_of_the_server_is_for_dialogues_that_bring_none():
+    def messages(body: dict, kind: str = "chat"):
+        return parse_request(kind, json.dumps(body).encode(), "ckpt", 256, Sampling(), "Be kind.").inputs[0]
+
+    ours, theirs = ({"role": "system", "content": content} for content in ("Be kind.", "要简短。"))
+    assert messages({"messages": HI}) == [ours, *HI]
+    assert messages({"messages": [{"role": "system", "content": " "}, *HI]}) == [ours, *HI]
+    assert messages({"messages": [theirs, *HI]}) == [theirs, *HI]
+    assert messages({"prompt": "Hi"}, "text") == "Hi"
+
+
+def test_message_hopelessly_longer_than_the_window_is_refused_before_it_is_cleaned(monkeypatch):
+    cleaned = []
+    monkeypatch.setattr(openai_requests, "clean_text", lambda text: cleaned.append(len(text.encode())) or text)
+    content = "Ã©" * (64 * 256 // 4)
+    parse({"messages": [{"role": "user", "content": content}]})
+    assert cleaned == [64 * 256]
+    error = refusal({"messages": [{"role": "user", "content": content + "a"}]})
+    assert (error.status, error.body["error"]["code"]) == (400, "context_length_exceeded")
+    assert cleaned == [64 * 256]
+
+
+def test_what_is_not_set_is_the_servers():
+    assert parse({"messages": HI}).sampling == Sampling()
+    assert parse({"messages": HI, "temperature": None, "stop": None, "tools": None}).sampling == Sampling()
+
+
+def test_max_completion_tokens_is_the_newer_name():
+    assert parse({"messages": HI, "max_completion_tokens": 9}).sampling.max_new_tokens == 9
+    assert refusal({"messages": HI, "max_completion_tokens": 257}).body["error"]["param"] == "max_completion_tokens"
+
+
+def test_seed_below_zero_and_top_p_zero_are_taken():
+    request = parse({"messages": HI, "seed": -1, "top_p": 0})
+    assert request.choices()[0][1].seed == 2**63 - 1
+    assert 0 < request.sampling.top_p < 1e-6
+
+
+def test_settings_of_transformers_chat():
+    config = {"do_sample": False, "max_new_tokens": 5, "transformers_version": "5"}
+    sampling = parse({"messages": HI, "generation_config": json.dumps(config)}).sampling
+    assert (sampling.temperature, sampling.max_new_tokens) == (0, 5)
+
+
+@pytest.mark.parametrize("name", UNSUPPORTED)
+def test_unsupported_is_refused_by_name(name):
+    error = refusal({"messages": HI, name: "something"})
+    assert (error.status, error.body["error"]["param"]) == (400, name)
+    assert error.body["error"]["code"] == "unsupported_parameter"
+    for neutral in UNSUPPORTED[name]:
+        parse({"messages": HI, name: neutral})
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("value", ["1", True, [1], {}, 1e400, float("nan"), -1e30])
+def test_numbers_are_numbers_in_their_range(name, value):
+    assert refusal({"messages": HI, name: value}).body["error"]["param"] == name
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"\xff\xfe{}", "not UTF-8: byte 0"),
+        (b'{"messages": [', "not valid JSON"),
+        (b"[" * 200_000, "JSON"),
+        (b"[]", "must be a JSON object"),
+        (b"", "not valid JSON"),
+        ({"messages": HI, "temprature": 1}, "did you mean 'temperature'"),
+        ({}, "'messages' must be a list"),
+        ({"messages": []}, "at least one message"),
+        ({"messages": ["Hi"]}, "messages[0]: a role is expected"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0]: a role is expected"),
+        ({"messages": [{"role": ["user"], "content": "x"}]}, "messages[0]: a role is expected"),
+        ({"messages": [{"role": "user", "content": " \n\u0000"}]}, "messages[0]: the user's message is empty"),
+        ({"messages": [{"role": "user", "content": 5}]}, "must be text or a list of text parts"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "text alone"),
+        ({"messages": [*HI, {"role": "assistant", "content": "x"}]}, "the last message must be the user's"),
+        ({"messages": [*HI, {"role": "system", "content": "x"}, *HI]}, "messages[1]: a system message stands before"),
+        ({"messages": [{"role": "assistant", "content": "x"}, *HI]}, "the first message after the system's"),
+        ({"messages": [{"role": "system", "content": "x"}]}, "the last message must be the user's"),
+        ({"messages": HI, "stop": ["a", ""]}, "none of them empty"),
+        ({"messages": HI, "stop": list("abcde")}, "more than 4"),
+        ({"messages": HI, "stream": "yes"}, "'stream' must be true or false"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said(body, words):
+    error = refusal(body)
+    assert error.status == 400
+    assert words in str(error)
+
+
+def test_another_model_is_not_here():
+    error = refusal({"messages": HI, "model": "gpt-4"})
+    assert (error.status, error.body["error"]["code"]) == (404, "model_not_found")
+
+
+def test_dialogue_is_what_the_model_learned():
+    messages = [
+        {"role": "developer", "content": "Be kind."},
+        {"role": "system", "content": [{"type": "text", "text": "Be "}, {"type": "text", "text": "brief."}]},
+        {"role": "user", "name": "Ada", "content": "cafe\u0301"},
+        {"role": "user", "content": "你好\r\n"},
+        {"role": "assistant", "content": None},
+        {"role": "user", "content": "half \ud83d of a face"},
+    ]
+    assert parse({"messages": messages}).inputs == [
+        [
+            {"role": "system", "content": "Be kind.\nBe brief."},
+            {"role": "user", "content": "café\n你好"},
+            {"role": "assistant", "content": "…"},
+            {"role": "user", "content": "half \ufffd of a face"},
+        ]
+    ]
+
+
+def test_prompts_to_continue():
+    assert parse({"prompt": "Once"}, "text").inputs == ["Once"]
+    request = parse({"prompt": ["a", "b"], "n": 2, "seed": 5}, "text")
+    assert [(text, sampling.seed) for text, sampling in request.choices()] == [("a", 5), ("a", 6), ("b", 5), ("b", 6)]
+    for prompt in ("", [], [1, 2], None, ["a", ""]):
+        assert "'prompt' must be" in str(refusal({"prompt": prompt}, "text"))
+    assert "more than 8 replies" in str(refusal({"prompt": ["a"] * 5, "n": 2}, "text"))
+
+
+NAMES = st.sampled_from(["messages", "model", "stop", "n", "temperature", "stream", "tools", "seed", "x"])
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+MESSAGE = st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant", "system", "tool"]), "content": VALUES})
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(body=st.dictionaries(NAMES, VALUES | st.lists(MESSAGE, max_size=4)), kind=st.sampled_from(["chat", "text"]))
+def test_any_json_is_understood_or_refused(body, kind):
+    try:
+        request = parse(body, kind)
+    except ApiError as error:
+        assert error.status in (400, 404)
+    else:
+        json.dumps(request.inputs, ensure_ascii=False).encode()  # no lone surrogate is left
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.binary(max_size=200))
+def test_any_bytes_are_understood_or_refused(data):
+    with pytest.raises(ApiError):
+        parse(data)

@@ -1,0 +1,293 @@
+"""The page in a real browser without a window: Debian's chromium and chromium-driver, steered by selenium."""
+
+import json
+import shutil
+import time
+
+import pytest
+
+pytest.importorskip("starlette")
+pytest.importorskip("uvicorn")
+webdriver = pytest.importorskip("selenium.webdriver")
+if not (shutil.which("chromium") and shutil.which("chromedriver")):
+    pytest.skip("chromium and chromedriver are not installed", allow_module_level=True)
+
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+
+from tests.conftest import run_server
+
+
+class Page:
+    """The browser, in the words of who uses it."""
+
+    def __init__(self, driver, url: str) -> None:
+        self.driver, self.url = driver, url
+
+    def open(self) -> None:
+        self.driver.get(self.url)
+        self.wait(lambda: self.text("#model") != "Chat")
+
+    def wait(self, condition, seconds: float = 20) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, self.text("body")
+            time.sleep(0.03)
+
+    def all(self, selector: str) -> list:
+        return self.driver.find_elements(By.CSS_SELECTOR, selector)
+
+    def one(self, selector: str):
+        return self.driver.find_element(By.CSS_SELECTOR, selector)
+
+    def text(self, selector: str) -> str:
+        return self.run("return document.querySelector(arguments[0])?.textContent ?? ''", selector)
+
+    def run(self, script: str, *arguments):
+        return self.driver.execute_script(script, *arguments)
+
+    def click(self, selector: str) -> None:
+        self.run("document.querySelector(arguments[0]).click()", selector)
+
+    def say(self, text: str, key: str | None = Keys.ENTER) -> None:
+        self.one("#input").send_keys(text + (key or ""))
+
+    def is_running(self) -> bool:
+        return self.run("return document.getElementById('thread').getAttribute('aria-busy') === 'true'")
+
+    def wait_for_reply(self, messages: int) -> list[str]:
+        self.wait(lambda: len(self.all(".message")) == messages and not self.is_running())
+        return self.run("return [...document.querySelectorAll('.message .body')].map((node) => node.textContent)")
+
+    def kept(self) -> list[dict]:
+        """Return the messages that the browser keeps of the only conversation."""
+        values = self.run(
+            "return Object.keys(localStorage).filter((k) => k.startsWith('chat:')).map((k) => localStorage[k])"
+        )
+        (value,) = values
+        return json.loads(value)["messages"]
+
+    def emulate(self, width: int, height: int, scheme: str) -> None:
+        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+
+@pytest.fixture(scope="module")
+def driver():
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium")
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--lang=en-US"):
+        options.add_argument(argument)
+    options.add_experimental_option("prefs", {"intl.accept_languages": "en-US"})
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def page(driver, server_url, slow_engine):
+    driver.get(f"{server_url}/icon.svg")  # the page's origin, without the page
+    driver.execute_script("localStorage.clear()")
+    page = Page(driver, server_url)
+    page.emulate(1100, 720, "light")
+    for name in ("browser", "performance"):
+        driver.get_log(name)
+    page.open()
+    yield page
+    slow_engine.pause_seconds = 0
+    wrong = [
+        entry
+        for entry in driver.get_log("browser")
+        if entry["level"] == "SEVERE" and "status of 4" not in entry["message"]
+    ]
+    assert wrong == []
+
+
+def test_type_stream_and_reload(page, slow_engine):
+    slow_engine.pause_seconds = 0.03
+    page.say("你好，今天怎么样？")
+    lengths = set()
+    page.wait(lambda: lengths.add(len(page.text(".assistant .body"))) or len(lengths) > 3)  # it grows piece by piece
+    assert page.is_running()
+    slow_engine.pause_seconds = 0
+    texts = page.wait_for_reply(2)
+    assert texts[0] == "你好，今天怎么样？"
+    assert "128 tokens in" in page.text(".assistant .notes")
+    page.open()
+    assert page.wait_for_reply(2) == texts
+    assert page.text("#list .open") == texts[0]
+    assert [message["role"] for message in page.kept()] == ["user", "assistant"]
+
+
+def test_nothing_is_loaded_from_other_hosts(page):
+    page.say("Hello")
+    page.wait_for_reply(2)
+    events = [json.loads(entry["message"])["message"] for entry in page.driver.get_log("performance")]
+    asked = {e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"}
+    assert len(asked) >= 7
+    assert [url for url in asked if not url.startswith(page.url)] == []
+
+
+def test_stop_keeps_what_was_said_and_frees_the_slot(page, slow_engine):
+    slow_engine.pause_seconds = 0.05
+    page.say("Hello")
+    page.wait(lambda: len(page.text(".assistant .body")) > 5)
+    assert page.one("#send").get_attribute("aria-label") == "Stop"
+    page.click("#send")
+    page.wait(lambda: not page.is_running())
+    health = "const r = await fetch('health'); return (await r.json()).replies_open"
+    page.wait(lambda: page.run(health) == 0, 3)
+    text = page.text(".assistant .body")
+    assert page.text(".assistant .notes") == "Stopped"
+    assert (
+        page.kept()[1] == {"role": "assistant", "content": text, "note": "stopped"}
+        or page.kept()[1]["note"] == "stopped"
+    )
+    slow_engine.pause_seconds = 0
+    page.say("And now?")
+    assert len(page.wait_for_reply(4)) == 4
+
+
+def test_retry_and_edit(page):
+    page.say("Hello")
+    first = page.wait_for_reply(2)
+    page.say("More")
+    page.wait_for_reply(4)
+    page.click(".assistant:nth-child(2) [aria-label='Try again']")
+    page.wait(lambda: len(page.kept()) == 2)
+    again = page.wait_for_reply(2)
+    assert again[0] == first[0]
+    page.click(".user [aria-label='Edit']")
+    area = page.one(".editing textarea")
+    assert area.get_attribute("value") == "Hello"
+    area.clear()
+    area.send_keys("改成中文" + Keys.ENTER)
+    page.wait(lambda: page.kept()[0]["content"] == "改成中文")
+    assert page.wait_for_reply(2)[0] == "改成中文"
+
+
+def test_enter_that_ends_composing_does_not_send(page):
+    page.one("#input").click()
+    page.driver.execute_cdp_cmd("Input.imeSetComposition", {"text": "ni hao", "selectionStart": 6, "selectionEnd": 6})
+    for kind in ("rawKeyDown", "keyUp"):
+        page.driver.execute_cdp_cmd(
+            "Input.dispatchKeyEvent", {"type": kind, "key": "Enter", "windowsVirtualKeyCode": 229}
+        )
+    composing = "new KeyboardEvent('keydown', {key: 'Enter', isComposing: true, bubbles: true, cancelable: true})"
+    page.run(f"document.getElementById('input').dispatchEvent({composing})")
+    assert page.all(".message") == []
+    page.driver.execute_cdp_cmd("Input.insertText", {"text": "你好"})
+    page.one("#input").send_keys(Keys.SHIFT + Keys.ENTER + Keys.NULL + "世界")
+    assert page.all(".message") == []
+    page.say("")
+    assert page.wait_for_reply(2)[0] == "你好\n世界"
+
+
+def test_html_and_odd_texts_show_as_text(page):
+    attack = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
+    page.say(attack)
+    assert page.wait_for_reply(2)[0] == attack
+    reply = f"{attack}\n\n**{attack}**\n\n`{attack}`\n\n- {attack}\n\n```html\n{attack}\n```\n\n"
+    reply += f"| {attack} |\n|---|\n| x |\n\n"
+    reply += (
+        "[go](javascript:document.title='owned') [ok](https://example.org/a_(b)) \u202eright\u200b ## no\n\n# " + attack
+    )
+    change = """const key = Object.keys(localStorage).find((name) => name.startsWith('chat:'));
+    const kept = JSON.parse(localStorage[key]); kept.messages[1].content = arguments[0];
+    localStorage[key] = JSON.stringify(kept)"""
+    page.run(change, reply)
+    page.open()
+    page.wait(lambda: page.text(".assistant .body").count(attack) == 7)
+    assert page.all(".message img, .message script, .message a[href^=javascript]") == []
+    assert [link.get_attribute("href") for link in page.all(".message a")] == ["https://example.org/a_(b)"]
+    assert page.all(".assistant strong, .assistant .code pre, .assistant li, .assistant th, .assistant h3")
+    assert page.driver.title != "owned"
+    assert "script-src 'self'" in page.run(
+        "const r = await fetch('.'); return r.headers.get('content-security-policy')"
+    )
+    blocked = """const script = document.createElement('script'); script.textContent = 'window.owned = 1';
+    document.body.append(script); return window.owned"""
+    assert page.run(blocked) is None
+    page.driver.get_log("browser")  # the block is a line there
+
+
+def test_settings_reach_the_server(page, slow_engine, monkeypatch):
+    asked = []
+    reply = slow_engine.reply
+    monkeypatch.setattr(slow_engine, "reply", lambda *a: asked.append(a) or reply(*a))
+    page.click("#settings")
+    assert page.one("[name=temperature]").get_attribute("placeholder") == "0.4"
+    for name, value in (("system", "Be kind. 友好。"), ("temperature", "0"), ("max_tokens", "6"), ("seed", "3")):
+        page.one(f"[name={name}]").send_keys(value)
+    page.click("dialog .primary")
+    page.say("Hello")
+    page.wait_for_reply(2)
+    ((dialogue, sampling),) = asked
+    assert dialogue[0] == {"role": "system", "content": "Be kind. 友好。"}
+    assert (sampling.temperature, sampling.max_new_tokens, sampling.seed) == (0, 6, 3)
+    page.open()
+    page.click("#settings")
+    assert page.one("[name=system]").get_attribute("value") == "Be kind. 友好。"
+
+
+def test_phone_in_the_dark_and_in_chinese(page):
+    page.emulate(390, 844, "dark")
+    page.open()
+    page.click("#language")
+    assert page.one("#input").get_attribute("placeholder") == "输入消息"
+    assert page.one("html").get_attribute("lang") == "zh-Hans"
+    page.say("很长" * 20 + " " + "w" * 60)
+    page.wait_for_reply(2)
+    assert page.run("return document.documentElement.scrollWidth") == 390
+    look = "const c = getComputedStyle(document.body); return [c.backgroundColor, c.color]"
+    dark = page.run(look)
+    page.click("#theme")
+    assert page.run(look) != dark
+    assert not page.one("#side").is_displayed()
+    page.click("#menu")
+    page.wait(lambda: page.one("#new").is_displayed())
+    page.click("#new")
+    assert page.text(".welcome h2") == "想聊点什么？"
+    page.open()
+    assert page.one("#input").get_attribute("placeholder") == "输入消息"
+    assert page.run(look) != dark
+
+
+def test_failure_gives_the_message_back(page):
+    page.run("document.getElementById('input').value = 'long '.repeat(300)")
+    page.say("")
+    page.wait(lambda: page.one("#error").is_displayed())
+    assert page.text("#error") == "This message is longer than what the model can read. Shorten it."
+    assert page.one("#input").get_attribute("value").startswith("long long")
+    assert page.all(".message, #list li") == []
+    page.one("#input").clear()
+    page.say("Hi")
+    page.wait_for_reply(2)
+    assert not page.one("#error").is_displayed()
+
+
+def test_every_button_has_a_name_and_the_keyboard_reaches_it(page):
+    page.say("Hello")
+    page.wait_for_reply(2)
+    nameless = """return [...document.querySelectorAll('button')].filter(
+        (button) => !(button.getAttribute('aria-label') || button.textContent.trim())).length"""
+    assert page.run(nameless) == 0
+    assert page.text("#heard").startswith("Assistant: ")
+    page.one("#input").send_keys(Keys.SHIFT + Keys.TAB)
+    assert page.run("return document.activeElement.tagName") == "BUTTON"
+
+
+def test_key_is_asked_for(driver, slow_engine):
+    with run_server(slow_engine, with_page=True, api_key="secret") as url:
+        page = Page(driver, url)
+        driver.get(url)
+        page.wait(lambda: "API key is missing" in page.text("#error"))
+        page.click("#settings")
+        page.one("[name=key]").send_keys("secret")
+        page.click("dialog .primary")
+        page.wait(lambda: page.text("#model") == slow_engine.name)
+        page.say("Hi")
+        page.wait_for_reply(2)
