@@ -1,0 +1,48 @@
+"""The low-rank adapter of a checkpoint in PEFT's form, and its base with it, run by PEFT."""
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+
+from errors import InputError
+
+
+class AdaptedModel:
+    """A base checkpoint with an adapter's folder, which holds the tokenizer, upon it; their weights are not merged."""
+
+    def __init__(self, folder: Path) -> None:
+        from peft import PeftModel
+
+        base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+        if not Path(base).is_dir():
+            raise InputError(f"{folder}: its base {base} is not here; run this where finetune_dialogue.py was run")
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, use_safetensors=True)
+        if len(self.tokenizer) > model.get_input_embeddings().num_embeddings:
+            model.resize_token_embeddings(len(self.tokenizer))
+        self.model = PeftModel.from_pretrained(model, folder).eval()
+
+    def close(self) -> None:
+        """Let the model go."""
+        del self.model
+
+    def tokenize(self, text: str, with_control: bool = False) -> list[int]:
+        """Return the ids of a text by the tokenizer in the adapter's folder."""
+        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=not with_control)["input_ids"]
+
+    @torch.inference_mode()
+    def follow(self, prompt: list[int], reply: list[int]) -> list[int]:
+        """Return the likeliest token after the prompt and after each token of `reply` but the last."""
+        ids = torch.tensor([prompt + reply[:-1]])
+        logits = self.model(input_ids=ids, past_key_values=DynamicCache(config=self.model.config)).logits
+        return logits[0, len(prompt) - 1 :].argmax(-1).tolist()
+
+
+def copy_adapter(checkpoint: Path, folder: Path) -> None:
+    """Copy a checkpoint's adapter to a new folder; InputError where the checkpoint was trained without one."""
+    if not (checkpoint / "adapter" / "adapter_config.json").is_file():
+        raise InputError(f"{checkpoint}: has no adapter/; finetune_dialogue.py writes one with --lora true")
+    shutil.copytree(checkpoint / "adapter", folder)

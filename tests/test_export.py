@@ -1,0 +1,255 @@
+"""export.py from the command line: what is written, that it is proved in its runtime, and that nothing else is left."""
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+import export
+from chat_utils.engine import load_checkpoint
+from chat_utils.sampling import Sampling
+from chat_utils.verify import PROMPTS
+from errors import InputError
+from export_utils.ollama import make_modelfile, split_template
+from train_utils.checkpoint import save_model
+
+SLOW = pytest.mark.skipif(not os.environ.get("SLOW_TESTS"), reason="takes long: SLOW_TESTS=1 runs it")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """A folder to work in."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(checkpoint: Path, *options: str) -> int:
+    return export.main([str(checkpoint), *options])
+
+
+# GGUF
+
+
+@pytest.fixture(scope="module")
+def exported(tiny_checkpoint, tmp_path_factory) -> Path:
+    pytest.importorskip("gguf")
+    pytest.importorskip("llama_cpp")
+    output = tmp_path_factory.mktemp("gguf") / "out"
+    assert run(tiny_checkpoint, "--to", "gguf", "--quantize", "f16", "--output", str(output)) == 0
+    return output
+
+
+def test_gguf_comes_with_a_modelfile_and_a_record(exported, tiny_checkpoint):
+    name = tiny_checkpoint.name
+    assert sorted(path.name for path in exported.iterdir()) == sorted(["Modelfile", "export.json", f"{name}-f16.gguf"])
+    assert list(exported.parent.iterdir()) == [exported]
+    record = json.loads((exported / "export.json").read_text())
+    assert (record["checkpoint"], record["form"]) == (name, "gguf")
+    assert record["f32"] == "256 of 256 greedy tokens equal (100.0%)"
+    assert re.fullmatch(r"2\d\d of 256 greedy tokens equal \(\d+\.\d%\)", record["f16"])
+
+
+def test_llama_cpp_python_chats_with_the_file(exported, tiny_checkpoint, capfd):
+    """The package's own chat, by the template and the stop token in the file, says what the checkpoint says."""
+    from llama_cpp import Llama
+
+    from chat_utils.engine import load_engine
+
+    (file,) = exported.glob("*.gguf")
+    llama = Llama(str(file), n_ctx=256, verbose=False)
+    question = [{"role": "user", "content": PROMPTS[1]}]
+    engine = load_engine(str(tiny_checkpoint), "transformers")
+    expected = "".join(engine.reply(question, Sampling(temperature=0, repetition_penalty=1.0, max_new_tokens=8)))
+    answer = llama.create_chat_completion(question, temperature=0, repeat_penalty=1.0, max_tokens=8)
+    found = answer["choices"][0]["message"]["content"]  # the package leaves bytes that are no character out
+    assert found.startswith(expected.replace("\ufffd", ""))
+    assert llama.token_eos() == 2
+    llama.close()
+
+
+def test_an_export_is_replaced_by_the_next_but_nothing_else_is(exported, tiny_checkpoint, folder, monkeypatch):
+    output = shutil.copytree(exported, folder / "out")
+    assert run(tiny_checkpoint, "--to", "gguf", "--quantize", "q8_0", "--output", "out") == 0
+    assert {path.suffix for path in output.iterdir()} == {".gguf", ".json", ""}
+    assert [path.name.endswith("q8_0.gguf") for path in output.glob("*.gguf")] == [True]
+    (folder / "mine").mkdir()
+    (folder / "mine" / "thesis.txt").write_text("x")
+    with pytest.raises(InputError, match="mine: holds something that is no export"):
+        run(tiny_checkpoint, "--to", "gguf", "--output", "mine")
+    assert (folder / "mine" / "thesis.txt").read_text() == "x"
+    # One that cannot be verified leaves the one before.
+    before = sorted((path.name, path.stat().st_size) for path in output.iterdir())
+    real = export.compare_replies
+
+    def fail_quantized(*args, exact):
+        if not exact:
+            raise InputError("verification failed: another model")
+        return real(*args, exact=exact)
+
+    monkeypatch.setattr(export, "compare_replies", fail_quantized)
+    with pytest.raises(InputError, match="another model"):
+        run(tiny_checkpoint, "--to", "gguf", "--quantize", "f16", "--output", "out")
+    assert sorted((path.name, path.stat().st_size) for path in output.iterdir()) == before
+    with pytest.raises(InputError, match="another model"):
+        run(tiny_checkpoint, "--to", "gguf", "--output", "new")
+    assert sorted(path.name for path in folder.iterdir()) == ["mine", "out"]
+
+
+# Ollama
+
+
+def test_the_modelfile_writes_what_the_chat_template_writes(tokenizer):
+    text = make_modelfile(tokenizer, {0, 2}, 256, asdict(Sampling()), "model.gguf")
+    assert text.startswith('FROM ./model.gguf\nTEMPLATE """')
+    lines = text.splitlines()
+    assert [line for line in lines if "stop" in line] == [
+        'PARAMETER stop "<|endoftext|>"', 'PARAMETER stop "<|im_end|>"'
+    ]  # fmt: skip
+    assert {"PARAMETER num_ctx 256", "PARAMETER temperature 0.4", "PARAMETER repeat_penalty 1.1"} <= set(lines)
+    # The template of Go, filled as Ollama does.
+    body = re.search(r'TEMPLATE """\{\{ range .Messages \}\}(.*)\{\{ end \}\}\{\{ end \}\}"""', text, re.DOTALL)[1]
+    system, user, other = re.split(r"\{\{ (?:else )?(?:if eq .Role \"\w+\" )?\}\}", body)[1:]
+    messages = [
+        {"role": "system", "content": "Be kind."}, {"role": "user", "content": "你好"},
+        {"role": "assistant", "content": "Hi!"}, {"role": "user", "content": "Bye"},
+    ]  # fmt: skip
+    forms = {"system": system, "user": user, "assistant": other}
+    filled = "".join(forms[m["role"]].replace("{{ .Content }}", m["content"]) for m in messages)
+    assert filled == tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+
+def test_a_template_that_go_cannot_follow_is_left_out(tokenizer, monkeypatch):
+    template = "{% for m in messages %}[{{ loop.index }}]{{ m['content'] }}{% endfor %}>"
+    monkeypatch.setattr(tokenizer, "chat_template", template)
+    assert split_template(tokenizer) is None
+    assert "TEMPLATE" not in make_modelfile(tokenizer, {2}, 256, asdict(Sampling()), "model.gguf")
+
+
+# Other forms
+
+
+@pytest.mark.parametrize("quantize", ["float32", "int8"])
+def test_ctranslate2_is_proved_and_stops_by_itself(tiny_checkpoint, folder, quantize, capsys):
+    ctranslate2 = pytest.importorskip("ctranslate2")
+    assert run(tiny_checkpoint, "--to", "ctranslate2", "--quantize", quantize, "--output", "out") == 0
+    assert "ctranslate2 float32: text tokenized alike, 256 of 256 greedy tokens equal" in capsys.readouterr().out
+    assert json.loads((folder / "out" / "config.json").read_text())["eos_token"] == "<|im_end|>"
+    assert (folder / "out" / "chat_template.jinja").is_file()
+    size = (folder / "out" / "model.bin").stat().st_size
+    assert size < 300_000 if quantize == "int8" else size > 900_000
+    assert ctranslate2.Generator(str(folder / "out"))
+
+
+@SLOW
+@pytest.mark.parametrize("quantize", ["float32", "int8"])
+def test_onnx_is_proved_with_its_cache(tiny_checkpoint, folder, quantize, capsys):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    assert run(tiny_checkpoint, "--to", "onnx", "--quantize", quantize, "--output", "out") == 0
+    assert "onnx float32: text tokenized alike, 256 of 256 greedy tokens equal" in capsys.readouterr().out
+    session = onnxruntime.InferenceSession(folder / "out" / "model.onnx")
+    inputs = {value.name: value.shape for value in session.get_inputs()}
+    assert set(inputs) == {
+        "input_ids", "attention_mask", "position_ids", "past_key_values.0.key", "past_key_values.0.value",
+        "past_key_values.1.key", "past_key_values.1.value",
+    }  # fmt: skip
+    assert [type(size) for size in inputs["past_key_values.0.key"]] == [str, int, str, int]
+    outputs = [value.name for value in session.get_outputs()]
+    assert outputs[:3] == ["logits", "present.0.key", "present.0.value"]
+    assert (folder / "out" / "model.onnx").stat().st_size < (1_000_000 if quantize == "int8" else 1_600_000)
+
+
+@pytest.fixture
+def adapted(tiny_checkpoint, folder) -> Path:
+    """A checkpoint of a run with --lora true: adapter/ and the merged model."""
+    model, tokenizer = load_checkpoint(str(tiny_checkpoint))
+    torch.manual_seed(0)
+    model = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.05)
+    model.save_pretrained(folder / "ckpt" / "adapter")
+    save_model(model.merge_and_unload(), tokenizer, folder / "ckpt", [2])
+    return folder / "ckpt"
+
+
+def test_an_adapter_is_proved_upon_its_base(adapted, folder, tiny_checkpoint, capsys):
+    assert run(adapted, "--to", "peft") == 0
+    assert "peft float32: text tokenized alike, 256 of 256 greedy tokens equal" in capsys.readouterr().out
+    config = json.loads((folder / "ckpt-peft" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(tiny_checkpoint)
+    config["base_model_name_or_path"] = "gone"
+    (adapted / "adapter" / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="its base gone is not here"):
+        run(adapted, "--to", "peft", "--output", "again")
+    assert not (folder / "again").exists()
+
+
+def test_a_checkpoint_without_an_adapter_says_how_to_get_one(tiny_checkpoint, folder):
+    with pytest.raises(InputError, match=r"has no adapter/; finetune_dialogue\.py writes one with --lora true"):
+        run(tiny_checkpoint, "--to", "peft")
+    assert list(folder.iterdir()) == []
+
+
+# The command line
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "name a form: --to gguf, ctranslate2, onnx, peft"),
+        (["--to", "word"], "invalid choice: 'word'"),
+        (["--to", "peft", "--quantize", "q8_0"], "peft has float32"),
+        (["--push", "me/chat"], "allow it by HF_HUB_OFFLINE=0"),
+        (["--too", "gguf"], "unrecognized arguments: --too"),
+    ],
+)
+def test_a_wrong_option_is_one_line(tiny_checkpoint, folder, options, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        run(tiny_checkpoint, *options)
+    assert list(folder.iterdir()) == []
+
+
+def test_a_missing_package_names_the_file_to_install(tiny_checkpoint, folder, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "gguf" else find(name, *rest))
+    with pytest.raises(InputError, match=r"--to gguf needs gguf: pip install -r requirements/export.txt"):
+        run(tiny_checkpoint, "--to", "gguf")
+
+
+def test_no_checkpoint_is_one_line(folder):
+    with pytest.raises(InputError, match="nowhere: no such checkpoint"):
+        run(folder / "nowhere", "--to", "peft")
+
+
+def test_help_gives_each_type_and_default(capsys):
+    with pytest.raises(SystemExit):
+        export.main(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "gguf: f32, bf16, f16, q8_0, q6_k, q5_k_m, q5_0, q4_k_m, q4_0 (q8_0)" in text
+    assert "--output OUTPUT folder to write (the checkpoint's name and the form: ckpt_chat-gguf)" in text
+
+
+def test_push_uploads_the_folder_and_no_training_state(tiny_checkpoint, folder, monkeypatch, capsys):
+    calls = {}
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", lambda self, name, **rest: calls.update(name=name, **rest))
+    monkeypatch.setattr("huggingface_hub.HfApi.upload_folder", lambda self, **rest: calls.update(rest))
+    assert run(tiny_checkpoint, "--push", "me/chat") == 0
+    assert (calls["name"], calls["private"], calls["folder_path"]) == ("me/chat", True, tiny_checkpoint)
+    assert {"checkpoint-*", "runs/*"} <= set(calls["ignore_patterns"])
+    assert "pushed to me/chat" in capsys.readouterr().out
+
+
+def test_a_hub_that_cannot_be_reached_is_one_line(tiny_checkpoint, folder, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    with pytest.raises(InputError, match=r"--push me/chat: .*; log in with: hf auth login"):
+        run(tiny_checkpoint, "--push", "me/chat")
