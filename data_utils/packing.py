@@ -1,7 +1,7 @@
 """Token ids in, rows of equal length out: nothing is padded in vain, nothing is lost."""
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
 import numpy as np
@@ -31,18 +31,21 @@ def tokenize_documents(documents: Dataset, tokenizer: PreTrainedTokenizerBase, t
         values = np.frombuffer(b"".join(ids), dtype=np.int32)
         return pa.table({"input_ids": pa.ListArray.from_arrays(offsets, values)})
 
-    return (
-        documents.with_format("arrow")
-        .map(
-            encode,
-            batched=True,
-            remove_columns=documents.column_names,
-            features=Features({"input_ids": IDS}),
-            new_fingerprint=cache_key("tokenize_documents", documents._fingerprint, tokenizer_key),
-            desc="tokenizing",
-        )
-        .with_format(None)
+    key = cache_key("tokenize_documents", documents._fingerprint, tokenizer_key)
+    return map_ids(documents, encode, key, "tokenizing")
+
+
+def map_ids(rows: Dataset, function: Callable[[pa.Table], pa.Table], key: str, desc: str) -> Dataset:
+    """Return the `input_ids` that a function makes of batches of rows, as Arrow tables; cached by `key`."""
+    made = rows.with_format("arrow").map(
+        function,
+        batched=True,
+        remove_columns=rows.column_names,
+        features=Features({"input_ids": IDS}),
+        new_fingerprint=key,
+        desc=desc,
     )
+    return made.with_format(None)
 
 
 def pack_tokens(documents: Iterable[Iterable[int]], block_tokens: int) -> Iterator[np.ndarray]:
@@ -76,18 +79,8 @@ def pack_documents(tokenized: Dataset, block_tokens: int) -> Dataset:
         offsets = np.arange(0, whole + 1, block_tokens, dtype=np.int32)
         return pa.table({"input_ids": pa.ListArray.from_arrays(offsets, joined[:whole])})
 
-    return (
-        tokenized.with_format("arrow")
-        .map(
-            cut,
-            batched=True,
-            remove_columns=tokenized.column_names,
-            features=Features({"input_ids": IDS}),
-            new_fingerprint=cache_key("pack_documents", tokenized._fingerprint, block_tokens),
-            desc="packing",
-        )
-        .with_format(None)
-    )
+    key = cache_key("pack_documents", tokenized._fingerprint, block_tokens)
+    return map_ids(tokenized, cut, key, "packing")
 
 
 def stream_blocks(
