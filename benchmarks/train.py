@@ -28,14 +28,15 @@ from transformers import AutoConfig, AutoModelForCausalLM, Trainer, TrainerCallb
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from train_utils.machine import measure_peak, synchronize
+from train_utils.machine import keep_freed_memory, measure_peak, synchronize
 from train_utils.model import count_parameters, flops_per_token, make_fast
 from train_utils.optimizer import muon_adamw, scale_rates
 from train_utils.plan import model_config
 
-# Width, vocabulary, micro-batches of a step: about 5, 35 and 117 M parameters, with the batch that a run of theirs has
-# (Muon's cost is of the step, not of its tokens: at 117 M it is that of 2,700 tokens).
-SIZES = ((256, 4096, 1), (512, 8192, 2), (768, 16384, 4))
+# Width, vocabulary, and micro-batches of our step: 4, 31 and 124 M parameters. Muon's cost is of the step, not of its
+# tokens (at 124 M that of 2,500), so ours has the batch that a run of the size has at the least; the plain ones, whose
+# AdamW costs next to nothing, have one micro-batch.
+SIZES = ((256, 2048, 1), (512, 4096, 2), (768, 20480, 4))
 ROW_TOKENS, BATCH_ROWS = 512, 8
 # GPT-2's shape at the width of the default model; AdamW at 2e-3, the rate known as good at this size.
 GPT2 = {
@@ -68,12 +69,14 @@ def measure_speed(width: int, vocab_size: int, accumulation: int, kind: str, ste
         kind: "fp32" or "bf16" (Trainer as it comes: eager, AdamW), or "ours" (compiled, no logits, Muon).
     """
     torch.manual_seed(0)
+    accumulation = accumulation if kind == "ours" else 1
     step_tokens = ROW_TOKENS * BATCH_ROWS * accumulation
     config = AutoConfig.for_model(**model_config(width), vocab_size=vocab_size, pad_token_id=0)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     bf16 = kind == "bf16" or (kind == "ours" and measure_peak(device_name(), True) > measure_peak(device_name(), False))
     factory = None
     if kind == "ours":
+        keep_freed_memory(device_name())
         make_fast(model, compiled=True)
         rates = scale_rates(width, step_tokens)
         factory = (

@@ -1,6 +1,8 @@
 """What the machine can do, by a few seconds of measuring: the peak of its matrix products, memory and disk."""
 
+import ctypes
 import shutil
+import sys
 import time
 from dataclasses import dataclass
 from functools import cache
@@ -12,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from train_utils.model import flops_per_token, make_fast
 
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 COMPILED_GAIN = 1.35  # training steps compiled, against not; 1.15 to 1.4 was seen at width 256
 
 
@@ -71,6 +74,18 @@ def synchronize(device: str) -> None:
         torch.accelerator.synchronize()
 
 
+def keep_freed_memory(device: str) -> None:
+    """Let the allocator keep what a training step frees for the next step, for the rest of the process.
+
+    A step frees as much as it takes, gigabytes that glibc would hand back to the system and get again a page at a time:
+    a fifth of a step at 117 M parameters (benchmarks/LOG.md). Source: mallopt(3). No effect with another C library.
+    """
+    libc = ctypes.CDLL(None) if device == "cpu" and sys.platform == "linux" else None
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
 def memory_bytes(device: str) -> int:
     """Return the memory that is free for a run: of the accelerator, else what this machine has available."""
     if device == "cuda":
@@ -88,6 +103,7 @@ def disk_bytes(folder: Path) -> int:
 
 def measure_machine(device: str, bf16: bool, output_dir: Path) -> Machine:
     """Measure a machine for some seconds: matrix products, then real training steps at two widths."""
+    keep_freed_memory(device)
     peak = measure_peak(device, bf16)
     widths = (128, 512) if device == "cpu" else (512, 2048)
     shares = tuple((width, measure_training(device, bf16, width) * COMPILED_GAIN / peak) for width in widths)

@@ -19,6 +19,7 @@ from transformers import (
 from transformers.modeling_outputs import CausalLMOutput
 
 from errors import InputError
+from train_utils.attention import use_block_attention
 
 OUTPUT_PROJECTIONS = ("o_proj", "down_proj", "c_proj")
 
@@ -143,11 +144,13 @@ def head_loss(
 def make_fast(model: PreTrainedModel, compiled: bool) -> None:
     """Make training steps of a model fast, in place: no logits are returned, and its layers are compiled if asked.
 
-    Only training is touched: evaluation and generation run the model as it is. The layers are compiled one by one
-    (they share one compilation, seconds instead of a minute for the whole), and so is the head with its loss, where the
-    logits, the largest tensor, stay inside. A model whose loss differs from the plain head's keeps its own forward.
+    Only training is touched: evaluation and generation run the model as it is. The layers are compiled one by one (they
+    share one compilation, seconds instead of a minute for the whole) and attend by blocks on a CPU; and so is the head
+    with its loss, where the logits, the largest tensor, stay inside. A model whose loss differs from the plain head's
+    keeps its own forward.
     """
     if compiled:
+        use_block_attention(model)
         for layer in decoder_layers(model):
             layer.forward = only_in_training(layer, torch.compile(layer.forward))
     head = model.get_output_embeddings()

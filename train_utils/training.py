@@ -21,7 +21,7 @@ from train_utils.callbacks import MarkComplete, Progress, Samples, StopOnSignal
 from train_utils.checkpoint import read_record, save_model, start_record, write_record
 from train_utils.clock import Clock, process_seconds
 from train_utils.dial import FINISH_SECONDS
-from train_utils.machine import measure_peak
+from train_utils.machine import keep_freed_memory, measure_peak
 from train_utils.metrics import bytes_per_label, keep_token_losses, make_compute_metrics
 from train_utils.model import count_parameters, flops_per_token, make_fast, repays_compilation
 from train_utils.optimizer import choose_rates, optimizer_factory
@@ -71,6 +71,7 @@ def train_and_save(
     step_rows = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     step_tokens = step_rows * run.row_tokens
     steps = args.max_steps if args.max_steps > 0 else math.ceil(len(train_rows) / step_rows * args.num_train_epochs)
+    keep_freed_memory(args.device.type)
     peak_flops = measure_peak(args.device.type, bool(args.bf16)) * args.world_size
     total_flops = token_flops * steps * step_tokens
     if args.minutes is not None:
