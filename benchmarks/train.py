@@ -16,7 +16,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 
@@ -118,9 +120,12 @@ def report_speed(steps: int) -> None:
         config = AutoConfig.for_model(**model_config(width), vocab_size=vocab_size)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
-        plain, half, ours = (
-            measure_speed(width, vocab_size, accumulation, kind, steps) for kind in ("fp32", "bf16", "ours")
-        )
+        # Each in a process of its own, so that none has the allocator or the warm memory of the one before.
+        with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
+            plain, half, ours = (
+                pool.submit(measure_speed, width, vocab_size, accumulation, kind, steps).result()
+                for kind in ("fp32", "bf16", "ours")
+            )
         mfu = ours * flops_per_token(model, ROW_TOKENS) / peaks["bf16"]
         size = f"{count_parameters(model) / 1e6:.0f} M"
         print(
