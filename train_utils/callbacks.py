@@ -13,6 +13,7 @@ from transformers import TrainerCallback
 
 from train_utils.checkpoint import mark_complete
 from train_utils.clock import Clock
+from train_utils.stopwatch import Stopwatch
 
 
 class Progress(TrainerCallback):
@@ -25,10 +26,11 @@ class Progress(TrainerCallback):
         peak_flops: float,
         bytes_per_token: float,
         clock: Clock | None,
+        watch: Stopwatch,
     ) -> None:
         """Args: peak_flops: FLOP/s of matrix products here, of all processes. clock: of a run that has one."""
         self.tokens_per_step, self.flops_per_token, self.peak_flops = tokens_per_step, flops_per_token, peak_flops
-        self.bytes_per_token, self.clock = bytes_per_token, clock
+        self.bytes_per_token, self.clock, self.watch = bytes_per_token, clock, watch
         self.bar, self.seen_steps = None, 0
         self.step_seconds: list[float] = []  # without evaluation and saving
         self.since: float | None = None
@@ -52,6 +54,7 @@ class Progress(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         now = time.perf_counter()
+        self.watch.lap("steps" if self.step_seconds else "first step")  # which compiles
         self.step_seconds.append(now - self.since)
         self.since = None if control.should_evaluate or control.should_save else now
         if self.bar is not None:
@@ -79,6 +82,7 @@ class Progress(TrainerCallback):
         }
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+        self.watch.lap("evaluation")
         if state.is_world_process_zero and metrics:
             show_line(self.bar, f"step {state.global_step}: {describe_metrics(metrics)}")
 
@@ -111,8 +115,8 @@ class Samples(TrainerCallback):
     `generate` takes the model and returns (prompt, continuation) pairs.
     """
 
-    def __init__(self, generate: Callable, after: str) -> None:
-        self.generate, self.after, self.last = generate, after, []
+    def __init__(self, generate: Callable, after: str, watch: Stopwatch) -> None:
+        self.generate, self.after, self.watch, self.last = generate, after, watch, []
 
     def on_evaluate(self, args, state, control, metrics=None, model=None, **kwargs):
         if not state.is_world_process_zero or f"{self.after}_loss" not in (metrics or {}):
@@ -126,6 +130,7 @@ class Samples(TrainerCallback):
         model.train(was_training)
         for prompt, continuation in self.last:
             tqdm.write(f"    {prompt} → {continuation}".replace("\n", "⏎"))
+        self.watch.lap("samples")
 
 
 class StopOnSignal(TrainerCallback):
@@ -154,8 +159,12 @@ class StopOnSignal(TrainerCallback):
 class MarkComplete(TrainerCallback):
     """After each save, mark the checkpoint complete (a save that was cut off stays unmarked)."""
 
+    def __init__(self, watch: Stopwatch) -> None:
+        self.watch = watch
+
     def on_save(self, args, state, control, **kwargs):
         if args.world_size > 1:
             dist.barrier()  # every process has written its random state
         if state.is_world_process_zero:
             mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+        self.watch.lap("saving")
