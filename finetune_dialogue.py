@@ -86,6 +86,7 @@ class TuneOptions(RunOptions):
 if __name__ == "__main__":  # help and mistakes at once: what follows takes seconds to import
     answer_early((DialogueArguments, TuneOptions), RECIPE, __doc__, trainer_names())
 
+from datasets import Dataset
 from transformers import set_seed
 
 from data_utils.caching import preparation_lock
@@ -198,14 +199,19 @@ def main(argv: list[str] | None = None) -> int:
     watch.lap("data")
 
     # 5. Plan, with --minutes: as many steps as the time allows, and few enough that nothing is learned by heart.
-    plan_facts = {}
+    plan_facts, run_tokens = {}, 0
     if args.minutes:
         plan = plan_tuning(args, say, resume, model, len(rows), options.row_tokens)
         if args.plan_only:
             return 0
         apply_plan(args, plan)
-        plan_facts = {"plan": limit_steps(args, plan, len(rows))}
+        plan_facts, run_tokens = {"plan": limit_steps(args, plan, len(rows))}, plan.tokens
         watch.lap("plan")
+    step_rows = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    run_rows = args.max_steps * step_rows if args.max_steps > 0 else args.num_train_epochs * len(rows)
+    eval_tokens = options.row_tokens * sum(map(len, eval_rows.values()))
+    share = args.limit_evaluation(eval_tokens, run_tokens or run_rows * options.row_tokens) / eval_tokens
+    eval_rows = {part: thin_rows(found, share) for part, found in eval_rows.items()}
 
     # 6. Weights: all of them, or low-rank adapters beside them.
     if options.lora:
@@ -237,6 +243,12 @@ def main(argv: list[str] | None = None) -> int:
         ),
         next_step=f"python chat.py --model {output_dir}",
     )
+
+
+def thin_rows(rows: Dataset, share: float) -> Dataset:
+    """Return a share of rows, at least one, taken evenly from all."""
+    count = max(1, round(share * len(rows)))
+    return rows.select([number * len(rows) // count for number in range(count)])
 
 
 def find_corpus(options: DialogueArguments) -> tuple[list[Source], float]:

@@ -48,10 +48,18 @@ class CorpusArguments:
         default=False, metadata={"help": "Drop English and Chinese stop words; hurts generation, for study only"}
     )
     eval_fraction: float = field(default=0.02, metadata={"help": "Share of the documents that is held out, by hash"})
-    eval_tokens: int = field(default=32768, metadata={"help": "Held-out tokens of each language in an evaluation"})
+    eval_tokens: int = field(
+        default=32768,
+        metadata={"help": "Held-out tokens of each language in an evaluation; unset: fewer where they cost over 3%"},
+    )
 
     def __post_init__(self) -> None:
         check_range("eval_fraction", self.eval_fraction, 0, 1)
+
+    def check_typed(self, typed: set[str]) -> None:
+        """Raise ValueError for an option of the command line that another one replaces."""
+        if self.sources and "corpus" in typed:
+            raise ValueError("--corpus has no effect with --sources, which replaces it; leave out one of the two")
 
 
 @dataclass
@@ -156,14 +164,18 @@ def main(argv: list[str] | None = None) -> int:
         # 4. Blocks: end token after each document, packed with no loss; held-out ones of each language.
         blocks = corpus.pack(tokenizer, tokenizer_key, shape.block_tokens, args.seed, step_rows)
         args.train_sampling_strategy = corpus.sampling
+        kept_plan = {"plan": limit_steps(args, plan, 10**9 if data.streaming else len(blocks))} if plan else {}
+        rows = args.max_steps * step_rows if args.max_steps > 0 else args.num_train_epochs * len(blocks)
+        rows = min(rows, plan.tokens // shape.block_tokens) if plan else rows
         eval_text = corpus.held_out(data.eval_tokens * BYTES_PER_TOKEN)
-        eval_blocks = pack_held_out(eval_text, tokenizer, tokenizer_key, shape.block_tokens, data.eval_tokens)
+        eval_tokens, languages = data.eval_tokens, len(set(eval_text["language"]))
+        if "eval_tokens" not in data.given:
+            eval_tokens = args.limit_evaluation(eval_tokens * languages, rows * shape.block_tokens) // languages
+        eval_blocks = pack_held_out(eval_text, tokenizer, tokenizer_key, shape.block_tokens, eval_tokens)
     for language in eval_blocks:
         texts = [row["text"] for row in eval_text if row["language"] == language][:1000]
         compression = describe_compression(tokenizer, texts, shape.reference_tokenizer)
         say(f"tokenizer: {len(tokenizer):,} tokens, in {language} {compression}")
-    kept_plan = {"plan": limit_steps(args, plan, 10**9 if data.streaming else len(blocks))} if plan else {}
-    rows = args.max_steps * step_rows if args.max_steps > 0 else args.num_train_epochs * len(blocks)
     facts = corpus.describe_rows(blocks, rows)
     say(f"blocks of {shape.block_tokens} tokens: {'; '.join(f'{name} {fact}' for name, fact in facts.items())}")
     watch.lap("data")

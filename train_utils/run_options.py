@@ -1,6 +1,7 @@
 """The options of a run that are set most often; light to import, so that --help and mistakes need no torch."""
 
 import ast
+import math
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -112,16 +113,32 @@ class RunOptions:
         if self.minutes is not None:
             for name in sorted(typed & REPLACED_BY_CLOCK):
                 raise ValueError(f"--{name} has no effect with --minutes, which sets it; leave out one of the two")
+            if self.logging_steps < 1:
+                raise ValueError(
+                    f"--logging_steps {self.logging_steps:g} is below 1; --minutes needs a number of steps"
+                )
         elif {"max_steps", "num_train_epochs"} <= typed and self.max_steps > 0:
             raise ValueError("--num_train_epochs has no effect with --max_steps; leave out one of the two")
+        if self.overwrite and (self.resume_from_checkpoint or "false").lower() != "false":
+            raise ValueError("--overwrite true begins anew, --resume_from_checkpoint goes on; leave out one of the two")
         if "matrix_learning_rate" in typed and self.optim != "muon":
             raise ValueError(f"--matrix_learning_rate is Muon's; --optim {self.optim} has --learning_rate alone")
         if "decay_share" in typed and self.minutes is None and self.lr_scheduler_type != "warmup_stable_decay":
             raise ValueError(f"--decay_share has no effect with --lr_scheduler_type {self.lr_scheduler_type}")
         for name in ("eval", "save"):
             strategy = getattr(self, f"{name}_strategy", "steps")
+            strategy = getattr(strategy, "value", strategy)
             if f"{name}_steps" in typed and strategy != "steps" and self.minutes is None:
                 raise ValueError(f"--{name}_steps has no effect with --{name}_strategy {strategy}")
+
+    def limit_evaluation(self, tokens: int, run_tokens: float) -> int:
+        """Return how many tokens an evaluation may have, at most `tokens`, for all of a run to cost 3% of its training.
+
+        A token that is measured costs a third of one that is trained. Fewer than 4,096 would tell nothing.
+        """
+        step = self.eval_steps if self.eval_steps < 1 else 0.25  # by steps: the user's own business
+        count = math.ceil(1 / step) + getattr(self, "eval_on_start", False)
+        return min(tokens, max(4096, int(0.03 * 3 * run_tokens / count)))
 
 
 def trainer_names() -> set[str]:

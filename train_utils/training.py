@@ -10,6 +10,7 @@ from typing import Any
 from datasets import Dataset
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProgressCallback, Trainer
+from transformers.integrations import apply_liger_kernel
 from transformers.trainer_callback import PrinterCallback
 from transformers.utils import logging as transformers_logging
 
@@ -20,7 +21,7 @@ from train_utils.checkpoint import read_record, save_model, start_record, write_
 from train_utils.clock import Clock
 from train_utils.dial import FINISH_SECONDS
 from train_utils.machine import keep_freed_memory, measure_peak
-from train_utils.metrics import bytes_per_label, keep_token_losses, make_compute_metrics
+from train_utils.metrics import bytes_per_label, make_compute_metrics, measure_tokens
 from train_utils.model import count_parameters, flops_per_token, make_fast, repays_compilation
 from train_utils.optimizer import choose_rates, optimizer_factory
 from train_utils.report import describe_memory, peak_memory, plot_loss, write_report
@@ -77,17 +78,24 @@ def train_and_save(
     total_flops = token_flops * steps * step_tokens
     if args.minutes is not None:
         total_flops = min(total_flops, args.minutes * 60 * 0.3 * peak_flops)
-    compiled = repays_compilation(args.compile_layers, total_flops)
+    compiled = not args.use_liger_kernel and repays_compilation(args.compile_layers, total_flops)
     rates = choose_rates(args, model, step_tokens)
     args.learning_rate = rates.rest
     if args.lr_scheduler_type == "warmup_stable_decay" and not args.lr_scheduler_kwargs:
         args.lr_scheduler_kwargs = {"num_decay_steps": round(args.decay_share * steps), "decay_type": "linear"}
     clock = None
     if args.minutes is not None:
-        clock = Clock(args.minutes, args.decay_share, args.max_steps, min(FINISH_SECONDS, 6 * args.minutes))
+        finish = min(FINISH_SECONDS, 6 * args.minutes)
+        clock = Clock(args.minutes, args.decay_share, args.max_steps, finish, args.eval_steps, args.save_steps)
         if run.resume:
             clock.resume(run.resume)
-    make_fast(model.get_base_model() if isinstance(model, PeftModel) else model, compiled)
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    if args.use_liger_kernel:  # its own head with the loss takes the place of ours
+        apply_liger_kernel(base, args.liger_kernel_config)
+        args.use_liger_kernel = False  # or Trainer would put it over what follows
+    else:
+        make_fast(base, compiled)
+    measure_tokens(base)
     say(
         f"model: {model.config.model_type}, {count_parameters(model) / 1e6:.2f} M parameters, on {args.device.type} in "
         f"{'bf16' if args.bf16 else 'fp32'}, {'compiled' if compiled else 'not compiled'}"
@@ -106,7 +114,6 @@ def train_and_save(
             eval_dataset={language: rows.with_format("numpy") for language, rows in eval_rows.items()},
             data_collator=collate,
             compute_metrics=make_compute_metrics(run.byte_counts),
-            preprocess_logits_for_metrics=keep_token_losses,
             optimizer_cls_and_kwargs=optimizer_factory(args, rates),
             # The clock first: at a step's end it says whether a pause follows, which progress leaves out.
             callbacks=[*([clock] if clock else []), progress, samples, stop, MarkComplete(run.watch)],
