@@ -110,7 +110,7 @@ from train_utils.adapters import add_adapters
 from train_utils.arguments import RunArguments
 from train_utils.checkpoint import collect_settings, prepare_folder, read_record, weights_version
 from train_utils.dial import apply_plan, limit_steps, plan_tuning
-from train_utils.launch import start_cpu_processes, use_all_cores
+from train_utils.launch import silence_libraries, start_cpu_processes, use_all_cores
 from train_utils.model import check_packing, check_vocabulary, check_window, load_model
 from train_utils.samples import continue_prompts
 from train_utils.stopwatch import Stopwatch
@@ -154,7 +154,7 @@ def main(argv: list[str] | None = None) -> int:
     set_seed(args.seed)
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(len(tokenizer))
-        say(f"base: {added} chat tokens added to its vocabulary")
+        say(f"base: chat tokens added to its vocabulary: {added}")
     try:
         stop_id = stop_token_id(tokenizer)
     except DialogueError as error:
@@ -269,4 +269,5 @@ def find_corpus(options: DialogueArguments) -> tuple[list[Source], float]:
 if __name__ == "__main__":
     start_cpu_processes()
     use_all_cores()
+    silence_libraries()
     run_script(main)

@@ -114,7 +114,7 @@ from train_utils.arguments import RunArguments
 from train_utils.bigrams import find_last_norm, fit_bigrams
 from train_utils.checkpoint import collect_settings, prepare_folder, weights_version
 from train_utils.dial import apply_plan, limit_steps, on_meta, plan_pretraining, shape_of
-from train_utils.launch import start_cpu_processes, use_all_cores
+from train_utils.launch import silence_libraries, start_cpu_processes, use_all_cores
 from train_utils.model import build_model, check_vocabulary, check_window, load_model
 from train_utils.plan import Plan, model_config
 from train_utils.samples import continue_prompts
@@ -251,4 +251,5 @@ def choose_shape(shape: ModelArguments, plan: Plan | None) -> Path | dict:
 if __name__ == "__main__":
     start_cpu_processes()
     use_all_cores()
+    silence_libraries()
     run_script(main)

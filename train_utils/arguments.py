@@ -27,6 +27,8 @@ class RunArguments(RunOptions, TrainingArguments):
         self.use_cpu = self.use_cpu or not has_accelerator()
         if self.use_liger_kernel and self.use_cpu:
             raise ValueError("--use_liger_kernel needs a GPU")
+        if self.label_smoothing_factor:
+            raise ValueError("--label_smoothing_factor changes what a loss means; bits per byte need the plain one")
         if self.bf16 is None:
             self.bf16 = not self.fp16 and has_fast_bf16(self.use_cpu)
         if self.tf32 is None and not self.use_cpu and is_torch_tf32_available():

@@ -2,6 +2,7 @@
 
 import math
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,8 @@ from transformers import TrainerCallback
 from train_utils.checkpoint import mark_complete
 from train_utils.clock import Clock
 from train_utils.stopwatch import Stopwatch
+
+LINE_SECONDS = 30  # between two lines of progress in a log, where a bar can't move
 
 
 class Progress(TrainerCallback):
@@ -31,7 +34,7 @@ class Progress(TrainerCallback):
         """Args: peak_flops: FLOP/s of matrix products here, of all processes. clock: of a run that has one."""
         self.tokens_per_step, self.flops_per_token, self.peak_flops = tokens_per_step, flops_per_token, peak_flops
         self.bytes_per_token, self.clock, self.watch = bytes_per_token, clock, watch
-        self.bar, self.seen_steps = None, 0
+        self.bar, self.seen_steps, self.last_line = None, 0, 0.0
         self.step_seconds: list[float] = []  # without evaluation and saving
         self.since: float | None = None
 
@@ -44,7 +47,7 @@ class Progress(TrainerCallback):
                 unit="tok",
                 unit_scale=True,
                 desc="training",
-                disable=args.disable_tqdm,
+                disable=args.disable_tqdm or not sys.stderr.isatty(),
                 dynamic_ncols=True,
                 mininterval=0.5,
             )
@@ -69,7 +72,11 @@ class Progress(TrainerCallback):
             state.log_history[-1].update(figures)
             if self.bar is not None:
                 bits, mfu = figures["bits_per_byte"], figures["mfu"]
-                self.bar.set_postfix_str(f"step {state.global_step}, {bits:.3f} bits a byte, {mfu:.0%} of peak")
+                line = f"step {state.global_step}, {bits:.3f} bits a byte, {mfu:.0%} of peak"
+                self.bar.set_postfix_str(line)
+                if self.bar.disable and not args.disable_tqdm and time.monotonic() - self.last_line > LINE_SECONDS:
+                    self.last_line = time.monotonic()
+                    print(f"{line}, {figures['tokens_per_second']:,.0f} tokens a second", flush=True)
 
     def figures(self, loss: float, last_steps: int = 0) -> dict[str, float]:
         """Return tokens a second over the last steps (0: all but the first, which compiles), MFU, bits per byte."""

@@ -72,7 +72,9 @@ class RunOptions:
     use_liger_kernel: bool = field(
         default=False, metadata={"help": "Liger's GPU kernels instead of compiled layers; needs liger-kernel"}
     )
-    eval_strategy: str = field(default="steps", metadata={"help": "When to evaluate: no, steps or epoch"})
+    eval_strategy: str = field(
+        default="steps", metadata={"help": "When to evaluate: no, steps (--eval_steps heeded then alone) or epoch"}
+    )
     eval_steps: float = field(default=0.25, metadata={"help": "Steps between evaluations; below 1: share of the run"})
     save_steps: float = field(default=0.25, metadata={"help": "Steps between checkpoints; below 1: share of the run"})
     save_total_limit: int | None = field(default=2, metadata={"help": "How many resumable checkpoints are kept"})
@@ -125,11 +127,6 @@ class RunOptions:
             raise ValueError(f"--matrix_learning_rate is Muon's; --optim {self.optim} has --learning_rate alone")
         if "decay_share" in typed and self.minutes is None and self.lr_scheduler_type != "warmup_stable_decay":
             raise ValueError(f"--decay_share has no effect with --lr_scheduler_type {self.lr_scheduler_type}")
-        for name in ("eval", "save"):
-            strategy = getattr(self, f"{name}_strategy", "steps")
-            strategy = getattr(strategy, "value", strategy)
-            if f"{name}_steps" in typed and strategy != "steps" and self.minutes is None:
-                raise ValueError(f"--{name}_steps has no effect with --{name}_strategy {strategy}")
 
     def limit_evaluation(self, tokens: int, run_tokens: float) -> int:
         """Return how many tokens an evaluation may have, at most `tokens`, for all of a run to cost 3% of its training.

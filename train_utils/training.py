@@ -1,6 +1,5 @@
 """One run, from a model and rows to a folder that holds the trained checkpoint and its report."""
 
-import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProgressCallback, Trainer
 from transformers.integrations import apply_liger_kernel
 from transformers.trainer_callback import PrinterCallback
-from transformers.utils import logging as transformers_logging
 
 from errors import InputError
 from train_utils.arguments import RunArguments
@@ -65,9 +63,6 @@ def train_and_save(
         collate: rows to a batch of (B, T) tensors. sample: model to (prompt, continuation) pairs, at each evaluation.
     """
     say = print if args.process_index == 0 else lambda *_: None
-    # Bars and warnings of the libraries that say nothing to the reader of ours.
-    transformers_logging.disable_progress_bar()
-    logging.getLogger("transformers.trainer_utils").setLevel(logging.ERROR)
     output_dir = Path(args.output_dir)
     token_flops = flops_per_token(model, run.row_tokens)
     step_rows = args.train_batch_size * args.gradient_accumulation_steps * args.world_size

@@ -324,12 +324,11 @@ def test_help_all_shows_every_option(capsys, tmp_path):
         (["--max_steps", "9", "--num_train_epochs", "2"], "--num_train_epochs has no effect with --max_steps"),
         (["--optim", "adamw", "--matrix_learning_rate", "0.1"], "--matrix_learning_rate is Muon's"),
         (["--lr_scheduler_type", "cosine", "--decay_share", "0.5"], "--decay_share has no effect with"),
-        (["--eval_strategy", "no", "--eval_steps", "5"], "--eval_steps has no effect with --eval_strategy no"),
-        (["--save_strategy", "epoch", "--save_steps", "5"], "--save_steps has no effect with --save_strategy epoch"),
         (["--overwrite", "true", "--resume_from_checkpoint", "true"], "--overwrite true begins anew"),
         (["--minutes", "3", "--logging_steps", "0.1"], "--logging_steps 0.1 is below 1"),
         (["--use_liger_kernel", "true", "--torch_compile", "true"], "leave out one"),
         (["--use_liger_kernel", "true"], "--use_liger_kernel needs"),
+        (["--label_smoothing_factor", "0.1"], "--label_smoothing_factor changes what a loss means"),
         (["--eval_steps", "0"], "--eval_steps 0.0 is outside"),
     ],
 )

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, EvalPrediction
+from transformers.integrations import apply_liger_kernel
 
 from train_utils.metrics import (
     BitsPerByte,
@@ -127,6 +128,19 @@ def test_model_in_evaluation_returns_the_losses_of_its_tokens(tiny_checkpoint, i
         torch.testing.assert_close(measured(input_ids=ids).logits, expected.logits)  # generation is not touched
     measured.train()
     assert measured(input_ids=ids, labels=labels).logits.shape == (2, 16, 1200)
+
+
+def test_liger_lies_beneath_what_is_measured(tiny_checkpoint):
+    """Its kernels need a GPU to run; here only what they replace is looked at."""
+    pytest.importorskip("liger_kernel")
+    pytest.importorskip("triton")
+    model = AutoModelForCausalLM.from_pretrained(tiny_checkpoint)
+    apply_liger_kernel(model, None)
+    liger = model.forward
+    assert liger.__func__.__module__.startswith("liger_kernel")
+    assert type(model.model.norm).__name__ == "LigerRMSNorm"
+    measure_tokens(model)
+    assert model.forward.__wrapped__ == liger
 
 
 def test_hopeless_model_has_a_finite_perplexity():
