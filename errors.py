@@ -24,7 +24,12 @@ def is_machine_fault(error: Exception) -> bool:
 
 
 def run_script(main: Callable[[], int | None]) -> None:
-    """Run `main` and leave the process: 0 done, 1 the machine's fault, 2 the user's input, 130 interrupted.
+    """Run `main` and leave the process with its exit code."""
+    sys.exit(run_guarded(main))
+
+
+def run_guarded(main: Callable[[], int | None]) -> int:
+    """Run `main` and return its exit code: 0 done, 1 the machine's fault, 2 the user's input, 130 interrupted.
 
     Of several processes (accelerate launch) only the first of a machine prints, so that a fault is said once.
     """
@@ -52,4 +57,4 @@ def run_script(main: Callable[[], int | None]) -> None:
         code, message = 1, f"{reason}; what was complete before is untouched"
     if message and is_printer:
         print(f"error: {message}", file=sys.stderr)
-    sys.exit(code)
+    return code

@@ -19,38 +19,14 @@ from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
-from transformers import set_seed
-
-from data_utils.caching import preparation_lock
-from data_utils.corpus import data_version
-from data_utils.dialogue import (
-    DialogueError,
-    describe_forms,
-    name_assistant,
-    read_dialogues,
-    split_dialogues,
-    stop_token_id,
-)
-from data_utils.dialogue_report import describe_dialogues
-from data_utils.documents import Source, find_sources
-from data_utils.held_out import find_questions
-from data_utils.packing import collate_rows, encode_dialogues, pack_dialogues
-from data_utils.replay import mix_rows, read_replay
-from data_utils.sources import DIALOGUE_SOURCES
-from data_utils.tokenizer import add_chat_tokens, load_tokenizer, token_byte_counts, tokenizer_fingerprint
 from errors import InputError, run_script
-from options import check_range, parse_arguments
-from train_utils.adapters import add_adapters
-from train_utils.arguments import RunArguments
-from train_utils.checkpoint import collect_settings, prepare_folder, read_record, weights_version
-from train_utils.dial import apply_plan, limit_steps, plan_tuning
-from train_utils.launch import start_cpu_processes, use_all_cores
-from train_utils.model import check_packing, check_vocabulary, check_window, load_model
-from train_utils.samples import continue_prompts
-from train_utils.training import Run, train_and_save
+from options import answer_early, check_range, parse_arguments
+from train_utils.run_options import RunOptions, trainer_names
 
 ROOT = Path(__file__).parent
+RECIPE = ROOT / "configs" / "finetune_dialogue.yaml"
 REPLY_TOKENS = 60  # of the samples that are shown at each evaluation
 
 
@@ -89,20 +65,68 @@ class DialogueArguments:
         check_range("replay", self.replay or 0, 0, 0.95)
         check_range("lora_rank", self.lora_rank, 1, 2**20)
 
+    def check_typed(self, typed: set[str]) -> None:
+        """Raise ValueError for an option of the command line that has no effect without another one."""
+        for name in sorted(typed & {"lora_rank", "lora_alpha", "lora_targets"}) if not self.lora else ():
+            raise ValueError(f"--{name} has no effect without --lora true")
+        if "replay_corpus" in typed and self.replay is None:
+            raise ValueError("--replay_corpus has no effect without --replay")
+
 
 @dataclass
-class TuneArguments(RunArguments):
+class TuneOptions(RunOptions):
     """How it is trained."""
+
+    COMMON: ClassVar[list[str]] = [*RunOptions.COMMON, "eval_on_start"]
 
     output_dir: str = field(default="ckpt_chat", metadata={"help": "Folder of the checkpoint, its report and curves"})
     eval_on_start: bool = field(default=True, metadata={"help": "Measure before training too, to compare"})
 
 
+if __name__ == "__main__":  # help and mistakes at once: what follows takes seconds to import
+    answer_early((DialogueArguments, TuneOptions), RECIPE, __doc__, trainer_names())
+
+from datasets import Dataset
+from transformers import set_seed
+
+from data_utils.caching import preparation_lock
+from data_utils.corpus import data_version
+from data_utils.dialogue import (
+    DialogueError,
+    describe_forms,
+    name_assistant,
+    read_dialogues,
+    split_dialogues,
+    stop_token_id,
+)
+from data_utils.dialogue_report import describe_dialogues
+from data_utils.documents import Source, find_sources
+from data_utils.held_out import find_questions
+from data_utils.packing import collate_rows, encode_dialogues, pack_dialogues
+from data_utils.replay import mix_rows, read_replay
+from data_utils.sources import DIALOGUE_SOURCES
+from data_utils.tokenizer import add_chat_tokens, load_tokenizer, token_byte_counts, tokenizer_fingerprint
+from train_utils.adapters import add_adapters
+from train_utils.arguments import RunArguments
+from train_utils.checkpoint import collect_settings, prepare_folder, read_record, weights_version
+from train_utils.dial import apply_plan, limit_steps, plan_tuning
+from train_utils.launch import silence_libraries, start_cpu_processes, use_all_cores
+from train_utils.model import check_packing, check_vocabulary, check_window, load_model
+from train_utils.samples import continue_prompts
+from train_utils.stopwatch import Stopwatch
+from train_utils.training import Run, train_and_save
+
+
+@dataclass
+class TuneArguments(TuneOptions, RunArguments):
+    """How it is trained, with every option of TrainingArguments."""
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the script; return its exit code."""
-    options, args = parse_arguments(
-        (DialogueArguments, TuneArguments), argv, ROOT / "configs" / "finetune_dialogue.yaml", __doc__
-    )
+    options, args = parse_arguments((DialogueArguments, TuneArguments), argv, RECIPE, __doc__)
+    watch = Stopwatch()
+    watch.lap("start")
     if not Path(options.base).is_dir() and os.environ["HF_HUB_OFFLINE"] == "1":
         raise InputError(
             f"{options.base}: no such checkpoint; train one with train.py, or set HF_HUB_OFFLINE=0 for hub names"
@@ -130,13 +154,14 @@ def main(argv: list[str] | None = None) -> int:
     set_seed(args.seed)
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(len(tokenizer))
-        say(f"base: {added} chat tokens added to its vocabulary")
+        say(f"base: chat tokens added to its vocabulary: {added}")
     try:
         stop_id = stop_token_id(tokenizer)
     except DialogueError as error:
         raise InputError(f"{options.base}: {error}") from error
     check_window(model.config, options.row_tokens, options.base)
     check_packing(model, options.base)
+    watch.lap("model")
 
     # 2. Dialogues: read, checked, split by hash as the corpus is, so that what is held out was in no training.
     with preparation_lock():
@@ -171,14 +196,22 @@ def main(argv: list[str] | None = None) -> int:
             rows, eval_rows = mix_rows(rows, text) if count else rows, eval_rows | held_out
         say(f"replay: {count:,} rows of text among {len(rows):,}")
 
+    watch.lap("data")
+
     # 5. Plan, with --minutes: as many steps as the time allows, and few enough that nothing is learned by heart.
-    plan_facts = {}
+    plan_facts, run_tokens = {}, 0
     if args.minutes:
         plan = plan_tuning(args, say, resume, model, len(rows), options.row_tokens)
         if args.plan_only:
             return 0
         apply_plan(args, plan)
-        plan_facts = {"plan": limit_steps(args, plan, len(rows))}
+        plan_facts, run_tokens = {"plan": limit_steps(args, plan, len(rows))}, plan.tokens
+        watch.lap("plan")
+    step_rows = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    run_rows = args.max_steps * step_rows if args.max_steps > 0 else args.num_train_epochs * len(rows)
+    eval_tokens = options.row_tokens * sum(map(len, eval_rows.values()))
+    share = args.limit_evaluation(eval_tokens, run_tokens or run_rows * options.row_tokens) / eval_tokens
+    eval_rows = {part: thin_rows(found, share) for part, found in eval_rows.items()}
 
     # 6. Weights: all of them, or low-rank adapters beside them.
     if options.lora:
@@ -206,9 +239,16 @@ def main(argv: list[str] | None = None) -> int:
             options.row_tokens,
             [stop_id],
             token_byte_counts(tokenizer),
+            watch,
         ),
         next_step=f"python chat.py --model {output_dir}",
     )
+
+
+def thin_rows(rows: Dataset, share: float) -> Dataset:
+    """Return a share of rows, at least one, taken evenly from all."""
+    count = max(1, round(share * len(rows)))
+    return rows.select([number * len(rows) // count for number in range(count)])
 
 
 def find_corpus(options: DialogueArguments) -> tuple[list[Source], float]:
@@ -229,4 +269,5 @@ def find_corpus(options: DialogueArguments) -> tuple[list[Source], float]:
 if __name__ == "__main__":
     start_cpu_processes()
     use_all_cores()
+    silence_libraries()
     run_script(main)

@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from collections.abc import Set
 from dataclasses import MISSING, Field, fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import yaml
 from transformers import HfArgumentParser
 
-from errors import InputError
+from errors import InputError, run_guarded
 
 
 def check_range(name: str, value: float, low: float, high: float) -> None:
@@ -23,18 +24,23 @@ def check_range(name: str, value: float, low: float, high: float) -> None:
 
 
 def parse_arguments(
-    dataclass_types: tuple[type, ...], argv: list[str] | None, default_config: Path, description: str
+    dataclass_types: tuple[type, ...],
+    argv: list[str] | None,
+    default_config: Path,
+    description: str,
+    other_names: Set[str] = frozenset(),
 ) -> tuple[Any, ...]:
     """Parse `[config.yaml] [--key value ...]` into one object of each dataclass.
 
     Precedence: dataclass, then YAML (the default one where none is named), then command line. Raises InputError for a
     key that no dataclass has, with the nearest that one has, and for a value of the wrong kind. Each object gets an
     attribute `given`: the options that the user gave, by command line or a YAML that they named. An object with a
-    method `check_typed` is told those of the command line alone, and may raise ValueError.
+    method `check_typed` is told those of the command line alone, and may raise ValueError. The values of `other_names`,
+    options that exist but that no dataclass given here has, are passed over.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    parser = HfArgumentParser(dataclass_types, description=description, add_help=False)
-    if "--help_all" in argv:
+    parser = HfArgumentParser(dataclass_types, description=description, add_help=False, allow_abbrev=False)
+    if "--help_all" in argv and not other_names:
         parser.print_help()
         sys.exit(0)
     if "-h" in argv or "--help" in argv:
@@ -42,7 +48,7 @@ def parse_arguments(
         sys.exit(0)
     named = bool(argv) and argv[0].endswith((".yaml", ".yml"))
     config = Path(argv.pop(0)) if named else default_config
-    names = {option.name for type_ in dataclass_types for option in fields(type_) if option.init}
+    names = {option.name for type_ in dataclass_types for option in fields(type_) if option.init} | other_names
     options = read_config(config, names)
     for argument in argv:
         if argument.startswith("--"):
@@ -55,7 +61,9 @@ def parse_arguments(
 
     parser.error = fail
     try:
-        results = parser.parse_args_into_dataclasses([*options, *argv], look_for_args_file=False)
+        results = parser.parse_args_into_dataclasses(
+            [*options, *argv], return_remaining_strings=bool(other_names), look_for_args_file=False
+        )[: len(dataclass_types)]
     except (ValueError, TypeError) as error:
         raise InputError(f"command line or {config}: {str(error).splitlines()[0]}") from error
     typed = name_options(argv)
@@ -67,6 +75,20 @@ def parse_arguments(
             except ValueError as error:
                 raise InputError(f"command line: {error}") from error
     return results
+
+
+def answer_early(
+    dataclass_types: tuple[type, ...], default_config: Path, description: str, other_names: Set[str]
+) -> None:
+    """Leave the process where the command line asks for help or is wrong, before all that training needs is imported.
+
+    Takes what `parse_arguments` takes; a script calls it between its options and its imports of the rooms.
+    """
+    code = run_guarded(
+        lambda: parse_arguments(dataclass_types, None, default_config, description, other_names) and None
+    )
+    if code:
+        sys.exit(code)
 
 
 def name_options(arguments: list[str]) -> set[str]:

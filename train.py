@@ -17,34 +17,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from transformers import set_seed
-
-from data_utils.caching import preparation_lock
-from data_utils.corpus import CORPUS_SOURCES, data_version
-from data_utils.documents import find_sources
-from data_utils.held_out import find_beginnings
-from data_utils.packing import collate_blocks
-from data_utils.pretraining import ShardedCorpus, SmallCorpus, open_corpus, pack_held_out, prepare_tokenizer
-from data_utils.tokenizer import (
-    bytes_per_token,
-    describe_compression,
-    load_tokenizer,
-    token_byte_counts,
-    train_tokenizer,
-)
 from errors import InputError, run_script
-from options import check_range, parse_arguments
-from train_utils.arguments import RunArguments
-from train_utils.bigrams import find_last_norm, fit_bigrams
-from train_utils.checkpoint import collect_settings, prepare_folder, weights_version
-from train_utils.dial import apply_plan, limit_steps, on_meta, plan_pretraining, shape_of
-from train_utils.launch import start_cpu_processes, use_all_cores
-from train_utils.model import build_model, check_vocabulary, check_window, load_model
-from train_utils.plan import Plan, model_config
-from train_utils.samples import continue_prompts
-from train_utils.training import Run, train_and_save
+from options import answer_early, check_range, parse_arguments
+from train_utils.run_options import RunOptions, trainer_names
 
 ROOT = Path(__file__).parent
+RECIPE = ROOT / "configs" / "train.yaml"
 BYTES_PER_TOKEN = 8  # more than a token of held-out text is ever worth
 
 
@@ -70,10 +48,18 @@ class CorpusArguments:
         default=False, metadata={"help": "Drop English and Chinese stop words; hurts generation, for study only"}
     )
     eval_fraction: float = field(default=0.02, metadata={"help": "Share of the documents that is held out, by hash"})
-    eval_tokens: int = field(default=32768, metadata={"help": "Held-out tokens of each language in an evaluation"})
+    eval_tokens: int = field(
+        default=32768,
+        metadata={"help": "Held-out tokens of each language in an evaluation; unset: fewer where they cost over 3%"},
+    )
 
     def __post_init__(self) -> None:
         check_range("eval_fraction", self.eval_fraction, 0, 1)
+
+    def check_typed(self, typed: set[str]) -> None:
+        """Raise ValueError for an option of the command line that another one replaces."""
+        if self.sources and "corpus" in typed:
+            raise ValueError("--corpus has no effect with --sources, which replaces it; leave out one of the two")
 
 
 @dataclass
@@ -98,12 +84,49 @@ class ModelArguments:
     def __post_init__(self) -> None:
         check_range("block_tokens", self.block_tokens, 2, 2**31)
 
+    def check_typed(self, typed: set[str]) -> None:
+        """Raise ValueError for an option of the command line that another one leaves without effect."""
+        for name in sorted(typed & {"model_shape", "vocab_size", "head_start"}) if self.base else ():
+            raise ValueError(f"--{name} has no effect with --base, whose own stays; leave out one of the two")
+        if self.tokenizer and "vocab_size" in typed:
+            raise ValueError("--vocab_size has no effect with --tokenizer, which has its own; leave out one of the two")
+
+
+if __name__ == "__main__":  # help and mistakes at once: what follows takes seconds to import
+    answer_early((CorpusArguments, ModelArguments, RunOptions), RECIPE, __doc__, trainer_names())
+
+from transformers import set_seed
+
+from data_utils.caching import preparation_lock
+from data_utils.corpus import CORPUS_SOURCES, data_version
+from data_utils.documents import find_sources
+from data_utils.held_out import find_beginnings
+from data_utils.packing import collate_blocks
+from data_utils.pretraining import ShardedCorpus, SmallCorpus, open_corpus, pack_held_out, prepare_tokenizer
+from data_utils.tokenizer import (
+    bytes_per_token,
+    describe_compression,
+    load_tokenizer,
+    token_byte_counts,
+    train_tokenizer,
+)
+from train_utils.arguments import RunArguments
+from train_utils.bigrams import find_last_norm, fit_bigrams
+from train_utils.checkpoint import collect_settings, prepare_folder, weights_version
+from train_utils.dial import apply_plan, limit_steps, on_meta, plan_pretraining, shape_of
+from train_utils.launch import silence_libraries, start_cpu_processes, use_all_cores
+from train_utils.model import build_model, check_vocabulary, check_window, load_model
+from train_utils.plan import Plan, model_config
+from train_utils.samples import continue_prompts
+from train_utils.stopwatch import Stopwatch
+from train_utils.training import Run, train_and_save
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run the script; return its exit code."""
-    data, shape, args = parse_arguments(
-        (CorpusArguments, ModelArguments, RunArguments), argv, ROOT / "configs" / "train.yaml", __doc__
-    )
+    data, shape, args = parse_arguments((CorpusArguments, ModelArguments, RunArguments), argv, RECIPE, __doc__)
+    watch = Stopwatch()
+    watch.lap("start")
     output_dir = Path(args.output_dir)
     sources = find_sources(data.corpus, data.sources, data.sample_by, data.text_column, data.remove_stop_words)
     version = data_version([source.path for source in sources], CORPUS_SOURCES)
@@ -126,11 +149,13 @@ def main(argv: list[str] | None = None) -> int:
         # 1. Corpus: read, cleaned, split by document; a large or prepared one as it is tokenized.
         corpus = open_corpus(sources, data.eval_fraction, data.streaming)
         say(f"corpus: {corpus.describe()}")
+    watch.lap("data")
 
     # 2. Plan, with --minutes: the model's shape, vocabulary and batch for this machine, text and time.
     plan = plan_run(args, shape, corpus, say, resume) if args.minutes else None
     if args.plan_only:
         return 0
+    watch.lap("plan")
     step_rows = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
 
     with preparation_lock():
@@ -139,16 +164,21 @@ def main(argv: list[str] | None = None) -> int:
         # 4. Blocks: end token after each document, packed with no loss; held-out ones of each language.
         blocks = corpus.pack(tokenizer, tokenizer_key, shape.block_tokens, args.seed, step_rows)
         args.train_sampling_strategy = corpus.sampling
+        kept_plan = {"plan": limit_steps(args, plan, 10**9 if data.streaming else len(blocks))} if plan else {}
+        rows = args.max_steps * step_rows if args.max_steps > 0 else args.num_train_epochs * len(blocks)
+        rows = min(rows, plan.tokens // shape.block_tokens) if plan else rows
         eval_text = corpus.held_out(data.eval_tokens * BYTES_PER_TOKEN)
-        eval_blocks = pack_held_out(eval_text, tokenizer, tokenizer_key, shape.block_tokens, data.eval_tokens)
+        eval_tokens, languages = data.eval_tokens, len(set(eval_text["language"]))
+        if "eval_tokens" not in data.given:
+            eval_tokens = args.limit_evaluation(eval_tokens * languages, rows * shape.block_tokens) // languages
+        eval_blocks = pack_held_out(eval_text, tokenizer, tokenizer_key, shape.block_tokens, eval_tokens)
     for language in eval_blocks:
         texts = [row["text"] for row in eval_text if row["language"] == language][:1000]
         compression = describe_compression(tokenizer, texts, shape.reference_tokenizer)
         say(f"tokenizer: {len(tokenizer):,} tokens, in {language} {compression}")
-    kept_plan = {"plan": limit_steps(args, plan, 10**9 if data.streaming else len(blocks))} if plan else {}
-    rows = args.max_steps * step_rows if args.max_steps > 0 else args.num_train_epochs * len(blocks)
     facts = corpus.describe_rows(blocks, rows)
     say(f"blocks of {shape.block_tokens} tokens: {'; '.join(f'{name} {fact}' for name, fact in facts.items())}")
+    watch.lap("data")
 
     # 5. Model: random weights in a shape, or an existing checkpoint.
     set_seed(args.seed)
@@ -157,9 +187,11 @@ def main(argv: list[str] | None = None) -> int:
     check_window(model.config, shape.block_tokens, shape.base or shape.model_shape)
     head_start = shape.head_start and not (shape.base or data.streaming) and find_last_norm(model) is not None
     args.embeddings = "trained" if shape.base else "fitted" if head_start else "random"
+    watch.lap("model")
     if head_start and not resume:
         loss = fit_bigrams(model.to(args.device), blocks, args.bf16)
         say(f"head start: embedding and head fitted to pairs of tokens, loss {loss:.2f}")
+        watch.lap("head start")
 
     # 6. Training, then the checkpoint with its picture and report.
     beginnings = find_beginnings(eval_text, tokenizer)
@@ -174,7 +206,7 @@ def main(argv: list[str] | None = None) -> int:
         eval_rows=eval_blocks,
         collate=collate_blocks,
         sample=partial(continue_prompts, tokenizer=tokenizer, prompts=beginnings, **drawn),
-        run=Run("train.py", settings, facts, resume, shape.block_tokens, [tokenizer.eos_token_id], sizes),
+        run=Run("train.py", settings, facts, resume, shape.block_tokens, [tokenizer.eos_token_id], sizes, watch),
         next_step=f"python finetune_dialogue.py --base {output_dir}",
     )
 
@@ -219,4 +251,5 @@ def choose_shape(shape: ModelArguments, plan: Plan | None) -> Path | dict:
 if __name__ == "__main__":
     start_cpu_processes()
     use_all_cores()
+    silence_libraries()
     run_script(main)

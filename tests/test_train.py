@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -20,11 +21,22 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerControl, Tr
 
 import train
 from errors import InputError
-from train_utils import clock, dial, training
+from train_utils import clock, dial, stopwatch, training
 from train_utils.callbacks import Progress
 from train_utils.machine import Machine
 
 ROOT = Path(__file__).parents[1]
+
+
+CLOCKED = ("--max_steps", "--warmup_steps", "--eval_steps", "--save_steps")  # set by the clock, or by shares
+
+
+def without(options: list[str], *names: str) -> list[str]:
+    """Return options without those of the names."""
+    kept = [*options]
+    for name in names:
+        del kept[kept.index(name) : kept.index(name) + 2]
+    return kept
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -125,7 +137,7 @@ def test_killed_run_resumes_bit_for_bit(trained, train_options, tmp_path, capsys
     assert_same_weights(trained, folder)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "adafactor", "adamw_torch", "rmsprop", "adagrad"])
 def test_every_optimizer_resumes_bit_for_bit(train_options, tmp_path, optimizer):
     """Muon is in the test above."""
     options = [*train_options, "--max_steps", "4", "--save_steps", "2", "--eval_strategy", "no", "--optim", optimizer,
@@ -133,10 +145,7 @@ def test_every_optimizer_resumes_bit_for_bit(train_options, tmp_path, optimizer)
     whole, again = tmp_path / "whole", tmp_path / "again"
     assert train.main([*options, "--output_dir", str(whole)]) == 0
     shutil.copytree(whole, again)
-    shutil.rmtree(again / "checkpoint-4")
-    (again / "model.safetensors").unlink()
-    record = yaml.safe_load((again / "run.yaml").read_text())
-    (again / "run.yaml").write_text(yaml.safe_dump({**record, "status": "training"}))
+    forget_the_end(again, "checkpoint-2")
     assert train.main([*options, "--output_dir", str(again), "--resume_from_checkpoint", "true"]) == 0
     assert_same_weights(whole, again)
 
@@ -147,7 +156,7 @@ def fast_machine(monkeypatch):
     machine = Machine("cpu", "fp32", 1e11, ((128, 0.2), (512, 0.4)), 10**10, 10**11)
     monkeypatch.setattr(dial, "measure_machine", lambda *_: machine)
     start = time.time()
-    for module in (dial, clock):
+    for module in (dial, clock, stopwatch):
         monkeypatch.setattr(module, "process_seconds", lambda: time.time() - start)
 
 
@@ -164,20 +173,52 @@ def test_plan_is_shown_and_nothing_is_trained(corpus_file, tmp_path, capsys, fas
 
 def test_run_by_the_clock_ends_in_time_and_is_recorded(train_options, tmp_path, fast_machine):
     folder, start = tmp_path / "out", time.time()
-    kept = [*train_options]
-    for name in ("--max_steps", "--warmup_steps"):  # which the clock sets
-        del kept[kept.index(name) : kept.index(name) + 2]
-    options = [*kept, "--minutes", "0.12", "--output_dir", str(folder)]
+    options = [*without(train_options, *CLOCKED), "--minutes", "0.12", "--output_dir", str(folder)]
     assert train.main(options) == 0
     assert time.time() - start < 14  # 7.2 s asked; a busy machine is slow to save
     record = yaml.safe_load((folder / "run.yaml").read_text())
     assert record["settings"]["minutes"] == 0.12
     assert record["data"]["plan"]["shape"]["width"] == 64  # the shape that was given stays
     assert record["steps"] > 0
-    assert record["speed"]["tokens_per_second"] > 0
+    speed = record["speed"]
+    assert speed["tokens_per_second"] > 0
+    assert sum(speed["seconds_of"].values()) == pytest.approx(speed["seconds"], abs=0.1)
+    assert {"start", "data", "plan", "steps", "evaluation", "samples", "saving", "report"} <= speed["seconds_of"].keys()
+    assert 0 < speed["overhead"] < 1
+    assert speed["peak_memory_bytes"] > 10**8
     report = (folder / "report.md").read_text()
     assert "GFLOP/s that matrix products reach" in report
     assert "bits per byte at the end" in report
+    assert re.search(r"\| time \| \d+ s: .*steps \d+ s \(\d+%\)", report)
+    assert re.search(r"\| peak memory \| [\d.]+ GB of the process \|", report)
+
+
+def forget_the_end(folder: Path, checkpoint: str) -> None:
+    """Make a finished run one that was killed after writing a checkpoint."""
+    for later in folder.glob("checkpoint-*"):
+        if int(later.name.split("-")[1]) > int(checkpoint.split("-")[1]):
+            shutil.rmtree(later)
+    (folder / "model.safetensors").unlink()
+    record = yaml.safe_load((folder / "run.yaml").read_text())
+    (folder / "run.yaml").write_text(yaml.safe_dump({**record, "status": "training"}))
+
+
+def test_run_by_the_clock_goes_on_with_the_time_that_was_left(train_options, tmp_path, fast_machine, monkeypatch):
+    folder = tmp_path / "out"
+    options = [*without(train_options, *CLOCKED), "--minutes", "0.12", "--save_steps", "0.3", "--eval_steps", "0.5"]
+    assert train.main([*options, "--output_dir", str(folder)]) == 0
+    last = max(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    spent = json.loads((last / "clock.json").read_text())
+    assert spent["progress"] >= 0.85  # at shares of 0.3, 0.6 and 0.9
+    forget_the_end(folder, last.name)
+    start = time.time()
+    for module in (dial, clock, stopwatch):
+        monkeypatch.setattr(module, "process_seconds", lambda: time.time() - start)
+    assert train.main([*options, "--output_dir", str(folder), "--resume_from_checkpoint", "true"]) == 0
+    record = yaml.safe_load((folder / "run.yaml").read_text())
+    assert record["status"] == "finished"
+    assert record["steps"] > int(last.name.split("-")[1])
+    assert spent["elapsed"] + time.time() - start < 14
 
 
 def test_speed_of_a_run_by_the_clock_leaves_out_its_pauses(
@@ -259,18 +300,44 @@ def test_two_processes_equal_twice_the_accumulation(train_options, tmp_path):
 
 
 def test_goes_on_from_a_base(trained, train_options, tmp_path):
-    options = [*train_options, "--base", str(trained), "--max_steps", "2", "--output_dir", str(tmp_path / "on")]
+    given = without(train_options, "--model_shape", "--vocab_size", "--head_start")  # which a base has its own of
+    options = [*given, "--base", str(trained), "--max_steps", "2", "--output_dir", str(tmp_path / "on")]
     assert train.main(options) == 0
     log = json.loads((tmp_path / "on" / "checkpoint-2" / "trainer_state.json").read_text())["log_history"]
     base = yaml.safe_load((trained / "run.yaml").read_text())["metrics"]["eval_zh_loss"]
     assert abs(next(entry["eval_zh_loss"] for entry in log if "eval_zh_loss" in entry) - base) < 0.5
 
 
-@pytest.mark.parametrize("optim", ["adamw", "sgd", "adafactor"])
-def test_other_optimizers(train_options, tmp_path, optim):
-    options = [*train_options, "--optim", optim, "--learning_rate", "1e-3", "--max_steps", "2", "--eval_strategy", "no"]
-    assert train.main([*options, "--output_dir", str(tmp_path / optim)]) == 0
-    assert (tmp_path / optim / "model.safetensors").exists()
+def test_activations_computed_twice_give_the_same_weights(trained, train_options, tmp_path):
+    options = [*train_options, "--activation_checkpointing", "true", "--output_dir", str(tmp_path / "out")]
+    assert train.main(options) == 0
+    assert_same_weights(trained, tmp_path / "out")
+
+
+def test_compiled_run_resumes_and_opens_with_transformers_alone(train_options, tmp_path, monkeypatch):
+    """Traced as inductor's would be, but run by torch itself, which takes no time to compile."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    options = [*train_options, "--torch_compile", "true", "--max_steps", "4", "--save_steps", "2", "--eval_steps", "2"]
+    whole, again = tmp_path / "whole", tmp_path / "again"
+    options += ["--activation_checkpointing", "true"]
+    assert train.main([*options, "--output_dir", str(whole)]) == 0
+    assert not [name for name in weights(whole) if "_orig_mod" in name]
+    shutil.copytree(whole, again)
+    forget_the_end(again, "checkpoint-2")
+    assert train.main([*options, "--output_dir", str(again), "--resume_from_checkpoint", "true"]) == 0
+    assert_same_weights(whole, again)
+    code = (
+        "import sys; from transformers import AutoModelForCausalLM, AutoTokenizer; folder = sys.argv[1]\n"
+        "model, loading = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)\n"
+        "assert not loading['missing_keys'] and not loading['unexpected_keys'], loading\n"
+        "ids = AutoTokenizer.from_pretrained(folder)('Hello', return_tensors='pt')\n"
+        "print(model.generate(**ids, max_new_tokens=3).shape[0])"
+    )
+    alone = subprocess.run(
+        [sys.executable, "-I", "-c", code, str(whole)], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert alone.returncode == 0, alone.stderr
+    assert alone.stdout.strip() == "1"
 
 
 def test_streams_compressed_files(train_options, corpus_file, tmp_path):
@@ -382,7 +449,7 @@ def test_trains_on_a_prepared_corpus_mixed_by_weights(train_options, corpus_fold
     config = tmp_path / "mix.yaml"
     sources = f"[{{path: {corpus_folder}, weight: 3}}, {{path: {corpus_file}, weight: 1}}]"
     config.write_text(f"sources: {sources}\noutput_dir: {tmp_path / 'mix'}\n")
-    assert train.main([str(config), *train_options]) == 0
+    assert train.main([str(config), *without(train_options, "--corpus")]) == 0
     record = yaml.safe_load((tmp_path / "mix" / "run.yaml").read_text())
     assert {"eval_en_bits_per_byte", "eval_zh_bits_per_byte"} <= record["metrics"].keys()
     epochs = dict(part.rsplit(" ", 1) for part in record["data"]["epochs"].split(", "))

@@ -2,6 +2,7 @@
 
 import math
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,9 @@ from transformers import TrainerCallback
 
 from train_utils.checkpoint import mark_complete
 from train_utils.clock import Clock
+from train_utils.stopwatch import Stopwatch
+
+LINE_SECONDS = 30  # between two lines of progress in a log, where a bar can't move
 
 
 class Progress(TrainerCallback):
@@ -25,11 +29,12 @@ class Progress(TrainerCallback):
         peak_flops: float,
         bytes_per_token: float,
         clock: Clock | None,
+        watch: Stopwatch,
     ) -> None:
         """Args: peak_flops: FLOP/s of matrix products here, of all processes. clock: of a run that has one."""
         self.tokens_per_step, self.flops_per_token, self.peak_flops = tokens_per_step, flops_per_token, peak_flops
-        self.bytes_per_token, self.clock = bytes_per_token, clock
-        self.bar, self.seen_steps = None, 0
+        self.bytes_per_token, self.clock, self.watch = bytes_per_token, clock, watch
+        self.bar, self.seen_steps, self.last_line = None, 0, 0.0
         self.step_seconds: list[float] = []  # without evaluation and saving
         self.since: float | None = None
 
@@ -42,7 +47,7 @@ class Progress(TrainerCallback):
                 unit="tok",
                 unit_scale=True,
                 desc="training",
-                disable=args.disable_tqdm,
+                disable=args.disable_tqdm or not sys.stderr.isatty(),
                 dynamic_ncols=True,
                 mininterval=0.5,
             )
@@ -52,6 +57,7 @@ class Progress(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         now = time.perf_counter()
+        self.watch.lap("steps" if self.step_seconds else "first step")  # which compiles
         self.step_seconds.append(now - self.since)
         self.since = None if control.should_evaluate or control.should_save else now
         if self.bar is not None:
@@ -66,7 +72,11 @@ class Progress(TrainerCallback):
             state.log_history[-1].update(figures)
             if self.bar is not None:
                 bits, mfu = figures["bits_per_byte"], figures["mfu"]
-                self.bar.set_postfix_str(f"step {state.global_step}, {bits:.3f} bits a byte, {mfu:.0%} of peak")
+                line = f"step {state.global_step}, {bits:.3f} bits a byte, {mfu:.0%} of peak"
+                self.bar.set_postfix_str(line)
+                if self.bar.disable and not args.disable_tqdm and time.monotonic() - self.last_line > LINE_SECONDS:
+                    self.last_line = time.monotonic()
+                    print(f"{line}, {figures['tokens_per_second']:,.0f} tokens a second", flush=True)
 
     def figures(self, loss: float, last_steps: int = 0) -> dict[str, float]:
         """Return tokens a second over the last steps (0: all but the first, which compiles), MFU, bits per byte."""
@@ -79,6 +89,7 @@ class Progress(TrainerCallback):
         }
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+        self.watch.lap("evaluation")
         if state.is_world_process_zero and metrics:
             show_line(self.bar, f"step {state.global_step}: {describe_metrics(metrics)}")
 
@@ -111,8 +122,8 @@ class Samples(TrainerCallback):
     `generate` takes the model and returns (prompt, continuation) pairs.
     """
 
-    def __init__(self, generate: Callable, after: str) -> None:
-        self.generate, self.after, self.last = generate, after, []
+    def __init__(self, generate: Callable, after: str, watch: Stopwatch) -> None:
+        self.generate, self.after, self.watch, self.last = generate, after, watch, []
 
     def on_evaluate(self, args, state, control, metrics=None, model=None, **kwargs):
         if not state.is_world_process_zero or f"{self.after}_loss" not in (metrics or {}):
@@ -126,6 +137,7 @@ class Samples(TrainerCallback):
         model.train(was_training)
         for prompt, continuation in self.last:
             tqdm.write(f"    {prompt} → {continuation}".replace("\n", "⏎"))
+        self.watch.lap("samples")
 
 
 class StopOnSignal(TrainerCallback):
@@ -154,8 +166,12 @@ class StopOnSignal(TrainerCallback):
 class MarkComplete(TrainerCallback):
     """After each save, mark the checkpoint complete (a save that was cut off stays unmarked)."""
 
+    def __init__(self, watch: Stopwatch) -> None:
+        self.watch = watch
+
     def on_save(self, args, state, control, **kwargs):
         if args.world_size > 1:
             dist.barrier()  # every process has written its random state
         if state.is_world_process_zero:
             mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+        self.watch.lap("saving")

@@ -1,6 +1,7 @@
 """A run by the clock: the learning rate follows the time that has passed, and training ends when it is over."""
 
 import json
+import math
 import os
 import time
 from pathlib import Path
@@ -32,6 +33,15 @@ def rate_share(progress: float, warmup_share: float, decay_share: float) -> floa
     return max(0.0, min(1.0, rising, falling))
 
 
+def find_marks(share: float) -> list[float]:
+    """Return at what progress something happens that comes once in each share of a run; the end has its own.
+
+    >>> find_marks(0.25), find_marks(0.5), find_marks(100)
+    ([0.25, 0.5, 0.75], [0.5], [])
+    """
+    return [number * share for number in range(1, math.ceil(0.99 / share))]
+
+
 class Clock(TrainerCallback):
     """Sets the learning rate by elapsed time and ends the run in time for a last evaluation and saving.
 
@@ -41,13 +51,29 @@ class Clock(TrainerCallback):
     A clocked run isn't reproducible bit for bit; its record holds the steps it took, with which it can be repeated.
     """
 
-    def __init__(self, minutes: float, decay_share: float, max_steps: int, finish_seconds: float, seconds=None) -> None:
-        """Args: finish_seconds: estimate of what comes after the last step, replaced by measuring at the first mark."""
+    def __init__(
+        self,
+        minutes: float,
+        decay_share: float,
+        max_steps: int,
+        finish_seconds: float,
+        eval_share: float = 0.25,
+        save_share: float = 0.25,
+        seconds=None,
+    ) -> None:
+        """Make the clock of a run of so many minutes from the start of the process.
+
+        Args:
+            finish_seconds: estimate of what comes after the last step, replaced by measuring at the first evaluation.
+            eval_share, save_share: share of the run between evaluations and between checkpoints; 1 or more: no business
+                of the clock.
+        """
         self.total, self.decay_share, self.max_steps = minutes * 60, decay_share, max_steps
         self.seconds, self.finish_seconds = seconds or process_seconds, finish_seconds
-        self.marks = [0.5] if minutes < 10 else [0.25, 0.5, 0.75]  # where it evaluates and saves, beside the end
+        self.marks = {"evaluate": find_marks(eval_share), "save": find_marks(save_share)}
         self.spent, self.begin, self.progress = 0.0, None, 0.0
         self.step_seconds, self.last_end, self.pause_start, self.is_last = 0.0, None, None, False
+        self.measures_end = False
 
     def elapsed(self) -> float:
         """Return the seconds that this run has taken, those of earlier processes that it goes on from included."""
@@ -65,7 +91,7 @@ class Clock(TrainerCallback):
         """Go on from a checkpoint: what was spent until it was written is spent."""
         state = json.loads((Path(checkpoint) / CLOCK_FILE).read_text(encoding="utf-8"))
         self.spent, self.begin, self.progress = state["elapsed"], state["begin"], state["progress"]
-        self.marks = [mark for mark in self.marks if mark > self.progress]
+        self.pass_marks("evaluate"), self.pass_marks("save")
 
     def on_train_begin(self, args, state, control, lr_scheduler=None, optimizer=None, **kwargs):
         lr_scheduler.lr_lambdas = [lambda step: self.share()] * len(lr_scheduler.lr_lambdas)
@@ -81,7 +107,8 @@ class Clock(TrainerCallback):
     def on_step_begin(self, args, state, control, **kwargs):
         if self.pause_start is not None:  # what a mark costs is what the end will cost
             now = self.shared(args)
-            self.finish_seconds = max(1.0, now - self.pause_start) + 0.25 * self.finish_seconds
+            if self.measures_end:
+                self.finish_seconds = max(1.0, now - self.pause_start) + 0.25 * self.finish_seconds
             self.pause_start, self.last_end = None, now
 
     def on_optimizer_step(self, args, state, control, **kwargs):
@@ -103,10 +130,17 @@ class Clock(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if self.is_last:
             control.should_training_stop = control.should_evaluate = control.should_log = True
-        elif self.marks and self.progress >= self.marks[0]:
-            self.marks.pop(0)
-            control.should_evaluate = control.should_save = True
-            self.pause_start = self.shared(args)
+            return
+        control.should_evaluate |= self.pass_marks("evaluate")
+        control.should_save |= self.pass_marks("save")
+        if control.should_evaluate or control.should_save:
+            self.pause_start, self.measures_end = self.shared(args), control.should_evaluate
+
+    def pass_marks(self, what: str) -> bool:
+        """Tell whether a mark has been reached since the last call."""
+        waiting = [mark for mark in self.marks[what] if mark > self.progress]
+        passed, self.marks[what] = len(waiting) < len(self.marks[what]), waiting
+        return passed
 
     def on_save(self, args, state, control, **kwargs):
         if state.is_world_process_zero:

@@ -1,13 +1,16 @@
-"""Several processes on CPUs, as `accelerate launch --cpu --num_processes N` asks for."""
+"""What a script does first: the CPU processes that `accelerate launch` promises, all cores, quiet libraries."""
 
+import logging
 import os
 import sys
 from itertools import pairwise
 from pathlib import Path
 
+import datasets
 import psutil
 import torch
 import yaml
+from transformers.utils import logging as transformers_logging
 
 
 def start_cpu_processes() -> None:
@@ -38,6 +41,14 @@ def use_all_cores() -> None:
         allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         cores = min(psutil.cpu_count(logical=False) or allowed, allowed)
         torch.set_num_threads(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+
+
+def silence_libraries() -> None:
+    """Turn off what libraries show that says nothing to a user, and their bars where nobody sees them move."""
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("transformers.trainer_utils").setLevel(logging.ERROR)
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
 
 
 def count_asked_processes(command: list[str]) -> int:

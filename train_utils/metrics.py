@@ -1,14 +1,15 @@
 """What is measured on held-out text, as `evaluate.Metric` classes of ours: `evaluate.load` needs the network."""
 
 import math
+from functools import wraps
 
 import datasets
 import evaluate
 import numpy as np
 import torch
-import torch.nn.functional as F
 from datasets import Dataset
-from transformers import EvalPrediction
+from transformers import EvalPrediction, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutput
 
 FEATURES = datasets.Features({"predictions": datasets.Value("float64"), "references": datasets.Value("float64")})
 
@@ -46,20 +47,39 @@ class BitsPerByte(_TokenMetric):
         return {"bits_per_byte": float(nats[sizes > 0].sum() / math.log(2) / max(sizes.sum(), 1))}
 
 
-def keep_token_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Reduce logits (B, T, V) to each token's loss in nats and whether it was predicted: (B, T - 1, 2).
 
-    Trainer calls it before gathering, so that the vocabulary-size tensor never leaves the device.
+    A token without a label gets what id 0 would have.
     """
-    logits = logits[0] if isinstance(logits, tuple) else logits
-    targets = labels[:, 1:].long()
-    nats = F.cross_entropy(logits[:, :-1].float().flatten(0, 1), targets.flatten(), reduction="none")
-    right = logits[:, :-1].argmax(-1) == targets
-    return torch.stack([nats.view_as(targets), right.float()], dim=-1)
+    logits, targets = logits[:, :-1].float(), labels[:, 1:].long().clamp_min(0)
+    nats = logits.logsumexp(-1) - logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+    return torch.stack([nats, (logits.argmax(-1) == targets).float()], dim=-1)
+
+
+def measure_tokens(model: PreTrainedModel) -> None:
+    """Let a model in evaluation return the losses of its tokens in place of its logits, in place.
+
+    So the vocabulary-size tensor is reduced once, where it is made, and Trainer neither gathers nor keeps it.
+    """
+    original = model.forward
+
+    @wraps(original)
+    def forward(*args, labels=None, num_items_in_batch=None, **kwargs):
+        if model.training or labels is None:
+            if num_items_in_batch is not None:
+                kwargs["num_items_in_batch"] = num_items_in_batch
+            return original(*args, labels=labels, **kwargs)
+        losses = token_losses(original(*args, **kwargs).logits, labels)
+        counted = labels[:, 1:] != -100
+        total = losses[..., 0][counted].sum()
+        return CausalLMOutput(loss=total / (num_items_in_batch or counted.sum()), logits=losses)
+
+    model.forward = forward
 
 
 def make_compute_metrics(byte_counts: list[int]):
-    """Return Trainer's `compute_metrics`: accuracy, perplexity and bits per byte from what `keep_token_losses` kept.
+    """Return Trainer's `compute_metrics`: accuracy, perplexity and bits per byte from `token_losses`.
 
     `byte_counts` holds for each id how many bytes of text it stands for.
     """

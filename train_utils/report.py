@@ -1,13 +1,33 @@
 """The picture and the page that a run leaves: loss.png and report.md."""
 
 import re
+import resource
+import sys
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+import torch
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+
+
+def peak_memory(device: str) -> dict[str, int]:
+    """Return the most memory in bytes that this process has held: its own, and what torch allocated on a GPU."""
+    # ru_maxrss is in KiB on Linux, in bytes on macOS.
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return {"memory": resident} | ({"gpu_memory": torch.cuda.max_memory_allocated()} if device == "cuda" else {})
+
+
+def describe_memory(peaks: dict[str, int]) -> str:
+    """Return the peaks of memory in words.
+
+    >>> describe_memory({"memory": 1_250_000_000, "gpu_memory": 3_000_000_000})
+    '1.2 GB of the process, 3.0 GB on the GPU'
+    """
+    places = {"memory": "of the process", "gpu_memory": "on the GPU"}
+    return ", ".join(f"{value / 1e9:.1f} GB {places[name]}" for name, value in peaks.items())
 
 
 def plot_loss(history: list[dict[str, Any]], path: Path) -> None:

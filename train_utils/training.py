@@ -1,9 +1,6 @@
 """One run, from a model and rows to a folder that holds the trained checkpoint and its report."""
 
-import logging
 import math
-import resource
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,20 +9,21 @@ from typing import Any
 from datasets import Dataset
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProgressCallback, Trainer
+from transformers.integrations import apply_liger_kernel
 from transformers.trainer_callback import PrinterCallback
-from transformers.utils import logging as transformers_logging
 
 from errors import InputError
 from train_utils.arguments import RunArguments
 from train_utils.callbacks import MarkComplete, Progress, Samples, StopOnSignal
 from train_utils.checkpoint import read_record, save_model, start_record, write_record
-from train_utils.clock import Clock, process_seconds
+from train_utils.clock import Clock
 from train_utils.dial import FINISH_SECONDS
 from train_utils.machine import keep_freed_memory, measure_peak
-from train_utils.metrics import bytes_per_label, keep_token_losses, make_compute_metrics
+from train_utils.metrics import bytes_per_label, make_compute_metrics, measure_tokens
 from train_utils.model import count_parameters, flops_per_token, make_fast, repays_compilation
 from train_utils.optimizer import choose_rates, optimizer_factory
-from train_utils.report import plot_loss, write_report
+from train_utils.report import describe_memory, peak_memory, plot_loss, write_report
+from train_utils.stopwatch import Stopwatch
 
 
 @dataclass
@@ -33,7 +31,8 @@ class Run:
     """What a run is recorded by.
 
     `resume` is the checkpoint to go on from; `row_tokens` is T; `stop_token_ids` end a
-    generated text; `byte_counts` holds for each id how many bytes of text it stands for.
+    generated text; `byte_counts` holds for each id how many bytes of text it stands for; `watch` tells where the time
+    went.
     """
 
     script: str
@@ -43,6 +42,7 @@ class Run:
     row_tokens: int
     stop_token_ids: list[int]
     byte_counts: list[int]
+    watch: Stopwatch
 
 
 def train_and_save(
@@ -63,9 +63,6 @@ def train_and_save(
         collate: rows to a batch of (B, T) tensors. sample: model to (prompt, continuation) pairs, at each evaluation.
     """
     say = print if args.process_index == 0 else lambda *_: None
-    # Bars and warnings of the libraries that say nothing to the reader of ours.
-    transformers_logging.disable_progress_bar()
-    logging.getLogger("transformers.trainer_utils").setLevel(logging.ERROR)
     output_dir = Path(args.output_dir)
     token_flops = flops_per_token(model, run.row_tokens)
     step_rows = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
@@ -76,25 +73,34 @@ def train_and_save(
     total_flops = token_flops * steps * step_tokens
     if args.minutes is not None:
         total_flops = min(total_flops, args.minutes * 60 * 0.3 * peak_flops)
-    compiled = repays_compilation(args.compile_layers, total_flops)
+    compiled = not args.use_liger_kernel and repays_compilation(args.compile_layers, total_flops)
     rates = choose_rates(args, model, step_tokens)
     args.learning_rate = rates.rest
     if args.lr_scheduler_type == "warmup_stable_decay" and not args.lr_scheduler_kwargs:
         args.lr_scheduler_kwargs = {"num_decay_steps": round(args.decay_share * steps), "decay_type": "linear"}
     clock = None
     if args.minutes is not None:
-        clock = Clock(args.minutes, args.decay_share, args.max_steps, min(FINISH_SECONDS, 6 * args.minutes))
+        finish = min(FINISH_SECONDS, 6 * args.minutes)
+        clock = Clock(args.minutes, args.decay_share, args.max_steps, finish, args.eval_steps, args.save_steps)
         if run.resume:
             clock.resume(run.resume)
-    make_fast(model.get_base_model() if isinstance(model, PeftModel) else model, compiled)
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    if args.use_liger_kernel:  # its own head with the loss takes the place of ours
+        apply_liger_kernel(base, args.liger_kernel_config)
+        args.use_liger_kernel = False  # or Trainer would put it over what follows
+    else:
+        make_fast(base, compiled)
+    measure_tokens(base)
     say(
         f"model: {model.config.model_type}, {count_parameters(model) / 1e6:.2f} M parameters, on {args.device.type} in "
         f"{'bf16' if args.bf16 else 'fp32'}, {'compiled' if compiled else 'not compiled'}"
     )
     stop = StopOnSignal()
     counted = train_rows if isinstance(train_rows, Dataset) else next(iter(eval_rows.values()))
-    progress = Progress(step_tokens, token_flops, peak_flops, bytes_per_label(counted, run.byte_counts), clock)
-    samples = Samples(sample, after=f"eval_{list(eval_rows)[-1]}")
+    progress = Progress(
+        step_tokens, token_flops, peak_flops, bytes_per_label(counted, run.byte_counts), clock, run.watch
+    )
+    samples = Samples(sample, f"eval_{list(eval_rows)[-1]}", run.watch)
     try:
         trainer = Trainer(
             model=model,
@@ -103,10 +109,9 @@ def train_and_save(
             eval_dataset={language: rows.with_format("numpy") for language, rows in eval_rows.items()},
             data_collator=collate,
             compute_metrics=make_compute_metrics(run.byte_counts),
-            preprocess_logits_for_metrics=keep_token_losses,
             optimizer_cls_and_kwargs=optimizer_factory(args, rates),
             # The clock first: at a step's end it says whether a pause follows, which progress leaves out.
-            callbacks=[*([clock] if clock else []), progress, samples, stop, MarkComplete()],
+            callbacks=[*([clock] if clock else []), progress, samples, stop, MarkComplete(run.watch)],
         )
     except (ImportError, RuntimeError) as error:  # a reporter or optimizer whose package is not there
         if "install" not in str(error):
@@ -116,6 +121,7 @@ def train_and_save(
     trainer.remove_callback(PrinterCallback)
     if args.process_index == 0 and not run.resume:
         start_record(output_dir, run.script, run.settings, run.data)
+    run.watch.lap("preparing")
     trainer.train(resume_from_checkpoint=run.resume)
     if stop.received:
         say(f"stopped at step {trainer.state.global_step} and saved; to go on, add: --resume_from_checkpoint true")
@@ -146,28 +152,31 @@ def finish_run(
     final = {name: value for entry in evaluations for name, value in entry.items() if name.startswith("eval_")}
     metrics = {name: round(value, 4) for name, value in final.items() if not name.endswith(("_second", "_runtime"))}
     training = next((entry for entry in reversed(history) if "train_runtime" in entry), {})
-    seconds = training.get("train_runtime", 0.0)
     figures = progress.figures(next((entry["loss"] for entry in reversed(history) if "loss" in entry), math.nan))
     tokens = trainer.state.global_step * trainer.args.train_batch_size * trainer.args.gradient_accumulation_steps
     tokens *= trainer.args.world_size * run.row_tokens
-    # ru_maxrss is in KiB on Linux, in bytes on macOS.
-    peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    memory = peak_memory(trainer.args.device.type)
     facts = {
         "model": f"{model.config.model_type}, {count_parameters(model) / 1e6:.2f} M parameters",
         "trained on": f"{tokens / 1e6:.2f} M tokens in {trainer.state.global_step} steps",
         "data": ", ".join(f"{name}: {value}" for name, value in run.data.items() if name != "plan"),
-        "time": f"{seconds:.0f} s, {tokens / max(seconds, 1e-9):,.0f} tokens a second, evaluation and saving included",
+        "time": "",
         "speed": f"{figures['tokens_per_second']:,.0f} tokens a second in steps, {figures['mfu']:.0%} of the "
         f"{progress.peak_flops / 1e9:,.0f} GFLOP/s that matrix products reach here",
         "training text": f"{figures['bits_per_byte']:.3f} bits per byte at the end",
-        "peak memory": f"{peak_bytes / 1e9:.1f} GB",
+        "peak memory": describe_memory(memory),
     }
     plot_loss(history, output_dir / "loss.png")
-    write_report(output_dir / "report.md", f"A run of {run.script}", facts, evaluations, samples)
+    run.watch.lap("report")
     save_model(model, tokenizer, output_dir, run.stop_token_ids)
+    run.watch.lap("saving")
+    facts["time"] = f"{run.watch.last:.0f} s: {run.watch.describe()}"
+    write_report(output_dir / "report.md", f"A run of {run.script}", facts, evaluations, samples)
     record = read_record(output_dir)
     speed = {"tokens_per_second": round(figures["tokens_per_second"]), "mfu": round(figures["mfu"], 3)}
-    speed |= {"peak_memory_bytes": peak_bytes, "seconds": round(process_seconds(), 1)}
+    speed |= {"seconds": round(run.watch.last, 1), "overhead": round(run.watch.overhead(), 4)}
+    speed |= {"seconds_of": {part: round(value, 2) for part, value in run.watch.seconds.items()}}
+    speed |= {f"peak_{name}_bytes": value for name, value in memory.items()}
     outcome = {
         "speed": speed,
         "steps": trainer.state.global_step,

@@ -1,5 +1,7 @@
 """Options: where each value comes from, what is refused, and how it is said."""
 
+import subprocess
+import sys
 from dataclasses import asdict, dataclass, field, fields
 from itertools import pairwise
 from pathlib import Path
@@ -8,6 +10,7 @@ import pytest
 import torch
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
+from transformers import TrainingArguments
 from transformers.training_args import OptimizerNames
 
 import finetune_dialogue
@@ -19,6 +22,7 @@ from errors import InputError
 from options import parse_arguments
 from train_utils import arguments
 from train_utils.arguments import RunArguments, has_fast_bf16
+from train_utils.run_options import trainer_names
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(path for path in ROOT.glob("configs/**/*.yaml") if path.parent.name != "accelerate")
@@ -312,6 +316,78 @@ def test_help_all_shows_every_option(capsys, tmp_path):
     text = capsys.readouterr().out
     for name in ("--rate", "--matrix_learning_rate", "--dataloader_num_workers", "--adam_beta2"):
         assert name in text
+
+
+@pytest.mark.parametrize(
+    ("argv", "part"),
+    [
+        (["--max_steps", "9", "--num_train_epochs", "2"], "--num_train_epochs has no effect with --max_steps"),
+        (["--optim", "adamw", "--matrix_learning_rate", "0.1"], "--matrix_learning_rate is Muon's"),
+        (["--lr_scheduler_type", "cosine", "--decay_share", "0.5"], "--decay_share has no effect with"),
+        (["--overwrite", "true", "--resume_from_checkpoint", "true"], "--overwrite true begins anew"),
+        (["--minutes", "3", "--logging_steps", "0.1"], "--logging_steps 0.1 is below 1"),
+        (["--use_liger_kernel", "true", "--torch_compile", "true"], "leave out one"),
+        (["--use_liger_kernel", "true"], "--use_liger_kernel needs"),
+        (["--label_smoothing_factor", "0.1"], "--label_smoothing_factor changes what a loss means"),
+        (["--eval_steps", "0"], "--eval_steps 0.0 is outside"),
+    ],
+)
+def test_options_without_effect_are_refused_in_one_line(tmp_path, argv, part):
+    with pytest.raises(InputError) as caught:
+        run_arguments(tmp_path, *argv)
+    assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("script", "argv", "part"),
+    [
+        (train, ["--base", "x", "--model_shape", "y"], "--model_shape has no effect with --base"),
+        (train, ["--base", "x", "--vocab_size", "900"], "--vocab_size has no effect with --base"),
+        (train, ["--base", "x", "--head_start", "true"], "--head_start has no effect with --base"),
+        (train, ["--tokenizer", "x", "--vocab_size", "900"], "--vocab_size has no effect with --tokenizer"),
+        (train, ["--sources", "x", "--corpus", "y"], "--corpus has no effect with --sources"),
+        (finetune_dialogue, ["--lora_rank", "4"], "--lora_rank has no effect without --lora true"),
+        (finetune_dialogue, ["--lora", "false", "--lora_targets", "a"], "--lora_targets has no effect without --lora"),
+        (finetune_dialogue, ["--replay_corpus", "x"], "--replay_corpus has no effect without --replay"),
+    ],
+)
+def test_options_without_effect_in_a_script_are_refused(script, argv, part):
+    with pytest.raises(InputError, match=part):
+        script.main(argv)
+
+
+@pytest.mark.parametrize(("name", "value", "strategy"), [("eval", "0.1", "no"), ("eval", "50", "steps"),
+                                                         ("save", "0.1", "no"), ("save", "50", "steps")])  # fmt: skip
+def test_minutes_heed_when_to_evaluate_and_save(tmp_path, name, value, strategy):
+    """A share of the run is the clock's, steps are Trainer's."""
+    args = run_arguments(tmp_path, "--minutes", "3", f"--{name}_steps", value)
+    assert getattr(args, f"{name}_strategy") == strategy
+    assert getattr(args, f"{name}_steps") == float(value)
+
+
+def test_evaluations_cost_at_most_three_percent_of_the_training(tmp_path):
+    args = run_arguments(tmp_path)
+    assert args.limit_evaluation(65536, 3_276_800) == 65536
+    assert args.limit_evaluation(65536, 1_000_000) == 22_500  # four times: 30,000 trained tokens' worth
+    assert args.limit_evaluation(65536, 1000) == 4096
+
+
+def test_names_of_all_options_are_known_without_importing_them():
+    assert trainer_names() == {option.name for option in fields(TrainingArguments)}
+
+
+@pytest.mark.parametrize("script", ["train.py", "finetune_dialogue.py"])
+@pytest.mark.parametrize(
+    ("argv", "code"), [(["--help"], 0), (["--learning_rat", "1"], 2), (["configs/gpt2.yaml", "--decay_share", "2"], 2)]
+)
+def test_help_and_mistakes_need_no_torch(script, argv, code):
+    command = [sys.executable, "-X", "importtime", script, *argv]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == code, done.stderr
+    imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines() if "|" in line}
+    assert "yaml" in imported
+    assert not {"torch", "datasets", "peft"} & imported
 
 
 def test_common_options_exist():

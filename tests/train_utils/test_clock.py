@@ -65,8 +65,28 @@ def test_ends_in_time_with_the_rate_decayed(step, slow_down, tmp_path):
     assert max(rates) == pytest.approx(1.0, abs=0.1)
     assert rates[-1] < 0.1
     assert all(b <= a for a, b in zip(rates[len(rates) // 2 :], rates[len(rates) // 2 + 1 :], strict=False))
-    assert len(marks) == 1
-    assert marks[0] == pytest.approx(0.5, abs=0.1)
+    assert marks == pytest.approx([0.25, 0.5, 0.75], abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("eval_share", "save_share", "evaluations", "saves"),
+    [(0.5, 0.1, 1, 9), (0.1, 0.5, 9, 1), (100, 0.5, 0, 1), (0.25, 100, 3, 0), (0.9, 1, 1, 0)],
+)
+def test_evaluates_and_saves_by_their_own_shares(eval_share, save_share, evaluations, saves):
+    clock, found = Clock(3, 0.6, 10**9, 6, eval_share, save_share, FakeTime(0.0)), {"evaluate": 0, "save": 0}
+    for progress in range(101):
+        clock.progress = progress / 100
+        for what in found:
+            found[what] += clock.pass_marks(what)
+    assert found == {"evaluate": evaluations, "save": saves}
+
+
+def test_a_pause_that_only_saves_says_nothing_of_the_end(tmp_path):
+    time = FakeTime(5.0)
+    clock = Clock(3, 0.6, 10**9, 7, 1, 0.5, time)
+    run(clock, time, lambda now: 0.5, mark_seconds=6.0, folder=tmp_path)
+    assert clock.finish_seconds == 7
+    assert 180 * 0.95 < time.now < 180 * 1.02
 
 
 def test_text_that_is_used_up_ends_the_run_early_and_decayed(tmp_path):
@@ -80,12 +100,13 @@ def test_text_that_is_used_up_ends_the_run_early_and_decayed(tmp_path):
 def test_resumed_run_goes_on_with_the_time_that_was_left(tmp_path):
     time = FakeTime(10.0)
     run(Clock(2, 0.6, 10**9, 6, seconds=time), time, lambda now: 0.5, folder=tmp_path, stop_at=70)
-    checkpoint = next(tmp_path.glob("checkpoint-*"))
+    checkpoint = max(tmp_path.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     later = FakeTime(8.0)  # a new process, 8 seconds old
     clock = Clock(2, 0.6, 10**9, 6, seconds=later)
     clock.resume(str(checkpoint))
-    assert clock.marks == []
+    assert clock.marks == {"evaluate": [0.75], "save": [0.75]}
     assert clock.progress == pytest.approx(0.5, abs=0.05)
+    (tmp_path / "second").mkdir()
     rates, _ = run(clock, later, lambda now: 0.5, folder=tmp_path / "second")
     assert rates[0] == pytest.approx(0.83, abs=0.15)
     assert 120 * 0.93 < clock.elapsed() < 120 * 1.02

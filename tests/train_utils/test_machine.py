@@ -12,6 +12,7 @@ from transformers import TrainerControl, TrainerState
 from train_utils import callbacks, dial, machine
 from train_utils.callbacks import Progress
 from train_utils.plan import measure_shape, plan_shape
+from train_utils.stopwatch import Stopwatch
 
 
 def test_peak_is_measured_and_the_random_state_stays():
@@ -37,7 +38,8 @@ def test_training_is_measured_below_the_peak():
 def test_figures_leave_out_pauses_and_the_first_step(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(callbacks.time, "perf_counter", lambda: now[0])
-    progress = Progress(1000, 6e6, 24e9, bytes_per_token=4.0, clock=None)
+    watch = Stopwatch()
+    progress = Progress(1000, 6e6, 24e9, bytes_per_token=4.0, clock=None, watch=watch)
     args = SimpleNamespace(logging_steps=10)
     for step in range(5):
         state, control = TrainerState(global_step=step), TrainerControl(should_evaluate=step == 2)
@@ -50,6 +52,7 @@ def test_figures_leave_out_pauses_and_the_first_step(monkeypatch):
     assert figures["tokens_per_second"] == pytest.approx(2000)
     assert figures["mfu"] == pytest.approx(0.5)
     assert figures["bits_per_byte"] == pytest.approx(1.0)
+    assert set(watch.seconds) == {"first step", "steps"}
 
 
 @pytest.mark.parametrize(

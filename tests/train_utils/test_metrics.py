@@ -6,9 +6,17 @@ import os
 import numpy as np
 import pytest
 import torch
-from transformers import EvalPrediction
+from transformers import AutoModelForCausalLM, EvalPrediction
+from transformers.integrations import apply_liger_kernel
 
-from train_utils.metrics import BitsPerByte, Perplexity, TokenAccuracy, keep_token_losses, make_compute_metrics
+from train_utils.metrics import (
+    BitsPerByte,
+    Perplexity,
+    TokenAccuracy,
+    make_compute_metrics,
+    measure_tokens,
+    token_losses,
+)
 
 # Ids 0 and 1 are special and stand for no text, 2 for one byte, 3 for three (a Chinese character), 4 for six.
 BYTE_COUNTS = [0, 0, 1, 3, 6]
@@ -22,7 +30,7 @@ def logits_for(probabilities: list[list[float]]) -> torch.Tensor:
 
 def evaluate(logits: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
     """Return the metrics as Trainer computes them: losses kept on the device, the rest in numpy."""
-    kept = keep_token_losses(logits, labels)
+    kept = token_losses(logits, labels)
     compute_metrics = make_compute_metrics(BYTE_COUNTS)
     return compute_metrics(EvalPrediction(predictions=kept.numpy(), label_ids=labels.numpy()))
 
@@ -68,7 +76,7 @@ def test_ignored_labels_count_nowhere(ignored):
 def test_batches_that_trainer_padded_count_their_tokens_only():
     """Trainer pads gathered batches of other lengths with -100, predictions and labels alike."""
     labels = torch.tensor([[2, 3, 2, 4]])
-    kept = keep_token_losses(logits_for([SURE_OF_3, SURE_OF_3, UNSURE, UNSURE]), labels).numpy()
+    kept = token_losses(logits_for([SURE_OF_3, SURE_OF_3, UNSURE, UNSURE]), labels).numpy()
     compute_metrics = make_compute_metrics(BYTE_COUNTS)
     expected = compute_metrics(EvalPrediction(predictions=kept, label_ids=labels.numpy()))
     padded = EvalPrediction(
@@ -91,7 +99,7 @@ def test_many_rows_give_the_mean_over_tokens_not_over_rows():
 def test_kept_losses_have_two_numbers_a_token():
     generator = torch.Generator().manual_seed(0)
     logits, labels = torch.randn(2, 7, V, generator=generator), torch.randint(0, V, (2, 7), generator=generator)
-    kept = keep_token_losses(logits, labels)
+    kept = token_losses(logits, labels)
     assert kept.shape == (2, 6, 2)
     expected = -torch.log_softmax(logits, -1)[:, :-1].gather(2, labels[:, 1:, None])[..., 0]
     torch.testing.assert_close(kept[..., 0], expected)
@@ -99,11 +107,40 @@ def test_kept_losses_have_two_numbers_a_token():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_kept_losses_are_float32_and_take_a_tuple(dtype):
+def test_kept_losses_are_float32(dtype):
     logits, labels = torch.zeros(1, 3, V, dtype=dtype), torch.tensor([[1, 2, 3]], dtype=torch.int32)
-    kept = keep_token_losses((logits, "past_key_values"), labels)
+    kept = token_losses(logits, labels)
     assert kept.dtype == torch.float32
     assert kept[0, :, 0].tolist() == pytest.approx([math.log(V)] * 2, rel=1e-6)
+
+
+@pytest.mark.parametrize("items", [None, torch.tensor(20)])
+def test_model_in_evaluation_returns_the_losses_of_its_tokens(tiny_checkpoint, items):
+    plain, measured = (AutoModelForCausalLM.from_pretrained(tiny_checkpoint).eval() for _ in range(2))
+    measure_tokens(measured)
+    ids = torch.randint(1200, (2, 16), generator=torch.Generator().manual_seed(0))
+    labels = ids.masked_fill(ids % 5 == 0, -100)
+    with torch.no_grad():
+        expected = plain(input_ids=ids, labels=labels, num_items_in_batch=items)
+        found = measured(input_ids=ids, labels=labels, num_items_in_batch=items)
+        torch.testing.assert_close(found.loss, expected.loss)
+        assert found.logits.shape == (2, 15, 2)
+        torch.testing.assert_close(measured(input_ids=ids).logits, expected.logits)  # generation is not touched
+    measured.train()
+    assert measured(input_ids=ids, labels=labels).logits.shape == (2, 16, 1200)
+
+
+def test_liger_lies_beneath_what_is_measured(tiny_checkpoint):
+    """Its kernels need a GPU to run; here only what they replace is looked at."""
+    pytest.importorskip("liger_kernel")
+    pytest.importorskip("triton")
+    model = AutoModelForCausalLM.from_pretrained(tiny_checkpoint)
+    apply_liger_kernel(model, None)
+    liger = model.forward
+    assert liger.__func__.__module__.startswith("liger_kernel")
+    assert type(model.model.norm).__name__ == "LigerRMSNorm"
+    measure_tokens(model)
+    assert model.forward.__wrapped__ == liger
 
 
 def test_hopeless_model_has_a_finite_perplexity():
@@ -130,7 +167,7 @@ def test_text_of_a_real_tokenizer_is_counted_in_its_bytes(tokenizer):
     text = "Hello 你好，世界 🌍\n"
     ids = [tokenizer.eos_token_id, *tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
     labels = torch.tensor([ids])
-    kept = keep_token_losses(torch.zeros(1, len(ids), len(tokenizer)), labels)
+    kept = token_losses(torch.zeros(1, len(ids), len(tokenizer)), labels)
     compute_metrics = make_compute_metrics(token_byte_counts(tokenizer))
     found = compute_metrics(EvalPrediction(predictions=kept.numpy(), label_ids=labels.numpy()))
     bits = (len(ids) - 2) * math.log2(len(tokenizer))

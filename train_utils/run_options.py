@@ -1,0 +1,146 @@
+"""The options of a run that are set most often; light to import, so that --help and mistakes need no torch."""
+
+import ast
+import math
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import ClassVar
+
+from options import check_range
+
+REPLACED_BY_CLOCK = {
+    "max_steps", "num_train_epochs", "warmup_steps", "lr_scheduler_type", "lr_scheduler_kwargs", "eval_strategy",
+    "save_strategy",
+}  # fmt: skip
+
+
+@dataclass
+class RunOptions:
+    """What is set most often of the 130 options of TrainingArguments, with the defaults of this project, and ours."""
+
+    # In the order of --help.
+    COMMON: ClassVar[list[str]] = [
+        "output_dir", "minutes", "plan_only", "max_steps", "num_train_epochs", "learning_rate", "matrix_learning_rate",
+        "optim", "per_device_train_batch_size", "gradient_accumulation_steps", "warmup_steps", "lr_scheduler_type",
+        "decay_share", "weight_decay", "max_grad_norm", "bf16", "torch_compile", "activation_checkpointing",
+        "use_liger_kernel", "eval_strategy", "eval_steps", "save_steps", "save_total_limit", "logging_steps",
+        "report_to", "resume_from_checkpoint", "overwrite", "seed", "use_cpu",
+    ]  # fmt: skip
+
+    output_dir: str = field(default="ckpt", metadata={"help": "Folder of the checkpoint, its report and its curves"})
+    minutes: float | None = field(
+        default=None, metadata={"help": "Train the best model of so many minutes, from start to end; replaces steps"}
+    )
+    plan_only: bool = field(default=False, metadata={"help": "Print the plan and leave; needs --minutes"})
+    max_steps: int = field(default=-1, metadata={"help": "Optimizer steps of the run; -1: by --num_train_epochs"})
+    num_train_epochs: float = field(
+        default=3.0, metadata={"help": "How often the run sees each row; --max_steps comes before it"}
+    )
+    learning_rate: float | None = field(
+        default=None, metadata={"help": "Peak learning rate of AdamW; unset: by the model's width and the batch"}
+    )
+    matrix_learning_rate: float | None = field(
+        default=None, metadata={"help": "Peak learning rate of Muon on the matrices; unset: by the batch"}
+    )
+    optim: str = field(
+        default="muon",
+        metadata={"help": "muon (Muon on matrices, AdamW on the rest), adamw, sgd, or any name that Trainer knows"},
+    )
+    per_device_train_batch_size: int = field(default=8, metadata={"help": "Rows of a pass on each GPU or process"})
+    gradient_accumulation_steps: int = field(default=1, metadata={"help": "Passes of an optimizer step"})
+    warmup_steps: float = field(
+        default=0, metadata={"help": "Steps in which the learning rate rises; below 1: share of the run"}
+    )
+    lr_scheduler_type: str = field(
+        default="warmup_stable_decay", metadata={"help": "Learning-rate schedule, by Trainer's names"}
+    )
+    decay_share: float = field(
+        default=0.65, metadata={"help": "Last share of the run, in which the rate falls to zero (warmup_stable_decay)"}
+    )
+    weight_decay: float = field(default=0.0, metadata={"help": "Decoupled decay of the matrices, times the rate"})
+    max_grad_norm: float = field(default=1.0, metadata={"help": "Norm to which the gradients are cut; 0: never"})
+    bf16: bool | None = field(
+        default=None, metadata={"help": "Compute in bfloat16; unset: where the processor or GPU is faster with it"}
+    )
+    torch_compile: bool | None = field(
+        default=None, metadata={"help": "Compile the layers; unset: where the run is long enough to repay it"}
+    )
+    activation_checkpointing: bool | None = field(
+        default=None, metadata={"help": "Compute activations twice instead of keeping them: less memory, slower"}
+    )
+    use_liger_kernel: bool = field(
+        default=False, metadata={"help": "Liger's GPU kernels instead of compiled layers; needs liger-kernel"}
+    )
+    eval_strategy: str = field(
+        default="steps", metadata={"help": "When to evaluate: no, steps (--eval_steps heeded then alone) or epoch"}
+    )
+    eval_steps: float = field(default=0.25, metadata={"help": "Steps between evaluations; below 1: share of the run"})
+    save_steps: float = field(default=0.25, metadata={"help": "Steps between checkpoints; below 1: share of the run"})
+    save_total_limit: int | None = field(default=2, metadata={"help": "How many resumable checkpoints are kept"})
+    logging_steps: float = field(default=10, metadata={"help": "Steps between two values of the curves"})
+    report_to: str = field(default="tensorboard", metadata={"help": "tensorboard, wandb, ..., or none"})
+    resume_from_checkpoint: str | None = field(
+        default=None,
+        metadata={"help": "true: go on from the last complete checkpoint, if there is any; or the path of one"},
+    )
+    overwrite: bool = field(default=False, metadata={"help": "Replace a different run that --output_dir holds"})
+    seed: int = field(default=42, metadata={"help": "Seed of weights, order and samples"})
+    use_cpu: bool = field(default=False, metadata={"help": "Train on the CPU even where there is a GPU"})
+
+    def __post_init__(self) -> None:
+        for name, low in (("seed", 0), ("gradient_accumulation_steps", 1), ("per_device_train_batch_size", 1)):
+            check_range(name, getattr(self, name), low, 2**32)
+        for name in ("learning_rate", "matrix_learning_rate"):
+            check_range(name, getattr(self, name) or 0, 0, 100)
+        check_range("decay_share", self.decay_share, 0, 1)
+        for name in ("eval_steps", "save_steps"):
+            check_range(name, getattr(self, name), 1e-6, 2**31)
+        if self.minutes is not None:
+            check_range("minutes", self.minutes, 0.1, 1e6)
+        elif self.plan_only:
+            raise ValueError("--plan_only needs --minutes, of which it prints the plan")
+        if self.save_total_limit is not None and self.save_total_limit < 2:
+            raise ValueError(
+                "--save_total_limit must be 2 or more: while one checkpoint is written another must be whole"
+            )
+        if self.use_liger_kernel:
+            if self.torch_compile:
+                raise ValueError("--use_liger_kernel and --torch_compile both replace the layers; leave out one")
+            if find_spec("liger_kernel") is None:
+                raise ValueError("--use_liger_kernel needs a package: pip install liger-kernel")
+
+    def check_typed(self, typed: set[str]) -> None:
+        """Raise ValueError for an option of the command line that another one replaces; a recipe may hold any."""
+        if self.minutes is not None:
+            for name in sorted(typed & REPLACED_BY_CLOCK):
+                raise ValueError(f"--{name} has no effect with --minutes, which sets it; leave out one of the two")
+            if self.logging_steps < 1:
+                raise ValueError(
+                    f"--logging_steps {self.logging_steps:g} is below 1; --minutes needs a number of steps"
+                )
+        elif {"max_steps", "num_train_epochs"} <= typed and self.max_steps > 0:
+            raise ValueError("--num_train_epochs has no effect with --max_steps; leave out one of the two")
+        if self.overwrite and (self.resume_from_checkpoint or "false").lower() != "false":
+            raise ValueError("--overwrite true begins anew, --resume_from_checkpoint goes on; leave out one of the two")
+        if "matrix_learning_rate" in typed and self.optim != "muon":
+            raise ValueError(f"--matrix_learning_rate is Muon's; --optim {self.optim} has --learning_rate alone")
+        if "decay_share" in typed and self.minutes is None and self.lr_scheduler_type != "warmup_stable_decay":
+            raise ValueError(f"--decay_share has no effect with --lr_scheduler_type {self.lr_scheduler_type}")
+
+    def limit_evaluation(self, tokens: int, run_tokens: float) -> int:
+        """Return how many tokens an evaluation may have, at most `tokens`, for all of a run to cost 3% of its training.
+
+        A token that is measured costs a third of one that is trained. Fewer than 4,096 would tell nothing.
+        """
+        step = self.eval_steps if self.eval_steps < 1 else 0.25  # by steps: the user's own business
+        count = math.ceil(1 / step) + getattr(self, "eval_on_start", False)
+        return min(tokens, max(4096, int(0.03 * 3 * run_tokens / count)))
+
+
+def trainer_names() -> set[str]:
+    """Return the names of all options of TrainingArguments, read from its source: importing it takes seconds."""
+    source = Path(find_spec("transformers").origin).with_name("training_args.py").read_text(encoding="utf-8")
+    classes = (node for node in ast.parse(source).body if isinstance(node, ast.ClassDef))
+    lines = next(node.body for node in classes if node.name == "TrainingArguments")
+    return {line.target.id for line in lines if isinstance(line, ast.AnnAssign)}
