@@ -16,7 +16,7 @@ from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is fetched unless the user says so
 
-from chat_utils.engine import KINDS, Engine, load_engine
+from chat_utils.engine import DTYPES, KINDS, Engine, load_engine
 from chat_utils.sampling import Sampling
 from chat_utils.server.serve import ServerOptions, check_packages, serve
 from chat_utils.terminal.conversation import Conversation
@@ -47,8 +47,13 @@ def parse_options(argv: list[str] | None) -> tuple[argparse.Namespace, Sampling,
     parser.add_argument("--stats", action="store_true", help="after each reply: ms to its first token, tokens a second")
     parser.add_argument(
         "--engine", choices=KINDS, default="auto",
-        help="what computes the replies: transformers, the reference; llama.cpp, which needs requirements/export.txt; "
-        "auto, the fastest that needs no install (auto)",
+        help="what computes the replies: transformers, the reference; batched, the same for several replies in one "
+        "step; llama.cpp, which needs requirements/export.txt; auto, the fastest that needs no install (auto)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--dtype", choices=DTYPES, default="auto",
+        help="precision of the weights: bfloat16 halves their memory, and on a CPU makes large models faster; float16 "
+        "is for accelerators; auto: float32 on a CPU, elsewhere as the checkpoint was saved (auto)",
     )  # fmt: skip
     parser.add_argument(
         "--history",
@@ -83,7 +88,7 @@ def main(argv: list[str] | None = None) -> int:
         check_packages()
 
     def load(path: str) -> Engine:
-        return load_engine(path, options.engine)
+        return load_engine(path, options.engine, dtype=options.dtype, slots=server_options.slots)
 
     engine = load(options.model or find_model())
     if options.web or options.serve:

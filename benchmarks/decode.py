@@ -3,6 +3,8 @@
 python -m benchmarks.decode                      # random weights in the shapes qwen3-5m, qwen3-91m and qwen3-120m
 python -m benchmarks.decode qwen3-5m ckpt_chat   # a shape, and a checkpoint of yours
 python -m benchmarks.decode --engines auto llama.cpp
+python -m benchmarks.decode qwen3-5m --engines transformers batched
+python -m benchmarks.decode qwen3-91m --dtype bfloat16  # generate's weights, too
 
 Medians over rounds in which all take turns, in one process. Leave the machine alone meanwhile.
 """
@@ -27,7 +29,7 @@ import transformers
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging
 
-from chat_utils.engine import KINDS, Engine, load_checkpoint, load_engine
+from chat_utils.engine import DTYPES, KINDS, Engine, load_checkpoint, load_engine
 from chat_utils.sampling import Sampling
 from data_utils.dialogue import encode_prompt, stop_token_id
 from data_utils.tokenizer import train_tokenizer
@@ -128,20 +130,21 @@ def measure_first_pieces(engine: Engine, rounds: int) -> tuple[float, float]:
 
 
 def measure_at_once(engine: Engine, ids: list[int], replies: int, tokens: int, seed: int | None) -> float:
-    """Return tokens a second of so many replies together; with a seed each computes its steps alone, in fair turns."""
+    """Return tokens a second of so many replies together; with a seed "auto" gives each a step of its own, in turn."""
     started = time.perf_counter()
     with ThreadPoolExecutor(replies) as threads:
         list(threads.map(lambda _: decode(engine, ids, Sampling(seed=seed), tokens), range(replies)))
     return replies * tokens / (time.perf_counter() - started)
 
 
-def measure(path: Path, kinds: list[str], tokens: int, rounds: int) -> None:
+def measure(path: Path, kinds: list[str], dtype: str, tokens: int, rounds: int) -> None:
     """Print the table of one checkpoint."""
-    reference = load_engine(str(path), "transformers")
+    reference = load_engine(str(path), "transformers", dtype=dtype)
     model = reference.decoder.model
     ids, _ = encode_prompt(reference.tokenizer, QUESTION, reference.window)
-    print(f"\n## {path.name}: {model.num_parameters() / 1e6:.1f} M parameters, {tokens} tokens after {len(ids)}\n")
-    engines = {kind: load_engine(str(path), kind) for kind in kinds}
+    size = f"{model.num_parameters() / 1e6:.1f} M parameters in {str(model.dtype).removeprefix('torch.')}"
+    print(f"\n## {path.name}: {size}, {tokens} tokens after {len(ids)}\n")
+    engines = {kind: load_engine(str(path), kind, dtype=dtype) for kind in kinds}
     works = {}
     for way, sampling in (("greedy", GREEDY), ("sampled", CHAT)):
         works["generate", way] = lambda s=sampling: generate(model, ids, s, tokens)
@@ -161,19 +164,19 @@ def measure(path: Path, kinds: list[str], tokens: int, rounds: int) -> None:
             cells += [f"{speed:.0f}", f"{speed / speeds['generate', way]:.2f}"] if speed else ["", ""]
         same = sum(a == b for a, b in zip(works[name, "greedy"](), expected, strict=True))
         print(f"| {name} | {' | '.join(cells)} | {same} of {tokens} |")
-    print("\n| engine | first piece, 1st turn | 10th turn | 1 reply | 4 at once | 8 at once | 8 in fair turns |")
+    print("\n| engine | first piece, 1st turn | 10th turn | 1 reply | 4 at once | 8 at once | 8 with seeds |")
     print("| --- | --- | --- | --- | --- | --- | --- |", flush=True)
     for kind in kinds:  # in a process of its own, since OpenMP's team of this one's main thread would be in the way
-        arguments = (path, kind, ids, tokens, rounds)
+        arguments = (path, kind, dtype, ids, tokens, rounds)
         process = multiprocessing.get_context("spawn").Process(target=measure_service, args=arguments)
         process.start()
         process.join()
 
 
-def measure_service(path: Path, kind: str, ids: list[int], tokens: int, rounds: int) -> None:
+def measure_service(path: Path, kind: str, dtype: str, ids: list[int], tokens: int, rounds: int) -> None:
     """Print a line of the second table: what a server's users see of one engine, which runs on threads alone."""
     logging.disable_progress_bar()
-    engine = load_engine(str(path), kind)
+    engine = load_engine(str(path), kind, dtype=dtype)
     with ThreadPoolExecutor(1) as thread:
         first, tenth = thread.submit(measure_first_pieces, engine, rounds).result()
     totals = [measure_at_once(engine, ids, replies, tokens, None) for replies in (1, 4, 8)]
@@ -187,6 +190,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoints", nargs="*", help=f"folders or shapes ({' '.join(SHAPES)})")
     parser.add_argument("--engines", nargs="+", choices=KINDS, default=["auto"], help="what to measure (auto)")
+    parser.add_argument("--dtype", choices=DTYPES, default="auto", help="precision of the weights (auto: float32)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds that the medians are of (5)")
     parser.add_argument("--tokens", type=int, help="tokens of a reply (128, 48 for qwen3-91m and 120m)")
     options = parser.parse_args(argv)
@@ -199,7 +203,8 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         for name in options.checkpoints or SHAPES:
             path = make_checkpoint(name, Path(folder)) if name in SHAPES else Path(name)
-            measure(path, options.engines, options.tokens or SHAPES.get(path.name, 128), options.rounds)
+            tokens = options.tokens or SHAPES.get(path.name, 128)
+            measure(path, options.engines, options.dtype, tokens, options.rounds)
     return 0
 
 

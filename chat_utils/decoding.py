@@ -1,6 +1,7 @@
 """What an engine asks of a runtime: logits for the next token, and computed beginnings that are used again.
 
-`Decoder` is the base of all: transformers here, the fast step in numpy_decoder.py, llama.cpp in llama/decoder.py.
+`Decoder` is the base of all: transformers here, the fast step in numpy_decoder.py, and in slots.py what holds many
+replies at once: transformers' batches (batched.py) and llama.cpp (llama/model.py).
 It owns the turns of open replies and the pool of computed states; a runtime says how a state is made, fed, cut and
 copied.
 """
@@ -21,6 +22,26 @@ PREFILL_TOKENS = 256  # of a prompt in one turn, so that a long prompt doesn't k
 POOL_BYTES = 256 * 2**20  # counted by the tokens that states have room for
 
 
+# Largest difference to transformers' logits, as a share of the largest, where a decoder is to take its place: one that
+# is wrong is far off, and with halves transformers itself rounds in other places.
+SAME_LOGITS = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
+
+
+@torch.inference_mode()
+def compute_reference(model: PreTrainedModel) -> tuple[list[int], np.ndarray]:
+    """Return ids, and the logits (V, float32) that transformers computes after the last: what a decoder is held to."""
+    window = getattr(model.config, "max_position_embeddings", 2048)
+    ids = [number * 7919 % model.get_input_embeddings().num_embeddings for number in range(min(24, window))]
+    prompt = torch.tensor([ids], device=model.device)
+    output = model(prompt, attention_mask=torch.ones_like(prompt), logits_to_keep=1)
+    return ids, output.logits[0, -1].float().cpu().numpy()
+
+
+def is_same(model: PreTrainedModel, found: np.ndarray, expected: np.ndarray) -> bool:
+    """Tell whether logits are those that the model has."""
+    return bool(np.abs(found - expected).max() <= SAME_LOGITS[model.dtype] * np.abs(expected).max())
+
+
 class Session:
     """One reply in a decoder: its ids, the state that holds the computed ones, and what draws the next."""
 
@@ -31,8 +52,8 @@ class Session:
         self.computed = 0  # how many of the ids the state holds
         self.cached_tokens = 0
         # Rows computed together are rounded another way than alone, by one part in a million: what must come out the
-        # same again is computed alone.
-        self.can_share = sampling.seed is None and sampling.temperature > 0
+        # same again is computed alone, unless the decoder's steps always have one shape.
+        self.can_share = decoder.shares_all or (sampling.seed is None and sampling.temperature > 0)
 
     def step(self) -> int | None:
         """Compute what is pending and return the token drawn; None where part of a long prompt is still to come."""
@@ -48,10 +69,12 @@ class Session:
 class Decoder(ABC):
     """Base of the runtimes.
 
-    `step_limit`: how many replies it can compute in one step. `one_thread`: whether it must always run on the same.
+    `step_limit`: how many replies it can compute in one step. `shares_all`: whether a reply's logits don't depend on
+    who shares its step. `one_thread`: whether it must always run on the same.
     """
 
     step_limit = 1
+    shares_all = False
     one_thread = True
 
     def __init__(self, window: int, token_bytes: int) -> None:

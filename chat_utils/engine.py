@@ -16,16 +16,20 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from chat_utils.batched import load_batched_decoder
 from chat_utils.decoding import Decoder, TransformersDecoder
 from chat_utils.numpy_decoder import load_numpy_decoder
 from chat_utils.reply import Reply, Stats
 from chat_utils.sampling import Sampling
+from chat_utils.slots import SlotDecoder
 from chat_utils.streaming import TextStream
 from data_utils.dialogue import DialogueError, encode_prompt, stop_token_id
 from data_utils.tokenizer import add_chat_tokens, first_line
 from errors import InputError
 
-KINDS = ("auto", "transformers", "llama.cpp")
+KINDS = ("auto", "transformers", "batched", "llama.cpp")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+SLOTS = 8  # replies that a step computes at most, where each needs room from the start
 
 
 def check_checkpoint(path: str) -> None:
@@ -62,12 +66,18 @@ def hide_progress() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def load_checkpoint(path: str, device: str = "cpu") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a checkpoint to answer by, on the CPU in float32; InputError where it cannot be or doesn't fit together."""
+def load_checkpoint(
+    path: str, device: str = "cpu", dtype: str = "auto"
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a checkpoint to answer by, with "auto" on the CPU in float32, elsewhere as it was saved.
+
+    InputError where it cannot be loaded or doesn't fit together.
+    """
     check_checkpoint(path)
     tokenizer, added = load_tokenizer(path)
+    if device == "cpu":
+        dtype = "float32" if dtype == "auto" else dtype
     try:
-        dtype = torch.float32 if device == "cpu" else "auto"
         with hide_progress():
             model, loading = AutoModelForCausalLM.from_pretrained(
                 path, dtype=dtype, use_safetensors=True, output_loading_info=True
@@ -83,28 +93,46 @@ def load_checkpoint(path: str, device: str = "cpu") -> tuple[PreTrainedModel, Pr
     return model.to(device).eval(), tokenizer
 
 
+def choose_decoder(model: PreTrainedModel, kind: str, slots: int) -> Decoder:
+    """Return what computes a model's replies; with "auto" the fastest that gives its logits."""
+    decoder = None
+    if kind == "auto" and model.device.type == "cpu":
+        decoder = load_numpy_decoder(model)
+    elif kind in ("auto", "batched"):
+        decoder = load_batched_decoder(model, slots)
+        if decoder is None and kind == "batched":
+            raise InputError(f"--engine batched: {model.config.model_type} models are not batched; leave it out")
+    return decoder or TransformersDecoder(model)
+
+
 class Engine:
     """One loaded checkpoint; replies of any number may be open at once, from any thread.
 
     Raises InputError where the checkpoint cannot be loaded.
     """
 
-    def __init__(self, path: str, device: str | None = None, kind: str = "auto") -> None:
+    def __init__(
+        self, path: str, device: str | None = None, kind: str = "auto", dtype: str = "auto", slots: int = SLOTS
+    ) -> None:
         check_checkpoint(path)
         self.name = Path(path).resolve().name
         if kind == "llama.cpp":
             from chat_utils.llama.cache import find_gguf
-            from chat_utils.llama.decoder import LlamaCppDecoder
+            from chat_utils.llama.model import LlamaModel
 
+            if dtype != "auto":
+                raise InputError(f"--dtype {dtype}: llama.cpp has a precision of its own; leave it out")
             self.tokenizer, _ = load_tokenizer(path)
-            self.decoder: Decoder = LlamaCppDecoder(find_gguf(Path(path), lambda: load_checkpoint(path)))
+            file = find_gguf(Path(path), lambda: load_checkpoint(path))
+            self.decoder: Decoder = SlotDecoder(LlamaModel(file, max_slots=slots))
         else:
             device = device or (
                 "cpu" if not torch.accelerator.is_available() else str(torch.accelerator.current_accelerator())
             )
-            model, self.tokenizer = load_checkpoint(path, device)
-            fast = load_numpy_decoder(model) if kind == "auto" else None
-            self.decoder = fast or TransformersDecoder(model)
+            if device == "cpu" and dtype == "float16":
+                raise InputError("--dtype float16: prompts take many times as long on a CPU; choose bfloat16")
+            model, self.tokenizer = load_checkpoint(path, device, dtype)
+            self.decoder = choose_decoder(model, kind, slots)
         # A tokenizer keeps `split_special_tokens` of the last call: of two threads at once, one would forge turns.
         self._encoding = threading.Lock()
         self.stop_ids = {stop_token_id(self.tokenizer), self.tokenizer.eos_token_id} - {None}
@@ -147,8 +175,14 @@ class Engine:
         return Reply(self.decoder.open(ids, sampling), text, self.stop_ids, room, stats)
 
 
-def load_engine(path: str, kind: str = "auto", device: str | None = None) -> Engine:
-    """Load a checkpoint to answer by "auto" (the fastest step there is for it), "transformers" or "llama.cpp"."""
-    if kind not in KINDS:
-        raise InputError(f"--engine {kind}: choose one of {', '.join(KINDS)}")
-    return Engine(path, device, kind)
+def load_engine(
+    path: str, kind: str = "auto", device: str | None = None, dtype: str = "auto", slots: int = SLOTS
+) -> Engine:
+    """Load a checkpoint to answer by one of KINDS, "auto" being the fastest step there is for it, in one of DTYPES.
+
+    `slots`: replies that "batched" and "llama.cpp" compute in one step; more open ones take turns.
+    """
+    for name, value, values in (("engine", kind, KINDS), ("dtype", dtype, DTYPES)):
+        if value not in values:
+            raise InputError(f"--{name} {value}: choose one of {', '.join(values)}")
+    return Engine(path, device, kind, dtype, slots)

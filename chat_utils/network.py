@@ -1,45 +1,16 @@
 """A transformers model read as NumPy arrays, for the classes that numpy_decoder.py can compute."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from chat_utils.matrices import HalfLinear, Linear, Norm, make_linear
 
 LLAMA_LIKE = ("llama", "mistral", "qwen2", "qwen3")
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # the same angles whatever the length
-
-
-class Linear(NamedTuple):
-    """A matrix (inputs, outputs) and a bias (outputs) or None.
-
-    It stands the other way round than PyTorch's: a row of one token is multiplied up to twice as fast so.
-    """
-
-    weight: np.ndarray
-    bias: np.ndarray | None = None
-
-    def __call__(self, rows: np.ndarray) -> np.ndarray:
-        """Return (N, outputs) of rows (N, inputs)."""
-        product = rows @ self.weight
-        return product if self.bias is None else product + self.bias
-
-
-class Norm(NamedTuple):
-    """RMS norm, or layer norm where there is a bias; `weight` and `epsilon` count the sum of squares, not the mean."""
-
-    weight: np.ndarray
-    bias: np.ndarray | None
-    epsilon: np.float32
-
-    def __call__(self, rows: np.ndarray) -> np.ndarray:
-        """Return rows (..., D) normed over their last axis."""
-        if self.bias is not None:
-            rows = rows - rows.mean(-1, keepdims=True)
-        rows = rows / np.sqrt(np.vecdot(rows, rows) + self.epsilon)[..., None] * self.weight
-        return rows if self.bias is None else rows + self.bias
 
 
 @dataclass
@@ -47,12 +18,12 @@ class Layer:
     """One block; `gate_up` holds gate and up of a SwiGLU side by side, or the single matrix before a GELU."""
 
     norm: Norm
-    qkv: Linear
+    qkv: Linear | HalfLinear
     qk_norm: Norm | None
-    output: Linear
+    output: Linear | HalfLinear
     second_norm: Norm
-    gate_up: Linear
-    down: Linear
+    gate_up: Linear | HalfLinear
+    down: Linear | HalfLinear
     sliding_window: int | None = None
 
 
@@ -65,7 +36,7 @@ class Network:
     rotation: np.ndarray | None  # (window, 1, E / 2), complex: RoPE's
     layers: list[Layer]
     norm: Norm
-    head: Linear
+    head: Linear | HalfLinear
     heads: int
     kv_heads: int
     head_width: int
@@ -74,25 +45,33 @@ class Network:
 
 def read_network(model: PreTrainedModel) -> Network | None:
     """Return the model's weights, the embedding shared with it; None for a class not known here."""
-    if model.device.type != "cpu" or model.dtype != torch.float32:
+    if model.device.type != "cpu" or model.dtype not in (torch.float32, torch.bfloat16):
         return None
     if model.config.model_type == "gpt2":
         return read_gpt2(model)
-    rope = getattr(model.config, "rope_parameters", None) or {}
-    is_known = model.config.model_type in LLAMA_LIKE and rope.get("rope_type", "default") in ROPE_TYPES
+    is_known = model.config.model_type in LLAMA_LIKE and has_fixed_angles(model.config)
     return read_llama(model) if is_known and model.config.hidden_act == "silu" else None
 
 
+def has_fixed_angles(config: PreTrainedConfig) -> bool:
+    """Tell whether a position's angles are the same however long the text is; true where there is no RoPE."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    parts = [part for part in rope.values() if isinstance(part, dict)] or [rope]  # for each kind of layer, or for all
+    return all(part.get("rope_type", "default") in ROPE_TYPES for part in parts)
+
+
 def as_array(parameter: torch.Tensor) -> np.ndarray:
-    """Return a parameter as an array on the same memory."""
-    return parameter.detach().numpy()
+    """Return a parameter as an array in float32, on the same memory where it is in float32."""
+    return parameter.detach().float().numpy()
 
 
-def read_linear(*modules: nn.Linear) -> Linear:
-    """Return one Linear of several with the same input, their outputs one after the other."""
-    weight = np.concatenate([as_array(module.weight).T for module in modules], axis=1)
-    has_bias = modules[0].bias is not None
-    return Linear(weight, np.concatenate([as_array(module.bias) for module in modules]) if has_bias else None)
+def read_linear(*modules: nn.Linear, order: np.ndarray | None = None) -> Linear | HalfLinear:
+    """Return one matrix of several with the same input, their outputs one after the other, or in another order."""
+    weight = torch.cat([module.weight for module in modules])
+    bias = None if modules[0].bias is None else torch.cat([module.bias for module in modules])
+    if order is not None:
+        weight, bias = weight[order], None if bias is None else bias[order]
+    return make_linear(weight, bias)
 
 
 def read_norm(module: nn.Module) -> Norm:
@@ -124,12 +103,12 @@ def read_llama(model: PreTrainedModel) -> Network:
     sliding_window = getattr(config, "sliding_window", None)
     if config.model_type == "mistral":  # slides in every layer, and says so by its window alone
         kinds = ["sliding_attention"] * config.num_hidden_layers
+    order = np.arange((turned + kv_heads) * head_width)
+    order[: turned * head_width] = interleave(order[: turned * head_width], turned)
     layers = []
     for block, kind in zip(body.layers, kinds, strict=True):
         attention, mlp = block.self_attn, block.mlp
-        qkv = read_linear(attention.q_proj, attention.k_proj, attention.v_proj)
-        for part in filter(lambda array: array is not None, qkv):
-            part[..., : turned * head_width] = interleave(part[..., : turned * head_width], turned)
+        qkv = read_linear(attention.q_proj, attention.k_proj, attention.v_proj, order=order)
         qk_norm = None
         if hasattr(attention, "q_norm"):
             norms = [read_norm(attention.q_norm)] * heads + [read_norm(attention.k_norm)] * kv_heads
@@ -153,8 +132,8 @@ def read_gpt2(model: PreTrainedModel) -> Network:
     """Read GPT-2, whose matrices stand as ours."""
     config, body = model.config, model.transformer
 
-    def as_linear(module: nn.Module) -> Linear:
-        return Linear(as_array(module.weight).copy(), as_array(module.bias).copy())
+    def as_linear(module: nn.Module) -> Linear | HalfLinear:
+        return make_linear(module.weight.T, module.bias)
 
     layers = [
         Layer(

@@ -7,14 +7,12 @@ Shapes: N rows (tokens of one or several replies), D width, H query heads, K key
 """
 
 import numpy as np
-import torch
 from transformers import PreTrainedModel
 
-from chat_utils.decoding import Decoder, Session
+from chat_utils.decoding import Decoder, Session, compute_reference, is_same
+from chat_utils.matrices import HalfLinear
 from chat_utils.network import Network, read_network
 from chat_utils.states import SMALLEST_STATE_TOKENS
-
-SAME_LOGITS = 1e-3  # largest difference to the reference's, as a share of the largest logit
 
 
 def load_numpy_decoder(model: PreTrainedModel) -> "NumpyDecoder | None":
@@ -22,13 +20,11 @@ def load_numpy_decoder(model: PreTrainedModel) -> "NumpyDecoder | None":
     network = read_network(model)
     if network is None:
         return None
-    ids = [(number * 7919) % len(network.embedding) for number in range(min(24, network.window))]
-    with torch.inference_mode():
-        expected = model(torch.tensor([ids]), logits_to_keep=1).logits[0].numpy()
+    ids, expected = compute_reference(model)
     state = State(network, len(ids))
     compute_logits(network, [state], [0], [ids[:-1]])
-    found = compute_logits(network, [state], [len(ids) - 1], [ids[-1:]])
-    return NumpyDecoder(network) if np.abs(found - expected).max() <= SAME_LOGITS * np.abs(expected).max() else None
+    (found,) = compute_logits(network, [state], [len(ids) - 1], [ids[-1:]])
+    return NumpyDecoder(network) if is_same(model, found, expected) else None
 
 
 class State:
@@ -53,10 +49,10 @@ class NumpyDecoder(Decoder):
     """Decodes with a Network on the CPU, several replies in one step."""
 
     step_limit = 16
-    one_thread = False  # its threads are one pool, whoever calls
 
     def __init__(self, network: Network) -> None:
         self.network = network
+        self.one_thread = isinstance(network.head, HalfLinear)  # NumPy's threads are one pool, whoever calls
         state = State(network, 1)
         super().__init__(network.window, state.memory.nbytes)
 
@@ -111,7 +107,7 @@ def compute_logits(network: Network, states: list[State], starts: list[int], par
             attended.append(attend(qk[rows, : network.heads], keys, values, start, layer.sliding_window))
         x = x + layer.output(attended[0] if len(attended) == 1 else np.concatenate(attended))
         hidden = layer.gate_up(layer.second_norm(x))
-        x = x + layer.down(swiglu(hidden) if len(layer.down.weight) < hidden.shape[1] else gelu(hidden))
+        x = x + layer.down(swiglu(hidden) if layer.down.inputs < hidden.shape[1] else gelu(hidden))
     return network.head(network.norm(x[ends - 1]))
 
 

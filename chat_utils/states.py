@@ -1,6 +1,7 @@
 """Computed beginnings of dialogues, kept so that the next turn computes only what is new."""
 
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 SMALLEST_STATE_TOKENS = 256  # a shorter one takes as much memory
@@ -48,8 +49,8 @@ class StatePool:
         )
 
 
-def count_shared(old: list[int], new: list[int]) -> int:
-    """Return how many ids two lists begin with alike.
+def count_shared(old: Sequence, new: Sequence) -> int:
+    """Return how many ids (or characters) two lists begin with alike.
 
     >>> count_shared([1, 2, 3], [1, 2, 4, 5])
     2

@@ -1,8 +1,10 @@
 """The text of a reply as its tokens come: whole characters, stop texts held back, and loops noticed."""
 
-from tokenizers.decoders import DecodeStream
 from transformers import PreTrainedTokenizerBase
 
+from chat_utils.states import count_shared
+
+CUT_OFF = "\ufffd"  # what tokenizers decode bytes to that are no whole character, or not yet
 LOOP_COPIES = 4
 LOOP_BYTES = 160  # of UTF-8: some 30 English words, 53 Chinese characters
 LONGEST_PHRASE_BYTES = 512
@@ -38,24 +40,37 @@ class TextStream:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: list[str]) -> None:
         self.stopped = False
-        self._tokenizer, self._stop = tokenizer, [text for text in stop if text]
-        self._stream = DecodeStream(skip_special_tokens=True)
-        self._ids: list[int] = []
+        self._tokenizer, self._stop = tokenizer.backend_tokenizer, [text for text in stop if text]
+        self._ids: list[int] = []  # since the piece before the last, so that what follows is read in its context
+        self._out_ids, self._out = 0, ""  # how many of them are out already, and as what
         self._decoded = self._held = ""
 
     def push(self, token: int) -> str:
         """Add a token and return the text that is now certain, often nothing."""
         self._ids.append(token)
-        # A character of several tokens comes out when its last byte is there.
-        piece = self._stream.step(self._tokenizer.backend_tokenizer, token) or ""
+        piece = self._read_new()
+        if not piece or piece.endswith(CUT_OFF):  # a character of several tokens comes out with its last byte
+            return ""
+        self._ids = self._ids[self._out_ids :]
+        self._out_ids, self._out = len(self._ids), self._decode()
         self._decoded += piece
         return self._release(piece)
 
     def finish(self) -> str:
         """Return what was held back. Of a character that is cut off within, nothing."""
-        rest = self._tokenizer.decode(self._ids, skip_special_tokens=True)[len(self._decoded) :].rstrip("\ufffd")
-        piece = self._release(rest)
+        piece = self._release(self._read_new().rstrip(CUT_OFF))
         return piece if self.stopped else piece + self._held
+
+    def _decode(self) -> str:
+        return self._tokenizer.decode(self._ids, skip_special_tokens=True)
+
+    def _read_new(self) -> str:
+        """Return the text of the ids that are not out yet."""
+        text = self._decode()
+        if text.startswith(self._out):
+            return text[len(self._out) :]
+        # Where each byte is a token ("<0xE4>"), a wrong one is decoded with the right ones before it, which are out.
+        return CUT_OFF + text[count_shared(text, self._out) :].lstrip(CUT_OFF)
 
     def is_looping(self) -> bool:
         """Tell whether the text repeats itself at its end."""

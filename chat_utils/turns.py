@@ -87,7 +87,15 @@ class Turns:
                 if self._limit > 1 and own.session.can_share:
                     batch += self._gather(own)
             started = time.perf_counter()
-            for turn, result in zip(batch, self._compute([turn.session for turn in batch]), strict=True):
+            try:
+                results = self._compute([turn.session for turn in batch])
+            except Exception:
+                if len(batch) == 1:
+                    raise
+                for turn in batch:  # each by itself from now on, so that the error is for the one that caused it
+                    turn.session.can_share = False
+                results = self._compute([own.session])
+            for turn, result in zip(batch, results, strict=False):
                 turn.result, turn.is_done = result, True
             self._step_seconds = time.perf_counter() - started
             return own.result

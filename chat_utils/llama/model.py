@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from chat_utils.decoding import POOL_BYTES, PREFILL_TOKENS
+from chat_utils.slots import SlotModel
 from errors import InputError
 
 FLOAT32 = 0  # ggml's number for the type of keys and values
@@ -25,7 +26,7 @@ def load_library():
     return llama_cpp
 
 
-class LlamaModel:
+class LlamaModel(SlotModel):
     """A GGUF file in memory, and room for `slots` sequences of `window` tokens each: tokens in, logits out.
 
     `exact` computes with keys and values in float32, as the reference does.

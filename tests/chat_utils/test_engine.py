@@ -187,7 +187,7 @@ def test_without_a_seed_replies_vary(engine):
 # The cache between turns
 
 
-@pytest.mark.parametrize("kind", ["auto", "transformers"])
+@pytest.mark.parametrize("kind", ["auto", "batched", "transformers"])
 def test_reply_with_a_cache_equals_that_of_a_fresh_engine(checkpoint, drawn, kind):
     engine = load_engine(str(checkpoint), kind)
     dialogue = say(system="Be kind.")
@@ -248,6 +248,10 @@ def interrupt_transformers(engine: Engine, interrupt, _) -> None:
     engine.decoder.model.model.layers[1].register_forward_pre_hook(interrupt)
 
 
+def interrupt_batched(engine: Engine, interrupt, _) -> None:
+    engine.decoder.model.model.model.layers[1].register_forward_pre_hook(interrupt)
+
+
 def interrupt_numpy(_, interrupt, monkeypatch) -> None:
     def attend_or_not(*args):
         interrupt()
@@ -258,7 +262,7 @@ def interrupt_numpy(_, interrupt, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("calls", [1, 4, 7], ids=["in the prompt", "in the reply", "later"])
-@pytest.mark.parametrize("kind", ["auto", "transformers"])
+@pytest.mark.parametrize("kind", ["auto", "batched", "transformers"])
 def test_interrupt_inside_the_model_leaves_the_next_right(tiny_checkpoint, monkeypatch, calls, kind):
     """Ctrl-C comes most often while the model computes: one layer's cache has grown by then, the next one's not."""
     engine = load_engine(str(tiny_checkpoint), kind)
@@ -271,7 +275,8 @@ def test_interrupt_inside_the_model_leaves_the_next_right(tiny_checkpoint, monke
         if remaining[0] == 0:
             raise KeyboardInterrupt
 
-    (interrupt_numpy if kind == "auto" else interrupt_transformers)(engine, interrupt, monkeypatch)
+    ways = {"auto": interrupt_numpy, "batched": interrupt_batched, "transformers": interrupt_transformers}
+    ways[kind](engine, interrupt, monkeypatch)
     reply = engine.reply(dialogue, Sampling(**GREEDY, max_new_tokens=12))
     with pytest.raises(KeyboardInterrupt):
         list(reply)
@@ -439,7 +444,7 @@ QUESTIONS = (
 )
 
 
-@pytest.mark.parametrize("kind", ["auto", "transformers"])
+@pytest.mark.parametrize("kind", ["auto", "batched", "transformers"])
 @pytest.mark.parametrize("sampling", [{"temperature": 0}, {"temperature": 1.0, "top_p": 0.95, "seed": 3}])
 def test_replies_side_by_side_are_those_of_each_alone(tiny_checkpoint, kind, sampling):
     engine = load_engine(str(tiny_checkpoint), kind)
@@ -564,8 +569,34 @@ def test_completion_of_a_long_text_sees_its_end(engine, prompts):
 
 @pytest.mark.parametrize("kind", ["llama", "gguf", ""])
 def test_unknown_engine_is_one_line(tiny_checkpoint, kind):
-    with pytest.raises(InputError, match=r"choose one of auto, transformers, llama\.cpp"):
+    with pytest.raises(InputError, match=r"choose one of auto, transformers, batched, llama\.cpp"):
         load_engine(str(tiny_checkpoint), kind)
+
+
+# Precision
+
+
+@pytest.mark.parametrize("kind", ["auto", "batched", "transformers"])
+def test_weights_in_bfloat16_answer_nearly_alike(tiny_checkpoint, kind, drawn):
+    reply = ask(load_engine(str(tiny_checkpoint), kind, dtype="bfloat16"), say("Hello there"))
+    found = list(drawn)
+    drawn.clear()
+    ask(Engine(str(tiny_checkpoint)), say("Hello there"))
+    assert reply.stats.reply_tokens == len(found) > 3
+    assert found[:2] == drawn[:2]  # the model is random: what follows hangs on the last digits
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dtype": "float16"}, "--dtype float16: prompts take many times as long on a CPU; choose bfloat16"),
+        ({"dtype": "int8"}, "--dtype int8: choose one of auto, float32, bfloat16, float16"),
+        ({"dtype": "bfloat16", "kind": "llama.cpp"}, r"--dtype bfloat16: llama\.cpp has a precision of its own"),
+    ],
+)
+def test_a_precision_that_does_not_fit_is_one_line(tiny_checkpoint, options, message):
+    with pytest.raises(InputError, match=message):
+        load_engine(str(tiny_checkpoint), device="cpu", **options)
 
 
 # What the user types is text

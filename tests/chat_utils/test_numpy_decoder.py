@@ -37,7 +37,7 @@ def make_model(**settings):
     torch.manual_seed(0)
     shape = {} if settings["model_type"] == "gpt2" else SHAPE
     special = {"vocab_size": 500, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
-    config = AutoConfig.for_model(**shape, **special, **settings, initializer_range=0.2)
+    config = AutoConfig.for_model(**{**shape, **special, **settings}, initializer_range=0.2)
     model = AutoModelForCausalLM.from_config(config).eval()
     for parameter in model.parameters():  # norms and biases that matter
         if parameter.dim() == 1:
@@ -92,7 +92,28 @@ def test_what_it_does_not_know_is_left_to_transformers(kind):
 
 
 def test_other_precisions_are_left_to_transformers():
-    assert load_numpy_decoder(make_model(model_type="qwen3").bfloat16()) is None
+    assert load_numpy_decoder(make_model(model_type="qwen3").half()) is None
+
+
+@pytest.mark.parametrize("kind", KNOWN)
+def test_bfloat16_rounds_at_the_matrices_alone(kind):
+    """Its logits are nearer to those of the same weights in float32 than transformers' own in bfloat16."""
+    narrow = make_model(**KNOWN[kind]).to(torch.bfloat16)
+    wide = make_model(**KNOWN[kind])
+    wide.load_state_dict(narrow.state_dict())  # the rounded weights
+    decoder = load_numpy_decoder(narrow)
+    ids = torch.randint(0, 500, (60,)).tolist()
+    with torch.inference_mode():
+        expected, reference = (
+            model(torch.tensor([ids]), attention_mask=torch.ones(1, 60)).logits[0].float().numpy()
+            for model in (wide, narrow)
+        )
+    state = State(decoder.network, WINDOW)
+    found = [compute_logits(decoder.network, [state], [0], [ids[:40]])]
+    found += [compute_logits(decoder.network, [state], [place], [[ids[place]]]) for place in range(40, 60)]
+    errors = [np.abs(rows - expected[39:]).mean() for rows in (np.concatenate(found), reference[39:])]
+    assert errors[0] < 0.05 * np.abs(expected).mean()
+    assert errors[0] < errors[1]
 
 
 @pytest.mark.parametrize("kind", KNOWN)

@@ -5,6 +5,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models
+from transformers import PreTrainedTokenizerFast
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from chat_utils.streaming import TextStream, is_looping
 from tests.conftest import own_texts
@@ -71,6 +74,65 @@ def test_only_what_may_begin_a_stop_text_is_held_back(tokenizer):
     pieces = [stream.push(token) for token in tokenizer("a#b##", add_special_tokens=False)["input_ids"]]
     assert "".join(pieces) == "a#b"
     assert stream.finish() == "##"
+
+
+# Bytes that are no text
+
+BYTES = [b"\xe4", b"\xb8", b"\xad", b"A", b" ", b"\xff", b"\xf0\x9f", b"\x8c\x8d", b"\xad\xe4", "好\ufffd".encode()]
+
+
+def make_byte_level(parts: list[bytes]) -> PreTrainedTokenizerFast:
+    """Return a tokenizer with a token for each part, as GPT-2's and ours have them."""
+    table = bytes_to_unicode()
+    backend = Tokenizer(models.BPE({"".join(table[byte] for byte in part): i for i, part in enumerate(parts)}, []))
+    backend.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=backend)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.one_of(st.binary(min_size=1, max_size=5), st.sampled_from(BYTES)), min_size=1, max_size=12))
+def test_bytes_cut_anywhere_into_tokens_come_out_as_their_text(parts):
+    vocabulary = list(dict.fromkeys(parts))
+    stream = TextStream(make_byte_level(vocabulary), [])
+    pieces = [stream.push(vocabulary.index(part)) for part in parts]
+    text = b"".join(parts).decode(errors="replace")
+    assert text.startswith("".join(pieces))  # nothing that is out changes
+    assert not any(piece.endswith("\ufffd") for piece in pieces)
+    assert "".join(pieces) + stream.finish() == text.rstrip("\ufffd")
+
+
+PIECES = ["▁a", "b", "好", "▁", "▁the"]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.one_of(st.integers(0x80, 0xFF), st.sampled_from(PIECES)), min_size=1, max_size=12))
+def test_wrong_bytes_lose_nothing_where_each_byte_is_a_token(tokens):
+    """Llama 2's vocabularies: tokenizers decodes a run of bytes to text, or each of them to nothing known."""
+    vocabulary = {f"<0x{byte:02X}>": byte for byte in range(256)} | {piece: 256 + i for i, piece in enumerate(PIECES)}
+    backend = Tokenizer(models.BPE(vocabulary, [], byte_fallback=True))
+    parts = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    backend.decoder = decoders.Sequence(parts)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
+    stream = TextStream(tokenizer, [])
+    ids = [token if isinstance(token, int) else vocabulary[token] for token in tokens]
+    pieces = [stream.push(token) for token in ids]
+    text = "".join(pieces) + stream.finish()
+    words = "".join(token.replace("▁", " ") for token in tokens if isinstance(token, str))
+    if tokens[0] != "▁" and isinstance(tokens[0], str):
+        words = words.removeprefix(" ")
+    shown = [char for char in text if char in " abthe好"]
+    assert "".join(shown).lstrip() == words.lstrip()
+    assert not any(piece.endswith("\ufffd") for piece in pieces)
+
+
+def test_a_wrong_byte_after_a_character_of_bytes_neither_fails_nor_repeats_it():
+    """The case that raised an error (tokenizers' own stream), or cut the last character off (its length was taken)."""
+    tokens = ["<0xE5>", "<0xA5>", "<0xBD>", "<0xFF>", "▁ok"]
+    backend = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, [], byte_fallback=True))
+    backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    stream = TextStream(PreTrainedTokenizerFast(tokenizer_object=backend), [])
+    assert [stream.push(token) for token in range(5)] == ["", "", "好", "", "\ufffd ok"]
+    assert stream.finish() == ""
 
 
 # Loops

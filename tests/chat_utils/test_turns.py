@@ -1,6 +1,5 @@
 """Turns of many threads: fair, whole, and none is lost when one is interrupted."""
 
-import contextlib
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -82,7 +81,7 @@ def test_one_thread_computes_for_all_others():
     assert not computed & {threading.get_ident(), *callers}
 
 
-def test_error_is_for_the_one_who_computes_and_others_go_on():
+def test_error_is_for_the_one_that_causes_it_and_others_go_on():
     def compute(sessions: list) -> list[str]:
         time.sleep(0.001)
         if any(session.name == "bad" for session in sessions):
@@ -102,8 +101,7 @@ def test_error_is_for_the_one_who_computes_and_others_go_on():
     thread.start()
     good = make_session("good")
     for _ in range(20):
-        with contextlib.suppress(ValueError):  # it led a step that the bad one shared
-            assert turns.step(good) == "good"
+        assert turns.step(good) == "good"
     thread.join(timeout=10)
     assert len(caught) == 5
     assert turns.step(good) == "good"

@@ -14,8 +14,9 @@ pytest.importorskip("llama_cpp")
 from chat_utils.engine import Engine, load_checkpoint, load_engine
 from chat_utils.llama import cache
 from chat_utils.llama.cache import find_gguf
-from chat_utils.llama.decoder import LlamaCppDecoder
+from chat_utils.llama.model import LlamaModel
 from chat_utils.sampling import Sampling
+from chat_utils.slots import SlotDecoder
 from data_utils.dialogue import DialogueError
 from errors import InputError
 
@@ -38,7 +39,7 @@ def exact_file(checkpoint) -> Path:
 def engine(checkpoint, exact_file) -> Engine:
     """The engine with its weights, keys and values in full precision."""
     engine = load_engine(str(checkpoint), "llama.cpp")
-    engine.decoder = LlamaCppDecoder(exact_file, exact=True)
+    engine.decoder = SlotDecoder(LlamaModel(exact_file, exact=True, max_slots=8))
     return engine
 
 

@@ -1,21 +1,42 @@
-"""llama.cpp as a runtime of the engine: a GGUF file of the checkpoint, no Python between the operations of a token."""
+"""A decoder over a runtime that holds several dialogues side by side, each in a slot, and computes them together."""
 
-import ctypes
 import weakref
-from pathlib import Path
+from abc import ABC, abstractmethod
+from typing import Any
 
 import numpy as np
 
 from chat_utils.decoding import Decoder, Session
-from chat_utils.llama.model import LlamaModel
-
-MAX_SLOTS = 8  # replies computed in one step; more than these take turns
 
 
-class LlamaState:
-    """A dialogue's computed beginning: in a slot of the context, or set aside as bytes; then `kept` tokens count."""
+class SlotModel(ABC):
+    """What a runtime with slots offers: `slots` of them, each for a dialogue of up to `window` tokens."""
 
-    def __init__(self, free_slots: list[int], data: ctypes.Array | None = None) -> None:
+    window: int
+    token_bytes: int  # memory that a token takes in a slot
+    slots: int
+
+    @abstractmethod
+    def decode(self, parts: list[tuple[int, int, list[int]]]) -> list[np.ndarray]:
+        """Compute parts (slot, position of the first, ids), and return the logits (V, float32) after each's last id."""
+
+    @abstractmethod
+    def cut(self, slot: int, tokens: int) -> None:
+        """Forget what a slot holds beyond its first `tokens`."""
+
+    @abstractmethod
+    def save(self, slot: int) -> Any:
+        """Return a copy of what a slot holds."""
+
+    @abstractmethod
+    def restore(self, slot: int, data: Any) -> None:
+        """Put a saved copy into a slot."""
+
+
+class SlotState:
+    """A dialogue's computed beginning: in a slot, or set aside as a saved copy; then `kept` tokens of it count."""
+
+    def __init__(self, free_slots: list[int], data: Any = None) -> None:
         self._free_slots = free_slots
         self.slot: int | None = None
         self.data, self.kept = data, None
@@ -26,15 +47,14 @@ class LlamaState:
             self._free_slots.append(self.slot)
 
 
-class LlamaCppDecoder(Decoder):
-    """Replies in the slots of one llama.cpp context, computed together; with none free, an idle one is set aside."""
+class SlotDecoder(Decoder):
+    """Replies in the slots of one model, computed together; with none free, an idle one is set aside."""
 
-    def __init__(self, file: Path, exact: bool = False) -> None:
-        self.model = LlamaModel(file, exact, MAX_SLOTS)
-        self.step_limit = self.model.slots
-        super().__init__(self.model.window, self.model.token_bytes)
-        self._free_slots = list(range(self.model.slots))
-        self._placed: dict[int, weakref.ref[LlamaState]] = {}  # by slot, the one that was used last at the end
+    def __init__(self, model: SlotModel, shares_all: bool = False) -> None:
+        self.model, self.step_limit, self.shares_all = model, model.slots, shares_all
+        super().__init__(model.window, model.token_bytes)
+        self._free_slots = list(range(model.slots))
+        self._placed: dict[int, weakref.ref[SlotState]] = {}  # by slot, the one that was used last at the end
 
     def feed(self, sessions: list[Session], parts: list[list[int]]) -> list[np.ndarray]:
         """Compute the parts of several replies in one step; see Decoder."""
@@ -50,7 +70,7 @@ class LlamaCppDecoder(Decoder):
                 self.model.cut(session.state.slot, session.computed)
             raise
 
-    def _place(self, state: LlamaState, busy: list[LlamaState]) -> None:
+    def _place(self, state: SlotState, busy: list[SlotState]) -> None:
         """Give a state a slot, its own or the one that was idle for longest."""
         if state.slot is None:
             if not self._free_slots:
@@ -70,11 +90,11 @@ class LlamaCppDecoder(Decoder):
         self._placed.pop(state.slot, None)
         self._placed[state.slot] = state.reference
 
-    def new_state(self) -> LlamaState:
+    def new_state(self) -> SlotState:
         """Return the state of an empty beginning; it gets a slot when it is fed."""
-        return LlamaState(self._free_slots)
+        return SlotState(self._free_slots)
 
-    def cut_state(self, state: LlamaState, tokens: int, length: int) -> LlamaState:
+    def cut_state(self, state: SlotState, tokens: int, length: int) -> SlotState:
         """Return the state with its first `tokens` alone."""
         if state.slot is not None:
             self.model.cut(state.slot, tokens)
@@ -82,8 +102,8 @@ class LlamaCppDecoder(Decoder):
             state.kept = tokens
         return state
 
-    def copy_state(self, state: LlamaState, tokens: int, length: int) -> LlamaState:
+    def copy_state(self, state: SlotState, tokens: int, length: int) -> SlotState:
         """Return a state of its own with the first `tokens`, set aside; it is cut when it gets its slot."""
-        copy = LlamaState(self._free_slots, self.model.save(state.slot) if state.slot is not None else state.data)
+        copy = SlotState(self._free_slots, self.model.save(state.slot) if state.slot is not None else state.data)
         copy.kept = tokens
         return copy
