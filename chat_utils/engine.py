@@ -130,7 +130,7 @@ class Engine:
                 "cpu" if not torch.accelerator.is_available() else str(torch.accelerator.current_accelerator())
             )
             if device == "cpu" and dtype == "float16":
-                raise InputError("--dtype float16: prompts take many times as long on a CPU; choose bfloat16")
+                raise InputError("--dtype float16: on a CPU it is slower than float32 in prompts; choose bfloat16")
             model, self.tokenizer = load_checkpoint(path, device, dtype)
             self.decoder = choose_decoder(model, kind, slots)
         # A tokenizer keeps `split_special_tokens` of the last call: of two threads at once, one would forge turns.
