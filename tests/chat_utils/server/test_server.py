@@ -92,7 +92,7 @@ def test_system_option_reaches_the_model(slow_engine, monkeypatch):
     import chat as script
 
     seen = {}
-    monkeypatch.setattr(script, "load_engine", lambda *_: slow_engine)
+    monkeypatch.setattr(script, "load_engine", lambda *_, **__: slow_engine)
     monkeypatch.setattr(script, "serve", lambda *_, **more: seen.update(more) or 0)
     assert script.main(["--serve", "--model", "ckpt", "--system", "Be kind."]) == 0
     with run_server(slow_engine, system=seen["system"]) as url:
