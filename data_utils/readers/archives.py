@@ -1,27 +1,33 @@
 """Common Crawl's archives in, text out: WARC (pages) and WET (text), read member by member.
 
-A broken member or record costs itself alone: fastwarc reads records, but ends where gzip does.
+A broken member or record costs itself alone, and a file that is cut what stands behind the cut: fastwarc reads records,
+but ends where gzip does.
 """
 
 import io
 import re
 import zlib
 from collections.abc import Iterator
+from typing import BinaryIO
 
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 
 from data_utils.readers.encodings import EncodingFault, decode_bytes
-from data_utils.readers.files import ReadArguments, Report, open_file
+from data_utils.readers.files import ReadArguments
+from data_utils.readers.opening import Part, Report, find_break, open_file, place_cuts
 from data_utils.readers.webpages import MAX_PAGE_BYTES, decode_page, extract_text
 
 MAX_MEMBER_BYTES = 64 << 20  # of one gzip member, unpacked: what is held in memory
 CHUNK_BYTES = 1 << 20
 GZIP_MARK = b"\x1f\x8b\x08"
+RECORD_MARK = b"WARC/1."
+HEAD_END = b"\r\n\r\n"
+MAX_HEAD_BYTES = 1 << 16
 
 
-def read_warc(path: str, _: ReadArguments, report: Report) -> Iterator[tuple[str, dict]]:
+def read_warc(path: str, _: ReadArguments, report: Report, part: Part | None = None) -> Iterator[tuple[str, dict]]:
     """Yield (address, {"text"}) of each page of a WARC, or of each text of a WET archive."""
-    for place, data in read_members(path, report):
+    for place, data in read_members(path, report, part):
         try:
             yield from read_records(data, place, report)
         except Exception as error:  # fastwarc raises what it meets
@@ -69,29 +75,40 @@ def read_record_text(record: WarcRecord, content: bytes) -> str | None:
     return decode_page(content, kind).strip() if kind.startswith("text/plain") else None
 
 
-def read_members(path: str, report: Report) -> Iterator[tuple[str, bytes]]:
+def read_members(path: str, report: Report, part: Part | None = None) -> Iterator[tuple[str, bytes]]:
     """Yield (place, bytes) of each gzip member of a file, or of each record where it is not compressed.
 
     A broken member is reported and skipped: the next begins at the next mark of gzip.
     """
-    is_packed = path.lower().endswith(".gz")
-    with open_file(path) as stream:
-        if not is_packed or is_one_member(path):
-            yield from split_records(stream)
-            return
-    with open_file(path, decompress=False) as stream:
-        offset, waiting = 0, stream.read(CHUNK_BYTES)
+    if part is None and (not path.lower().endswith(".gz") or is_one_member(path)):
+        with open_file(path, report) as stream:
+            yield from split_records(stream, report)
+        return
+    with open_file(path, decompress=False, part=part) as stream:
+        offset, waiting = part.start if part else 0, stream.read(CHUNK_BYTES)
         while waiting:
             start = offset
             member, used, waiting, reason = unpack_member(stream, waiting)
             offset += used
             if reason:
-                report(f"byte {start}", reason)
                 skipped, waiting = find_member(stream, waiting)
                 offset += skipped
+                report(f"byte {start}", reason, offset - start if waiting else 0)
             else:
                 yield f"byte {start}", member
             waiting = waiting or stream.read(CHUNK_BYTES)
+
+
+def cut_members(path: str, size: int, part_bytes: int, _: ReadArguments) -> list[Part]:
+    """Cut an archive where a gzip member begins, a record in each as the standard asks; else it is one part."""
+    if is_one_member(path):
+        return [Part(0, size, size)]
+
+    def find(stream: BinaryIO) -> int | None:
+        skipped, rest = find_member(stream, stream.read(CHUNK_BYTES))
+        return skipped if rest else None
+
+    return place_cuts(path, size, part_bytes, find)
 
 
 def is_one_member(path: str) -> bool:
@@ -153,24 +170,71 @@ def find_member(stream: io.BufferedIOBase, waiting: bytes) -> tuple[int, bytes]:
         waiting = waiting[max(0, keep) :] + more
 
 
-def split_records(stream: io.BufferedIOBase) -> Iterator[tuple[str, bytes]]:
-    """Yield (place, bytes) of each record of a WARC that is not compressed, by the length that it gives."""
-    offset, waiting = 0, b""
+class Window:
+    """The bytes of a stream from place `offset` on, of which as many are held as are asked for."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.stream, self.offset, self.held = stream, 0, b""
+
+    def fill(self, size: int) -> None:
+        """Hold at least `size` bytes, or what is left."""
+        while len(self.held) < size and (more := self.stream.read(CHUNK_BYTES)):
+            self.held += more
+
+    def drop(self, size: int) -> None:
+        """Go on by `size` bytes."""
+        self.offset, self.held = self.offset + size, self.held[size:]
+
+    def skip_to(self, mark: bytes) -> None:
+        """Go on to the next mark behind this place, or to the end."""
+        self.drop(1)
+        while (place := self.held.find(mark)) < 0:
+            self.drop(max(0, len(self.held) - len(mark) + 1))
+            before = len(self.held)
+            self.fill(before + CHUNK_BYTES)
+            if len(self.held) == before:
+                place = before
+                break
+        self.drop(place)
+
+
+def split_records(stream: BinaryIO, report: Report) -> Iterator[tuple[str, bytes]]:
+    """Yield (place, bytes) of each record of a WARC that is not compressed, by the length that it gives.
+
+    A record whose length cannot be, since it is too large or no record follows, is reported, and the next one is looked
+    for: one record is held in memory, not more. A file that is cut loses its last record.
+    """
+    window = Window(stream)
     while True:
-        head = waiting.find(b"\r\n\r\n")
-        if head < 0:
-            more = stream.read(CHUNK_BYTES)
-            if not more:
-                if waiting.strip():
-                    yield f"byte {offset}", waiting
-                return
-            waiting += more
+        window.fill(MAX_HEAD_BYTES)
+        window.drop(len(window.held) - len(window.held.lstrip(b"\r\n")))
+        if not window.held:
+            return
+        place, size, reason = window.offset, *measure_record(window)
+        if not reason:
+            yield f"byte {place}", window.held[:size] + HEAD_END
+            window.drop(size)
             continue
-        match = re.search(rb"content-length:\s*(\d+)", waiting[:head], re.IGNORECASE)
-        end = head + 4 + int(match[1] if match else 0)
-        while len(waiting) < end and (more := stream.read(CHUNK_BYTES)):
-            waiting += more
-        yield f"byte {offset}", waiting[:end] + b"\r\n\r\n"
-        rest = waiting[end:].lstrip(b"\r\n")
-        offset += len(waiting) - len(rest)
-        waiting = rest
+        window.skip_to(HEAD_END + RECORD_MARK)
+        if window.held or not find_break(stream):  # else it's that break, which is told already
+            report(f"byte {place}", reason, window.offset - place if window.held else 0)
+
+
+def measure_record(window: Window) -> tuple[int, str]:
+    """Return (bytes, '') of the record at the beginning of a window, or (0, why there is none)."""
+    head = window.held.find(HEAD_END, 0, MAX_HEAD_BYTES)
+    length = re.search(rb"^content-length:\s*(\d{1,18})\s*$", window.held[: max(head, 0)], re.IGNORECASE | re.MULTILINE)
+    if not window.held.startswith(RECORD_MARK):
+        return 0, "no WARC record begins here"
+    if not length:
+        return 0, "the record has no end of its head, or no length"
+    size = head + len(HEAD_END) + int(length[1])
+    if size > MAX_MEMBER_BYTES:
+        return 0, f"the record is said to have {size:,} bytes, more than {MAX_MEMBER_BYTES >> 20} MB"
+    window.fill(size + len(HEAD_END + RECORD_MARK))
+    if len(window.held) < size:
+        return 0, "the record has less bytes than it says; is the file cut?"
+    rest = window.held[size : size + len(HEAD_END + RECORD_MARK)].lstrip(b"\r\n")
+    if not rest.startswith(RECORD_MARK[: len(rest)]):
+        return 0, "the record's length is wrong: no record follows"
+    return size, ""

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_utils import prepare, sources
-from data_utils.corpus import is_held_out
 from data_utils.preparation.executors import Stage, make_executor, run_stages
 from data_utils.preparation.tally import CheckBroken
+from data_utils.splitting import hash_share
 from errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -42,7 +42,7 @@ def write_lines(path: Path, texts: list[str]) -> Path:
 def corpus(tmp_path_factory, news, chats) -> Path:
     """A corpus with planted duplicates, leaks and a broken file."""
     folder = tmp_path_factory.mktemp("prepare")
-    held = [text for text in (*news, *chats) if is_held_out(text, 0.1)]
+    held = [text for text in (*news, *chats) if hash_share(text) < 0.1]
     leaks = [f"{news[3]}\n{text}\n{chats[3]}" for text in held[:4]]
     write_lines(folder / "texts" / "news1.jsonl", news[:100])
     write_lines(folder / "texts" / "news2.jsonl", [*news[100:], *news[:5], news[7].replace("的", "之", 1)])
@@ -69,7 +69,7 @@ def test_a_corpus_folder_is_what_its_manifest_says(corpus):
     manifest = json.loads((corpus / "corpus.json").read_text())
     assert manifest["format"] == 1
     rows = read_corpus_folder(corpus)
-    assert list(rows[0]) == ["text", "language", "source", "id"]
+    assert list(rows[0]) == ["text", "language", "source", "id", "hash_share"]
     assert manifest["documents"] == len(rows) == sum(shard["documents"] for shard in manifest["shards"])
     assert manifest["bytes"] == sum(len(row["text"].encode()) for row in rows)
     assert sum(counts["documents"] for counts in manifest["languages"].values()) == len(rows)
@@ -95,8 +95,8 @@ def test_planted_duplicates_and_leaks_are_gone_and_the_rest_is_there(corpus, new
     assert 2 <= report["reasons"]["leaks"]["held out and held by training"] <= 4
     kept = sum(text in set(texts) for text in (*news, *chats))
     assert kept >= 0.99 * len(news + chats) - 4
-    held = [text for text in texts if is_held_out(text, 0.1)]
-    training = [text for text in texts if not is_held_out(text, 0.1)]
+    held = [text for text in texts if hash_share(text) < 0.1]
+    training = [text for text in texts if hash_share(text) >= 0.1]
     assert held
     assert not any(text in other for text in held for other in training)
 
@@ -135,7 +135,7 @@ def test_too_much_broken_input_stops_with_one_line_and_leaves_no_corpus(tmp_path
         (tmp_path / "texts" / f"bad{number}.jsonl").write_text("{" * 100)
     options = ["--sources", str(tmp_path / "texts"), "--output_dir", str(tmp_path / "corpus"), *COMMON]
     with pytest.raises(
-        InputError, match=r"broken, more than --max_broken_fraction 0\.2: 4 faults.*bad0.jsonl:1"
+        InputError, match=r"80.0%.*\(4 of 5 files\), more than --max_broken_fraction 0\.2: 4 faults.*bad0.jsonl:1"
     ) as caught:
         prepare.main(options)
     assert "\n" not in str(caught.value)
