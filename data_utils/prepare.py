@@ -78,6 +78,7 @@ def main(argv: list[str] | None = None) -> int:
         from data_utils.cleaning.filters import CleaningArguments
         from data_utils.preparation.executors import run_stages
         from data_utils.preparation.plan import Plan, divide_files, list_files
+        from data_utils.preparation.tally import format_bytes, plural
         from data_utils.readers.inputs import ReadArguments
     except ModuleNotFoundError as error:
         raise InputError(
@@ -125,8 +126,8 @@ def main(argv: list[str] | None = None) -> int:
     report = json.loads((output / "report.json").read_text(encoding="utf-8"))
     held_out = sum(counts["held_out"] for counts in report["languages"].values())
     print(
-        f"{output}: {corpus['documents']:,} documents, {corpus['bytes'] / 1e6:,.1f} MB, {held_out:,} held out, "
-        f"{len(report['faults']):,} not readable; {output}/report.md says more"
+        f"{output}: {plural(corpus['documents'], 'document')}, {format_bytes(corpus['bytes'])}, {held_out:,} held out; "
+        f"{plural(len(report['faults']), 'fault')} in the input; {output}/report.md says more"
     )
     if not held_out:
         print("note: training needs a held-out document: give more text, or a larger --eval_fraction here and there")

@@ -24,10 +24,12 @@ EXPANSION = {".bz2": 5, ".gz": 4, ".zst": 4, ".xz": 5}  # text of a compressed b
 
 
 def list_files(sources: list[str]) -> list[dict]:
-    """Return the files of all sources in order: path, bytes, and what changes when a file does."""
+    """Return the files of all sources in order: path, source, bytes, and what changes when a file does."""
     if not sources:
         raise InputError("nothing to prepare: name files or folders with --sources, or a file of settings")
-    return [{"path": path, **describe_file(path)} for source in sources for path in find_inputs(source)]
+    return [
+        {"path": path, "source": source, **describe_file(path)} for source in sources for path in find_inputs(source)
+    ]
 
 
 def describe_file(path: str) -> dict:
@@ -50,12 +52,13 @@ def divide_files(files: list[dict], task_megabytes: float, reading: ReadArgument
     total = sum(file["bytes"] for file in files)
     task_bytes = int(min(task_megabytes * 10**6, max(total // 8, 10**6)))
     pieces = []
-    for file in files:
+    for number, file in enumerate(files):
+        piece = {"path": file["path"], "file": number}
         parts = cut_file(file["path"], file["bytes"], task_bytes, reading)
         if len(parts) == 1:
-            pieces.append({"path": file["path"], "bytes": file["bytes"]})
+            pieces.append(piece | {"bytes": file["bytes"]})
         else:
-            pieces += [{"path": file["path"], "bytes": part.size, "part": list(part)} for part in parts]
+            pieces += [piece | {"bytes": part.size, "part": list(part)} for part in parts]
     return group_pieces(pieces, task_bytes)
 
 
@@ -121,7 +124,7 @@ class Plan:
             Stage("index", [BuildIndex(folder, evaluation)], int(watches_leaks)),
             Stage("leaks", [FindLeaks(folder)], len(tasks) * watches_leaks, sizes),
             Stage("write", [WriteCorpus(folder, watches_leaks)], len(tasks), sizes),
-            Stage("report", [WriteReport(folder, settings)], 1),
+            Stage("report", [WriteReport(folder, self.files, settings)], 1),
         ]
         return [stage for stage in stages if stage.tasks]
 

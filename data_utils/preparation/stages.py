@@ -21,6 +21,7 @@ from data_utils.readers.opening import Part
 from data_utils.splitting import SHARE
 
 BATCH_CHARACTERS = 250_000  # whose arrays stay in the processor's cache
+CLEAN_COLUMNS = COLUMNS | {"held_out": pa.bool_(), "file": pa.int32()}  # the file's number, for the report
 FATES = {EXACT: "exact duplicate", NEAR: "near duplicate"}
 
 
@@ -41,7 +42,7 @@ class ReadSources(PipelineStep):
             part = Part(*piece["part"]) if "part" in piece else None
             for row in self.read(piece["path"], on_fault=faults.append, part=part):
                 documents += 1
-                metadata = {name: row[name] for name in ("language", "source", SHARE)}
+                metadata = {name: row[name] for name in ("language", "source", SHARE)} | {"file": piece["file"]}
                 yield Document(row["text"], row["id"], metadata=metadata)
             self.tally.add_faults(piece, documents, faults)
 
@@ -60,17 +61,18 @@ class WriteClean(PipelineStep):
         work = Path(self.work)
         signatures = Signatures(self.near)
         held_out = [np.zeros(0, ENTRY)]
-        writer = ShardWriter(work / "clean" / f"{rank:05d}.parquet", COLUMNS | {"held_out": pa.bool_()})
+        writer = ShardWriter(work / "clean" / f"{rank:05d}.parquet", CLEAN_COLUMNS)
         for batch in batches(data):
             texts = [document.text for document in batch]
             with self.track_time("batch"):
                 shares = [document.metadata[SHARE] for document in batch]
-                held = [self.near and share < self.eval_fraction for share in shares]
+                held = [share < self.eval_fraction for share in shares]
                 _, shingles = signatures.add(texts)
                 if shingles is not None and any(held):
                     held_out.append(make_entries(shingles, np.flatnonzero(held), writer.documents))
                 metadata = [[document.metadata[name] for document in batch] for name in ("language", "source")]
-                columns = [texts, *metadata, [document.id for document in batch], shares, held]
+                files = [document.metadata["file"] for document in batch]
+                columns = [texts, *metadata, [document.id for document in batch], shares, held, files]
                 writer.add(pa.table(columns, schema=writer.schema))
         writer.close()
         signatures.write(work / "signatures", rank)

@@ -31,7 +31,7 @@ class Tally:
     """What a task counts for the report; its steps share one."""
 
     def __init__(self) -> None:
-        self.steps: dict[str, dict[str, list[int]]] = {}  # step -> source -> [documents, bytes] that it let through
+        self.steps: dict[str, dict[int, list[int]]] = {}  # step -> file's number -> [documents, bytes] that it let pass
         self.reasons: dict[str, Counter] = defaultdict(Counter)  # step -> reason -> documents that it dropped
         self.examples: dict[str, list[dict]] = {}  # "step: reason" -> what was dropped
         self.changed: dict[str, list[dict]] = {}  # step -> what it made of texts, kept by the step itself
@@ -48,9 +48,9 @@ class Tally:
         else:
             self.lost_bytes += min(piece["bytes"], sum(fault.lost_bytes for fault in faults))
 
-    def count(self, step: str, source: str, documents: int, size: int) -> None:
-        """Add documents that a step let through."""
-        counts = self.steps.setdefault(step, {}).setdefault(source, [0, 0])
+    def count(self, step: str, file: int, documents: int, size: int) -> None:
+        """Add documents of a file, by its number among all, that a step let through."""
+        counts = self.steps.setdefault(step, {}).setdefault(file, [0, 0])
         counts[0] += documents
         counts[1] += size
 
@@ -77,7 +77,7 @@ def shorten(text: str, characters: int = 160) -> str:
 
 
 class Count(PipelineStep):
-    """Counts what comes through for each source."""
+    """Counts what comes through of each file."""
 
     type, name = "COUNT", "count"
 
@@ -89,7 +89,7 @@ class Count(PipelineStep):
     def run(self, data: Iterable[Document], rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         """Pass the documents on."""
         for document in data:
-            self.tally.count(self.step, document.metadata["source"], 1, len(document.text.encode(errors="replace")))
+            self.tally.count(self.step, document.metadata["file"], 1, len(document.text.encode(errors="replace")))
             yield document
 
 
@@ -111,7 +111,7 @@ class Chain(PipelineStep):
         steps = [(step.name, step.filter) for step in self.filters]
         seconds = dict.fromkeys((name for name, _ in steps), 0.0)
         for document in data:
-            source, text = document.metadata["source"], None
+            file, text = document.metadata["file"], None
             for name, keep in steps:
                 begun = time.perf_counter()
                 kept = keep(document)
@@ -119,12 +119,12 @@ class Chain(PipelineStep):
                 if kept is not True:
                     kept, reason = kept if isinstance(kept, tuple) else (kept, "")
                     if not kept:
-                        self.tally.drop(name, reason, document.text, source)
+                        self.tally.drop(name, reason, document.text, document.metadata["source"])
                         break
                 if document.text is not text:
                     text = document.text
                     size = len(text.encode(errors="replace"))
-                self.tally.count(name, source, 1, size)
+                self.tally.count(name, file, 1, size)
             else:
                 yield document
         for name, spent in seconds.items():
@@ -132,10 +132,10 @@ class Chain(PipelineStep):
 
 
 def tally_table(tally: Tally, step: str, rows: pa.Table) -> None:
-    """Count the rows of a table for each source."""
-    sizes = pa.table({"source": rows["source"], "bytes": pc.binary_length(rows["text"])})
-    for row in sizes.group_by("source").aggregate([("bytes", "sum"), ("bytes", "count")]).to_pylist():
-        tally.count(step, row["source"], row["bytes_count"], row["bytes_sum"])
+    """Count the rows of a table for each file."""
+    sizes = pa.table({"file": rows["file"], "bytes": pc.binary_length(rows["text"])})
+    for row in sizes.group_by("file").aggregate([("bytes", "sum"), ("bytes", "count")]).to_pylist():
+        tally.count(step, row["file"], row["bytes_count"], row["bytes_sum"])
 
 
 class CheckBroken(PipelineStep):

@@ -14,12 +14,13 @@ from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 
 from data_utils.readers.encodings import EncodingFault, decode_bytes
 from data_utils.readers.files import ReadArguments
-from data_utils.readers.opening import Part, Report, find_break, open_file, place_cuts
+from data_utils.readers.opening import FEED_BYTES, Part, Report, find_break, open_file, place_cuts
 from data_utils.readers.webpages import MAX_PAGE_BYTES, decode_page, extract_text
 
 MAX_MEMBER_BYTES = 64 << 20  # of one gzip member, unpacked: what is held in memory
 CHUNK_BYTES = 1 << 20
 GZIP_MARK = b"\x1f\x8b\x08"
+CUT_MEMBER = "the file ends in the middle of a gzip member"
 RECORD_MARK = b"WARC/1."
 HEAD_END = b"\r\n\r\n"
 MAX_HEAD_BYTES = 1 << 16
@@ -93,7 +94,7 @@ def read_members(path: str, report: Report, part: Part | None = None) -> Iterato
             if reason:
                 skipped, waiting = find_member(stream, waiting)
                 offset += skipped
-                report(f"byte {start}", reason, offset - start if waiting else 0)
+                report(f"byte {start}", reason, 0 if reason == CUT_MEMBER else offset - start)
             else:
                 yield f"byte {start}", member
             waiting = waiting or stream.read(CHUNK_BYTES)
@@ -113,14 +114,18 @@ def cut_members(path: str, size: int, part_bytes: int, _: ReadArguments) -> list
 
 def is_one_member(path: str) -> bool:
     """Tell whether a .gz was packed as a whole, against the standard: then it is read as a stream."""
+    unpacker, start = zlib.decompressobj(wbits=31), b""
     with open_file(path, decompress=False) as stream:
-        data = stream.read(CHUNK_BYTES)
-        unpacker = zlib.decompressobj(wbits=31)
-        try:
-            start = unpacker.decompress(data, 8 * CHUNK_BYTES)
-        except zlib.error:
-            return False
-        return not unpacker.eof and start.count(b"\r\n\r\nWARC/1.") > 2
+        for _ in range(CHUNK_BYTES // FEED_BYTES):
+            try:
+                start += unpacker.decompress(stream.read(FEED_BYTES), CHUNK_BYTES)
+            except zlib.error:
+                break
+            if unpacker.eof:
+                return False
+            if start.count(HEAD_END + RECORD_MARK) > 2:
+                return True
+    return start.count(HEAD_END + RECORD_MARK) > 2
 
 
 def unpack_member(stream: io.BufferedIOBase, waiting: bytes) -> tuple[bytes, int, bytes, str]:
@@ -141,7 +146,7 @@ def unpack_member(stream: io.BufferedIOBase, waiting: bytes) -> tuple[bytes, int
         used += len(waiting)
         waiting = stream.read(CHUNK_BYTES)
         if not waiting:
-            return b"", used, b"", "the file ends in the middle of a gzip member"
+            return b"", used, b"", CUT_MEMBER
 
 
 def find_member(stream: io.BufferedIOBase, waiting: bytes) -> tuple[int, bytes]:

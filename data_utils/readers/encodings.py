@@ -188,6 +188,9 @@ def read_lines(
                 if len(bad) > 1 + 0.02 * block.count(b"\n"):
                     report(number + bad[0], describe_fault(block))
                     return
+                if block.count(b"\0") > 0.01 * len(block):
+                    report(number, "zero bytes: no text, or UTF-16 that cannot be told apart")
+                    return
         if encoding in ("utf-16", "utf-16-le", "utf-16-be", "utf-32"):
             decoder = decoder or codecs.getincrementaldecoder(encoding)()
             try:

@@ -76,6 +76,7 @@ class Unpacked(io.RawIOBase):
         self.stream, self.packing = stream, packing
         self.frames = pa.CompressedInputStream(stream, "zstd") if packing == ".zst" else None
         self.unpacker, self.waiting, self.ready, self.offset = None, b"", memoryview(b""), 0
+        self.held = b""  # what came last, which is given only when no damage is found right behind it
         self.is_done, self.was_readable, self.fault, self.lost_bytes = False, False, "", 0
 
     def readable(self) -> bool:
@@ -86,7 +87,10 @@ class Unpacked(io.RawIOBase):
         """Fill the buffer with what is unpacked next."""
         while not (self.ready or self.is_done):
             try:
-                self.ready = memoryview(self.unpack_next())
+                unpacked = self.unpack_next()
+                self.ready, self.held = memoryview(self.held), unpacked
+                if self.is_done:
+                    self.ready = memoryview(bytes(self.ready) + unpacked)
             except (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException) as error:
                 state = "are broken" if self.was_readable else f"are none of {self.packing}, or broken"
                 self.is_done, self.fault = True, f"its compressed data {state}: {str(error).splitlines()[0]}"

@@ -113,7 +113,7 @@ def test_the_report_counts_every_step_and_names_what_is_broken(corpus):
     text = (corpus / "report.md").read_text()
     for words in ("broken.jsonl", "Chinese", "held out and held by training", "near duplicate", "MB/s"):
         assert words in text
-    for name in ("steps.png", "lengths.png"):
+    for name in ("languages.png", "steps.png", "lengths.png"):
         assert (corpus / "pictures" / name).read_bytes()[:4] == b"\x89PNG"
 
 
@@ -324,6 +324,7 @@ def test_what_a_kill_left_half_written_is_not_in_the_corpus(tmp_path, chats):
         "00000.parquet",
         "corpus.json",
         "data",
+        "languages.png",
         "lengths.png",
         "pictures",
         "report.json",
