@@ -24,6 +24,8 @@ from tqdm import tqdm
 from errors import InputError
 
 ROOT = Path(__file__).parents[2]
+# Where no terminal shows the bar: a line every half minute.
+LOG_LINE = "{desc}: {percentage:.0f}%, {n_fmt} of {total_fmt}, {rate_fmt}, {elapsed} gone, {remaining} left\n"
 
 
 @dataclass
@@ -51,7 +53,8 @@ class LocalExecutor(LocalPipelineExecutor):
         sizes = self.stage.sizes or [1] * self.tasks
         unit = {"unit": "B", "unit_scale": True} if self.stage.sizes else {"unit": " tasks"}
         done = sum(sizes) - sum(sizes[rank] for rank in ranks)
-        with tqdm(total=sum(sizes), initial=done, desc=self.stage.name, disable=None, **unit) as bar:
+        every = {} if sys.stderr.isatty() else {"mininterval": 30, "bar_format": LOG_LINE}
+        with tqdm(total=sum(sizes), initial=done, desc=self.stage.name, **every, **unit) as bar:
             if min(self.workers, len(ranks)) < 2:
                 for rank in ranks:
                     run_task(dill.dumps(self), rank)
