@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -37,14 +38,20 @@ class ReadSources(PipelineStep):
 
     def run(self, data: None = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         """Yield the documents."""
+        seconds = 0.0
         for piece in self.tasks[rank]:
             documents, faults = 0, []
             part = Part(*piece["part"]) if "part" in piece else None
+            begun = time.perf_counter()
             for row in self.read(piece["path"], on_fault=faults.append, part=part):
+                seconds += time.perf_counter() - begun
                 documents += 1
                 metadata = {name: row[name] for name in ("language", "source", SHARE)} | {"file": piece["file"]}
                 yield Document(row["text"], row["id"], metadata=metadata)
+                begun = time.perf_counter()
+            seconds += time.perf_counter() - begun
             self.tally.add_faults(piece, documents, faults)
+        self.tally.seconds["sources"] = seconds
 
 
 class WriteClean(PipelineStep):

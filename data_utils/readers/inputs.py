@@ -134,7 +134,7 @@ def read_rows(
         raise InputError(f"{path}: {need}") from error
     except Exception as error:  # each format and compression has its own
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        after = f" after {rows_read} rows" if rows_read else ""
+        after = f" after row {rows_read:,}" if rows_read else ""
         report("", f"not readable as {Path(path).name.partition('.')[2]}{after}: {reason}")
     if not rows_read and not faults and part is None:
         report("", "the file is empty")

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data_utils.readers import archives
+from data_utils.readers import records as records_of
 from data_utils.readers.files import ReadArguments, find_files
 from data_utils.readers.inputs import cut_file, read_documents_of
 from errors import InputError
@@ -222,19 +222,19 @@ def test_half_a_page_or_sheet_is_none(tmp_path):
 @pytest.mark.parametrize("length", ["99999999999", "30000000", "3", "x"])
 def test_a_wrong_length_in_a_plain_archive_costs_one_record_and_no_memory(tmp_path, monkeypatch, length):
     pytest.importorskip("fastwarc")
-    monkeypatch.setattr(archives, "CHUNK_BYTES", 1000)
+    monkeypatch.setattr(records_of, "CHUNK_BYTES", 1000)
     records = [warc_record(number) for number in range(30)]
     records[10] = records[10].replace(records[10].split(b"Content-Length: ")[1].split(b"\r\n")[0], length.encode(), 1)
     path = tmp_path / "a.warc"
     path.write_bytes(b"".join(records))
     held = []
-    fill = archives.Window.fill
+    fill = records_of.Window.fill
 
     def watch(self, size):
         fill(self, size)
         held.append(len(self.held))
 
-    monkeypatch.setattr(archives.Window, "fill", watch)
+    monkeypatch.setattr(records_of.Window, "fill", watch)
     documents, [fault] = read(path)
     assert [d["id"].rpartition("/")[2] for d in documents] == [str(n) for n in range(30) if n != 10]
     assert fault.place == f"byte {sum(map(len, records[:10]))}"
