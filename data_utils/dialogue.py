@@ -16,15 +16,10 @@ from transformers import PreTrainedTokenizerBase
 from data_utils import sources
 from data_utils.caching import cache_key, generate_rows
 from data_utils.cleaning.languages import detect_language
-from data_utils.corpus import (
-    clean_text,
-    dialogue_text,
-    hash_share,
-    parse_source,
-    repeat_rows,
-)
+from data_utils.corpus import clean_text, dialogue_text, parse_source, repeat_rows
 from data_utils.readers.files import file_suffix, file_version, find_files
 from data_utils.readers.inputs import is_hub_name, load_hub, read_rows
+from data_utils.splitting import hash_share
 from errors import InputError
 
 IGNORE_LABEL = -100  # what the loss of PyTorch and transformers skips

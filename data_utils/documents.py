@@ -24,6 +24,7 @@ from data_utils.corpus import (
 )
 from data_utils.folder import is_corpus_folder, list_shards, read_manifest
 from data_utils.readers.files import find_files
+from data_utils.splitting import SHARE, share_of
 from errors import InputError
 
 LARGE_BYTES = 256_000_000  # files of more are tokenized to shards instead of being held by `datasets`
@@ -76,28 +77,29 @@ class Source:
         """Return the text as it is trained on: that of a corpus folder as it is."""
         return text if self.is_folder and not self.remove_stop_words else clean_text(text, self.remove_stop_words)
 
-    def read(self, part: str, start: int = 0) -> Iterator[tuple[str, str]]:
-        """Yield (text, language) of a part from document `start` on, not cleaned."""
+    def read(self, part: str, start: int = 0) -> Iterator[tuple[str, str, float]]:
+        """Yield (text, language, hash share) of a part from document `start` on, not cleaned."""
         if self.is_folder:
             yield from read_parquet(part, start)
             return
         rows = read_documents(part) if part in CORPUS_SOURCES else read_texts(part, self.text_column, self.sample_by)
         for row in islice(rows, start, None):
-            yield row["text"], row["language"]
+            yield row["text"], row["language"], row[SHARE]
 
 
-def read_parquet(path: str, start: int) -> Iterator[tuple[str, str]]:
-    """Yield (text, language) of a Parquet file of a corpus from row `start` on; row groups before it are not read."""
+def read_parquet(path: str, start: int) -> Iterator[tuple[str, str, float]]:
+    """Yield (text, language, hash share) of a Parquet file of a corpus from row `start` on, no row groups before it."""
     with pq.ParquetFile(path) as file:
+        columns = [name for name in ("text", "language", SHARE) if name in file.schema_arrow.names]
         for group in range(file.num_row_groups):
             rows = file.metadata.row_group(group).num_rows
             if start >= rows:
                 start -= rows
                 continue
-            for batch in file.iter_batches(256, row_groups=[group], columns=["text", "language"]):
-                texts, languages = (batch.column(name).slice(start).to_pylist() for name in ("text", "language"))
+            for batch in file.iter_batches(256, row_groups=[group], columns=columns):
+                for row in batch.slice(start).to_pylist():
+                    yield row["text"], row["language"], share_of(row)
                 start = max(0, start - batch.num_rows)
-                yield from zip(texts, languages, strict=True)
 
 
 def find_sources(corpus: list[str], sources: list[str] | None, *reading: str | bool) -> list[Source]:

@@ -1,7 +1,7 @@
 """A corpus folder, as `data_utils.prepare` leaves it: Parquet files of documents, and the manifest that makes it whole.
 
 FOLDER/corpus.json          the manifest, written last: its shards with documents, bytes and hash
-FOLDER/data/00000.parquet   text, language, source, id
+FOLDER/data/00000.parquet   text, language, source, id, hash_share (by which the split goes; not in old ones)
 """
 
 import json

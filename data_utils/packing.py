@@ -11,9 +11,9 @@ from datasets import Dataset, Features, IterableDataset, List, Value
 from transformers import PreTrainedTokenizerBase
 
 from data_utils.caching import cache_key, generate_rows
-from data_utils.corpus import is_held_out
 from data_utils.dialogue import IGNORE_LABEL, DialogueError, fit_dialogue
 from data_utils.encoding import encode_texts
+from data_utils.splitting import share_of
 from errors import InputError
 
 IDS = List(Value("int32"))
@@ -89,7 +89,7 @@ def stream_blocks(
     """Return blocks of T tokens from a stream of documents, those left out that belong to the held-out part."""
 
     def blocks() -> Iterator[dict]:
-        kept = (row["text"] for row in documents if not is_held_out(row["text"], eval_fraction))
+        kept = (row["text"] for row in documents if share_of(row) >= eval_fraction)
         batches = iter(lambda: list(islice(kept, 64)), [])
         for block in pack_tokens((ids for texts in batches for ids in encode_texts(tokenizer, texts)), block_tokens):
             yield {"input_ids": block}

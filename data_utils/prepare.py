@@ -77,7 +77,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         from data_utils.cleaning.filters import CleaningArguments
         from data_utils.preparation.executors import run_stages
-        from data_utils.preparation.plan import Plan, list_files
+        from data_utils.preparation.plan import Plan, divide_files, list_files
+        from data_utils.preparation.tally import format_bytes, plural
         from data_utils.readers.inputs import ReadArguments
     except ModuleNotFoundError as error:
         raise InputError(
@@ -101,12 +102,16 @@ def main(argv: list[str] | None = None) -> int:
                 return 0
             work = output / ".work"
             work.mkdir(parents=True, exist_ok=True)
-            begin_work(work, {"settings": settings, "files": files, "code": cache_key()})
+            begun = begin_work(work, {"settings": settings, "files": files, "code": cache_key()})
+            if "tasks" not in begun:
+                begun["tasks"] = divide_files(files, args.task_megabytes, reading)
+                write_plan(work, begun)
 
             # 2. The stages, each of which leaves what the next one reads.
             duplicates = (args.duplicates, args.near_similarity)
             held_out = (args.eval_fraction, args.eval_files)
-            plan = Plan(files, args.task_megabytes, reading, cleaning, *duplicates, *held_out, args.max_broken_fraction)
+            tasks = begun["tasks"]
+            plan = Plan(files, tasks, reading, cleaning, *duplicates, *held_out, args.max_broken_fraction)
             stages = plan.stages(work, settings)
             slurm = {"partition": args.slurm_partition, "time": args.slurm_time}
             workers = args.workers or (-1 if args.executor == "slurm" else len(os.sched_getaffinity(0)))
@@ -121,8 +126,8 @@ def main(argv: list[str] | None = None) -> int:
     report = json.loads((output / "report.json").read_text(encoding="utf-8"))
     held_out = sum(counts["held_out"] for counts in report["languages"].values())
     print(
-        f"{output}: {corpus['documents']:,} documents, {corpus['bytes'] / 1e6:,.1f} MB, {held_out:,} held out, "
-        f"{len(report['faults']):,} not readable; {output}/report.md says more"
+        f"{output}: {plural(corpus['documents'], 'document')}, {format_bytes(corpus['bytes'])}, {held_out:,} held out; "
+        f"{plural(len(report['faults']), 'fault')} in the input; {output}/report.md says more"
     )
     if not held_out:
         print("note: training needs a held-out document: give more text, or a larger --eval_fraction here and there")
@@ -145,7 +150,7 @@ def is_finished(output: Path, settings: dict, overwrite: bool) -> bool:
         changed = [name for name, value in settings.items() if before.get(name) != value]
         if changed:
             raise InputError(
-                f"{output}: prepared with another {changed[0]} ({before.get(changed[0])}, now {settings[changed[0]]}); "
+                f"{output}: prepared with {describe_change(changed[0], before, settings)}; "
                 "choose another --output_dir or --overwrite true"
             )
         shutil.rmtree(output / ".work", ignore_errors=True)
@@ -155,13 +160,11 @@ def is_finished(output: Path, settings: dict, overwrite: bool) -> bool:
     return False
 
 
-def begin_work(work: Path, plan: dict) -> None:
-    """Keep the plan of this preparation, or check that the one that was begun is the same."""
+def begin_work(work: Path, plan: dict) -> dict:
+    """Return the plan of this preparation as it was begun; raise InputError where it isn't the same."""
     path = work / "plan.json"
     if not path.exists():
-        aside = path.with_suffix(".tmp")
-        aside.write_text(json.dumps(plan), encoding="utf-8")
-        aside.replace(path)
+        return plan
     plan = json.loads(json.dumps(plan))
     before = json.loads(path.read_text(encoding="utf-8"))
     if before["files"] != plan["files"]:
@@ -173,8 +176,27 @@ def begin_work(work: Path, plan: dict) -> None:
     changed = [name for name, value in plan["settings"].items() if before["settings"].get(name) != value]
     if changed:
         raise InputError(
-            f"{work.parent}: begun with another {changed[0]}; set it as before to go on, or use --overwrite true"
+            f"{work.parent}: begun with {describe_change(changed[0], before['settings'], plan['settings'])}; "
+            "set it as before to go on, or use --overwrite true"
         )
+    return before
+
+
+def write_plan(work: Path, plan: dict) -> None:
+    """Keep the plan, whole or not at all: a preparation that goes on has the same tasks."""
+    aside = work / "plan.tmp"
+    aside.write_text(json.dumps(plan), encoding="utf-8")
+    aside.replace(work / "plan.json")
+
+
+def describe_change(name: str, before: dict, now: dict) -> str:
+    """Return in words how a setting differs.
+
+    >>> describe_change("sources", {"sources": ["a.txt"]}, {"sources": ["b", "c"]})
+    '--sources a.txt, not b c'
+    """
+    words = [" ".join(map(str, v)) if isinstance(v, list) else str(v) for v in (before.get(name, "unset"), now[name])]
+    return f"--{name} {words[0] or 'empty'}, not {words[1] or 'empty'}"
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ from data_utils.corpus import (
     FEATURES,
     clean_corpus,
     count_text_bytes,
-    is_held_out,
     read_corpus,
     split_train_eval,
     stream_corpus,
@@ -26,6 +25,7 @@ from data_utils.mixture import Mixture
 from data_utils.packing import pack_documents, stream_blocks, tokenize_documents
 from data_utils.sampling import sample_texts
 from data_utils.shards import tokenize_source
+from data_utils.splitting import SHARE
 from data_utils.streams import TokenStream
 from data_utils.tokenizer import load_tokenizer, tokenizer_fingerprint, train_tokenizer
 from errors import InputError
@@ -151,13 +151,13 @@ class ShardedCorpus:
             nonlocal source
             for source in self.sources:
                 for part in source.parts():
-                    yield from source.read(part)
+                    rows = source.read(part)
+                    yield from ((text, language) for text, language, share in rows if share >= self.eval_fraction)
 
-        def accept(text: str) -> str | None:
-            text = source.clean(text)
-            return None if is_held_out(text, self.eval_fraction) else text
+        def clean(text: str) -> str:
+            return source.clean(text)
 
-        return sample_texts(documents(), max_bytes, accept)
+        return sample_texts(documents(), max_bytes, clean)
 
     def pack(
         self, tokenizer: PreTrainedTokenizerBase, key: str, block_tokens: int, seed: int, step_rows: int
@@ -175,7 +175,7 @@ class ShardedCorpus:
     def held_out(self, max_bytes: int) -> Dataset:
         """Return held-out documents of about `max_bytes` of each language, from everywhere in all sources."""
         rows = [
-            {**row, "source": source.path}
+            {**row, "source": source.path, SHARE: 0.0}
             for source, stream in zip(self.sources, self.streams, strict=True)
             for row in stream.read_held_out(max_bytes)
         ]

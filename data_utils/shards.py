@@ -21,11 +21,10 @@ import xxhash
 from transformers import PreTrainedTokenizerBase
 
 from data_utils.caching import cache_folder
-from data_utils.corpus import is_held_out
 from data_utils.documents import Source
 from data_utils.encoding import encode_texts
 
-FORMAT = 1  # of these files and of what is in them: to be counted up when either changes
+FORMAT = 2  # of these files and of what is in them: to be counted up when either changes
 SHARD_TOKENS = 2**25  # what a kill costs at most to do again
 BATCH_CHARACTERS = 2**20  # text in one call of the tokenizer
 EVAL_BYTES = 2**20  # held-out text kept of a language in a shard; what is above is neither trained on nor evaluated
@@ -83,10 +82,10 @@ def batch_documents(
     """Yield batches of (text, language, held out, place after it), from document `start` of part `part` on."""
     batch, characters = [], 0
     for number in range(part, len(parts)):
-        for row, (raw, language) in enumerate(source.read(parts[number], start), start + 1):
+        for row, (raw, language, share) in enumerate(source.read(parts[number], start), start + 1):
             text = source.clean(raw)
             if text:
-                batch.append((text, language, is_held_out(text, eval_fraction), (number, row)))
+                batch.append((text, language, share < eval_fraction, (number, row)))
                 characters += len(text)
             if characters >= BATCH_CHARACTERS:
                 yield batch

@@ -39,14 +39,6 @@ class TokenStream:
             start, count, shard = start + len(parts[-1]), count - len(parts[-1]), shard + 1
         return parts[0] if len(parts) == 1 else np.concatenate(parts or [np.empty(0, self.dtype)])
 
-    def find_document(self, position: int) -> tuple[int, int]:
-        """Return (number, first token) of the document that token `position` is in."""
-        shard = int(np.searchsorted(self.ends, position, side="right"))
-        first = int(self.ends[shard - 1]) if shard else 0
-        offsets = np.load(self.folder / f"{shard:05d}.npy", mmap_mode="r")
-        number = int(np.searchsorted(offsets, position - first, side="right")) - 1
-        return sum(entry["documents"] for entry in self.shards[:shard]) + number, first + int(offsets[number])
-
     def count_languages(self) -> dict[str, dict[str, int]]:
         """Return documents, bytes and tokens of each language."""
         total: dict[str, dict[str, int]] = {}

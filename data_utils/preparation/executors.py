@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import subprocess
 import sys
 import threading
 import time
@@ -23,6 +24,8 @@ from tqdm import tqdm
 from errors import InputError
 
 ROOT = Path(__file__).parents[2]
+# Where no terminal shows the bar: a line every half minute.
+LOG_LINE = "{desc}: {percentage:.0f}%, {n_fmt} of {total_fmt}, {rate_fmt}, {elapsed} gone, {remaining} left\n"
 
 
 @dataclass
@@ -50,7 +53,8 @@ class LocalExecutor(LocalPipelineExecutor):
         sizes = self.stage.sizes or [1] * self.tasks
         unit = {"unit": "B", "unit_scale": True} if self.stage.sizes else {"unit": " tasks"}
         done = sum(sizes) - sum(sizes[rank] for rank in ranks)
-        with tqdm(total=sum(sizes), initial=done, desc=self.stage.name, disable=None, **unit) as bar:
+        every = {} if sys.stderr.isatty() else {"mininterval": 30, "bar_format": LOG_LINE}
+        with tqdm(total=sum(sizes), initial=done, desc=self.stage.name, **every, **unit) as bar:
             if min(self.workers, len(ranks)) < 2:
                 for rank in ranks:
                     run_task(dill.dumps(self), rank)
@@ -115,6 +119,7 @@ def make_executor(stage: Stage, kind: str, work: Path, workers: int, slurm: dict
         env_command=environment,
         logging_dir=logs,
         depends=before,
+        sbatch_args={"kill-on-invalid-dep": "yes"},  # after a stage that failed the others would wait for ever
         **slurm,
     )
 
@@ -126,11 +131,8 @@ def run_stages(
     if kind == "slurm":
         if shutil.which("sbatch") is None:
             raise InputError("--executor slurm: there is no sbatch here; run it on a login node of the cluster")
-        executor = None
-        for stage in stages:
-            executor = make_executor(stage, kind, work, workers, slurm, executor)
-        executor.run()
-        say(f"submitted to Slurm; scripts and logs in {work / 'runs'}")
+        submit_stages(stages, work, workers, slurm)
+        say(f"submitted to Slurm; scripts and logs in {work / 'runs'}; the same command goes on after a failure")
         return False
     if kind == "ray":
         start_ray(ray_address)
@@ -140,6 +142,23 @@ def run_stages(
         if failed := executor.get_incomplete_ranks(skip_completed=True):
             raise_failure(executor, stage, failed)
     return True
+
+
+def submit_stages(stages: list[Stage], work: Path, workers: int, slurm: dict) -> None:
+    """Submit the stages as jobs, each after the one before; raise InputError where they were and haven't ended yet."""
+    path = work / "jobs.txt"
+    if path.exists():
+        command = ["squeue", "--noheader", "--jobs", path.read_text(), "--format", "%i %j"]
+        waiting = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
+        if waiting:
+            raise InputError(f"{work.parent}: still runs as Slurm job {waiting[0]}; wait for it, or scancel it")
+    executor, executors = None, []
+    for stage in stages:
+        executor = make_executor(stage, "slurm", work, workers, slurm, executor)
+        executors.append(executor)
+    logger.disable("datatrove")
+    executor.run()
+    path.write_text(",".join(str(executor.job_id) for executor in executors if executor.job_id not in (None, -1)))
 
 
 def start_ray(address: str | None) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 from datatrove.pipeline.base import PipelineStep
 
 from data_utils.folder import MANIFEST
-from data_utils.preparation.report import draw_pictures, format_report
-from data_utils.preparation.tally import EXAMPLES, read_tallies, write_json
+from data_utils.preparation.pictures import draw_pictures
+from data_utils.preparation.report import format_report
+from data_utils.preparation.tally import EXAMPLES, measure_broken, read_tallies, write_json
 
 
 class WriteReport(PipelineStep):
@@ -17,9 +18,9 @@ class WriteReport(PipelineStep):
 
     type, name = "WRITER", "report"
 
-    def __init__(self, work: str, settings: dict) -> None:
+    def __init__(self, work: str, files: list[dict], settings: dict) -> None:
         super().__init__()
-        self.work, self.settings = Path(work), settings
+        self.work, self.files, self.settings = Path(work), files, settings
 
     def run(self, data: None = None, rank: int = 0, world_size: int = 1) -> None:
         """Write the report and the manifest of the corpus."""
@@ -27,7 +28,8 @@ class WriteReport(PipelineStep):
         for path in (*output.glob("*.tmp"), *(self.work / "data").glob("*.tmp")):  # what a kill left half written
             path.unlink()
         read, written = (read_tallies(self.work, stage) for stage in ("read", "write"))
-        report = merge_tallies(read, written)
+        report = merge_tallies(read, written, self.files)
+        report["broken"] = dict(zip(("share", "words"), measure_broken(read, self.files), strict=True))
         report["seconds"] = sum_seconds(self.work / "runs", read)
         draw_pictures(report, output / "pictures")
         write_json(output / "report.json", report)
@@ -56,15 +58,23 @@ class WriteReport(PipelineStep):
         write_json(output / MANIFEST, manifest)
 
 
-def merge_tallies(read: list[dict], written: list[dict]) -> dict:
-    """Return the sums of what the tasks counted, and the first examples of each kind."""
-    report = {"steps": {}, "reasons": {}, "examples": {}, "faults": [], "languages": {}, "changed": {}, "kept": {}}
+def merge_tallies(read: list[dict], written: list[dict], files: list[dict]) -> dict:
+    """Return the sums of what the tasks counted, of each source and file, and the first examples of each kind.
+
+    `steps` is step -> source -> [documents, bytes], `files` path -> {source, what was read, what was kept}.
+    """
+    report = {"steps": {}, "files": {}, "reasons": {}, "examples": {}, "faults": [], "languages": {}}
+    report |= {"changed": {}, "kept": {}}
+    last = list(written[0]["steps"])[-1]
     for tally in (*read, *written):
-        for step, sources in tally["steps"].items():
+        for step, counted in tally["steps"].items():
             merged = report["steps"].setdefault(step, {})
-            for source, counts in sources.items():
-                before = merged.get(source, [0, 0])
-                merged[source] = [before[0] + counts[0], before[1] + counts[1]]
+            for number, counts in counted.items():
+                file = files[int(number)]
+                add_counts(merged, file["source"], counts)
+                if step in ("read", last):
+                    entry = report["files"].setdefault(file["path"], {"source": file["source"]})
+                    add_counts(entry, "read" if step == "read" else "kept", counts)
         for step, reasons in tally["reasons"].items():
             report["reasons"][step] = dict(Counter(report["reasons"].get(step, {})) + Counter(reasons))
         for name in ("examples", "changed", "kept"):
@@ -77,6 +87,11 @@ def merge_tallies(read: list[dict], written: list[dict]) -> dict:
             merged["lengths"] = [a + b for a, b in zip(merged["lengths"], counts["lengths"], strict=True)]
         report["faults"] += tally["faults"]
     return report
+
+
+def add_counts(sums: dict, name: str, counts: list[int]) -> None:
+    """Add documents and bytes to those of a name."""
+    sums[name] = [a + b for a, b in zip(sums.get(name, (0, 0)), counts, strict=True)]
 
 
 def sum_seconds(runs: Path, read: list[dict]) -> dict[str, float]:

@@ -7,7 +7,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-COLUMNS = {"text": pa.string(), "language": pa.string(), "source": pa.string(), "id": pa.string()}
+from data_utils.splitting import SHARE
+
+COLUMNS = dict.fromkeys(("text", "language", "source", "id"), pa.string()) | {SHARE: pa.float64()}
 ROW_GROUP_BYTES = 8_000_000
 
 

@@ -16,7 +16,7 @@ from data_utils.preparation.manifest import WriteReport
 from data_utils.preparation.signatures import ROWS
 from data_utils.preparation.stages import ReadSources, WriteClean, WriteCorpus
 from data_utils.preparation.tally import Chain, CheckBroken, Count, Tally
-from data_utils.readers.inputs import ReadArguments, find_inputs, read_documents_of
+from data_utils.readers.inputs import ReadArguments, cut_file, find_inputs, read_documents_of
 from errors import InputError
 
 DUPLICATES = {"near": ROWS, "exact": 1, "none": 0}  # how many keys of each document are compared
@@ -24,10 +24,12 @@ EXPANSION = {".bz2": 5, ".gz": 4, ".zst": 4, ".xz": 5}  # text of a compressed b
 
 
 def list_files(sources: list[str]) -> list[dict]:
-    """Return the files of all sources in order: path, bytes, and what changes when a file does."""
+    """Return the files of all sources in order: path, source, bytes, and what changes when a file does."""
     if not sources:
         raise InputError("nothing to prepare: name files or folders with --sources, or a file of settings")
-    return [{"path": path, **describe_file(path)} for source in sources for path in find_inputs(source)]
+    return [
+        {"path": path, "source": source, **describe_file(path)} for source in sources for path in find_inputs(source)
+    ]
 
 
 def describe_file(path: str) -> dict:
@@ -42,21 +44,38 @@ def describe_file(path: str) -> dict:
     return {"bytes": info.get("size") or 0, "changed": str(info.get("ETag") or info.get("mtime") or "")}
 
 
-def divide_files(files: list[dict], task_bytes: int) -> list[list[dict]]:
-    """Divide files into tasks of about `task_bytes`, in order, whatever the number of workers.
+def divide_files(files: list[dict], task_megabytes: float, reading: ReadArguments) -> list[list[dict]]:
+    """Divide files, and those that can be cut into parts, into tasks of about as much input, in order.
 
-    >>> files = [{"bytes": size} for size in (5, 3, 9, 1)]
-    >>> [[file["bytes"] for file in task] for task in divide_files(files, 8)]
+    A small input is divided too, by its size alone: the corpus is the same for any number of workers.
+    """
+    total = sum(file["bytes"] for file in files)
+    task_bytes = int(min(task_megabytes * 10**6, max(total // 8, 10**6)))
+    pieces = []
+    for number, file in enumerate(files):
+        piece = {"path": file["path"], "file": number}
+        parts = cut_file(file["path"], file["bytes"], task_bytes, reading)
+        if len(parts) == 1:
+            pieces.append(piece | {"bytes": file["bytes"]})
+        else:
+            pieces += [piece | {"bytes": part.size, "part": list(part)} for part in parts]
+    return group_pieces(pieces, task_bytes)
+
+
+def group_pieces(pieces: list[dict], task_bytes: int) -> list[list[dict]]:
+    """Group files and parts to tasks of at most `task_bytes`, in order; one that is larger is a task by itself.
+
+    >>> [[piece["bytes"] for piece in task] for task in group_pieces([{"bytes": n} for n in (5, 3, 9, 1)], 8)]
     [[5, 3], [9], [1]]
     """
     tasks: list[list[dict]] = []
     held = task_bytes
-    for file in files:
-        if not tasks or held + file["bytes"] > task_bytes:
+    for piece in pieces:
+        if not tasks or held + piece["bytes"] > task_bytes:
             tasks.append([])
             held = 0
-        tasks[-1].append(file)
-        held += file["bytes"]
+        tasks[-1].append(piece)
+        held += piece["bytes"]
     return tasks
 
 
@@ -71,7 +90,7 @@ class Plan:
     """What a preparation does."""
 
     files: list[dict]
-    task_megabytes: float
+    tasks: list[list[dict]]  # of each reading task: the files, and parts of files, that it reads
     reading: ReadArguments
     cleaning: CleaningArguments
     duplicates: str
@@ -82,10 +101,8 @@ class Plan:
 
     def stages(self, work: Path, settings: dict) -> list[Stage]:
         """Return the stages, each of which leaves in `work` what the next one reads."""
-        # A small input is divided too, by its size alone: the corpus is the same for any number of workers.
-        total = sum(file["bytes"] for file in self.files)
-        tasks = divide_files(self.files, int(min(self.task_megabytes * 10**6, max(total // 8, 10**6))))
-        sizes = [sum(file["bytes"] for file in task) for task in tasks]
+        tasks = self.tasks
+        sizes = [sum(piece["bytes"] for piece in task) for task in tasks]
         texts = sum(file["bytes"] * EXPANSION.get(Path(file["path"]).suffix, 1) for file in self.files)
         parts = 1 + texts // PART_BYTES
         rows = DUPLICATES[self.duplicates]
@@ -101,13 +118,13 @@ class Plan:
         evaluation = partial(read_evaluation, self.eval_files, self.reading)
         stages = [
             Stage("read", read, len(tasks), sizes),
-            Stage("check", [CheckBroken(folder, sum(sizes), self.max_broken_fraction)], 1),
+            Stage("check", [CheckBroken(folder, self.files, self.max_broken_fraction)], 1),
             Stage("pairs", [FindPairs(folder, parts, self.near_similarity)], rows * parts),
             Stage("clusters", [JoinPairs(folder, parts)], 1),
             Stage("index", [BuildIndex(folder, evaluation)], int(watches_leaks)),
             Stage("leaks", [FindLeaks(folder)], len(tasks) * watches_leaks, sizes),
             Stage("write", [WriteCorpus(folder, watches_leaks)], len(tasks), sizes),
-            Stage("report", [WriteReport(folder, settings)], 1),
+            Stage("report", [WriteReport(folder, self.files, settings)], 1),
         ]
         return [stage for stage in stages if stage.tasks]
 

@@ -1,13 +1,15 @@
-"""What became of every source, as Markdown and pictures."""
+"""What became of every source, as Markdown."""
 
-from pathlib import Path
+import os
+from collections.abc import Iterator
 
-from data_utils.preparation.tally import shorten
+from data_utils.preparation.tally import format_bytes, plural, shorten
 
 LANGUAGES = {"en": "English", "zh": "Chinese"}
-SHOWN = 30  # sources in the report, the largest
-SHOWN_WITH_STEPS = 6
+SHOWN_SOURCES = 30
+SHOWN_FILES = 10  # the largest, and those that lost most
 SHOWN_FAULTS = 50
+WHAT_STAYS = "Of documents that are alike the first one stays, in the order of the sources."
 
 
 def total(sources: dict[str, list[int]]) -> list[int]:
@@ -15,20 +17,21 @@ def total(sources: dict[str, list[int]]) -> list[int]:
     return [sum(counts[0] for counts in sources.values()), sum(counts[1] for counts in sources.values())]
 
 
-def format_table(head: list[str], rows: list[list[object]]) -> list[str]:
-    """Return the lines of a Markdown table, numbers to the right."""
-    cells = [[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows]
-    rule = ["---:" if rows and isinstance(cell, int | float) else "---" for cell in (rows[0] if rows else head)]
-    return ["| " + " | ".join(line) + " |" for line in (head, rule, *cells)] + [""]
+def name_language(code: str) -> str:
+    """Return a language's name."""
+    return LANGUAGES.get(code, code or "unknown")
 
 
-def megabytes(size: int) -> str:
-    """Return bytes as MB.
+def percent(part: float, whole: float) -> str:
+    """Return a share in words.
 
-    >>> megabytes(1_234_567)
-    '1.2'
+    >>> percent(1, 3), percent(0, 0), percent(1, 10**6), percent(999_999, 10**6)
+    ('33.3%', '0%', '< 0.1%', '> 99.9%')
     """
-    return f"{size / 1e6:,.1f}"
+    share = part / whole if whole else 0
+    if share in (0, 1):
+        return f"{share:.0%}"
+    return "< 0.1%" if share < 0.001 else "> 99.9%" if share > 0.999 else f"{share:.1%}"
 
 
 def quote(text: str) -> str:
@@ -36,127 +39,183 @@ def quote(text: str) -> str:
     return "`" + text.replace("`", "'").replace("|", "\\|").replace("\n", " ") + "`"
 
 
+def format_table(head: list[str], rows: list[list[object]], texts: int = 1) -> list[str]:
+    """Return the lines of a Markdown table; all but the first `texts` columns stand to the right."""
+    cells = [[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows]
+    rule = ["---" if place < texts else "---:" for place in range(len(head))]
+    return ["| " + " | ".join(line) + " |" for line in (head, rule, *cells)] + [""]
+
+
 def format_report(report: dict, name: str) -> str:
     """Return the report as Markdown."""
-    steps = report["steps"]
-    names = list(steps)
-    first, last = total(steps[names[0]]), total(steps[names[-1]])
-    lines = [
-        f"# Corpus {name}",
-        "",
-        f"{first[0]:,} documents ({megabytes(first[1])} MB of text) read, {last[0]:,} ({megabytes(last[1])} MB) kept; "
-        f"{len(report['faults']):,} faults in the input.",
-        "",
-        "## Steps",
-        "",
-        "What each step let through; its reasons for the rest stand below.",
-        "",
-    ]
-    rows = [[step, *total(steps[step])] for step in names]
-    before = [rows[0], *rows[:-1]]
-    lines += format_table(
-        ["step", "documents", "dropped", "MB", "change of MB"],
-        [
-            [s, d, b[1] - d, megabytes(size), megabytes(size - b[2])]
-            for (s, d, size), b in zip(rows, before, strict=True)
-        ],
-    )
-    lines += ["![MB after each step](pictures/steps.png)", "", "## Sources", ""]
-    ordered = sorted(steps[names[0]], key=lambda source: (-steps[names[0]][source][1], source))
-    shown = ordered[:SHOWN]
-    if len(shown) <= SHOWN_WITH_STEPS:
-        head = ["source", *(f"{step}: documents (MB)" for step in names)]
-        cells = [[steps[step].get(source, [0, 0]) for step in names] for source in shown]
-        rows = [
-            [quote(source), *(f"{d:,} ({megabytes(size)})" for d, size in row)]
-            for source, row in zip(shown, cells, strict=True)
-        ]
-        lines += format_table(head, rows)
-    else:
-        cells = [(*steps[names[0]][source], *steps[names[-1]].get(source, [0, 0])) for source in shown]
-        rows = [
-            [quote(source), a, megabytes(b), c, megabytes(d)] for source, (a, b, c, d) in zip(shown, cells, strict=True)
-        ]
-        lines += format_table(["source", "documents in", "MB in", "documents out", "MB out"], rows)
-    if len(ordered) > len(shown):
-        lines += [f"{len(ordered) - len(shown):,} smaller sources are in report.json, each with every step.", ""]
-
-    languages = sorted(report["languages"].items(), key=lambda item: -item[1]["bytes"])
-    lines += ["## Languages", ""]
-    rows = [
-        [
-            LANGUAGES.get(code, code),
-            c["documents"],
-            c["held_out"],
-            megabytes(c["bytes"]),
-            f"{c['bytes'] / max(last[1], 1):.1%}",
-        ]
-        for code, c in languages
-    ]
-    lines += format_table(["language", "documents", "held out (if leaks are watched)", "MB", "share of bytes"], rows)
-    lines += ["![Length of documents](pictures/lengths.png)", "", "## Dropped", ""]
-    rows = [[step, reason or step, n] for step in names for reason, n in report["reasons"].get(step, {}).items()]
-    lines += format_table(["step", "reason", "documents"], rows) if rows else ["Nothing was dropped.", ""]
-    for kind, examples in report["examples"].items():
-        lines += [f"- {kind}"]
-        lines += [
-            f"  - {quote(example['text'])} ({', '.join(v for k, v in example.items() if k != 'text')})"
-            for example in examples
-        ]
-    lines += ["", "## Changed", ""]
-    for step, examples in report["changed"].items():
-        lines += [f"- {step}"]
-        lines += [
-            f"  - {quote(shorten(example['before']))} became {quote(shorten(example['after']))}" for example in examples
-        ]
-    lines += ["", "## Kept", ""]
-    for code, examples in report["kept"].items():
-        lines += [f"- {LANGUAGES.get(code, code)}"]
-        lines += [f"  - {quote(example['text'])} ({example['source']})" for example in examples]
-    lines += ["", "## Broken input", ""]
-    rows = [[quote(file), place, quote(reason)] for file, place, reason in report["faults"][:SHOWN_FAULTS]]
-    lines += format_table(["file", "place", "reason"], rows) if rows else ["None.", ""]
-    if len(report["faults"]) > SHOWN_FAULTS:
-        lines += [f"{len(report['faults']) - SHOWN_FAULTS:,} more are in report.json.", ""]
-    lines += ["## Time", "", "Seconds of one core, all tasks together; MB are of the text that was read.", ""]
-    rows = [[step, f"{s:,.1f}", f"{first[1] / 1e6 / s:,.1f}"] for step, s in report["seconds"].items()]
-    lines += format_table(["step", "seconds", "MB/s"], rows)
+    parts = (summarize, show_languages, show_steps, show_sources, show_dropped, show_examples, show_faults, show_time)
+    lines = [f"# Corpus {name}", ""]
+    for part in parts:
+        lines += part(report)
     return "\n".join(lines)
 
 
-def draw_pictures(report: dict, folder: Path) -> None:
-    """Draw how much each step left, and how long documents are."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    folder.mkdir(exist_ok=True)
-    figure, axes = pyplot.subplots(figsize=(8, 0.4 * len(report["steps"]) + 1.2))
-    axes.barh(list(report["steps"]), [total(sources)[1] / 1e6 for sources in report["steps"].values()])
-    axes.invert_yaxis()
-    axes.set_xlabel("MB after the step")
-    save_picture(figure, folder / "steps.png")
-    figure, axes = pyplot.subplots(figsize=(8, 4))
-    for code, counts in report["languages"].items():
-        powers = range(len(counts["lengths"]))
-        shares = [100 * number / max(counts["documents"], 1) for number in counts["lengths"]]
-        axes.stairs(shares, [2**power for power in (*powers, len(powers))], label=LANGUAGES.get(code, code))
-    axes.set_xscale("log", base=2)
-    longest = max((p for c in report["languages"].values() for p, n in enumerate(c["lengths"]) if n), default=1)
-    axes.set_xlim(1, 2 ** (longest + 1))
-    axes.set_xlabel("characters of a document")
-    axes.set_ylabel("% of the documents of a language")
-    axes.legend()
-    save_picture(figure, folder / "lengths.png")
+def ends_of(report: dict) -> tuple[list[int], list[int]]:
+    """Return the documents and bytes that were read, and those that were kept."""
+    steps = list(report["steps"].values())
+    return total(steps[0]), total(steps[-1])
 
 
-def save_picture(figure: object, path: Path) -> None:
-    """Write a picture whole or not at all, the same bytes for the same figures."""
-    from matplotlib import pyplot
+def summarize(report: dict) -> list[str]:
+    """Return what it all came to."""
+    read, kept = ends_of(report)
+    held_out = sum(counts["held_out"] for counts in report["languages"].values())
+    rows = [
+        ["read", read[0], format_bytes(read[1]), "100%"],
+        ["**kept**", kept[0], format_bytes(kept[1]), percent(kept[1], read[1])],
+        ["of that, held out", held_out, "", ""],
+    ]
+    lines = format_table(["", "documents", "text", "share of the text"], rows)
+    reasons = [(n, step, reason) for step, found in report["reasons"].items() for reason, n in found.items()]
+    if reasons:
+        named = [(n, f"{step}: {reason}" if reason else step) for n, step, reason in sorted(reasons, reverse=True)[:4]]
+        most = "; ".join(f"{words} ({n:,})" for n, words in named)
+        lines += [f"Dropped: {plural(read[0] - kept[0], 'document')}, most of them by {most}.", ""]
+    if report["faults"]:
+        files = len({file for file, _, _ in report["faults"]})
+        lines += [
+            f"Not readable: {plural(len(report['faults']), 'fault')} in {plural(files, 'file')}, "
+            f"{percent(report['broken']['share'], 1)} of the input ({report['broken']['words']}); "
+            "[each with its reason](#broken-input).",
+            "",
+        ]
+    return lines
 
-    aside = path.with_suffix(".tmp.png")
-    figure.tight_layout()
-    figure.savefig(aside, dpi=100, metadata={"Software": None})
-    pyplot.close(figure)
-    aside.replace(path)
+
+def show_languages(report: dict) -> list[str]:
+    """Return the languages and lengths of what was kept."""
+    size = sum(counts["bytes"] for counts in report["languages"].values())
+    rows = []
+    for code, counts in sorted(report["languages"].items(), key=lambda item: -item[1]["bytes"]):
+        mean = format_bytes(counts["bytes"] / max(counts["documents"], 1))
+        numbers = [counts["documents"], counts["held_out"], format_bytes(counts["bytes"])]
+        rows.append([name_language(code), *numbers, percent(counts["bytes"], size), mean])
+    head = ["language", "documents", "held out", "text", "share of the text", "mean length"]
+    pictures = ["![Languages](pictures/languages.png)", "", "![Length of documents](pictures/lengths.png)", ""]
+    return ["## Languages", "", *format_table(head, rows), *pictures]
+
+
+def show_steps(report: dict) -> list[str]:
+    """Return what each step let through."""
+    rows, before = [], None
+    for step, sources in report["steps"].items():
+        documents, size = total(sources)
+        before = before or (documents, size)
+        dropped, change = before[0] - documents, size - before[1]
+        rows.append([step, documents, dropped, format_bytes(size), format_bytes(change) if change else "0"])
+        before = (documents, size)
+    head = ["step", "documents after it", "dropped by it", "text after it", "change"]
+    return ["## Steps", "", *format_table(head, rows), "![Text after each step](pictures/steps.png)", ""]
+
+
+def show_sources(report: dict) -> list[str]:
+    """Return each source as it was named, and of those that are many files the largest and those that lost most."""
+    first, *_, last = report["steps"].values()
+    rows, lines = [], []
+    files: dict[str, list[tuple[str, list[int], list[int]]]] = {}
+    for path, counts in report["files"].items():
+        entry = (path, counts.get("read", [0, 0]), counts.get("kept", [0, 0]))
+        files.setdefault(counts["source"], []).append(entry)
+    ordered = sorted(first, key=lambda source: (-first[source][1], source))
+    for source in ordered[:SHOWN_SOURCES]:
+        read, kept = first[source], last.get(source, [0, 0])
+        numbers = [len(files[source]), read[0], format_bytes(read[1]), kept[0], format_bytes(kept[1])]
+        rows.append([quote(source), *numbers, percent(kept[1], read[1])])
+        if len(files[source]) > 1:
+            lines += show_files(source, files[source])
+    head = ["source", "files read", "documents in", "text in", "documents kept", "text kept", "share"]
+    more = len(ordered) - len(rows)
+    note = [f"{plural(more, 'smaller source')} more in report.json.", ""] if more else []
+    return ["## Sources", "", *format_table(head, rows), *note, *lines]
+
+
+def show_files(source: str, files: list[tuple[str, list[int], list[int]]]) -> list[str]:
+    """Return the largest files of a source, and those of which most was dropped, if others."""
+    folder = os.path.commonpath([os.path.dirname(path) for path, *_ in files])  # noqa: PTH120, addresses too
+
+    def row(entry: tuple[str, list[int], list[int]]) -> list[object]:
+        path, read, kept = entry
+        name = path[len(folder) :].lstrip("/") if folder else path
+        return [quote(name), read[0], format_bytes(read[1]), kept[0], format_bytes(kept[1]), percent(kept[1], read[1])]
+
+    largest = sorted(files, key=lambda entry: (-entry[1][1], entry[0]))[:SHOWN_FILES]
+    lost = sorted(files, key=lambda entry: (entry[2][1] - entry[1][1], entry[0]))[:SHOWN_FILES]
+    lost = [entry for entry in lost if entry[2][1] < 0.5 * entry[1][1]]
+    head = ["file", "documents in", "text in", "documents kept", "text kept", "share"]
+    lines = [f"### Files of {quote(source)}", ""]
+    note = f", the {len(largest)} largest of {len(files):,}" if len(files) > len(largest) else ""
+    lines += [f"In {quote(folder or '.')}{note}:", "", *format_table(head, list(map(row, largest)))]
+    if len(files) > len(largest) and lost:
+        lines += ["More than half was dropped of:", "", *format_table(head, list(map(row, lost)))]
+    return lines
+
+
+def show_dropped(report: dict) -> list[str]:
+    """Return what was dropped, by step and reason, each with examples."""
+    rows = [
+        [step, reason or step, n]
+        for step in report["steps"]
+        for reason, n in sorted(report["reasons"].get(step, {}).items(), key=lambda item: (-item[1], item[0]))
+    ]
+    if not rows:
+        return ["## Dropped", "", "Nothing was dropped.", ""]
+    lines = ["## Dropped", "", *format_table(["step", "reason", "documents"], rows, 2)]
+    if "duplicates" in report["reasons"]:
+        lines += [WHAT_STAYS, ""]
+    for kind, examples in report["examples"].items():
+        lines += list_examples(
+            kind, (f"{quote(e['text'])} ({e.get('id') or e['source']}{quoted(e)})" for e in examples)
+        )
+    return [*lines, ""]
+
+
+def quoted(example: dict) -> str:
+    """Return which evaluation text an example holds, if any."""
+    return f", holds {example['place']}" if "place" in example else ""
+
+
+def list_examples(kind: str, examples: Iterator[str]) -> list[str]:
+    """Return the lines of a list of examples."""
+    return [f"- {kind}", *(f"  - {example}" for example in examples)]
+
+
+def show_examples(report: dict) -> list[str]:
+    """Return examples of what was changed and of what was kept."""
+    lines = ["## Changed", ""]
+    for step, examples in report["changed"].items():
+        lines += list_examples(step, (show_change(shorten(e["before"]), shorten(e["after"])) for e in examples))
+    lines += ["" if report["changed"] else "Nothing was changed.", "", "## Kept", ""]
+    for code, examples in report["kept"].items():
+        lines += list_examples(name_language(code), (f"{quote(e['text'])} ({e['source']})" for e in examples))
+    return [*lines, ""]
+
+
+def show_change(before: str, after: str) -> str:
+    """Return what became of a text, in words where no reader would see it."""
+    return (
+        f"{quote(before)} became {quote(after)}" if before != after else f"{quote(after)}: white space, invisible marks"
+    )
+
+
+def show_faults(report: dict) -> list[str]:
+    """Return what could not be read."""
+    rows = [[quote(file), place, quote(reason)] for file, place, reason in report["faults"][:SHOWN_FAULTS]]
+    lines = format_table(["file", "place", "reason"], rows, 3) if rows else ["None.", ""]
+    more = len(report["faults"]) - len(rows)
+    return ["## Broken input", "", *lines, *([f"{plural(more, 'fault')} more in report.json.", ""] if more else [])]
+
+
+def show_time(report: dict) -> list[str]:
+    """Return what each step took."""
+    size = ends_of(report)[0][1]
+    seconds = report["seconds"]
+    rows = [[step, f"{s:,.1f}", f"{format_bytes(size / s)}/s"] for step, s in seconds.items() if s >= 0.05]
+    whole = sum(seconds.values())
+    rows.append(["all", f"{whole:,.1f}", f"{format_bytes(size / max(whole, 1e-9))}/s"])
+    words = "Seconds of one core, all tasks together; the speed is that of the text which was read."
+    return ["## Time", "", words, "", *format_table(["step", "seconds", "speed"], rows)]

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -12,14 +13,16 @@ import pyarrow.parquet as pq
 from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 
-from data_utils.corpus import is_held_out
 from data_utils.preparation.duplicates import EXACT, KEPT, NEAR
 from data_utils.preparation.leaks import ENTRY, make_entries, read_leaks
 from data_utils.preparation.parquet_shards import COLUMNS, ShardWriter
 from data_utils.preparation.signatures import SignatureFolder, Signatures, write_array
 from data_utils.preparation.tally import EXAMPLES, Tally, shorten, tally_table
+from data_utils.readers.opening import Part
+from data_utils.splitting import SHARE
 
 BATCH_CHARACTERS = 250_000  # whose arrays stay in the processor's cache
+CLEAN_COLUMNS = COLUMNS | {"held_out": pa.bool_(), "file": pa.int32()}  # the file's number, for the report
 FATES = {EXACT: "exact duplicate", NEAR: "near duplicate"}
 
 
@@ -29,20 +32,26 @@ class ReadSources(PipelineStep):
     type, name = "READER", "sources"
 
     def __init__(self, tasks: list[list[dict]], read: Callable[..., Iterator[dict]], tally: Tally) -> None:
-        """Take the files of each task, `read(path, on_fault=...)` of one of them, and the tally."""
+        """Take the files and parts of each task, `read(path, on_fault=..., part=...)` of one, and the tally."""
         super().__init__()
         self.tasks, self.read, self.tally = tasks, read, tally
 
     def run(self, data: None = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         """Yield the documents."""
-        for file in self.tasks[rank]:
-            documents = 0
-            faults = len(self.tally.faults)
-            for row in self.read(file["path"], on_fault=self.tally.faults.append):
+        seconds = 0.0
+        for piece in self.tasks[rank]:
+            documents, faults = 0, []
+            part = Part(*piece["part"]) if "part" in piece else None
+            begun = time.perf_counter()
+            for row in self.read(piece["path"], on_fault=faults.append, part=part):
+                seconds += time.perf_counter() - begun
                 documents += 1
-                yield Document(row["text"], row["id"], metadata={"language": row["language"], "source": row["source"]})
-            if not documents and len(self.tally.faults) > faults:
-                self.tally.broken_bytes += file["bytes"]
+                metadata = {name: row[name] for name in ("language", "source", SHARE)} | {"file": piece["file"]}
+                yield Document(row["text"], row["id"], metadata=metadata)
+                begun = time.perf_counter()
+            seconds += time.perf_counter() - begun
+            self.tally.add_faults(piece, documents, faults)
+        self.tally.seconds["sources"] = seconds
 
 
 class WriteClean(PipelineStep):
@@ -59,16 +68,18 @@ class WriteClean(PipelineStep):
         work = Path(self.work)
         signatures = Signatures(self.near)
         held_out = [np.zeros(0, ENTRY)]
-        writer = ShardWriter(work / "clean" / f"{rank:05d}.parquet", COLUMNS | {"held_out": pa.bool_()})
+        writer = ShardWriter(work / "clean" / f"{rank:05d}.parquet", CLEAN_COLUMNS)
         for batch in batches(data):
             texts = [document.text for document in batch]
             with self.track_time("batch"):
-                held = [self.near and is_held_out(text, self.eval_fraction) for text in texts]
+                shares = [document.metadata[SHARE] for document in batch]
+                held = [share < self.eval_fraction for share in shares]
                 _, shingles = signatures.add(texts)
                 if shingles is not None and any(held):
                     held_out.append(make_entries(shingles, np.flatnonzero(held), writer.documents))
                 metadata = [[document.metadata[name] for document in batch] for name in ("language", "source")]
-                columns = [texts, *metadata, [document.id for document in batch], held]
+                files = [document.metadata["file"] for document in batch]
+                columns = [texts, *metadata, [document.id for document in batch], shares, held, files]
                 writer.add(pa.table(columns, schema=writer.schema))
         writer.close()
         signatures.write(work / "signatures", rank)

@@ -13,6 +13,7 @@ from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.filters.base_filter import BaseFilter
 
+from data_utils.readers.files import Fault
 from errors import InputError
 
 EXAMPLES = 3  # of each reason, from each task
@@ -30,17 +31,26 @@ class Tally:
     """What a task counts for the report; its steps share one."""
 
     def __init__(self) -> None:
-        self.steps: dict[str, dict[str, list[int]]] = {}  # step -> source -> [documents, bytes] that it let through
+        self.steps: dict[str, dict[int, list[int]]] = {}  # step -> file's number -> [documents, bytes] that it let pass
         self.reasons: dict[str, Counter] = defaultdict(Counter)  # step -> reason -> documents that it dropped
         self.examples: dict[str, list[dict]] = {}  # "step: reason" -> what was dropped
         self.changed: dict[str, list[dict]] = {}  # step -> what it made of texts, kept by the step itself
         self.faults: list[list[str]] = []  # [file, place, reason]
-        self.broken_bytes = 0  # of files of which nothing could be read
+        self.unread: dict[str, int] = {}  # file -> bytes of it, or of parts of it, of which nothing could be read
+        self.lost_bytes = 0  # of other files, behind breaks
         self.seconds: dict[str, float] = {}  # step -> seconds
 
-    def count(self, step: str, source: str, documents: int, size: int) -> None:
-        """Add documents that a step let through."""
-        counts = self.steps.setdefault(step, {}).setdefault(source, [0, 0])
+    def add_faults(self, piece: dict, documents: int, faults: list[Fault]) -> None:
+        """Keep the faults of a file or part, and how much of it is lost."""
+        self.faults += [[fault.file, fault.place, fault.reason] for fault in faults]
+        if faults and not documents:
+            self.unread[piece["path"]] = self.unread.get(piece["path"], 0) + piece["bytes"]
+        else:
+            self.lost_bytes += min(piece["bytes"], sum(fault.lost_bytes for fault in faults))
+
+    def count(self, step: str, file: int, documents: int, size: int) -> None:
+        """Add documents of a file, by its number among all, that a step let through."""
+        counts = self.steps.setdefault(step, {}).setdefault(file, [0, 0])
         counts[0] += documents
         counts[1] += size
 
@@ -53,7 +63,7 @@ class Tally:
 
     def write(self, path: Path, **more: object) -> None:
         """Write all of it for the report."""
-        names = ("steps", "reasons", "examples", "faults", "broken_bytes", "seconds")
+        names = ("steps", "reasons", "examples", "faults", "unread", "lost_bytes", "seconds")
         values = {name: getattr(self, name) for name in names}
         changed = {step: [e for e in examples if e["reason"] == "changed"] for step, examples in self.changed.items()}
         values["changed"] = {step: examples for step, examples in changed.items() if examples}
@@ -67,7 +77,7 @@ def shorten(text: str, characters: int = 160) -> str:
 
 
 class Count(PipelineStep):
-    """Counts what comes through for each source."""
+    """Counts what comes through of each file."""
 
     type, name = "COUNT", "count"
 
@@ -79,7 +89,7 @@ class Count(PipelineStep):
     def run(self, data: Iterable[Document], rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         """Pass the documents on."""
         for document in data:
-            self.tally.count(self.step, document.metadata["source"], 1, len(document.text.encode(errors="replace")))
+            self.tally.count(self.step, document.metadata["file"], 1, len(document.text.encode(errors="replace")))
             yield document
 
 
@@ -101,7 +111,7 @@ class Chain(PipelineStep):
         steps = [(step.name, step.filter) for step in self.filters]
         seconds = dict.fromkeys((name for name, _ in steps), 0.0)
         for document in data:
-            source, text = document.metadata["source"], None
+            file, text = document.metadata["file"], None
             for name, keep in steps:
                 begun = time.perf_counter()
                 kept = keep(document)
@@ -109,12 +119,12 @@ class Chain(PipelineStep):
                 if kept is not True:
                     kept, reason = kept if isinstance(kept, tuple) else (kept, "")
                     if not kept:
-                        self.tally.drop(name, reason, document.text, source)
+                        self.tally.drop(name, reason, document.text, document.metadata["source"])
                         break
                 if document.text is not text:
                     text = document.text
                     size = len(text.encode(errors="replace"))
-                self.tally.count(name, source, 1, size)
+                self.tally.count(name, file, 1, size)
             else:
                 yield document
         for name, spent in seconds.items():
@@ -122,10 +132,10 @@ class Chain(PipelineStep):
 
 
 def tally_table(tally: Tally, step: str, rows: pa.Table) -> None:
-    """Count the rows of a table for each source."""
-    sizes = pa.table({"source": rows["source"], "bytes": pc.binary_length(rows["text"])})
-    for row in sizes.group_by("source").aggregate([("bytes", "sum"), ("bytes", "count")]).to_pylist():
-        tally.count(step, row["source"], row["bytes_count"], row["bytes_sum"])
+    """Count the rows of a table for each file."""
+    sizes = pa.table({"file": rows["file"], "bytes": pc.binary_length(rows["text"])})
+    for row in sizes.group_by("file").aggregate([("bytes", "sum"), ("bytes", "count")]).to_pylist():
+        tally.count(step, row["file"], row["bytes_count"], row["bytes_sum"])
 
 
 class CheckBroken(PipelineStep):
@@ -133,24 +143,65 @@ class CheckBroken(PipelineStep):
 
     type, name = "CHECK", "broken input"
 
-    def __init__(self, work: str, total_bytes: int, max_broken_fraction: float) -> None:
+    def __init__(self, work: str, files: list[dict], max_broken_fraction: float) -> None:
         super().__init__()
-        self.work, self.total_bytes, self.max_broken_fraction = work, total_bytes, max_broken_fraction
+        self.work, self.files, self.max_broken_fraction = work, files, max_broken_fraction
 
     def run(self, data: None = None, rank: int = 0, world_size: int = 1) -> None:
-        """Raise InputError above the limit: the share of bytes of unreadable files, or of records with a fault."""
+        """Raise InputError above the limit."""
         tallies = read_tallies(Path(self.work), "read")
         faults = [fault for tally in tallies for fault in tally["faults"]]
-        documents = sum(count[0] for tally in tallies for count in tally["steps"].get("read", {}).values())
-        files = sum(tally["broken_bytes"] for tally in tallies) / max(self.total_bytes, 1)
-        records = len(faults) / max(len(faults) + documents, 1)
-        if (share := max(files, records)) > self.max_broken_fraction:
+        share, words = measure_broken(tallies, self.files)
+        if share > self.max_broken_fraction:
             file, place, reason = faults[0]
             raise InputError(
-                f"{share:.1%} of the input is broken, more than --max_broken_fraction {self.max_broken_fraction:g}: "
-                f"{len(faults):,} faults, the first in {file}{':' if place else ''}{place}: {reason}; "
-                "repair it, leave it out, or allow more"
+                f"{share:.1%} of the input is broken ({words}), more than --max_broken_fraction "
+                f"{self.max_broken_fraction:g}: {plural(len(faults), 'fault')}, the first in "
+                f"{file}{':' if place else ''}{place}: {reason}; repair it, leave it out, or allow more"
             )
+
+
+def measure_broken(tallies: list[dict], files: list[dict]) -> tuple[float, str]:
+    """Return the share of the input that is broken, and of what it is the share: the largest of three.
+
+    Files of which nothing could be read; bytes of those and behind breaks of others; faults among the documents. So a
+    dump with one bad page of a million is sound, one of two files that is broken is a half, and so is a dump that
+    breaks off halfway.
+    """
+    unread = Counter()
+    for tally in tallies:
+        unread.update(tally["unread"])
+    broken_files = sum(unread.get(file["path"], -1) >= file["bytes"] for file in files)
+    lost_bytes = unread.total() + sum(tally["lost_bytes"] for tally in tallies)
+    faults = sum(len(tally["faults"]) for tally in tallies)
+    documents = sum(count[0] for tally in tallies for count in tally["steps"].get("read", {}).values())
+    return max(
+        (broken_files / max(len(files), 1), f"{broken_files:,} of {plural(len(files), 'file')}"),
+        (lost_bytes / max(sum(file["bytes"] for file in files), 1), f"{format_bytes(lost_bytes)} lost"),
+        (faults / max(faults + documents, 1), f"{plural(faults, 'fault')} to {plural(documents, 'document')}"),
+    )
+
+
+def plural(count: int, word: str) -> str:
+    """Return a number with its word.
+
+    >>> plural(1, "fault"), plural(1200, "document")
+    ('1 fault', '1,200 documents')
+    """
+    return f"{count:,} {word}{'' if count == 1 else 's'}"
+
+
+def format_bytes(size: float) -> str:
+    """Return bytes in the unit that fits.
+
+    >>> format_bytes(999), format_bytes(1234), format_bytes(-1_234_567), format_bytes(96_700_000_000)
+    ('999 B', '1.2 kB', '-1.2 MB', '96.7 GB')
+    """
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if abs(size) < 999.95 or unit == "TB":
+            return f"{size:,.0f} B" if unit == "B" else f"{size:,.1f} {unit}"
+        size /= 1000
+    raise AssertionError
 
 
 def read_tallies(work: Path, stage: str) -> list[dict]:

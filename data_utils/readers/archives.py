@@ -1,27 +1,31 @@
 """Common Crawl's archives in, text out: WARC (pages) and WET (text), read member by member.
 
-A broken member or record costs itself alone: fastwarc reads records, but ends where gzip does.
+A broken member or record costs itself alone, and a file that is cut what stands behind the cut: fastwarc reads records,
+but ends where gzip does.
 """
 
 import io
-import re
 import zlib
 from collections.abc import Iterator
+from typing import BinaryIO
 
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 
 from data_utils.readers.encodings import EncodingFault, decode_bytes
-from data_utils.readers.files import ReadArguments, Report, open_file
+from data_utils.readers.files import ReadArguments
+from data_utils.readers.opening import FEED_BYTES, Part, Report, open_file, place_cuts
+from data_utils.readers.records import HEAD_END, RECORD_MARK, split_records
 from data_utils.readers.webpages import MAX_PAGE_BYTES, decode_page, extract_text
 
 MAX_MEMBER_BYTES = 64 << 20  # of one gzip member, unpacked: what is held in memory
 CHUNK_BYTES = 1 << 20
 GZIP_MARK = b"\x1f\x8b\x08"
+CUT_MEMBER = "the file ends in the middle of a gzip member"
 
 
-def read_warc(path: str, _: ReadArguments, report: Report) -> Iterator[tuple[str, dict]]:
+def read_warc(path: str, _: ReadArguments, report: Report, part: Part | None = None) -> Iterator[tuple[str, dict]]:
     """Yield (address, {"text"}) of each page of a WARC, or of each text of a WET archive."""
-    for place, data in read_members(path, report):
+    for place, data in read_members(path, report, part):
         try:
             yield from read_records(data, place, report)
         except Exception as error:  # fastwarc raises what it meets
@@ -69,41 +73,56 @@ def read_record_text(record: WarcRecord, content: bytes) -> str | None:
     return decode_page(content, kind).strip() if kind.startswith("text/plain") else None
 
 
-def read_members(path: str, report: Report) -> Iterator[tuple[str, bytes]]:
+def read_members(path: str, report: Report, part: Part | None = None) -> Iterator[tuple[str, bytes]]:
     """Yield (place, bytes) of each gzip member of a file, or of each record where it is not compressed.
 
     A broken member is reported and skipped: the next begins at the next mark of gzip.
     """
-    is_packed = path.lower().endswith(".gz")
-    with open_file(path) as stream:
-        if not is_packed or is_one_member(path):
-            yield from split_records(stream)
-            return
-    with open_file(path, decompress=False) as stream:
-        offset, waiting = 0, stream.read(CHUNK_BYTES)
+    if part is None and (not path.lower().endswith(".gz") or is_one_member(path)):
+        with open_file(path, report) as stream:
+            yield from split_records(stream, report)
+        return
+    with open_file(path, decompress=False, part=part) as stream:
+        offset, waiting = part.start if part else 0, stream.read(CHUNK_BYTES)
         while waiting:
             start = offset
             member, used, waiting, reason = unpack_member(stream, waiting)
             offset += used
             if reason:
-                report(f"byte {start}", reason)
                 skipped, waiting = find_member(stream, waiting)
                 offset += skipped
+                report(f"byte {start}", reason, 0 if reason == CUT_MEMBER else offset - start)
             else:
                 yield f"byte {start}", member
             waiting = waiting or stream.read(CHUNK_BYTES)
 
 
+def cut_members(path: str, size: int, part_bytes: int, _: ReadArguments) -> list[Part]:
+    """Cut an archive where a gzip member begins, a record in each as the standard asks; else it is one part."""
+    if is_one_member(path):
+        return [Part(0, size, size)]
+
+    def find(stream: BinaryIO) -> int | None:
+        skipped, rest = find_member(stream, stream.read(CHUNK_BYTES))
+        return skipped if rest else None
+
+    return place_cuts(path, size, part_bytes, find)
+
+
 def is_one_member(path: str) -> bool:
     """Tell whether a .gz was packed as a whole, against the standard: then it is read as a stream."""
+    unpacker, start = zlib.decompressobj(wbits=31), b""
     with open_file(path, decompress=False) as stream:
-        data = stream.read(CHUNK_BYTES)
-        unpacker = zlib.decompressobj(wbits=31)
-        try:
-            start = unpacker.decompress(data, 8 * CHUNK_BYTES)
-        except zlib.error:
-            return False
-        return not unpacker.eof and start.count(b"\r\n\r\nWARC/1.") > 2
+        for _ in range(CHUNK_BYTES // FEED_BYTES):
+            try:
+                start += unpacker.decompress(stream.read(FEED_BYTES), CHUNK_BYTES)
+            except zlib.error:
+                break
+            if unpacker.eof:
+                return False
+            if start.count(HEAD_END + RECORD_MARK) > 2:
+                return True
+    return start.count(HEAD_END + RECORD_MARK) > 2
 
 
 def unpack_member(stream: io.BufferedIOBase, waiting: bytes) -> tuple[bytes, int, bytes, str]:
@@ -124,7 +143,7 @@ def unpack_member(stream: io.BufferedIOBase, waiting: bytes) -> tuple[bytes, int
         used += len(waiting)
         waiting = stream.read(CHUNK_BYTES)
         if not waiting:
-            return b"", used, b"", "the file ends in the middle of a gzip member"
+            return b"", used, b"", CUT_MEMBER
 
 
 def find_member(stream: io.BufferedIOBase, waiting: bytes) -> tuple[int, bytes]:
@@ -151,26 +170,3 @@ def find_member(stream: io.BufferedIOBase, waiting: bytes) -> tuple[int, bytes]:
         if not more:
             return skipped + min(2, len(waiting)), b""
         waiting = waiting[max(0, keep) :] + more
-
-
-def split_records(stream: io.BufferedIOBase) -> Iterator[tuple[str, bytes]]:
-    """Yield (place, bytes) of each record of a WARC that is not compressed, by the length that it gives."""
-    offset, waiting = 0, b""
-    while True:
-        head = waiting.find(b"\r\n\r\n")
-        if head < 0:
-            more = stream.read(CHUNK_BYTES)
-            if not more:
-                if waiting.strip():
-                    yield f"byte {offset}", waiting
-                return
-            waiting += more
-            continue
-        match = re.search(rb"content-length:\s*(\d+)", waiting[:head], re.IGNORECASE)
-        end = head + 4 + int(match[1] if match else 0)
-        while len(waiting) < end and (more := stream.read(CHUNK_BYTES)):
-            waiting += more
-        yield f"byte {offset}", waiting[:end] + b"\r\n\r\n"
-        rest = waiting[end:].lstrip(b"\r\n")
-        offset += len(waiting) - len(rest)
-        waiting = rest

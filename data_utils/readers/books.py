@@ -9,7 +9,8 @@ from urllib.parse import unquote
 from xml.etree import ElementTree as ET
 
 from data_utils.readers.encodings import EncodingFault
-from data_utils.readers.files import ReadArguments, Report, open_file
+from data_utils.readers.files import ReadArguments
+from data_utils.readers.opening import Report, read_whole
 from data_utils.readers.webpages import decode_page, extract_text
 
 MAX_CHAPTER_BYTES = 64 << 20  # unpacked; a small zip may hold a huge file
@@ -18,7 +19,7 @@ SENTENCE_END = tuple(".?!:;\"'”’。？！：；…）)」』")
 
 def read_epub(path: str, _: ReadArguments, report: Report) -> Iterator[tuple[str, dict]]:
     """Yield ("book", {"text"}) of an EPUB: its chapters in order; a broken chapter is reported and left out."""
-    with open_file(path) as stream, zipfile.ZipFile(io.BytesIO(stream.read())) as book:
+    with zipfile.ZipFile(io.BytesIO(read_whole(path))) as book:
         chapters = []
         for name in list_chapters(book):
             try:
@@ -60,17 +61,16 @@ def read_pdf(path: str, _: ReadArguments, report: Report) -> Iterator[tuple[str,
     from pypdf import PdfReader
 
     logging.getLogger("pypdf").setLevel(logging.ERROR)
-    with open_file(path) as stream:
-        reader = PdfReader(io.BytesIO(stream.read()))
-        if reader.is_encrypted and not reader.decrypt(""):
-            report("", "the PDF asks for a password")
-            return
-        pages = []
-        for number, page in enumerate(reader.pages, 1):
-            try:
-                pages.append(join_pdf_lines(page.extract_text()))
-            except Exception as error:  # as many as PDF has ways to be broken
-                report(f"page {number}", f"not readable: {type(error).__name__}: {error}")
+    reader = PdfReader(io.BytesIO(read_whole(path)))
+    if reader.is_encrypted and not reader.decrypt(""):
+        report("", "the PDF asks for a password")
+        return
+    pages = []
+    for number, page in enumerate(reader.pages, 1):
+        try:
+            pages.append(join_pdf_lines(page.extract_text()))
+        except Exception as error:  # as many as PDF has ways to be broken
+            report(f"page {number}", f"not readable: {type(error).__name__}: {error}")
     text = "\n\n".join(page for page in pages if page)
     if text:
         yield "book", {"text": text}

@@ -14,7 +14,7 @@ from typing import AnyStr
 from charset_normalizer import from_bytes
 
 from data_utils.cleaning.mojibake import NO_TEXT, count_wide, plausibility
-from data_utils.readers.files import Report
+from data_utils.readers.opening import Report, find_break
 
 BLOCK_BYTES = 1 << 20
 SAMPLE_BYTES = 1 << 16  # what an encoding is judged by
@@ -169,12 +169,15 @@ def decode_bytes(data: bytes, declared: tuple[str, ...] = ()) -> str:
         raise EncodingFault(f"not valid {encoding} (byte {data[error.start]:#04x} at {error.start})") from error
 
 
-def read_lines(stream: io.BufferedIOBase, report: Report) -> Iterator[tuple[int, str]]:
+def read_lines(
+    stream: io.BufferedIOBase, report: Report, number: int = 1, encoding: str | None = None
+) -> Iterator[tuple[int, str]]:
     """Yield (number, line) with `\\n` at its end, in constant memory; a line that is not text is reported and left out.
 
-    The encoding is that of the first block that holds more than ASCII. The byte order mark is dropped.
+    The lines are counted from `number`. The encoding, where it isn't given, is that of the first block that holds more
+    than ASCII. The byte order mark is dropped.
     """
-    number, encoding, decoder, carry = 1, None, None, ""
+    decoder, carry = None, ""
     for block in read_blocks(stream):
         if encoding is None and (not block.isascii() or b"\0" in block):
             try:
@@ -184,6 +187,9 @@ def read_lines(stream: io.BufferedIOBase, report: Report) -> Iterator[tuple[int,
                 bad = [i for i, line in enumerate(split_lines(block)) if not is_utf8(line)]
                 if len(bad) > 1 + 0.02 * block.count(b"\n"):
                     report(number + bad[0], describe_fault(block))
+                    return
+                if block.count(b"\0") > 0.01 * len(block):
+                    report(number, "zero bytes: no text, or UTF-16 that cannot be told apart")
                     return
         if encoding in ("utf-16", "utf-16-le", "utf-16-be", "utf-32"):
             decoder = decoder or codecs.getincrementaldecoder(encoding)()
@@ -205,9 +211,14 @@ def read_lines(stream: io.BufferedIOBase, report: Report) -> Iterator[tuple[int,
 
 
 def read_blocks(stream: io.BufferedIOBase) -> Iterator[bytes]:
-    """Yield a stream in blocks of about BLOCK_BYTES that end where a line does."""
+    """Yield a stream in blocks of about BLOCK_BYTES that end where a line does; a line that breaks off is left out."""
     while block := stream.read(BLOCK_BYTES):
-        yield block if block.endswith(b"\n") else block + stream.readline()
+        if not block.endswith(b"\n"):
+            block += stream.readline()
+        if not block.endswith(b"\n") and find_break(stream):
+            block = block[: block.rfind(b"\n") + 1]
+        if block:
+            yield block
 
 
 def decode_lines(block: bytes, encoding: str, number: int, report: Report) -> list[str | None]:

@@ -1,14 +1,14 @@
 """Where files are: folders, globs and fsspec addresses in, a path for each file out; and how a fault is told."""
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from glob import glob, has_magic
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import fsspec
 
+from data_utils.readers.opening import COMPRESSED
 from errors import InputError
 
 # Kind -> the function that reads it, as module:function: a library that only one kind needs is loaded with that kind.
@@ -29,7 +29,7 @@ KINDS = {
     ".pdf": "data_utils.readers.books:read_pdf",
 }
 SAMPLE_BY = ("line", "paragraph", "document")
-COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
+NO_TEXT = re.compile(r"-multistream-index\d*\.txt")  # lies beside a Wikipedia dump: places and titles
 
 
 @dataclass
@@ -50,14 +50,12 @@ class ReadArguments:
 
 
 class Fault(NamedTuple):
-    """What could not be read: the file, the place in it ('' for all of it) and the reason."""
+    """What could not be read: the file, the place in it ('' for all of it), the reason, and its bytes where known."""
 
     file: str
     place: str
     reason: str
-
-
-Report = Callable[[object, str], None]  # (place, reason) of a fault in the file being read
+    lost_bytes: int = 0
 
 
 def raise_fault(fault: Fault) -> None:
@@ -81,7 +79,7 @@ def find_files(path: str) -> list[str]:
     elif has_magic(path) and not Path(path).exists():
         files = [name for name in sorted(glob(path, recursive=True)) if Path(name).is_file()]  # noqa: PTH207
     elif Path(path).is_dir():
-        files = sorted(file for file in Path(path).rglob("*") if file.is_file() and file_suffix(file) in KINDS)
+        files = sorted(file for file in Path(path).rglob("*") if file.is_file() and is_data_file(file))
     else:
         files = [path] if Path(path).is_file() else []
     kinds = f"{' '.join(KINDS)}, each also {' '.join(COMPRESSED)}"
@@ -102,7 +100,7 @@ def find_remote_files(path: str) -> list[str]:
         elif file_suffix(place) in KINDS or not system.isdir(place):
             return [path] if system.exists(place) else []
         else:
-            names = [name for name in system.find(place) if file_suffix(name) in KINDS]
+            names = [name for name in system.find(place) if is_data_file(name)]
     except (ValueError, ImportError, OSError) as error:  # unknown protocol, its package missing, no access
         raise InputError(f"{path}: cannot be opened: {str(error).splitlines()[0]}") from error
     return [system.unstrip_protocol(name) for name in sorted(names)]
@@ -121,6 +119,15 @@ def file_suffix(path: str | Path) -> str:
     return suffixes[-1] if suffixes else ""
 
 
+def is_data_file(path: str | Path) -> bool:
+    """Tell whether a file of a folder is read.
+
+    >>> is_data_file("zhwiki-pages-articles-multistream-index.txt.bz2"), is_data_file("a.txt.gz")
+    (False, True)
+    """
+    return file_suffix(path) in KINDS and not NO_TEXT.search(Path(path).name)
+
+
 def file_version(path: str | Path) -> str:
     """Return what changes when a file changes: its size and time."""
     if is_address(str(path)):
@@ -128,8 +135,3 @@ def file_version(path: str | Path) -> str:
         return str(system.ukey(place))
     stat = Path(path).stat()
     return f"{stat.st_size}:{stat.st_mtime_ns}"
-
-
-def open_file(path: str, decompress: bool = True) -> BinaryIO:
-    """Open a file or address for reading bytes, by its name decompressed; use it as a context."""
-    return fsspec.open(str(path), "rb", compression="infer" if decompress else None)

@@ -1,4 +1,4 @@
-"""Files of every kind and hub datasets in, documents out: `{text, language, source, id}`.
+"""Files of every kind and hub datasets in, documents out: `{text, language, source, id, hash_share}`.
 
 One way in for `train.py` and for corpora. What cannot be read costs itself alone: it is reported as a Fault with file,
 place and reason, and the rest goes on; where nobody collects faults, the first one ends the run as InputError.
@@ -15,8 +15,23 @@ from huggingface_hub.errors import OfflineModeIsEnabled
 
 from data_utils.cleaning.languages import detect_language
 from data_utils.folder import is_corpus_folder, list_shards
+from data_utils.readers.contents import describe_content
 from data_utils.readers.files import KINDS, Fault, ReadArguments, file_suffix, find_files, is_address, raise_fault
+from data_utils.readers.opening import COMPRESSED, Part
+from data_utils.splitting import SHARE, share_of
 from errors import InputError
+
+# (Kind, compression) -> the function that cuts a large file into parts. What is compressed as a whole is read from its
+# beginning; CSV and Markdown have quotes and blocks across lines; a book or page is one document.
+CUTS = {
+    (".xml", ".bz2"): "data_utils.readers.wikipedia:cut_dump",
+    (".xml", ""): "data_utils.readers.wikipedia:cut_xml",
+    (".warc", ".gz"): "data_utils.readers.archives:cut_members",
+    (".wet", ".gz"): "data_utils.readers.archives:cut_members",
+    (".jsonl", ""): "data_utils.readers.rows:cut_lines",
+    (".txt", ""): "data_utils.readers.rows:cut_lines",
+    (".parquet", ""): "data_utils.readers.rows:cut_groups",
+}
 
 
 def find_inputs(path: str) -> list[str]:
@@ -29,8 +44,26 @@ def find_inputs(path: str) -> list[str]:
     return list_shards(path) if is_corpus_folder(path) else find_files(path)
 
 
+def cut_file(path: str, size: int, part_bytes: int, options: ReadArguments) -> list[Part]:
+    """Return the parts of a large file that can be read by themselves, in order, at best of `part_bytes` each.
+
+    What they give is together what the file gives. A file that can't be cut, or of which that can't be told, is one.
+    """
+    cut = CUTS.get((file_suffix(path), Path(path).suffix.lower() if Path(path).suffix.lower() in COMPRESSED else ""))
+    if cut is None or is_hub_name(path) or size < 1.5 * part_bytes:
+        return [Part(0, size, size)]
+    module, _, function = cut.partition(":")
+    try:
+        return getattr(import_module(module), function)(path, size, part_bytes, options)
+    except (OSError, ValueError, ImportError):  # whoever reads it will tell
+        return [Part(0, size, size)]
+
+
 def read_documents_of(
-    path: str, options: ReadArguments | None = None, on_fault: Callable[[Fault], object] = raise_fault
+    path: str,
+    options: ReadArguments | None = None,
+    on_fault: Callable[[Fault], object] = raise_fault,
+    part: Part | None = None,
 ) -> Iterator[dict]:
     """Yield the documents of one file, address or hub dataset.
 
@@ -38,14 +71,16 @@ def read_documents_of(
         path: as `find_inputs` returns it.
         options: how a file becomes documents.
         on_fault: called with each Fault, such as `faults.append`; as it is, the first fault is raised.
+        part: one of several that `cut_file` made of the file; None: all of it.
 
-    Yields `{"text", "language", "source", "id"}`: the language by its letters (a page or book may say more), the
-    source the file's name, the id that and the place in the file. The text is as it was read: cleaning is a filter's.
+    Yields `{"text", "language", "source", "id", "hash_share"}`: the language by its letters (a page or book may say
+    more), the source the file's name, the id that and the place in the file. The text is as it was read: cleaning is a
+    filter's. The share is that of the text, or the one that a corpus kept of its sources.
     """
     options = options or ReadArguments()
     name = path if is_hub_name(path) else Path(path).name
     column = options.text_column
-    rows = enumerate(load_hub(path, True), 1) if is_hub_name(path) else read_rows(path, options, on_fault)
+    rows = enumerate(load_hub(path, True), 1) if is_hub_name(path) else read_rows(path, options, on_fault, part)
     was_there = False
     for number, row in rows:
         if column not in row:
@@ -59,11 +94,15 @@ def read_documents_of(
         text = "\n".join(map(str, value)) if isinstance(value, list) else str(value)  # a list holds lines or paragraphs
         if not text.isascii():
             text = text.encode(errors="ignore").decode()  # drops half a character of a broken JSON escape
-        yield {"text": text, "language": detect_language(text), "source": name, "id": f"{name}:{number}"}
+        share = share_of({"text": text, SHARE: row.get(SHARE)})
+        yield {"text": text, "language": detect_language(text), "source": name, "id": f"{name}:{number}", SHARE: share}
 
 
 def read_rows(
-    path: str, options: ReadArguments | None = None, on_fault: Callable[[Fault], object] = raise_fault
+    path: str,
+    options: ReadArguments | None = None,
+    on_fault: Callable[[Fault], object] = raise_fault,
+    part: Part | None = None,
 ) -> Iterator[tuple[object, dict]]:
     """Yield (place, row) for each row of a file; a text's, page's or book's row is `{"text"}`.
 
@@ -73,13 +112,16 @@ def read_rows(
     module, _, function = KINDS[file_suffix(path)].partition(":")
     rows_read, faults = 0, 0
 
-    def report(place: object, reason: str) -> None:
+    def report(place: object, reason: str, lost_bytes: int = 0) -> None:
         nonlocal faults
+        if not faults and not rows_read and part is None and (found := describe_content(path, file_suffix(path))):
+            place, reason = "", found
         faults += 1
-        on_fault(Fault(path, str(place), reason))
+        on_fault(Fault(path, str(place), reason, lost_bytes))
 
     try:
-        for place, row in getattr(import_module(module), function)(path, options, report):
+        arguments = (path, options, report) if part is None else (path, options, report, part)
+        for place, row in getattr(import_module(module), function)(*arguments):
             if isinstance(row, dict):
                 rows_read += 1
                 yield place, row
@@ -92,9 +134,9 @@ def read_rows(
         raise InputError(f"{path}: {need}") from error
     except Exception as error:  # each format and compression has its own
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        after = f" after {rows_read} rows" if rows_read else ""
+        after = f" after row {rows_read:,}" if rows_read else ""
         report("", f"not readable as {Path(path).name.partition('.')[2]}{after}: {reason}")
-    if not rows_read and not faults:
+    if not rows_read and not faults and part is None:
         report("", "the file is empty")
 
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from resiliparse.extract.html2text import extract_plain_text
 
 from data_utils.readers.encodings import EncodingFault, decode_bytes
-from data_utils.readers.files import ReadArguments, Report, open_file
+from data_utils.readers.files import ReadArguments
+from data_utils.readers.opening import Report, read_whole
 
 MAX_PAGE_BYTES = 32 << 20  # a larger record is reported and left out; Common Crawl cuts pages at 1 MB
 DECLARED = re.compile(rb"<(?:meta|\?xml)[^>]{0,200}?(?:charset|encoding)\s*=\s*[\"']?\s*([\w:.-]+)", re.IGNORECASE)
@@ -19,8 +20,7 @@ WIDER |= {"euc-kr": "cp949", "ks_c_5601-1987": "cp949"}
 
 def read_html(path: str, _: ReadArguments, report: Report) -> Iterator[tuple[str, dict]]:
     """Yield ("page", {"text"}) of an HTML file: its main text, lists and headings kept, menus left out."""
-    with open_file(path) as stream:
-        data = stream.read(MAX_PAGE_BYTES + 1)
+    data = read_whole(path, MAX_PAGE_BYTES + 1)
     if len(data) > MAX_PAGE_BYTES:
         report("", f"the page is larger than {MAX_PAGE_BYTES >> 20} MB")
         return

@@ -15,7 +15,7 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_utils.corpus import clean_text, is_held_out
+from data_utils.corpus import clean_text
 from data_utils.dialogue import (
     FEATURES,
     IGNORE_LABEL,
@@ -33,6 +33,7 @@ from data_utils.dialogue import (
     stop_token_id,
 )
 from data_utils.packing import encode_dialogues
+from data_utils.splitting import hash_share
 from errors import InputError
 
 
@@ -203,7 +204,7 @@ def test_dialogues_are_split_as_documents_are():
     questions = [f"question {i % 400}" for i in range(500)]
     train, held_out = (questions_of(part) for part in split_dialogues(make_dialogues(*questions), 0.1))
     assert sorted([*train, *held_out]) == sorted(questions)
-    assert set(held_out) == {text for text in questions if is_held_out(f"{text}\nyes", 0.1)}
+    assert set(held_out) == {text for text in questions if hash_share(f"{text}\nyes") < 0.1}
     assert not set(train) & set(held_out)
     assert 20 <= len(held_out) <= 80
 
@@ -211,7 +212,7 @@ def test_dialogues_are_split_as_documents_are():
 @pytest.mark.parametrize("count", [2, 3, 10])
 def test_of_a_few_dialogues_one_is_held_out_and_always_the_same(count):
     questions = [f"question {i}" for i in range(count)]
-    assert not any(is_held_out(f"{text}\nyes", 0.001) for text in questions)
+    assert not any(hash_share(f"{text}\nyes") < 0.001 for text in questions)
     train, held_out = (questions_of(part) for part in split_dialogues(make_dialogues(*questions), 0.001))
     assert len(held_out) == 1
     assert sorted(train + held_out) == questions

@@ -8,7 +8,6 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_utils.corpus import is_held_out
 from data_utils.dialogue import FEATURES as DIALOGUE_FEATURES
 from data_utils.dialogue import IGNORE_LABEL, encode_dialogue, read_dialogues
 from data_utils.packing import (
@@ -21,6 +20,7 @@ from data_utils.packing import (
     stream_blocks,
     tokenize_documents,
 )
+from data_utils.splitting import hash_share
 
 IDS = st.integers(0, 2**31 - 1)
 
@@ -88,7 +88,7 @@ def test_text_shorter_than_a_block_gives_none():
 @pytest.mark.parametrize("eval_fraction", [0.0, 0.3])
 def test_a_stream_gives_the_blocks_of_the_training_documents(tokenizer, eval_fraction):
     texts = [f"document {i} about 茶 and <|im_start|>" for i in range(50)]
-    kept = [text for text in texts if not is_held_out(text, eval_fraction)]
+    kept = [text for text in texts if hash_share(text) >= eval_fraction]
     assert (len(kept) < 50) == (eval_fraction > 0)
     expected = pack_documents(tokenize_documents(make_documents(kept), tokenizer, f"stream {eval_fraction}"), 16)
     stream = make_documents(texts).to_iterable_dataset()

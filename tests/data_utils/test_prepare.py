@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_utils import prepare, sources
-from data_utils.corpus import is_held_out
 from data_utils.preparation.executors import Stage, make_executor, run_stages
-from data_utils.preparation.tally import CheckBroken
+from data_utils.preparation.tally import CheckBroken, measure_broken
+from data_utils.splitting import hash_share
 from errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -42,7 +42,7 @@ def write_lines(path: Path, texts: list[str]) -> Path:
 def corpus(tmp_path_factory, news, chats) -> Path:
     """A corpus with planted duplicates, leaks and a broken file."""
     folder = tmp_path_factory.mktemp("prepare")
-    held = [text for text in (*news, *chats) if is_held_out(text, 0.1)]
+    held = [text for text in (*news, *chats) if hash_share(text) < 0.1]
     leaks = [f"{news[3]}\n{text}\n{chats[3]}" for text in held[:4]]
     write_lines(folder / "texts" / "news1.jsonl", news[:100])
     write_lines(folder / "texts" / "news2.jsonl", [*news[100:], *news[:5], news[7].replace("的", "之", 1)])
@@ -69,7 +69,7 @@ def test_a_corpus_folder_is_what_its_manifest_says(corpus):
     manifest = json.loads((corpus / "corpus.json").read_text())
     assert manifest["format"] == 1
     rows = read_corpus_folder(corpus)
-    assert list(rows[0]) == ["text", "language", "source", "id"]
+    assert list(rows[0]) == ["text", "language", "source", "id", "hash_share"]
     assert manifest["documents"] == len(rows) == sum(shard["documents"] for shard in manifest["shards"])
     assert manifest["bytes"] == sum(len(row["text"].encode()) for row in rows)
     assert sum(counts["documents"] for counts in manifest["languages"].values()) == len(rows)
@@ -95,8 +95,8 @@ def test_planted_duplicates_and_leaks_are_gone_and_the_rest_is_there(corpus, new
     assert 2 <= report["reasons"]["leaks"]["held out and held by training"] <= 4
     kept = sum(text in set(texts) for text in (*news, *chats))
     assert kept >= 0.99 * len(news + chats) - 4
-    held = [text for text in texts if is_held_out(text, 0.1)]
-    training = [text for text in texts if not is_held_out(text, 0.1)]
+    held = [text for text in texts if hash_share(text) < 0.1]
+    training = [text for text in texts if hash_share(text) >= 0.1]
     assert held
     assert not any(text in other for text in held for other in training)
 
@@ -111,10 +111,72 @@ def test_the_report_counts_every_step_and_names_what_is_broken(corpus):
     [(file, place, reason)] = report["faults"]
     assert file.endswith("broken.jsonl") and place == "1" and "JSON" in reason
     text = (corpus / "report.md").read_text()
-    for words in ("broken.jsonl", "Chinese", "held out and held by training", "near duplicate", "MB/s"):
+    for words in (
+        "broken.jsonl",
+        "Chinese",
+        "held out and held by training",
+        "near duplicate",
+        "B/s",
+        "1 fault in 1 file",
+    ):
         assert words in text
-    for name in ("steps.png", "lengths.png"):
+    for name in ("languages.png", "steps.png", "lengths.png"):
         assert (corpus / "pictures" / name).read_bytes()[:4] == b"\x89PNG"
+
+
+def test_one_large_file_in_many_tasks_gives_the_same_corpus(tmp_path, news, chats):
+    source = write_lines(tmp_path / "a.jsonl", (news + chats) * 12)
+    options = ["--sources", str(source), *COMMON[:2], *COMMON[4:], "--eval_fraction", "0.1"]
+    for name, megabytes in (("many", "1.1"), ("few", "2")):
+        options_of = [*options, "--task_megabytes", megabytes, "--output_dir", str(tmp_path / name)]
+        assert prepare.main(options_of) == 0
+    assert read_corpus_folder(tmp_path / "many") == read_corpus_folder(tmp_path / "few")
+    manifest = json.loads((tmp_path / "many" / "corpus.json").read_text())
+    assert manifest["sources"] == {str(source): {"documents": manifest["documents"], "bytes": manifest["bytes"]}}
+    file = json.loads((tmp_path / "many" / "report.json").read_text())["files"][str(source)]
+    assert file["read"][0] == 12 * len(news + chats) and file["kept"][0] == manifest["documents"]
+
+
+def test_cleaning_moves_no_document_across_the_split(tmp_path, news, chats):
+    texts = [f"{text} mail {number}@b.org" for number, text in enumerate(news + chats)]
+    source = write_lines(tmp_path / "a.jsonl", texts)
+    found = {}
+    for name, steps in (("plain", ["length"]), ("other", ["unicode", "private", "simplified", "length"])):
+        options = ["--sources", str(source), "--workers", "1", "--clean", *steps, "--duplicates", "exact"]
+        assert prepare.main([*options, "--output_dir", str(tmp_path / name)]) == 0
+        found[name] = {row["id"]: row for row in read_corpus_folder(tmp_path / name)}
+    shared = found["plain"].keys() & found["other"].keys()
+    assert len(shared) > 300
+    for place in shared:
+        share = hash_share(texts[int(place.rpartition(":")[2]) - 1])
+        assert found["plain"][place]["hash_share"] == found["other"][place]["hash_share"] == share
+    assert any(found["plain"][place]["text"] != found["other"][place]["text"] for place in shared)
+    again = tmp_path / "again"  # a corpus of a corpus keeps it
+    options = ["--sources", str(tmp_path / "other"), "--workers", "1", "--clean", "length", "--output_dir", str(again)]
+    assert prepare.main([*options, "--duplicates", "none"]) == 0
+    shares = [row["hash_share"] for row in read_corpus_folder(again)]
+    assert shares == [row["hash_share"] for row in found["other"].values()]
+
+
+def tally_of(documents, faults=0, unread=None, lost_bytes=0):
+    steps = {"read": {"0": [documents, 0]}}
+    return {"steps": steps, "faults": [["a", "", "x"]] * faults, "unread": unread or {}, "lost_bytes": lost_bytes}
+
+
+@pytest.mark.parametrize(
+    ("tallies", "share", "words"),
+    [
+        ([tally_of(999_999, 1)], 1e-6, "1 fault to 999,999 documents"),  # a dump with a cut end
+        ([tally_of(10_000, 1, lost_bytes=500)], 0.5, "500 B lost"),  # one that breaks off in the middle
+        ([tally_of(10_000, 1, {"b": 10})], 0.5, "1 of 2 files"),  # of two files a small one
+        ([tally_of(0, 1, {"a": 400}), tally_of(900)], 0.4, "400 B lost"),  # a part of a file
+        ([tally_of(0, 1, {"a": 400}), tally_of(0, 1, {"a": 590})], 1, "2 faults to 0 documents"),
+    ],
+)
+def test_how_much_is_broken(tallies, share, words):
+    files = [{"path": "a", "bytes": 990}, {"path": "b", "bytes": 10}]
+    found, reason = measure_broken(tallies, files)
+    assert (found, reason) == (pytest.approx(share, rel=0.01), words)
 
 
 def test_a_finished_corpus_is_left_alone_and_other_settings_are_refused(corpus, capsys):
@@ -135,7 +197,7 @@ def test_too_much_broken_input_stops_with_one_line_and_leaves_no_corpus(tmp_path
         (tmp_path / "texts" / f"bad{number}.jsonl").write_text("{" * 100)
     options = ["--sources", str(tmp_path / "texts"), "--output_dir", str(tmp_path / "corpus"), *COMMON]
     with pytest.raises(
-        InputError, match=r"broken, more than --max_broken_fraction 0\.2: 4 faults.*bad0.jsonl:1"
+        InputError, match=r"80.0%.*\(4 of 5 files\), more than --max_broken_fraction 0\.2: 4 faults.*bad0.jsonl:1"
     ) as caught:
         prepare.main(options)
     assert "\n" not in str(caught.value)
@@ -324,6 +386,7 @@ def test_what_a_kill_left_half_written_is_not_in_the_corpus(tmp_path, chats):
         "00000.parquet",
         "corpus.json",
         "data",
+        "languages.png",
         "lengths.png",
         "pictures",
         "report.json",
