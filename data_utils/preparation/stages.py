@@ -17,9 +17,8 @@ from data_utils.preparation.duplicates import EXACT, KEPT, NEAR
 from data_utils.preparation.leaks import ENTRY, make_entries, read_leaks
 from data_utils.preparation.parquet_shards import COLUMNS, ShardWriter
 from data_utils.preparation.signatures import SignatureFolder, Signatures, write_array
-from data_utils.preparation.tally import EXAMPLES, Tally, shorten, tally_table
+from data_utils.preparation.tally import EXAMPLES, Tally, batches, shorten, tally_table
 
-BATCH_CHARACTERS = 250_000  # whose arrays stay in the processor's cache
 FATES = {EXACT: "exact duplicate", NEAR: "near duplicate"}
 
 
@@ -74,19 +73,6 @@ class WriteClean(PipelineStep):
         signatures.write(work / "signatures", rank)
         write_array(work / "held_out" / f"{rank:05d}.npy", np.concatenate(held_out))
         self.tally.write(work / "tallies" / f"read-{rank:05d}.json")
-
-
-def batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    """Yield documents in batches of about BATCH_CHARACTERS."""
-    batch, held = [], 0
-    for document in documents:
-        batch.append(document)
-        held += len(document.text)
-        if held >= BATCH_CHARACTERS:
-            yield batch
-            batch, held = [], 0
-    if batch:
-        yield batch
 
 
 class WriteCorpus(PipelineStep):
