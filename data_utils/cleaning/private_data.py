@@ -70,10 +70,12 @@ SECRET = re.compile(
     r"[\"']?\s{0,2}[:=：]\s{0,2}[\"']?(?P<value>[A-Za-z0-9+/=_!@#$%^&*.-]{8,})",
     re.IGNORECASE | re.ASCII,
 )
+# What SECRET ends with, where the value holds a digit: as `is_secret` wants it, and quickly found.
+SECRET_VALUE = re.compile(r"[:=：]\s{0,2}[\"']?(?=[A-Za-z+/=_!@#$%^&*.-]*[0-9])[A-Za-z0-9+/=_!@#$%^&*.-]{8}", re.ASCII)
+ACCOUNT_WORDS = ("qq", "微信", "薇信", "weixin", "wechat")
 # Looked for first: most texts hold none, and the patterns above are slow. One of the signs is in each word.
 SECRET_WORDS = ("apikey", "api_key", "api-key", "secret", "access_token", "access-token", "accesstoken", "auth_token")
-SECRET_WORDS += ("auth-token", "authtoken", "passw", "pwd", "密码", "密钥", "口令")
-SECRET_WORDS += ("qq", "微信", "薇信", "weixin", "wechat")
+SECRET_WORDS += ("auth-token", "authtoken", "passw", "pwd", "密码", "密钥", "口令", *ACCOUNT_WORDS)
 SECRET_SIGNS = ("api", "secret", "token", "passw", "pwd", "qq", "weixin", "wechat")
 CHINESE_SECRET_SIGNS = ("密码", "密钥", "口令", "微信", "薇信")
 LONG_TOKEN = re.compile(r"[A-Za-z0-9_.-]{15}")
@@ -144,7 +146,10 @@ def mask_secrets(line: str) -> str:
     lowered = line.lower()
     if not any(word in lowered for word in SECRET_WORDS) or not any(sign in line for sign in ":=：是"):
         return line
-    line = SECRET.sub(lambda match: replace_value(match, "[KEY]") if is_secret(match["value"]) else match[0], line)
+    if SECRET_VALUE.search(line):
+        line = SECRET.sub(lambda match: replace_value(match, "[KEY]") if is_secret(match["value"]) else match[0], line)
+    if not any(word in lowered for word in ACCOUNT_WORDS):
+        return line
     return NAMED_ACCOUNT.sub(lambda match: replace_value(match, "[ACCOUNT]"), line)
 
 
