@@ -1,8 +1,10 @@
 """Speed and memory of data preparation, against `tokenizers.encode_batch` alone on the same text and cores.
 
-python -m benchmarks.data                        # speed on 20 MB, memory at 50 MB: some minutes
-python -m benchmarks.data --megabytes 50 1000    # memory at 1 GB too: about half an hour on two cores
-python -m benchmarks.data --megabytes 1000 --only sample tokenize --folder big    # one step; stopped, it goes on
+python -m benchmarks.data                            # speed on 100 MB, memory at 50 MB: some minutes
+python -m benchmarks.data --megabytes 50 200 1000    # memory at 1 GB too
+python -m benchmarks.data --speed_megabytes 0 --megabytes 1000 --only tokenize --folder big   # stopped, it goes on
+Text of which `train.py` holds all (up to 256 MB) is measured in the steps `read` and `clean` too. `file` is all that
+train.py does with a user's own file before it trains. Progress goes to the screen, the tables to standard output.
 """
 
 import argparse
@@ -22,7 +24,8 @@ from pathlib import Path
 from statistics import median
 
 ROOT = Path(__file__).parents[1]
-STEPS = ("read", "clean", "sample", "tokenize", "rows")
+STEPS = ("read", "clean", "file", "sample", "tokenize", "rows")
+HELD_STEPS = ("read", "clean")  # of what is held by `datasets`
 VOCAB = 6144
 
 
@@ -30,12 +33,14 @@ def main() -> None:
     """Print both tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--megabytes", type=int, nargs="*", default=[50], help="sizes at which memory is measured")
-    parser.add_argument("--speed_megabytes", type=int, default=20, help="text whose speed is measured; 0: none")
+    parser.add_argument("--speed_megabytes", type=int, default=100, help="text whose speed is measured; 0: none")
     parser.add_argument("--only", nargs="*", default=STEPS, choices=STEPS, help="steps whose memory is measured")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--folder", default=None, help="where the generated text and the cache are kept")
     parser.add_argument("--step", nargs=2, help=argparse.SUPPRESS)  # one measurement, in a process of its own
     args = parser.parse_args()
+    from data_utils.documents import LARGE_BYTES
+
     folder = Path(args.folder or tempfile.mkdtemp(prefix="bench-data-"))
     os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_DISABLE_PROGRESS_BARS="1")
     os.environ["HF_DATASETS_CACHE"] = str(folder / "cache")
@@ -45,22 +50,25 @@ def main() -> None:
     names = [f"{name} {version(name)}" for name in ("tokenizers", "datasets", "pyarrow")]
     print(f"{len(os.sched_getaffinity(0))} cores, {platform.machine()}, Python {platform.python_version()}, {names}\n")
     if args.speed_megabytes:
-        print_speed(folder, args.speed_megabytes, args.repeats)
+        print_shard_speed(folder, args.speed_megabytes, args.repeats)
+        print_speed(folder, min(args.speed_megabytes, 20), args.repeats)
     print("\n| step | MB of text | peak memory, MB | seconds | MB/s |\n| --- | --- | --- | --- | --- |")
     for size in args.megabytes:
         corpus = write_text(folder / f"corpus-{size}", size)
         for step in args.only:
+            if step in HELD_STEPS and size * 10**6 > LARGE_BYTES:
+                continue
             command = [sys.executable, "-m", "benchmarks.data", "--folder", str(folder), "--step", step, corpus.name]
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+            done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
             if done.returncode:
-                sys.exit(done.stderr)
+                sys.exit(done.returncode)
             figures = json.loads(done.stdout.splitlines()[-1])
             speed = size / figures["seconds"]
             print(f"| {step} | {size} | {figures['peak']:.0f} | {figures['seconds']:.1f} | {speed:.1f} |", flush=True)
 
 
-def write_text(folder: Path, megabytes: int) -> Path:
-    """Write a prepared corpus of generated documents, half of the bytes English and half Chinese."""
+def write_text(folder: Path, megabytes: int, languages: tuple[str, ...] = ("en", "zh")) -> Path:
+    """Write a prepared corpus of generated documents, as many bytes of each language."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -69,12 +77,12 @@ def write_text(folder: Path, megabytes: int) -> Path:
     sentences = read_sentences()
     chance = random.Random(0)
     (folder / "data").mkdir(parents=True, exist_ok=True)
-    shards, spent = [], {"en": 0, "zh": 0}
-    while min(spent.values()) < megabytes * 500_000:
+    shards, spent = [], dict.fromkeys(languages, 0)
+    while sum(spent.values()) < megabytes * 1_000_000:
         columns: dict[str, list] = {name: [] for name in ("text", "language", "source", "id")}
         size = 0
-        while size < 64_000_000 and min(spent.values()) < megabytes * 500_000:
-            language = "en" if spent["en"] < spent["zh"] else "zh"
+        while size < 64_000_000 and sum(spent.values()) < megabytes * 1_000_000:
+            language = min(spent, key=spent.get)
             lines = chance.choices(sentences[language], k=chance.randint(1, 60))
             text = f"{chance.getrandbits(40)}\n" + "\n".join(lines)
             row = (text, language, "generated", str(len(columns["id"])))
@@ -105,12 +113,43 @@ def read_sentences() -> dict[str, list[str]]:
     return {language: sorted(lines) for language, lines in found.items()}
 
 
+def print_shard_speed(folder: Path, megabytes: int, repeats: int) -> None:
+    """Print how fast text of each language is tokenized to shards, in turn with `encode_batch` alone."""
+    from data_utils.documents import Source, read_parquet
+    from data_utils.folder import list_shards
+    from data_utils.shards import tokenize_source
+    from data_utils.tokenizer import train_tokenizer
+
+    sentences = read_sentences()
+    tokenizer = train_tokenizer((line for lines in sentences.values() for line in lines), VOCAB)
+    backend = tokenizer.backend_tokenizer
+    say = partial(print, file=sys.stderr)
+    print(f"| {megabytes / 2:.0f} MB of | encode_batch alone, MB/s | to shards, MB/s | of encode_batch |")
+    print("| --- | --- | --- | --- |")
+    for language in sentences:
+        corpus = write_text(folder / f"{language}-{megabytes // 2}", megabytes // 2, (language,))
+        texts = [text for shard in list_shards(str(corpus)) for text, _ in read_parquet(shard, 0)]
+        size = sum(len(text.encode()) for text in texts) / 1e6
+        alone, sharded = [], []
+        for repeat in range(repeats):
+            begun = time.perf_counter()
+            for start in range(0, len(texts), 1000):
+                backend.encode_batch(texts[start : start + 1000], add_special_tokens=False)
+            alone.append(time.perf_counter() - begun)
+            begun = time.perf_counter()
+            tokenize_source(Source(str(corpus)), tokenizer, f"{repeat}{time.time()}", 0.0, say=say)
+            sharded.append(time.perf_counter() - begun)
+            left = (repeats - 1 - repeat) * (alone[-1] + sharded[-1])
+            say(f"{language}: {alone[-1]:.1f} s alone, {sharded[-1]:.1f} s to shards; {left:.0f} s left")
+        a, b = median(alone), median(sharded)
+        print(f"| {language} | {size / a:.1f} | {size / b:.1f} | {a / b:.0%} |", flush=True)
+    print()
+
+
 def print_speed(folder: Path, megabytes: int, repeats: int) -> None:
     """Print MB/s of each step in turn with the reference, so that both see the same machine."""
     from data_utils.corpus import clean_corpus, read_corpus
-    from data_utils.documents import Source
     from data_utils.packing import pack_documents, tokenize_documents
-    from data_utils.shards import tokenize_source
     from data_utils.tokenizer import train_tokenizer
 
     corpus = write_text(folder / f"corpus-{megabytes}", megabytes)
@@ -132,7 +171,6 @@ def print_speed(folder: Path, megabytes: int, repeats: int) -> None:
     steps: dict[str, Callable[[int], object]] = {
         "tokenizers.encode_batch alone": encode_alone,
         "tokenize to datasets": lambda n: tokenize_documents(documents, tokenizer, f"{n}{time.time()}"),
-        "tokenize to shards": lambda n: tokenize_source(Source(str(corpus)), tokenizer, f"{n}{time.time()}", 0.0),
         "tokenizer(texts)": call_tokenizer,
         "pack": lambda n: pack_documents(tokenized, 256 - n),
         "clean": lambda n: clean_corpus(documents.select(range(len(texts) - n - 1))),
@@ -154,7 +192,7 @@ def measure_step(step: str, corpus: Path) -> dict[str, float]:
     from data_utils.corpus import clean_corpus, read_corpus
     from data_utils.documents import Source
     from data_utils.mixture import Mixture
-    from data_utils.pretraining import ShardedCorpus, prepare_tokenizer
+    from data_utils.pretraining import ShardedCorpus, open_corpus, pack_held_out, prepare_tokenizer
     from data_utils.shards import tokenize_source
     from data_utils.streams import TokenStream
 
@@ -164,6 +202,12 @@ def measure_step(step: str, corpus: Path) -> dict[str, float]:
         tokenizer, key = prepare_tokenizer(sharded, None, VOCAB)
         return tokenize_source(sharded.sources[0], tokenizer, key, 0.02, say=partial(print, file=sys.stderr))
 
+    def prepare_file() -> None:
+        opened = open_corpus([Source(str(corpus / "corpus.jsonl"))], 0.02, False)
+        tokenizer, key = prepare_tokenizer(opened, None, VOCAB)
+        opened.pack(tokenizer, key, 512, 0, 1)
+        pack_held_out(opened.held_out(262_144), tokenizer, key, 512, 32_768)
+
     def read_rows() -> None:
         mixture = Mixture([TokenStream(tokenize())], 512, seed=0)
         for row in range(min(20_000, len(mixture))):
@@ -172,6 +216,7 @@ def measure_step(step: str, corpus: Path) -> dict[str, float]:
     steps: dict[str, Callable[[], object]] = {
         "read": lambda: read_corpus([str(corpus / "corpus.jsonl")]),
         "clean": lambda: clean_corpus(read_corpus([str(corpus / "corpus.jsonl")])),
+        "file": prepare_file,
         "sample": lambda: prepare_tokenizer(sharded, None, VOCAB),
         "tokenize": tokenize,
         "rows": read_rows,

@@ -8,22 +8,24 @@ import ftfy
 import pyarrow.compute as pc
 import xxhash
 from datasets import Dataset, Features, IterableDataset, Value, concatenate_datasets
-from ftfy.badness import MOJIBAKE_CATEGORIES, is_bad
+from ftfy.badness import is_bad
 
 from data_utils import sources
 from data_utils.caching import cache_key, generate_rows
-from data_utils.cleaning.normalize import is_printable
+from data_utils.cleaning.characters import SUSPECT, SUSPICIOUS, UNNORMAL, UNPRINTABLE, find_kinds
 from data_utils.folder import folder_version, is_corpus_folder
 from data_utils.readers.files import ReadArguments, file_version, find_files
 from data_utils.readers.inputs import find_inputs, is_hub_name, read_documents_of
 from data_utils.splitting import SHARE, hash_share
 from errors import InputError
 
-FEATURES = Features(dict.fromkeys(("text", "language", "source"), Value("string")) | {SHARE: Value("float64")})
+FEATURES = Features(
+    {"text": Value("string"), "language": Value("string"), "source": Value("string"), SHARE: Value("float64")}
+)
 CORPUS_SOURCES = (*sources.DOCUMENT_SOURCES, *sources.DIALOGUE_SOURCES)
 CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f\ufeff\ufffe\uffff\ud800-\udfff]")
 C1 = re.compile(r"[\x80-\x9f]")
-SUSPECT = re.compile(f"[{''.join(MOJIBAKE_CATEGORIES.values())}]")  # without one of these there is no mojibake for ftfy
+SPACED_ENDS = (" \n", "\t\n", "\u3000\n", "\xa0\n")  # where no space of other kinds is in a text
 
 
 # Reading
@@ -154,19 +156,21 @@ def repeat_rows(rows: Dataset, times: float) -> Dataset:
 # Cleaning
 
 
-def clean_text(text: str, remove_stop_words: bool = False) -> str:
+def clean_text(text: str, remove_stop_words: bool = False, kinds: int | None = None) -> str:
     """Repair and normalise text without changing what a reader sees.
 
     Mojibake is repaired (ftfy), Unicode composed (NFC), control characters dropped, line ends made `\\n`, spaces at
     line ends and more than one blank line removed. Removing stop words (an option for study) hurts generation: a
-    model that never saw "the" or "的" cannot write a sentence.
+    model that never saw "the" or "的" cannot write a sentence. `kinds`: what `find_kinds` says, where that was asked.
 
     >>> clean_text("cafe\\u0301\\r\\n\\x00schÃ¶n  \\n\\n\\n\\nend")
     'café\\nschön\\n\\nend'
     """
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
-    if is_sound(text):  # most text is: 20 times faster than to look for what could be repaired
-        return tidy_lines(text, remove_stop_words)
+    if "\r" in text:
+        text, kinds = text.replace("\r\n", "\n").replace("\r", "\n"), None
+    kinds = find_kinds([text])[0] if kinds is None else kinds
+    if is_sound(text, kinds):  # most text is: 20 times faster than to look for what could be repaired
+        return tidy_lines(text, remove_stop_words, kinds)
     text = CONTROL.sub("", text)
     repaired = None
     while not text.isascii() and text != repaired:  # what is repaired may be mojibake again; most text needs one pass
@@ -184,25 +188,25 @@ def clean_text(text: str, remove_stop_words: bool = False) -> str:
     return tidy_lines(text, remove_stop_words)
 
 
-def is_sound(text: str) -> bool:
+def is_sound(text: str, kinds: int) -> bool:
     """Tell quickly whether there is nothing in a text that `clean_text` repairs or drops, line ends aside.
 
     All that it drops is not printable; ftfy changes, of printable text, what its `is_bad` names and U+FFFC.
     """
-    if not is_printable(text) or "\ufffc" in text:
+    if kinds & UNPRINTABLE or "\ufffc" in text:
         return False
-    if text.isascii():
-        return True
-    # What ftfy looks for is at most seven characters wide: its slow pattern sees the neighbours of the suspects only.
-    windows = [text[max(0, match.start() - 7) : match.start() + 8] for match in SUSPECT.finditer(text)]
-    if windows and (is_bad("\n".join(windows)) or "\nÃ " in text or "\nÂ " in text):
-        return False
-    return unicodedata.is_normalized("NFC", text)
+    if kinds & SUSPICIOUS:
+        # What ftfy looks for is at most seven characters wide: its slow pattern sees the neighbours of suspects only.
+        windows = [text[max(0, match.start() - 7) : match.start() + 8] for match in SUSPECT.finditer(text)]
+        if is_bad("\n".join(windows)) or "\nÃ " in text or "\nÂ " in text:
+            return False
+    return not kinds & UNNORMAL or unicodedata.is_normalized("NFC", text)
 
 
-def tidy_lines(text: str, remove_stop_words: bool) -> str:
-    """Return text without spaces at line ends and more than one blank line."""
-    text = "\n".join([line.rstrip() for line in text.split("\n")])
+def tidy_lines(text: str, remove_stop_words: bool, kinds: int = UNPRINTABLE) -> str:
+    """Return text without spaces at line ends and more than one blank line; `kinds` of characters are in it."""
+    if kinds & UNPRINTABLE or any(end in text for end in SPACED_ENDS):
+        text = "\n".join([line.rstrip() for line in text.split("\n")])
     text = re.sub(r"\n{3,}", "\n\n", text) if "\n\n\n" in text else text
     return drop_stop_words(text.strip()) if remove_stop_words else text.strip()
 

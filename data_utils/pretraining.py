@@ -32,6 +32,7 @@ from errors import InputError
 
 SAMPLE_BYTES = 1000  # of each language that a tokenizer is trained on, for each token of its vocabulary
 MIN_SAMPLE_TOKENS = 6000
+MAX_SAMPLE_BYTES = 24_000_000  # of all languages: the trainer takes 40 bytes of memory for one of text, 1.5 GB in all
 STREAM_SAMPLE = 10_000  # first documents of a stream, from which its tokenizer and held-out part are taken
 
 
@@ -74,11 +75,11 @@ class SmallCorpus:
         """Return about how many bytes of text there are to train on."""
         return count_text_bytes(self.train)
 
-    def sample(self, max_bytes: int) -> Iterator[str]:
-        """Yield training texts of at most `max_bytes` of each language."""
+    def sample(self, max_bytes: int, total_bytes: int | None = None) -> Iterator[str]:
+        """Yield training texts of at most `max_bytes` of each language, and `total_bytes` in all."""
         batches = self.train.select_columns(["text", "language"]).iter(1000)
         rows = (row for batch in batches for row in zip(batch["text"], batch["language"], strict=True))
-        return sample_texts(rows, max_bytes)
+        return sample_texts(rows, max_bytes, total_bytes=total_bytes)
 
     def pack(
         self, tokenizer: PreTrainedTokenizerBase, key: str, block_tokens: int, seed: int, step_rows: int
@@ -143,8 +144,8 @@ class ShardedCorpus:
         """Return about how many bytes of text there are to train on."""
         return int(sum(source.text_bytes() * source.times for source in self.sources) * (1 - self.eval_fraction))
 
-    def sample(self, max_bytes: int) -> Iterator[str]:
-        """Yield training texts of at most `max_bytes` of each language, from everywhere in all sources."""
+    def sample(self, max_bytes: int, total_bytes: int | None = None) -> Iterator[str]:
+        """Yield training texts of at most `max_bytes` of each language and `total_bytes` in all, from everywhere."""
         source = self.sources[0]
 
         def documents() -> Iterator[tuple[str, str]]:
@@ -157,7 +158,7 @@ class ShardedCorpus:
         def clean(text: str) -> str:
             return source.clean(text)
 
-        return sample_texts(documents(), max_bytes, clean)
+        return sample_texts(documents(), max_bytes, clean, total_bytes)
 
     def pack(
         self, tokenizer: PreTrainedTokenizerBase, key: str, block_tokens: int, seed: int, step_rows: int
@@ -197,14 +198,20 @@ class ShardedCorpus:
 def prepare_tokenizer(
     corpus: SmallCorpus | ShardedCorpus, path: str | None, vocab_size: int
 ) -> tuple[PreTrainedTokenizerBase, str]:
-    """Return the tokenizer of `path`, else one trained on the corpus and kept in the cache, and its fingerprint."""
+    """Return the tokenizer of `path`, else one trained on the corpus and kept in the cache, and its fingerprint.
+
+    It is trained on SAMPLE_BYTES of each language for a token of the vocabulary, MAX_SAMPLE_BYTES in all at most:
+    less than 1.5 GB of memory for any vocabulary and corpus.
+    """
     if path is None:
         key = cache_key("train_tokenizer", corpus.version(), vocab_size)
         path = cache_folder() / f"tokenizer-{key}"
         if not path.exists():
             partial_path = path.with_suffix(f".{os.getpid()}")
-            texts = corpus.sample(SAMPLE_BYTES * max(vocab_size, MIN_SAMPLE_TOKENS))
-            train_tokenizer(texts, vocab_size).save_pretrained(partial_path)
+            share = SAMPLE_BYTES * max(vocab_size, MIN_SAMPLE_TOKENS)
+            limits = f"{share / 1e6:.0f} MB of each language, {MAX_SAMPLE_BYTES / 1e6:.0f} MB in all"
+            print(f"tokenizer: trained on up to {limits}, which takes less than 1.5 GB of memory")
+            train_tokenizer(corpus.sample(share, MAX_SAMPLE_BYTES), vocab_size).save_pretrained(partial_path)
             partial_path.rename(path)
     tokenizer = load_tokenizer(str(path))
     return tokenizer, tokenizer_fingerprint(tokenizer)

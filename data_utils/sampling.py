@@ -27,7 +27,20 @@ class Reservoir:
         content = text.encode()
         heappush(self.heap, (-number, content))
         self.held_bytes += len(content)
-        while self.held_bytes - len(self.heap[0][1]) >= self.max_bytes:
+        self.drop_excess()
+
+    def size(self) -> int:
+        """Return the bytes of the sample."""
+        return min(self.held_bytes, self.max_bytes)
+
+    def shrink(self, max_bytes: int) -> None:
+        """Hold no more than so much from now on."""
+        self.max_bytes = max_bytes
+        self.drop_excess()
+
+    def drop_excess(self) -> None:
+        """Drop the texts that are too many."""
+        while self.heap and self.held_bytes - len(self.heap[0][1]) >= self.max_bytes:
             self.held_bytes -= len(heappop(self.heap)[1])
 
     def texts(self) -> Iterator[str]:
@@ -39,13 +52,17 @@ class Reservoir:
 
 
 def sample_texts(
-    documents: Iterable[tuple[str, str]], max_bytes: int, accept: Callable[[str], str | None] = lambda text: text
+    documents: Iterable[tuple[str, str]],
+    max_bytes: int,
+    accept: Callable[[str], str | None] = lambda text: text,
+    total_bytes: int | None = None,
 ) -> Iterator[str]:
     """Yield texts of at most `max_bytes` for each language: equal shares where there is enough of each.
 
     Args:
         documents: (text, language), all of which are looked at once.
         accept: cleans a text, or returns None where it is not to be used; called for what may be kept only.
+        total_bytes: of all languages together; above it the one that has most gives way. None: no limit.
     """
     reservoirs: dict[str, Reservoir] = {}
     for text, language in documents:
@@ -55,6 +72,10 @@ def sample_texts(
         for number, piece in cut_pieces(accept(text) or ""):
             if reservoir.wants(number):
                 reservoir.add(number, piece)
+                excess = sum(each.size() for each in reservoirs.values()) - total_bytes if total_bytes else 0
+                if excess > 0:
+                    largest = max(reservoirs.values(), key=Reservoir.size)
+                    largest.shrink(largest.size() - excess)
     for reservoir in reservoirs.values():
         yield from reservoir.texts()
 

@@ -9,6 +9,7 @@ FOLDER/index.json         all shards, and by what they are read; written last of
 
 import json
 import os
+import time
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -29,6 +30,7 @@ SHARD_TOKENS = 2**25  # what a kill costs at most to do again
 BATCH_CHARACTERS = 2**20  # text in one call of the tokenizer
 EVAL_BYTES = 2**20  # held-out text kept of a language in a shard; what is above is neither trained on nor evaluated
 INDEX = "index.json"
+SAY_SECONDS = 15  # between two lines of progress
 
 
 def tokenize_source(
@@ -53,6 +55,7 @@ def tokenize_source(
     shards = [json.loads(path.read_text()) for path in sorted(folder.glob("*[0-9].json"))]
     if shards:
         say(f"tokenizing {source.path}: goes on after {sum(shard['tokens'] for shard in shards) / 1e6:,.1f} M tokens")
+    progress = Progress(f"tokenizing {source.path}", source.text_bytes(), count_bytes(shards), say)
     typecode = "H" if len(tokenizer) <= 2**16 else "I"
     batches = batch_documents(source, parts, eval_fraction, *(shards[-1]["next"] if shards else (0, 0)))
 
@@ -69,11 +72,37 @@ def tokenize_source(
             if writer.tokens >= shard_tokens:
                 shards.append(writer.close(place))
                 writer = None
-                say(f"tokenizing {source.path}: {sum(shard['tokens'] for shard in shards) / 1e6:,.1f} M tokens")
+        progress.add(sum(len(text.encode()) for _, text, *_ in batch))
     if writer:
         shards.append(writer.close((len(parts), 0)))
     write_json(folder / INDEX, {"format": FORMAT, "dtype": f"uint{16 if typecode == 'H' else 32}", "shards": shards})
     return folder
+
+
+def count_bytes(shards: list[dict]) -> int:
+    """Return the bytes of text that shards hold, by their records."""
+    return sum(counts["bytes"] for shard in shards for counts in shard["languages"].values())
+
+
+class Progress:
+    """Says how far a long piece of work is, now and then, with its speed and the time left."""
+
+    def __init__(self, name: str, total: int, done: int, say: Callable[[str], None]) -> None:
+        """Take the bytes there are in all, about, and those that were done before."""
+        self.name, self.total, self.done, self.say = name, total, done, say
+        self.first, self.begun = done, time.monotonic()
+        self.next = self.begun + SAY_SECONDS
+
+    def add(self, size: int) -> None:
+        """Count bytes that are done."""
+        self.done += size
+        now = time.monotonic()
+        if now >= self.next:
+            speed = (self.done - self.first) / (now - self.begun)
+            left = max(0, self.total - self.done) / speed
+            sizes = f"{self.done / 1e6:,.0f} of about {self.total / 1e6:,.0f} MB"
+            self.say(f"{self.name}: {sizes}, {speed / 1e6:.1f} MB/s, {left / 60:.1f} minutes left")
+            self.next = now + SAY_SECONDS
 
 
 def batch_documents(

@@ -38,34 +38,36 @@ def clean_window(
     window: list, known: dict[int, None], text_of: Callable[[Any], str], source_of: Callable[[Any], object]
 ) -> Iterator[tuple[Any, str]]:
     """Yield (document, text) for a window; what is found is added to `known`."""
-    counts: Counter[int] = Counter()
-    totals = Counter(source_of(document) for document in window)
-    sources = {}
+    counts: dict[object, Counter[str]] = {}  # of each source, how many documents hold a line
+    lines = []
+    totals: Counter = Counter()
     for document in window:
         source = source_of(document)
-        keys = set(line_keys(text_of(document), source))
-        counts.update(keys)
-        if totals[source] >= MIN_DOCUMENTS:
-            sources.update(dict.fromkeys(keys, source))
-    for key, count in counts.items():
-        if count >= MIN_DOCUMENTS and count >= MIN_SHARE * totals[sources[key]]:
-            known[key] = None
+        lines.append(find_lines(text_of(document)))
+        counts.setdefault(source, Counter()).update(lines[-1])
+        totals[source] += 1
+    repeated: dict[object, set[str]] = {}  # the lines to be dropped of each source
+    for source, counted in counts.items():
+        least = max(MIN_DOCUMENTS, MIN_SHARE * totals[source])
+        found = [line for line, count in counted.items() if count >= least]
+        known.update(dict.fromkeys(line_key(line, source) for line in found))
     while len(known) > MAX_KNOWN:
         known.pop(next(iter(known)))
-    for document in window:
-        text, source = text_of(document), source_of(document)
-        if not known or not known.keys().isdisjoint(line_keys(text, source)):
-            kept = [line for line in text.split("\n") if line_key(line, source) not in known]
-            text = "\n".join(kept).strip("\n") if len(kept) <= text.count("\n") else text
+    for source, counted in counts.items() if known else ():
+        repeated[source] = {line for line in counted if line_key(line, source) in known}
+    for document, held in zip(window, lines, strict=True):
+        text, dropped = text_of(document), repeated.get(source_of(document), ())
+        if dropped and not dropped.isdisjoint(held):
+            text = "\n".join([line for line in text.split("\n") if line.strip() not in dropped]).strip("\n")
         yield document, text
 
 
-def line_keys(text: str, source: object) -> list[int]:
-    """Return the keys of the lines of a text that could be boilerplate."""
-    return [line_key(line, source) for line in text.split("\n") if len(line) >= MIN_LINE_CHARACTERS]
+def find_lines(text: str) -> list[str]:
+    """Return the different lines of a text that could be boilerplate, in order."""
+    lines = dict.fromkeys([line.strip() for line in text.split("\n") if len(line) >= MIN_LINE_CHARACTERS])
+    return [line for line in lines if len(line) >= MIN_LINE_CHARACTERS]
 
 
-def line_key(line: str, source: object) -> int | None:
-    """Return the hash of a line within its source, None for one too short."""
-    line = line.strip()
-    return xxhash.xxh3_64_intdigest(f"{source}\0{line}".encode()) if len(line) >= MIN_LINE_CHARACTERS else None
+def line_key(line: str, source: object) -> int:
+    """Return the hash of a line within its source."""
+    return xxhash.xxh3_64_intdigest(f"{source}\0{line}".encode())

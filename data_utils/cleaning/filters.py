@@ -1,7 +1,8 @@
 """The cleaning of a corpus: named steps in order, each switchable and counted, with examples of what it does.
 
-A step is a pure function `(text, language) -> text`, or `Dropped(reason)`. One class wraps it as a block of datatrove;
-its counts are datatrove's statistics: `total`, `forwarded`, `dropped`, `dropped_REASON`, `changed`.
+A step is a pure function `(text, language) -> text`, or `Dropped(reason)`. Where it is slow, a scan looks at a batch of
+texts first and tells it of each what need not be looked for. One class wraps both as a block of datatrove; its counts
+are datatrove's statistics: `total`, `forwarded`, `dropped`, `dropped_REASON`, `changed`.
 """
 
 from collections.abc import Callable
@@ -13,14 +14,16 @@ from datatrove.pipeline.filters.base_filter import BaseFilter
 from datatrove.pipeline.writers.disk_base import DiskWriter
 
 from data_utils.cleaning.boilerplate import drop_boilerplate
-from data_utils.cleaning.languages import identify_language
-from data_utils.cleaning.mojibake import repair_misread
+from data_utils.cleaning.characters import find_kinds
+from data_utils.cleaning.languages import identify_language, scan_scripts
+from data_utils.cleaning.mojibake import repair_misread, scan_plausibility
 from data_utils.cleaning.normalize import check_variant, drop_invisible, fold_compatible, to_simplified
-from data_utils.cleaning.private_data import mask_private
-from data_utils.cleaning.quality import drop_policy_lines, judge_quality
-from data_utils.cleaning.repetition import judge_repetition
+from data_utils.cleaning.private_data import mask_private, scan_digits
+from data_utils.cleaning.quality import drop_policy_lines, judge_quality, scan_quality
+from data_utils.cleaning.repetition import judge_repetition, scan_repetition
 from data_utils.corpus import clean_text, drop_stop_words
 
+BATCH_DOCUMENTS = 256  # looked at together
 EXAMPLES = 3  # kept of each reason
 EXAMPLE_CHARACTERS = 200
 STEPS = ("unicode", "mojibake", "invisible", "compatible", "language", "simplified", "boilerplate", "policy", "quality")
@@ -66,17 +69,25 @@ def build_filters(options: CleaningArguments | None = None, exclusion_writer: Di
     if "simplified" in options.clean:
         check_variant()
     functions: dict[str, Callable] = {
-        "unicode": lambda text, _: clean_text(text),
-        "mojibake": lambda text, _: Dropped("lost") if (sound := repair_misread(text)) is None else sound,
-        "invisible": lambda text, _: drop_invisible(text),
+        "unicode": lambda text, _, kinds: clean_text(text, kinds=kinds),
+        "mojibake": lambda text, _, known: Dropped("lost") if (t := repair_misread(text, known)) is None else t,
+        "invisible": lambda text, _, kinds: drop_invisible(text, kinds),
         "compatible": lambda text, _: fold_compatible(text),
         "simplified": lambda text, language: to_simplified(text) if language == "zh" else text,
         "policy": lambda text, _: drop_policy_lines(text),
         "quality": partial(apply_judge, judge_quality),
         "repetition": partial(apply_judge, judge_repetition),
-        "private": lambda text, _: mask_private(text),
+        "private": lambda text, _, known: mask_private(text, known),
         "stop_words": lambda text, _: drop_stop_words(text),
         "length": partial(check_length, min_characters=options.min_characters),
+    }
+    scans: dict[str, Callable] = {
+        "unicode": lambda texts, _: find_kinds(texts),
+        "mojibake": lambda texts, _: scan_plausibility(texts),
+        "invisible": lambda texts, _: find_kinds(texts),
+        "quality": scan_quality,
+        "repetition": scan_repetition,
+        "private": lambda texts, _: scan_digits(texts),
     }
     blocks = []
     for name in STEPS:
@@ -87,13 +98,13 @@ def build_filters(options: CleaningArguments | None = None, exclusion_writer: Di
         elif name == "boilerplate":
             blocks.append(BoilerplateStep(exclusion_writer))
         else:
-            blocks.append(CleaningStep(name, functions[name], exclusion_writer))
+            blocks.append(CleaningStep(name, functions[name], exclusion_writer, scans.get(name)))
     return blocks
 
 
-def apply_judge(judge: Callable[[str, str], str | None], text: str, language: str) -> str | Dropped:
+def apply_judge(judge: Callable[..., str | None], text: str, language: str, known: object) -> str | Dropped:
     """Return the text, or Dropped where a judge gives a reason."""
-    reason = judge(text, language)
+    reason = judge(text, language, known)
     return Dropped(reason) if reason else text
 
 
@@ -106,16 +117,30 @@ def check_length(text: str, language: str, min_characters: int) -> str | Dropped
 class CleaningStep(BaseFilter):
     """A pure step as a datatrove block; `examples` holds the first of each reason, `changed` among them."""
 
-    def __init__(self, name: str, function: Callable, exclusion_writer: DiskWriter | None = None):
+    def __init__(
+        self, name: str, function: Callable, exclusion_writer: DiskWriter | None = None, scan: Callable | None = None
+    ):
+        """Take `function(text, language)`, or with `scan(texts, languages)` `function(text, language, known)`."""
         self.name = name
-        super().__init__(exclusion_writer)
-        self.function = function
+        super().__init__(exclusion_writer, BATCH_DOCUMENTS)
+        self.function, self.scan = function, scan
         self.examples: list[dict] = []
 
     def filter(self, doc: Document) -> bool | tuple[bool, str]:
         """Apply the step to a document: change its text in place, or drop it."""
-        result = self.function(doc.text, doc.metadata.get("language", ""))
-        return self.settle(doc, result)
+        return self.filter_batch([doc])[0]
+
+    def filter_batch(self, batch: list[Document]) -> list[bool | tuple[bool, str]]:
+        """Apply the step to many documents: change their texts in place, or drop them."""
+        languages = [doc.metadata.get("language", "") for doc in batch]
+        if self.scan is None:
+            results = [self.function(doc.text, language) for doc, language in zip(batch, languages, strict=True)]
+        else:
+            known = self.scan([doc.text for doc in batch], languages)
+            results = [self.function(doc.text, *facts) for doc, *facts in zip(batch, languages, known, strict=True)]
+        return [
+            True if result is doc.text else self.settle(doc, result) for doc, result in zip(batch, results, strict=True)
+        ]
 
     def settle(self, doc: Document, result: str | Dropped) -> bool | tuple[bool, str]:
         """Count what a step made of a document and keep an example."""
@@ -155,10 +180,14 @@ class LanguageStep(CleaningStep):
         super().__init__("language", lambda text, language: text, exclusion_writer)
         self.languages = frozenset(languages)
 
-    def filter(self, doc: Document) -> bool | tuple[bool, str]:
-        """Identify the language; drop what is none of those wanted."""
-        doc.metadata["language"] = language = identify_language(doc.text)
-        return self.settle(doc, doc.text if language in self.languages else Dropped(language or "none"))
+    def filter_batch(self, batch: list[Document]) -> list[bool | tuple[bool, str]]:
+        """Identify the languages; drop what is none of those wanted."""
+        scripts = scan_scripts([doc.text for doc in batch])
+        results = []
+        for doc, counts in zip(batch, scripts, strict=True):
+            doc.metadata["language"] = language = identify_language(doc.text, counts)
+            results.append(language in self.languages or self.settle(doc, Dropped(language or "none")))
+        return results
 
 
 class BoilerplateStep(CleaningStep):

@@ -5,7 +5,7 @@ from functools import cache
 
 import numpy as np
 
-from data_utils.cleaning.languages import MAX_CODE, read_codes
+from data_utils.cleaning.characters import MAX_CODE, REPLACED, find_kinds, join_codes
 
 # The most frequent characters of running text: about half of any Chinese text, simplified or traditional, and of Korean
 # and Japanese its most frequent syllables. A wrong encoding gives a few percent.
@@ -35,6 +35,7 @@ MISREADINGS = (
     ("cp932", "utf-8"),
     ("cp1251", "utf-8"),
 )
+SAMPLE_CHARACTERS = 20_000
 LOST = re.compile("锟斤拷|烫烫烫|屯屯屯|\ufffd")
 
 
@@ -44,8 +45,22 @@ def plausibility(text: str) -> float:
     >>> plausibility("中文的网页") > 0.7, plausibility("涓枃鐨勭綉椤") < 0.1, plausibility("\\ue000的")
     (True, True, 0.0)
     """
-    counts = np.bincount(_plausibility_table()[read_codes(text[:20_000])], minlength=4)
-    return 0.0 if counts[3] or not counts[1] + counts[2] else float(counts[2] / (counts[1] + counts[2]))
+    return find_plausibilities([text])[0]
+
+
+def find_plausibilities(texts: list[str]) -> list[float]:
+    """Return for each of many texts what `plausibility` does."""
+    codes, bounds = join_codes([text[:SAMPLE_CHARACTERS] for text in texts])
+    numbers = np.repeat(np.arange(0, 4 * len(texts), 4), np.diff(bounds)) + _plausibility_table().take(codes)
+    _, rare, common, none = np.bincount(numbers, minlength=4 * len(texts)).reshape(-1, 4).T
+    return np.where((none > 0) | (common == 0), 0.0, common / np.maximum(rare + common, 1)).tolist()
+
+
+def scan_plausibility(texts: list[str]) -> list[tuple[float, bool]]:
+    """Return for each text its plausibility (1 where it is ASCII), and whether it may hold what replaced lost bytes."""
+    wide = [text for text in texts if not text.isascii()]
+    found = iter(zip(find_plausibilities(wide), find_kinds(wide), strict=True)) if wide else iter(())
+    return [(1.0, False) if text.isascii() else next((p, bool(k & REPLACED)) for p, k in found) for text in texts]
 
 
 @cache
@@ -58,15 +73,17 @@ def _plausibility_table() -> np.ndarray:
     return table
 
 
-def repair_misread(text: str) -> str | None:
+def repair_misread(text: str, known: tuple[float, bool] | None = None) -> str | None:
     """Return Chinese that was read in the wrong encoding as it was, the text itself if it is sound, None if it is lost.
+
+    `known` is what `scan_plausibility` says of the text, where that was asked.
 
     >>> repair_misread("ÖÐÎÄÍøÒ³µÄÄÚÈÝ"), repair_misread("鎴戜滑鐨勪腑鏂囩綉椤甸潰")
     ('中文网页的内容', '我们的中文网页面')
     """
     if text.isascii():
         return text
-    before = plausibility(text)
+    before, may_be_lost = known or scan_plausibility([text])[0]
     if before < 0.12 and count_wide(text) >= 4:
         for misread, encoding in MISREADINGS:
             try:
@@ -78,7 +95,7 @@ def repair_misread(text: str) -> str | None:
         lossy = text.replace("\ufffd", "?").encode("gb18030", "replace").decode("utf-8", "ignore")
         if count_wide(lossy) > 0.2 * count_wide(text) and plausibility(lossy) >= max(0.25, 3 * before):
             return None  # bytes are missing: what is left is no text
-    return None if len(LOST.findall(text)) > 0.005 * len(text) else text
+    return None if may_be_lost and len(LOST.findall(text)) > 0.005 * len(text) else text
 
 
 def count_wide(text: str) -> int:

@@ -4,6 +4,7 @@ import re
 import unicodedata
 from functools import cache
 
+from data_utils.cleaning.characters import MARK, UNPRINTABLE, find_kinds
 from errors import InputError
 
 # Soft hyphen, zero-width space, word joiner and invisible operators, marks of direction, interlinear notes, tags that
@@ -14,9 +15,6 @@ INVISIBLE = re.compile(
     "|(?<![\u20e3\u00a9\u00ae\u2000-\u3300\ufe0f\U0001f000-\U0001faff#*0-9])\ufe0f|[\ufe00-\ufe0d]"
     "|(?<!\U0001f3f4)(?<![\U000e0020-\U000e007f])[\U000e0000-\U000e007f]+"
 )
-PRINTABLE_MARKS = [
-    chr(code) for code in (0x34F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x3164, 0xFFA0, *range(0xFE00, 0xFE10))
-]
 JOINERS = re.compile("[\u200c\u200d]+")
 # Scripts that write with joiners: Arabic and Syriac to Malayalam and Sinhala, Myanmar, Khmer, Mongolian.
 JOINED_SCRIPTS = re.compile(
@@ -25,26 +23,18 @@ JOINED_SCRIPTS = re.compile(
 PICTURES = re.compile("[\u00a9\u00ae\u2190-\u2bff\u3030\u303d\ufe0f\U0001f000-\U0001faff\U000e007f]")
 
 
-def drop_invisible(text: str) -> str:
+def drop_invisible(text: str, kinds: int | None = None) -> str:
     """Return text without invisible marks; a joiner stays in an emoji and in a script that needs it.
+
+    `kinds` is what `find_kinds` says of the text, where that was asked.
 
     >>> drop_invisible("a\\u200bb\\u00adc 👩\\u200d👧 می\\u200cخواهم a\\u200cb")
     'abc 👩\\u200d👧 می\\u200cخواهم ab'
     """
-    if text.isascii() or not may_be_invisible(text):
+    if text.isascii() or not (find_kinds([text])[0] if kinds is None else kinds) & (UNPRINTABLE | MARK):
         return text
     text = INVISIBLE.sub("", text)
     return JOINERS.sub(keep_joiner, text) if "\u200c" in text or "\u200d" in text else text
-
-
-def may_be_invisible(text: str) -> bool:
-    """Tell quickly whether a text may hold an invisible mark: one is not printable or among a few letters and marks."""
-    return not is_printable(text) or any(mark in text for mark in PRINTABLE_MARKS)
-
-
-def is_printable(text: str) -> bool:
-    """Tell whether a text holds nothing but what is printed, line ends, tabs and the usual spaces."""
-    return text.replace("\n", "").replace("\t", "").replace("\u3000", "").replace("\xa0", "").isprintable()
 
 
 def keep_joiner(match: re.Match) -> str:

@@ -10,6 +10,8 @@ from datetime import date
 
 import numpy as np
 
+from data_utils.cleaning.characters import join_codes
+
 EMAIL = re.compile(
     r"(?<![\w.+-])[\w.+-]{1,64}(?:@|＠| ?\[at\] ?| ?\(at\) ?)(?:[a-z0-9](?:[a-z0-9-]{0,62})\.)+[a-z]{2,24}"
     r"(?![\w-])",
@@ -68,66 +70,75 @@ SECRET = re.compile(
     r"[\"']?\s{0,2}[:=：]\s{0,2}[\"']?(?P<value>[A-Za-z0-9+/=_!@#$%^&*.-]{8,})",
     re.IGNORECASE | re.ASCII,
 )
-# Looked for first: most texts hold none, and the patterns above are slow.
+# What SECRET ends with, where the value holds a digit: as `is_secret` wants it, and quickly found.
+SECRET_VALUE = re.compile(r"[:=：]\s{0,2}[\"']?(?=[A-Za-z+/=_!@#$%^&*.-]*[0-9])[A-Za-z0-9+/=_!@#$%^&*.-]{8}", re.ASCII)
+ACCOUNT_WORDS = ("qq", "微信", "薇信", "weixin", "wechat")
+# Looked for first: most texts hold none, and the patterns above are slow. One of the signs is in each word.
 SECRET_WORDS = ("apikey", "api_key", "api-key", "secret", "access_token", "access-token", "accesstoken", "auth_token")
-SECRET_WORDS += (
-    "auth-token",
-    "authtoken",
-    "passw",
-    "pwd",
-    "密码",
-    "密钥",
-    "口令",
-    "qq",
-    "微信",
-    "薇信",
-    "weixin",
-    "wechat",
-)
-LONG_TOKEN = re.compile(rb"[A-Za-z0-9_.-]{15}")
-MAX_NUMBER_BYTES = 40  # seven digits and what stands between them
+SECRET_WORDS += ("auth-token", "authtoken", "passw", "pwd", "密码", "密钥", "口令", *ACCOUNT_WORDS)
+SECRET_SIGNS = ("api", "secret", "token", "passw", "pwd", "qq", "weixin", "wechat")
+CHINESE_SECRET_SIGNS = ("密码", "密钥", "口令", "微信", "薇信")
+LONG_TOKEN = re.compile(r"[A-Za-z0-9_.-]{15}")
+MAX_NUMBER_CHARACTERS = 40  # seven digits and what stands between them
 COLONS = re.compile(r":[0-9a-fA-F]{0,4}:")
-NUMBER = re.compile(r"\d[\d. ()（）-]{5,}\d", re.ASCII)
+NUMBER = re.compile(r"\d(?:[. ()（）-]*\d){6}", re.ASCII)  # seven digits, whatever stands between them
 ID_WEIGHTS = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
 
 
-def mask_private(text: str) -> str:
+def mask_private(text: str, known: tuple[bool, bool] | None = None) -> str:
     """Return text in which private data stands as [EMAIL], [PHONE], [ID], [CARD], [IP], [ACCOUNT] or [KEY].
+
+    `known` is what `scan_digits` says of the text, where that was asked.
 
     >>> mask_private("写信给 li.lei@qq.com 或打 138-1234-5678。")
     '写信给 [EMAIL] 或打 [PHONE]。'
     >>> mask_private("Build 1.2.3.4 of 2024-01-02, order 1234567890, see user@example.com")
     'Build 1.2.3.4 of 2024-01-02, order 1234567890, see user@example.com'
     """
-    may_hold_number, may_hold_key = scan_digits(text)
+    may_hold_number, may_hold_key = known or scan_digits([text])[0]
     if may_hold_key:
         text = KEY.sub("[KEY]", text)
     if "@" in text or "＠" in text or "at)" in text or "at]" in text:
         text = EMAIL.sub(lambda match: match[0] if PUBLIC_MAIL.search(match[0]) else "[EMAIL]", text)
-    if COLONS.search(text):
+    if ":" in text and COLONS.search(text):
         text = IPV6.sub(lambda match: "[IP]" if is_public_ip(match[0]) else match[0], text)
-    lowered = text.lower()
-    if any(word in lowered for word in SECRET_WORDS):
+    if may_hold_secret(text):
         text = "\n".join([mask_secrets(line) for line in text.split("\n")])
-    if may_hold_number:
-        text = "\n".join([mask_numbers(line) if may_be_private(line) else line for line in text.split("\n")])
+    if may_hold_number and NUMBER.search(text):
+        text = "\n".join([mask_numbers(line) if NUMBER.search(line) else line for line in text.split("\n")])
     return text
 
 
-def scan_digits(text: str) -> tuple[bool, bool]:
-    """Tell quickly whether a text may hold (a number of seven digits or more, a key): both are rare, patterns slow.
+def scan_digits(texts: list[str]) -> list[tuple[bool, bool]]:
+    """Tell quickly of each text whether it may hold (a number of seven digits or more, a key): both are rare.
 
-    >>> scan_digits("In 1984."), scan_digits("138 1234 5678"), scan_digits("AKIAIOSFODNN7EXAMPLE")
-    ((False, False), (True, False), (False, True))
+    >>> scan_digits(["In 1984.", "138 1234 5678", "AKIAIOSFODNN7EXAMPLE"])
+    [(False, False), (True, False), (False, True)]
     """
-    data = np.frombuffer(text.encode(errors="replace") + b"\n\n", np.uint8)
-    digits = np.flatnonzero(data - np.uint8(ord("0")) < 10)
-    is_number = len(digits) >= 7 and int((digits[6:] - digits[:-6]).min()) <= MAX_NUMBER_BYTES
-    after = np.where(data[digits + 1] == ord("-"), data[digits + 2], data[digits + 1])
-    mixed = digits[((after | 32) - np.uint8(ord("a")) < 26) | (after == ord("_"))]
+    codes, bounds = join_codes([*texts, ""])
+    digits = np.flatnonzero(codes - np.uint32(ord("0")) < 10)
+    texts_of = np.searchsorted(bounds, digits, side="right") - 1
+    is_near = (digits[6:] - digits[:-6] <= MAX_NUMBER_CHARACTERS) & (texts_of[6:] == texts_of[:-6])
+    numbers = set(texts_of[6:][is_near].tolist())
     # A letter follows a digit in any key somewhere, and a key is a long token.
-    is_key = any(LONG_TOKEN.search(data[max(0, place - 40) : place + 40].tobytes()) for place in mixed)
-    return is_number, is_key or "PRIVATE KEY" in text
+    after = codes[digits + 1]
+    after = np.where(after == ord("-"), codes[np.minimum(digits + 2, len(codes) - 1)], after)
+    is_mixed = ((after | 32) - np.uint32(ord("a")) < 26) | (after == ord("_"))
+    keys = {number for number, text in enumerate(texts) if "PRIVATE KEY" in text}
+    places = (digits - bounds[texts_of])[is_mixed].tolist()
+    for number, place in zip(texts_of[is_mixed].tolist(), places, strict=True):
+        if number not in keys and LONG_TOKEN.search(texts[number], max(0, place - 40), place + 40):
+            keys.add(number)
+    return [(number in numbers, number in keys) for number in range(len(texts))]
+
+
+def may_hold_secret(text: str) -> bool:
+    """Tell quickly whether a text names a password, key or account, with a sign after which its value may stand."""
+    if not any(sign in text for sign in ":=：是"):
+        return False
+    lowered = text.lower()
+    signs = SECRET_SIGNS if text.isascii() else SECRET_SIGNS + CHINESE_SECRET_SIGNS
+    return any(sign in lowered for sign in signs) and any(word in lowered for word in SECRET_WORDS)
 
 
 def mask_secrets(line: str) -> str:
@@ -135,13 +146,11 @@ def mask_secrets(line: str) -> str:
     lowered = line.lower()
     if not any(word in lowered for word in SECRET_WORDS) or not any(sign in line for sign in ":=：是"):
         return line
-    line = SECRET.sub(lambda match: replace_value(match, "[KEY]") if is_secret(match["value"]) else match[0], line)
+    if SECRET_VALUE.search(line):
+        line = SECRET.sub(lambda match: replace_value(match, "[KEY]") if is_secret(match["value"]) else match[0], line)
+    if not any(word in lowered for word in ACCOUNT_WORDS):
+        return line
     return NAMED_ACCOUNT.sub(lambda match: replace_value(match, "[ACCOUNT]"), line)
-
-
-def may_be_private(line: str) -> bool:
-    """Tell quickly whether a line holds a number of seven digits or more, whatever stands between them."""
-    return any(sum(map(str.isdigit, match[0])) >= 7 for match in NUMBER.finditer(line))
 
 
 def mask_numbers(line: str) -> str:

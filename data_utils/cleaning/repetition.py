@@ -1,20 +1,24 @@
 """How much a document repeats itself, by the rules of Gopher; in Chinese by characters. An order faster than by words.
 
-Grams are compared by hashes, of which numpy makes all of a document at once; see `sum_powers`.
+Grams are compared by hashes, of which numpy makes all of many documents at once; see `sum_powers`.
 """
 
 from collections import Counter
 
 import numpy as np
 
-from data_utils.cleaning.languages import read_codes
+from data_utils.cleaning.characters import join_codes
 
 FACTOR = 0x9E3779B97F4A7C15  # odd, so that it has an inverse modulo 2^64
+SLOTS = 2**18  # of a table that the processor's cache holds
+COUNTERS = 2**10  # of each document
 _POWERS: dict[int, np.ndarray] = {}
 
 
-def judge_repetition(text: str, language: str) -> str | None:
+def judge_repetition(text: str, language: str, may_repeat: bool = True) -> str | None:
     """Return why a document repeats itself too much (Gopher, table A1), or None.
+
+    `may_repeat` is what `scan_repetition` says of the text, where that was asked.
 
     >>> judge_repetition("buy cheap tea here now " * 30, "en"), judge_repetition("便宜的好茶快来买吧，" * 30, "zh")
     ('top_2_gram', 'top_2_gram')
@@ -28,14 +32,99 @@ def judge_repetition(text: str, language: str) -> str | None:
         repeated = count_repeated(paragraphs)
         if repeated[0] > 0.3 * len(paragraphs) or repeated[1] > 0.2 * len(text):
             return "repeated_paragraphs"
-    codes = read_codes(text).astype(np.uint64)
+    if not may_repeat:
+        return None
+    codes, bounds = join_codes([text])
+    starts, ends, _ = find_units(codes, bounds, language)
+    return judge_grams(codes[:-1].astype(np.uint64), np.append(starts, ends[-1:]), scale_of(language))
+
+
+def scale_of(language: str) -> int:
+    """Return how many units are in what Gopher counts as one word: a Chinese character means half as much as a word."""
+    return 2 if language == "zh" else 1
+
+
+def find_units(codes: np.ndarray, bounds: np.ndarray, language: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return where each unit of a batch of D texts begins and where the next one or the text ends, (U,), and (D + 1,)
+    the first unit of each text.
+
+    A unit is a word: what stands between spaces. In Chinese it is a character, or a word in ASCII.
+    """
     is_space = (codes <= ord(" ")) | (codes == ord("\u3000"))
-    # A unit is a word: what stands between spaces. In Chinese it is a character, or a word in ASCII; since a character
-    # means half as much as a word, twice as many are in a gram.
-    is_inner = (codes < 128) & ~is_space if language == "zh" else ~is_space
-    is_start = ~is_space
+    is_inner = ~is_space
+    is_start = is_inner.copy()
+    if language == "zh":
+        is_inner &= codes < 128
     is_start[1:] &= ~(is_inner[1:] & is_inner[:-1])
-    return judge_grams(codes, np.append(np.flatnonzero(is_start), len(codes)), 2 if language == "zh" else 1)
+    starts = np.flatnonzero(is_start)
+    firsts = np.searchsorted(starts, bounds)
+    ends = np.append(starts[1:], len(codes) - 1)[: len(starts)]
+    filled = firsts[1:] > firsts[:-1]
+    ends[firsts[1:][filled] - 1] = bounds[1:][filled] - 1
+    return starts, ends, firsts
+
+
+def scan_repetition(texts: list[str], languages: list[str]) -> list[bool]:
+    """Tell of each of many texts whether it may hold grams too often: few do, and to judge each one is slow."""
+    may_repeat = np.zeros(len(texts), bool)
+    for language in set(languages):
+        chosen = [number for number, name in enumerate(languages) if name == language]
+        may_repeat[chosen] = find_repetitive([texts[number] for number in chosen], language)
+    return may_repeat.tolist()
+
+
+def find_repetitive(texts: list[str], language: str) -> np.ndarray:
+    """Return (D,) bool, which texts of a language may be repetitive: those of which `judge_grams` has to count grams.
+
+    Longer grams are no more frequent than the shorter ones in them; one gram no more than all that share its counter.
+    """
+    codes, bounds = join_codes(texts)
+    starts, ends, firsts = find_units(codes, bounds, language)
+    sums = sum_powers(codes.astype(np.uint64))
+    numbers = np.repeat(np.arange(len(texts)), np.diff(firsts))
+    totals = np.maximum(np.diff(bounds) - 1, 1)
+    found = np.zeros(len(texts), bool)
+    for words, share in ((2, 0.16), (5, 0.10)):
+        width = words * scale_of(language)
+        whole = np.flatnonzero(numbers[width - 1 :] == numbers[: max(0, len(numbers) - width + 1)])
+        grams = hash_grams(sums, starts[whole], ends[whole + width - 1])
+        texts_of = numbers[whole]
+        if words == 2:
+            counters = texts_of * COUNTERS + to_buckets(grams, 10)
+            counts = np.bincount(counters, minlength=len(texts) * COUNTERS).reshape(-1, COUNTERS).max(axis=1)
+        else:
+            counts = np.bincount(texts_of[find_repeats(grams + texts_of.astype(np.uint64))], minlength=len(texts))
+        longest = np.zeros(len(texts), np.int64)
+        # The bound that judge_grams takes for grams of up to four words.
+        span = 4 * scale_of(language) if words == 2 else width
+        reach = np.flatnonzero(numbers[span - 1 :] == numbers[: max(0, len(numbers) - span + 1)])
+        if len(reach):
+            spans = ends[reach + span - 1] - starts[reach]
+            edges = np.flatnonzero(np.diff(numbers[reach], prepend=-1))
+            longest[numbers[reach][edges]] = np.maximum.reduceat(spans, edges)
+        found |= counts * longest > share * totals
+    return found
+
+
+def find_repeats(keys: np.ndarray) -> np.ndarray:
+    """Return where in an array a value stands that stands elsewhere too, each value's last place left out.
+
+    Sorting takes five times as long: here each value takes a slot; where another value took it, it tries again.
+    """
+    slots = np.empty(SLOTS, np.int64)
+    places = np.arange(len(keys))
+    repeats = [places[:0]]
+    factor = FACTOR
+    while len(places):
+        chosen = keys[places]
+        taken = to_buckets(chosen, 18, factor)
+        slots[taken] = places
+        holders = slots[taken]
+        is_equal = keys[holders] == chosen
+        repeats.append(places[is_equal & (holders != places)])
+        places = places[~is_equal]
+        factor = factor * FACTOR % 2**64 | 1
+    return np.concatenate(repeats)
 
 
 def count_repeated(parts: list[str]) -> tuple[int, int]:
@@ -47,7 +136,7 @@ def count_repeated(parts: list[str]) -> tuple[int, int]:
 
 
 def judge_grams(codes: np.ndarray, starts: np.ndarray, scale: int) -> str | None:
-    """Return the gram of `scale * n` units that is too frequent, or None.
+    """Return the gram of `scale * n` units that is too frequent, or the length whose repeats are too many, or None.
 
     Args:
         codes: (N,) uint64, the characters.
@@ -60,11 +149,8 @@ def judge_grams(codes: np.ndarray, starts: np.ndarray, scale: int) -> str | None
         width = n * scale
         if len(starts) <= 4 * scale + 1:
             return None
-        grams = hash_grams(sums, starts, width)
+        grams = hash_grams(sums, starts[:-width], starts[width:])
         longest = int((starts[4 * scale :] - starts[: -4 * scale]).max())
-        # Longer grams are no more frequent than the shorter ones in them; a gram no more than what shares its bucket.
-        if n == 2 and int(np.bincount(to_buckets(grams, 12)).max()) * longest <= 0.16 * total:
-            break
         ordered = np.sort(grams)
         ends = np.flatnonzero(ordered[1:] != ordered[:-1])
         counts = np.diff(ends, prepend=-1, append=len(ordered) - 1)
@@ -75,14 +161,10 @@ def judge_grams(codes: np.ndarray, starts: np.ndarray, scale: int) -> str | None
         place = int(np.flatnonzero(grams == value)[0])
         if best * int(starts[place + width] - starts[place]) > limit * total:
             return f"top_{n}_gram"
-    grams = hash_grams(sums, starts, 5 * scale)
-    is_taken = np.zeros(1 << 17, bool)
-    is_taken[to_buckets(grams, 17)] = True
-    repeats = len(grams) - np.count_nonzero(is_taken)  # or more, since buckets are shared
-    if not len(grams) or repeats * int((starts[5 * scale :] - starts[: -5 * scale]).max()) <= 0.10 * total:
-        return None
     for n, limit in ((5, 0.15), (6, 0.14), (7, 0.13), (8, 0.12), (9, 0.11), (10, 0.10)):
-        covered = cover_repeats(hash_grams(sums, starts, n * scale), n * scale, len(starts) - 1)
+        width = n * scale
+        grams = hash_grams(sums, starts[:-width], starts[width:])
+        covered = cover_repeats(grams, width, len(starts) - 1)
         share = 0 if covered is None else int(np.diff(starts)[covered].sum()) / total
         if share > limit:
             return f"repeated_{n}_grams"
@@ -98,11 +180,9 @@ def sum_powers(codes: np.ndarray) -> np.ndarray:
     return sums
 
 
-def hash_grams(sums: np.ndarray, starts: np.ndarray, width: int) -> np.ndarray:
-    """Return (U - width + 1,) uint64, a hash of each gram of `width` units: equal where the characters are."""
-    begins = starts[:-width]
-    inverse = _powers(pow(FACTOR, -1, 2**64), len(sums))
-    return (sums[starts[width:]] - sums[begins]) * inverse[begins]
+def hash_grams(sums: np.ndarray, begins: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Return (G,) uint64, a hash of the characters from each begin to its end: equal where the characters are."""
+    return (sums[ends] - sums[begins]) * _powers(pow(FACTOR, -1, 2**64), len(sums))[begins]
 
 
 def _powers(factor: int, count: int) -> np.ndarray:
@@ -114,9 +194,9 @@ def _powers(factor: int, count: int) -> np.ndarray:
     return _POWERS[factor]
 
 
-def to_buckets(grams: np.ndarray, bits: int) -> np.ndarray:
+def to_buckets(grams: np.ndarray, bits: int, factor: int = FACTOR) -> np.ndarray:
     """Return (N,) int64, the bucket of each gram, of 2^bits."""
-    return (grams * np.uint64(FACTOR) >> np.uint64(64 - bits)).astype(np.int64)
+    return (grams * np.uint64(factor) >> np.uint64(64 - bits)).astype(np.int64)
 
 
 def cover_repeats(grams: np.ndarray, width: int, size: int) -> np.ndarray | None:

@@ -78,33 +78,40 @@ class LeakIndex:
 
     def find(self, tokens: Tokens, shingles: Shingles) -> np.ndarray:
         """Return (document of the batch, evaluation text that it holds), (K, 2) int64 in order."""
-        slots = shingles.hashes >> np.uint64(64 - BITS)
-        hits = np.flatnonzero((self.bitmap[slots >> np.uint64(3)] >> (slots & np.uint64(7)).astype(np.uint8)) & 1)
+        slots = (shingles.hashes >> np.uint64(64 - BITS)).astype(np.int64)
+        hits = np.flatnonzero((self.bitmap.take(slots >> 3) >> (slots & 7).astype(np.uint8)) & 1)
         starts = np.searchsorted(self.hashes, shingles.hashes[hits])
-        counts = np.searchsorted(self.hashes, shingles.hashes[hits], side="right") - starts
-        # One row for each hit and each evaluation text that has the shingle.
-        rows = np.repeat(np.arange(len(hits)), counts)
-        within = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
-        texts = np.asarray(self.texts[starts[rows] + within])
-        documents = np.searchsorted(shingles.bounds, hits[rows], side="right") - 1
-        keys = documents * len(self.sizes) + texts
-        contained = self._contained(keys, shingles.hashes[hits[rows]])
-        found = np.union1d(contained, self._quoted(keys, hits[rows], tokens, shingles))
+        ends = np.searchsorted(self.hashes, shingles.hashes[hits], side="right")
+        hits, starts, ends = (numbers[ends > starts] for numbers in (hits, starts, ends))
+        documents = np.searchsorted(shingles.bounds, hits, side="right") - 1
+        contained = self._contained(documents, starts, ends)
+        found = np.union1d(contained, self._quoted(documents, hits, starts, ends, tokens, shingles))
         return np.stack([found // max(len(self.sizes), 1), found % max(len(self.sizes), 1)], axis=1)
 
-    def _contained(self, keys: np.ndarray, hashes: np.ndarray) -> np.ndarray:
-        order = np.lexsort((hashes, keys))
-        keys, hashes = keys[order], hashes[order]
-        new = np.ones(len(keys), bool)
-        new[1:] = (keys[1:] != keys[:-1]) | (hashes[1:] != hashes[:-1])
-        keys, counts = np.unique(keys[new], return_counts=True)
+    def _pair(self, documents: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return a key for each hit and each text that has its shingle, (K,) document * texts + text, and the hit."""
+        counts = ends - starts
+        rows = np.repeat(np.arange(len(starts)), counts)
+        within = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+        return documents[rows] * len(self.sizes) + np.asarray(self.texts[starts[rows] + within]), rows
+
+    def _contained(self, documents: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+        # Each shingle counts once for a document; of one with few of them nothing can be contained.
+        _, first = np.unique(documents * (len(self.hashes) + 1) + starts, return_index=True)
+        many = np.bincount(documents[first]) >= LEAST_CONTAINMENT * LEAST_SHINGLES
+        first = first[many[documents[first]]]
+        keys, counts = np.unique(self._pair(documents[first], starts[first], ends[first])[0], return_counts=True)
         sizes = self.sizes[keys % max(len(self.sizes), 1)]
         return keys[(sizes >= LEAST_SHINGLES) & (counts >= LEAST_CONTAINMENT * sizes)]
 
-    def _quoted(self, keys: np.ndarray, hits: np.ndarray, tokens: Tokens, shingles: Shingles) -> np.ndarray:
-        chosen = keys % max(len(self.sizes), 1) < self.evaluation_texts
-        order = np.lexsort((hits[chosen], keys[chosen]))
-        keys, places = keys[chosen][order], shingles.places[hits[chosen][order]]
+    def _quoted(self, documents, hits, starts, ends, tokens: Tokens, shingles: Shingles) -> np.ndarray:
+        # The texts of a shingle are in order, those of evaluation files first.
+        chosen = np.flatnonzero(np.asarray(self.texts[starts]) < self.evaluation_texts)
+        keys, rows = self._pair(documents[chosen], starts[chosen], ends[chosen])
+        is_evaluation = keys % max(len(self.sizes), 1) < self.evaluation_texts
+        keys, places = keys[is_evaluation], hits[chosen][rows[is_evaluation]]
+        order = np.lexsort((places, keys))
+        keys, places = keys[order], shingles.places[places[order]]
         if not len(keys):
             return keys
         breaks = np.flatnonzero((keys[1:] != keys[:-1]) | (places[1:] != places[:-1] + 1)) + 1
@@ -176,7 +183,7 @@ class FindLeaks(PipelineStep):
         leaks = [np.zeros((0, 2), np.int64)]
         file = pq.ParquetFile(self.work / "clean" / f"{rank:05d}.parquet")
         with self.track_time():
-            for batch in file.iter_batches(200, columns=["text", "held_out"], use_threads=False):
+            for batch in file.iter_batches(64, columns=["text", "held_out"], use_threads=False):
                 kept = fates[offset : offset + len(batch)] == KEPT
                 documents = np.flatnonzero(kept) + offset
                 offset += len(batch)

@@ -113,12 +113,12 @@ def find_tokens(texts: list[str]) -> Tokens:
     counts_as, alone = character_tables()
     codes = np.frombuffer("\n".join([*texts, ""]).encode("utf-32-le", "surrogatepass"), np.uint32)
     ends = np.cumsum([len(text) + 1 for text in texts])
-    values = counts_as[codes]
+    values = counts_as.take(codes)
     marks = values == MARK
     if marks.any():
         ends = ends - np.cumsum(marks)[ends - 1]
         codes, values = codes[~marks], values[~marks]
-    is_alone = alone[codes]
+    is_alone = alone.take(codes)
     inside = values != 0
     begins = inside.copy()
     begins[1:] &= is_alone[1:] | is_alone[:-1] | ~inside[:-1]

@@ -17,11 +17,10 @@ from data_utils.preparation.duplicates import EXACT, KEPT, NEAR
 from data_utils.preparation.leaks import ENTRY, make_entries, read_leaks
 from data_utils.preparation.parquet_shards import COLUMNS, ShardWriter
 from data_utils.preparation.signatures import SignatureFolder, Signatures, write_array
-from data_utils.preparation.tally import EXAMPLES, Tally, shorten, tally_table
+from data_utils.preparation.tally import EXAMPLES, Tally, batches, shorten, tally_table
 from data_utils.readers.opening import Part
 from data_utils.splitting import SHARE
 
-BATCH_CHARACTERS = 250_000  # whose arrays stay in the processor's cache
 CLEAN_COLUMNS = COLUMNS | {"held_out": pa.bool_(), "file": pa.int32()}  # the file's number, for the report
 FATES = {EXACT: "exact duplicate", NEAR: "near duplicate"}
 
@@ -87,19 +86,6 @@ class WriteClean(PipelineStep):
         self.tally.write(work / "tallies" / f"read-{rank:05d}.json")
 
 
-def batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    """Yield documents in batches of about BATCH_CHARACTERS."""
-    batch, held = [], 0
-    for document in documents:
-        batch.append(document)
-        held += len(document.text)
-        if held >= BATCH_CHARACTERS:
-            yield batch
-            batch, held = [], 0
-    if batch:
-        yield batch
-
-
 class WriteCorpus(PipelineStep):
     """The last stage: what is no duplicate and no leak, as a shard of the corpus, and its counts for the report."""
 
@@ -156,7 +142,7 @@ def drop_leaks(rows: pa.Table, numbers: list[int], leaks: dict[int, int], places
     clean = [number not in leaks for number in numbers]
     for number, row in zip(
         (number for number in numbers if number in leaks),
-        rows.filter(pa.array([not c for c in clean])).to_pylist(),
+        rows.filter(pa.array([not c for c in clean], pa.bool_())).to_pylist(),
         strict=True,
     ):
         text = leaks[number]

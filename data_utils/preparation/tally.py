@@ -11,12 +11,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
-from datatrove.pipeline.filters.base_filter import BaseFilter
+from datatrove.pipeline.filters.base_filter import BaseFilter, get_filter_result
 
 from data_utils.readers.files import Fault
 from errors import InputError
 
 EXAMPLES = 3  # of each reason, from each task
+BATCH_CHARACTERS = 250_000  # whose arrays stay in the processor's cache
+BATCH_DOCUMENTS = 256
 
 
 def write_json(path: Path, value: object) -> None:
@@ -97,7 +99,7 @@ class Chain(PipelineStep):
     """Several datatrove filters as one step, which counts what each lets through and drops.
 
     Run one by one, each filter costs 6 to 15 microseconds a document beside its work (generators, running variances);
-    ten of them would halve the speed. Here it is one.
+    ten of them would halve the speed. Here they take a batch of documents, one filter after the other.
     """
 
     type, name = "FILTER", "chain"
@@ -108,27 +110,52 @@ class Chain(PipelineStep):
 
     def run(self, data: Iterable[Document], rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         """Pass on the documents that all filters keep."""
-        steps = [(step.name, step.filter) for step in self.filters]
-        seconds = dict.fromkeys((name for name, _ in steps), 0.0)
-        for document in data:
-            file, text = document.metadata["file"], None
-            for name, keep in steps:
+        seconds = dict.fromkeys((step.name for step in self.filters), 0.0)
+        for documents in batches(data):
+            kept, sizes = documents, {}  # sizes: document -> (its text, bytes of it)
+            for step in self.filters:
+                if not kept:
+                    break
                 begun = time.perf_counter()
-                kept = keep(document)
-                seconds[name] += time.perf_counter() - begun
-                if kept is not True:
-                    kept, reason = kept if isinstance(kept, tuple) else (kept, "")
-                    if not kept:
-                        self.tally.drop(name, reason, document.text, document.metadata["source"])
-                        break
-                if document.text is not text:
-                    text = document.text
-                    size = len(text.encode(errors="replace"))
-                self.tally.count(name, file, 1, size)
-            else:
-                yield document
+                results = step.filter_batch(kept)
+                seconds[step.name] += time.perf_counter() - begun
+                judged, kept = zip(kept, map(get_filter_result, results), strict=True), []
+                for document, (is_kept, reason) in judged:
+                    if is_kept:
+                        kept.append(document)
+                    else:
+                        self.tally.drop(step.name, reason or "", document.text, document.metadata["source"])
+                self.count(step.name, kept, sizes)
+            yield from kept
         for name, spent in seconds.items():
             self.tally.seconds[name] = self.tally.seconds.get(name, 0) + spent
+
+    def count(self, step: str, batch: list[Document], sizes: dict[int, tuple[str, int]]) -> None:
+        """Count what a step let through for each file; only what it changed is measured anew."""
+        totals: dict[int, list[int]] = {}
+        for document in batch:
+            text, size = sizes.get(id(document), ("", 0))
+            if text is not document.text:
+                size = len(document.text.encode(errors="replace"))
+                sizes[id(document)] = (document.text, size)
+            total = totals.setdefault(document.metadata["file"], [0, 0])
+            total[0] += 1
+            total[1] += size
+        for file, (documents, size) in totals.items():
+            self.tally.count(step, file, documents, size)
+
+
+def batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    """Yield documents in batches of about BATCH_CHARACTERS."""
+    batch, held = [], 0
+    for document in documents:
+        batch.append(document)
+        held += len(document.text)
+        if held >= BATCH_CHARACTERS or len(batch) >= BATCH_DOCUMENTS:
+            yield batch
+            batch, held = [], 0
+    if batch:
+        yield batch
 
 
 def tally_table(tally: Tally, step: str, rows: pa.Table) -> None:

@@ -77,3 +77,12 @@ def test_a_document_larger_than_the_bound_is_cut_and_not_left_out():
     [sample] = sample_texts([(text, "en")], 400)
     assert 390 < len(sample.encode()) <= 400
     assert text.startswith(sample)
+
+
+def test_a_limit_for_all_languages_takes_from_the_largest():
+    rows = [(f"document {i}, in words of a language", "en" if i % 20 else "de") for i in range(4000)]
+    german = {text for text, language in rows if language == "de"}
+    for total, share in ((10**6, size(list(german))), (50_000, size(list(german))), (8000, 4000)):
+        texts = list(sample_texts(rows, 100_000, total_bytes=total))
+        assert min(total, 100_000 + share) - 100 <= size(texts) <= total
+        assert abs(size([text for text in texts if text in german]) - share) < 100

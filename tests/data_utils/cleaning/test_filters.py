@@ -190,6 +190,12 @@ def test_boilerplate_is_known_from_window_to_window(monkeypatch):
     assert texts == [f"unique text number {i}" for i in range(100)]
 
 
+def test_short_and_empty_lines_are_no_boilerplate_however_they_are_indented():
+    texts = [f"def tea_{i}():\n        {{\n\n        }}\nend of part {i}" for i in range(30)]
+    documents, _ = run(texts, ["boilerplate"])
+    assert [d.text for d in documents] == texts
+
+
 def test_boilerplate_is_counted_as_other_steps_are():
     texts = [f"Subscribe to our newsletter\nunique text number {i}" for i in range(20)]
     documents, (block,) = run(texts, ["boilerplate"])

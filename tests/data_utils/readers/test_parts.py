@@ -197,13 +197,14 @@ def test_what_stands_before_a_break_is_read_and_the_break_is_one_fault(tmp_path,
             damaged[place : place + 50] = bytes(50)
         path.write_bytes(damaged)
         documents, faults = read(path, **options)
-        # A damaged gzip may be noticed by its checksum only: what was damaged is then among what was read.
-        wrong = sum(a != b for a, b in zip(documents, whole, strict=False))
-        assert wrong <= (0 if is_cut or name.endswith(".bz2") else 5)
         # A block of bzip2 is 900 kB of text.
         assert len(documents) > (0.3 if name.endswith(".bz2") else 0.6) * count
-        assert len(faults) == 1, faults
-        assert not (is_cut and faults[0].lost_bytes)
+        if is_cut or name.endswith(".bz2"):
+            assert documents == whole[: len(documents)]
+            assert len(faults) == 1, faults
+            assert not (is_cut and faults[0].lost_bytes)
+        else:  # gzip notices by its checksum only, at the end: garbled lines before that are faults of their own
+            assert "broken" in faults[-1].reason and faults[-1].lost_bytes
 
 
 def test_half_a_page_or_sheet_is_none(tmp_path):
