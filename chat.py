@@ -10,6 +10,7 @@ python chat.py --serve                          # OpenAI's protocol at http://12
 """
 
 import argparse
+import gc
 import os
 import sys
 from pathlib import Path
@@ -91,6 +92,7 @@ def main(argv: list[str] | None = None) -> int:
         return load_engine(path, options.engine, dtype=options.dtype, slots=server_options.slots)
 
     engine = load(options.model or find_model())
+    gc.freeze()  # what is loaded stays: to look through it for garbage would cost a reply a fifth of a second
     if options.web or options.serve:
         return serve(engine, sampling, server_options, with_page=options.web, system=options.system)
     is_dialogue = options.prompt is None and not options.samples and sys.stdin.isatty()

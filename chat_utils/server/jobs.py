@@ -91,6 +91,7 @@ class Jobs:
         begin = self.engine.reply if job.request.kind == "chat" else self.engine.complete
         try:
             with begin(asked, sampling) as reply:
+                reply.stats.dropped_messages += job.request.dropped_messages
                 job.replies[index] = reply
                 for piece in reply:
                     if job.cancelled.is_set():

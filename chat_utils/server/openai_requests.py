@@ -11,11 +11,11 @@ from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 
 from chat_utils.sampling import Sampling
+from chat_utils.window import MAX_TOKEN_BYTES, is_too_long, keep_end
 from data_utils.corpus import clean_text
 
 MAX_CHOICES = 8
 MAX_STOPS = 4  # as OpenAI's
-MAX_TOKEN_BYTES = 64  # what is longer than so much a token is not even cleaned, which takes seconds a megabyte
 
 # Numbers of a request: kind, least and greatest value.
 NUMBERS = {
@@ -56,6 +56,7 @@ class Request:
     n: int = 1
     stream: bool = False
     include_usage: bool = False
+    dropped_messages: int = 0  # the oldest of a dialogue, left out unread
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -96,14 +97,25 @@ def parse_request(
     sampling = replace(defaults, **{name: value for name, value in given.items() if value is not None})
     if body.get("stop") is not None:
         sampling.stop = read_stop(body["stop"])
-    inputs = [read_messages(body.get("messages"), window)] if kind == "chat" else read_prompts(body.get("prompt"))
+    dropped = 0
+    if kind == "chat":
+        dialogue, dropped = read_messages(body.get("messages"), window)
+        inputs = [dialogue]
+    else:
+        inputs = read_prompts(body.get("prompt"), window)
     if system and kind == "chat" and inputs[0][0]["role"] != "system":
         inputs[0].insert(0, {"role": "system", "content": system})
     if len(inputs) * n > MAX_CHOICES:
         raise ApiError(400, f"{len(inputs)} prompts times n={n} are more than {MAX_CHOICES} replies", "n")
     stream_options = read_kind(body, "stream_options", dict) or {}
     return Request(
-        kind, inputs, sampling, n, bool(read_kind(body, "stream", bool)), bool(stream_options.get("include_usage"))
+        kind,
+        inputs,
+        sampling,
+        n,
+        bool(read_kind(body, "stream", bool)),
+        bool(stream_options.get("include_usage")),
+        dropped,
     )
 
 
@@ -189,50 +201,64 @@ def replace_surrogates(text: str) -> str:
     return re.sub("[\ud800-\udfff]", "\ufffd", text)
 
 
-def read_prompts(prompt: object) -> list[str]:
-    """Return the texts to continue."""
+def read_prompts(prompt: object, window: int) -> list[str]:
+    """Return the texts to continue, without the beginnings that can't be in the window."""
     prompts = [prompt] if isinstance(prompt, str) else prompt
     if not isinstance(prompts, list) or not prompts or not all(isinstance(text, str) and text for text in prompts):
         raise ApiError(400, "'prompt' must be a text or a list of texts, none of them empty", "prompt")
-    return [replace_surrogates(text) for text in prompts]
+    return [replace_surrogates(text[-MAX_TOKEN_BYTES * window :]) for text in prompts]
 
 
-def read_messages(messages: object, window: int) -> list[dict]:
+def read_messages(messages: object, window: int) -> tuple[list[dict], int]:
     """Return the dialogue in `messages`, cleaned as the dialogues are that the model learned from.
 
     The model knows an optional system turn and then user and assistant in turn: system and developer messages at the
-    start become one, and what one side says in several messages one turn.
+    start become one, and what one side says in several messages one turn. The oldest turns that can't be in the window
+    are left out unread; how many, is returned too.
     """
     if not isinstance(messages, list) or not messages:
         raise ApiError(400, "'messages' must be a list with at least one message", "messages")
-    dialogue: list[dict] = []
+    turns: list[dict] = []
     for number, message in enumerate(messages):
         place = f"messages[{number}]"
         role = message.get("role") if isinstance(message, dict) else None
         role = "system" if role == "developer" else role
         if role not in ("system", "user", "assistant"):
             raise ApiError(400, f"{place}: a role is expected: system, developer, user or assistant", place)
-        if role == "system" and dialogue and dialogue[-1]["role"] != "system":
+        if role == "system" and turns and turns[-1]["role"] != "system":
             raise ApiError(400, f"{place}: a system message stands before all others", place)
-        text = read_content(message.get("content"), place)
-        if len(text.strip().encode()) > MAX_TOKEN_BYTES * window:
-            raise ApiError(400, f"{place}: it is longer than the model's window", place, "context_length_exceeded")
-        text = clean_text(text)
-        if not text and role == "user":
-            raise ApiError(400, f"{place}: the user's message is empty", place)
-        if not text and role == "system":
-            continue
-        text = text or "…"  # a reply that was stopped before its first word
-        if dialogue and dialogue[-1]["role"] == role:
-            dialogue[-1]["content"] += "\n" + text
-        else:
-            dialogue.append({"role": role, "content": text})
-    if not dialogue or dialogue[-1]["role"] != "user":
+        if not turns or turns[-1]["role"] != role:
+            turns.append({"role": role, "texts": []})
+        turns[-1]["texts"].append((place, read_content(message.get("content"), place)))
+    if turns[-1]["role"] != "user":
         raise ApiError(400, "the last message must be the user's", "messages")
-    if dialogue[0]["role"] == "assistant" or (len(dialogue) > 1 and dialogue[1]["role"] == "assistant" and
-                                              dialogue[0]["role"] == "system"):  # fmt: skip
+    for turn in turns:
+        turn["content"] = "\n".join(text for _, text in turn["texts"])
+    for turn in (turns[0], turns[-1]):
+        if turn is turns[-1] or turn["role"] == "system":
+            place = turn["texts"][-1][0]
+            if is_too_long(turn["content"], window):
+                raise ApiError(400, f"{place}: it is longer than the model's window", place, "context_length_exceeded")
+    turns, dropped = keep_end(turns, window)
+    dialogue = [{"role": turn["role"], "content": clean_turn(turn)} for turn in turns]
+    if not dialogue[0]["content"]:  # a system turn without words
+        del dialogue[0]
+    if dialogue[0]["role"] == "assistant" or (dialogue[0]["role"] == "system" and dialogue[1]["role"] == "assistant"):
         raise ApiError(400, "the first message after the system's must be the user's", "messages")
-    return dialogue
+    return dialogue, dropped
+
+
+def clean_turn(turn: dict) -> str:
+    """Return what one side says in one or several messages; raises ApiError where the user says nothing."""
+    cleaned = []
+    for place, given in turn["texts"]:
+        text = clean_text(given)
+        if not text and turn["role"] == "user":
+            raise ApiError(400, f"{place}: the user's message is empty", place, "empty_message")
+        if not text and turn["role"] == "assistant":
+            text = "…"  # a reply that was stopped before its first word
+        cleaned += [text] if text else []
+    return "\n".join(cleaned)
 
 
 def read_content(content: object, place: str) -> str:

@@ -90,8 +90,7 @@ def save(chat: "Chat", name: str) -> None:
     try:
         path = chat.conversation.save(wanted)
     except (OSError, ValueError) as error:  # ValueError: a name with a null character
-        reason = getattr(error, "strerror", None) or str(error)
-        chat.say("cannot_save", path=wanted, reason=reason)
+        chat.say("cannot_save", path=wanted, reason=error)
         return
     asked_for = wanted.rpartition("/")[2]
     if path.name in (asked_for, f"{asked_for}.json"):
@@ -142,7 +141,7 @@ def change_model(chat: "Chat", path: str) -> None:
     try:
         chat.conversation.engine = chat.load_engine(path)
     except InputError as error:
-        chat.screen.note(str(error))
+        chat.say("no_model", reason=error)
         return
     chat.say("model_loaded", name=chat.conversation.engine.name)
 

@@ -12,7 +12,8 @@ from queue import SimpleQueue
 from chat_utils.engine import Engine
 from chat_utils.reply import Reply
 from chat_utils.sampling import Sampling
-from data_utils.dialogue import check_dialogue, clean_text
+from chat_utils.window import is_too_long, keep_end
+from data_utils.dialogue import DialogueError, check_dialogue, clean_text
 from errors import InputError
 
 NO_ANSWER = "…"  # stands where nothing was answered, and after what was cut short
@@ -60,6 +61,10 @@ class Conversation:
         learned from. Ctrl-C ends the reply and keeps what was said. Raises DialogueError where the message is longer
         than the model's window, and leaves the conversation as it was then.
         """
+        if is_too_long(text, self.engine.window):
+            raise DialogueError(
+                f"the message is longer than the model's window of {self.engine.window} tokens; shorten it"
+            )
         text = clean_text(text)
         if not text:
             return ""
@@ -73,7 +78,9 @@ class Conversation:
         pieces: list[str] = []
         self.reply, self.ended = None, None
         try:
-            self.reply = self.engine.reply(list(self.messages), self.sampling)
+            dialogue, dropped = keep_end(self.messages, self.engine.window)
+            self.reply = self.engine.reply(dialogue, self.sampling)
+            self.reply.stats.dropped_messages += dropped
             for piece in read_ahead(self.reply):
                 pieces.append(piece)
                 show(piece)
@@ -128,8 +135,14 @@ class Conversation:
             if not all(isinstance(message, dict) for message in row["messages"]):
                 raise InputError("each message must be an object with 'role' and 'content'")
             messages = check_dialogue(answered(row["messages"]))
-        except (OSError, ValueError, RecursionError) as error:
-            raise InputError((str(error).splitlines() or [repr(error)])[0]) from error
+        except json.JSONDecodeError as error:
+            raise InputError(f"not valid JSON: line {error.lineno}, column {error.colno}") from error
+        except UnicodeDecodeError as error:
+            raise InputError("not UTF-8 text") from error
+        except RecursionError as error:
+            raise InputError("nested too deeply") from error
+        except (OSError, ValueError) as error:  # ValueError: no dialogue, or a name with a null character
+            raise InputError(getattr(error, "strerror", None) or str(error)) from error
         awaits = row["messages"][-1].get("role") == "user"
         self.messages = messages[:-1] if awaits else messages
         self._file = (path, state)

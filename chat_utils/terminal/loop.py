@@ -98,4 +98,4 @@ def talk(chat: Chat, history: str) -> None:
             except DialogueError as error:
                 chat.say("refused", reason=error)
             except (InputError, RuntimeError, MemoryError) as error:  # the model's: what was said before is kept
-                chat.say("failed", reason=(str(error).splitlines() or [repr(error)])[0])
+                chat.say("failed", reason=error)

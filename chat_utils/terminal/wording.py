@@ -1,5 +1,6 @@
 """What the chat itself says, in English and Chinese: at first by the locale, then by what the user types."""
 
+import errno
 import os
 import re
 
@@ -52,9 +53,57 @@ MESSAGES = {
     "model": ("{name}; /model FOLDER loads another", "{name}；/model 文件夹 可换一个模型"),
     "model_loaded": ("now talking to {name}; the conversation goes on", "现在由 {name} 回答；对话继续"),
     "refused": ("{reason}", "无法回答：{reason}"),
+    "no_model": ("{reason}", "无法换模型：{reason}"),
     "failed": ("the reply failed: {reason}", "回答失败：{reason}"),
     "pasted": ("pasted text {number}: {count} characters", "粘贴的文字 {number}：{count} 个字符"),
 }
+
+# What the engine, the files and the system say in English about what they refuse, and how it reads in Chinese.
+REASONS = {
+    r"the message is longer than the model's window of (\d+) tokens; .+": r"消息超出了模型 \1 个词元的窗口，请缩短",
+    r"the chat template refuses this dialogue: (.+)": r"对话模板不接受这段对话：\1",
+    r"the chat template leaves out a message": "对话模板漏掉了一条消息",
+    r"no such file": "没有这个文件",
+    r"not valid JSON: line (\d+), column (\d+)": r"不是有效的 JSON：第 \1 行第 \2 列",
+    r"not UTF-8 text": "不是 UTF-8 文本",
+    r"nested too deeply": "嵌套太深",
+    r"(\{.+\}) is expected": r"内容应为 \1",
+    r"each message must be an object with 'role' and 'content'": "每条消息都应是含 'role' 和 'content' 的对象",
+    r"the dialogue has no messages": "对话里没有消息",
+    r"role (.+) is not user, assistant or system; rename it": r"角色 \1 不是 user、assistant 或 system，请改名",
+    r"message (\d+) \((\w+)\) has no text in 'content'": r"第 \1 条消息（\2）的 'content' 不是文字",
+    r"message (\d+) \((\w+)\) is empty": r"第 \1 条消息（\2）是空的",
+    r"wrong order of roles: (\w+) expected, (\w+) found; .+": r"角色顺序不对：应为 \1，却是 \2；必须交替",
+    r"the last message must be the assistant's, since that is what is learned": "最后一条消息必须是 assistant 的",
+    r"(.+): is a file, not a checkpoint folder; .+": r"\1：是文件，不是检查点文件夹",
+    r"(.+): no such checkpoint; .+": r"\1：没有这个检查点；请先用 train.py 和 finetune_dialogue.py 训练",
+    r"(.+): holds no model yet \((.+) is missing\); .+": r"\1：里面还没有模型（缺少 \2）；训练完成了吗？",
+    r"(.+): its tokenizer has more tokens than its model; .+": r"\1：分词器的词元比模型多，两者不配套",
+    r"(.+): cannot be loaded: (.+)": r"\1：无法读取：“\2”",
+    r"embedded null byte": "文件名里有空字符",
+    r"(.+) is a folder": r"\1 是文件夹",
+    r"MemoryError\(\)": "内存不足",
+} | {
+    re.escape(os.strerror(number)): words
+    for number, words in {
+        errno.ENOENT: "没有这个文件或文件夹", errno.EACCES: "没有权限", errno.EPERM: "不允许这样做",
+        errno.EISDIR: "这是文件夹", errno.ENOTDIR: "路径中有一段不是文件夹", errno.ENAMETOOLONG: "名字太长",
+        errno.ENOSPC: "磁盘空间不足", errno.EROFS: "磁盘只读", errno.EDQUOT: "磁盘配额已满", errno.EIO: "磁盘读写出错",
+    }.items()
+}  # fmt: skip
+
+
+def put_reason(error: Exception, language: str) -> str:
+    """Return in one line why something failed, in a language; a library's own words stay, in quotation marks.
+
+    >>> put_reason(ValueError("no such file"), "zh"), put_reason(ValueError("bad magic"), "zh")
+    ('没有这个文件', '程序出错：“bad magic”')
+    """
+    reason = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), "") or repr(error)
+    if language == "en":
+        return reason
+    found = ((re.fullmatch(pattern, reason), words) for pattern, words in REASONS.items())
+    return next((match.expand(words) for match, words in found if match), f"程序出错：“{reason}”")
 
 
 def say(key: str, language: str, **values: object) -> str:
@@ -63,6 +112,8 @@ def say(key: str, language: str, **values: object) -> str:
     >>> say("saved", "zh", path="a.json")
     '已保存到 a.json'
     """
+    if isinstance(values.get("reason"), Exception):
+        values["reason"] = put_reason(values["reason"], language)
     return MESSAGES[key][LANGUAGES.index(language)].format(**values)
 
 

@@ -20,7 +20,7 @@ async function send(path, options) {
   }
   if (response.ok) return response;
   const body = await response.json().catch(() => null);
-  throw new ApiError(body?.error?.code ?? "http", body?.error?.message ?? `HTTP ${response.status}`);
+  throw new ApiError(body?.error?.code ?? `HTTP ${response.status}`, body?.error?.message ?? `HTTP ${response.status}`);
 }
 
 /** Return the model that the server has: {id, window, defaults}. */

@@ -16,6 +16,7 @@ let conversations = readConversations();
 let current = conversations[0] ?? makeConversation();
 let model = null; // what the server says of it
 let running = null; // the AbortController of the reply that is being made
+let shown = null; // the error that is shown
 
 // Small parts
 
@@ -63,7 +64,8 @@ async function copyText(text) {
 const say = (text) => { find("heard").textContent = text; };
 
 function showError(error) {
-  find("error").textContent = error ? words.errors[error.code] ?? error.message : "";
+  shown = error;
+  find("error").textContent = error ? words.errors[error.code] ?? words.refused(error) : "";
   find("error").hidden = !error;
 }
 
@@ -139,6 +141,8 @@ function drawWords() {
     if (node.tagName === "BUTTON") node.title = words[node.dataset.label];
   }
   find("language").textContent = words.other;
+  find("model").textContent = document.title = model?.id ?? words.page;
+  showError(shown);
   drawSend();
   drawList();
   drawThread();

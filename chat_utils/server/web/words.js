@@ -2,7 +2,7 @@
 
 export const WORDS = {
   en: {
-    other: "中文",
+    other: "中文", page: "Chat",
     newChat: "New chat", conversations: "Conversations", conversation: "Conversation", settings: "Settings",
     theme: "Light or dark", save: "Save as JSON", send: "Send", stop: "Stop", copy: "Copy", copied: "Copied",
     retry: "Try again", edit: "Edit", remove: "Delete", cancel: "Cancel", done: "Done", defaults: "Defaults",
@@ -21,15 +21,18 @@ export const WORDS = {
     examples: ["Hello! How are you today?", "Tell me about your day.", "What do you like to eat?"],
     errors: {
       context_length_exceeded: "This message is longer than what the model can read. Shorten it.",
-      request_too_large: "This is larger than what the server takes. Shorten it.",
+      request_too_large: "This is larger than what the server takes. Shorten it, or begin a new chat.",
       rate_limit_exceeded: "The server is busy. Try again in a moment.",
       invalid_api_key: "The API key is missing or wrong. Set it in the settings.",
       network: "The server does not answer. Is it still running?",
       storage: "This browser has no room left: the conversation is not kept.",
+      empty_message: "This message has no words that can be read.",
+      internal_error: "The server failed on this message. Its log says where.",
     },
+    refused: (error) => error.message,
   },
   zh: {
-    other: "English",
+    other: "English", page: "聊天",
     newChat: "新对话", conversations: "对话列表", conversation: "对话", settings: "设置",
     theme: "浅色或深色", save: "保存为 JSON", send: "发送", stop: "停止", copy: "复制", copied: "已复制",
     retry: "重新回答", edit: "编辑", remove: "删除", cancel: "取消", done: "完成", defaults: "恢复默认",
@@ -48,12 +51,15 @@ export const WORDS = {
     examples: ["你好！今天过得怎么样？", "你叫什么名字？", "你喜欢吃什么？"],
     errors: {
       context_length_exceeded: "这条消息超出了模型能读的长度，请缩短。",
-      request_too_large: "内容超过了服务器的上限，请缩短。",
+      request_too_large: "内容超过了服务器的上限，请缩短，或新建对话。",
       rate_limit_exceeded: "服务器正忙，请稍后再试。",
       invalid_api_key: "API 密钥缺失或错误，请在设置中填写。",
       network: "服务器没有响应，它还在运行吗？",
       storage: "浏览器存储空间已满：对话无法保存。",
+      empty_message: "这条消息里没有可读的文字。",
+      internal_error: "服务器处理这条消息时出错，原因见它的日志。",
     },
+    refused: (error) => `服务器拒绝了这个请求（${error.code}）。`,
   },
 };
 

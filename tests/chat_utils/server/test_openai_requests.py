@@ -59,6 +59,32 @@ def test_message_hopelessly_longer_than_the_window_is_refused_before_it_is_clean
     assert cleaned == [64 * 256]
 
 
+def test_old_turns_that_no_window_holds_are_left_out_unread(monkeypatch):
+    cleaned = []
+    monkeypatch.setattr(openai_requests, "clean_text", lambda text: cleaned.append(text) or text)
+    kind = {"role": "system", "content": "Be kind."}
+
+    def read(size: int, count: int):
+        old = [{"role": ("user", "assistant")[i % 2], "content": "a" * size} for i in range(2 * count)]
+        request = parse({"messages": [kind, *old, *HI]})
+        return request.inputs[0], request.dropped_messages
+
+    assert read(10**6, 1) == ([kind, *HI], 2)
+    assert cleaned == ["Be kind.", "Hi"]
+    dialogue, dropped = read(1, 10_000)  # a message has at least a token
+    assert dialogue[0] == kind
+    assert dialogue[1]["role"] == "user"
+    assert len(dialogue) - 1 + dropped == 20_001
+    assert len(dialogue) <= 257
+    dialogue, dropped = read(64 * 100, 5)
+    assert [len(message["content"]) for message in dialogue] == [8, 6400, 6400, 2]
+    assert dropped == 8
+
+
+def test_prompt_that_no_window_holds_loses_its_beginning():
+    assert parse({"prompt": "a" * 10**6 + "b"}, "text").inputs[0] == "a" * (64 * 256 - 1) + "b"
+
+
 def test_what_is_not_set_is_the_servers():
     assert parse({"messages": HI}).sampling == Sampling()
     assert parse({"messages": HI, "temperature": None, "stop": None, "tools": None}).sampling == Sampling()

@@ -26,7 +26,7 @@ class Page:
 
     def open(self) -> None:
         self.driver.get(self.url)
-        self.wait(lambda: self.text("#model") != "Chat")
+        self.wait(lambda: self.text("#model") not in ("", "Chat", "聊天"))
 
     def wait(self, condition, seconds: float = 20) -> None:
         deadline = time.monotonic() + seconds
@@ -267,6 +267,23 @@ def test_failure_gives_the_message_back(page):
     page.say("Hi")
     page.wait_for_reply(2)
     assert not page.one("#error").is_displayed()
+
+
+def test_what_is_refused_is_said_in_the_language_chosen(page):
+    page.click("#language")
+    page.run("document.getElementById('input').value = 'long '.repeat(300)")
+    page.say("")
+    page.wait(lambda: page.one("#error").is_displayed())
+    assert page.text("#error") == "这条消息超出了模型能读的长度，请缩短。"
+    page.click("#language")
+    assert page.text("#error") == "This message is longer than what the model can read. Shorten it."
+    refused = (
+        "const { WORDS } = await import('/words.js'); return WORDS.zh.refused({code: 'HTTP 408', message: 'late'})"
+    )
+    assert page.run(refused) == "服务器拒绝了这个请求（HTTP 408）。"
+    codes = """const { WORDS } = await import('/words.js');
+    return Object.values(WORDS).map((words) => Object.keys(words.errors).join())"""
+    assert len(set(page.run(codes))) == 1
 
 
 def test_every_button_has_a_name_and_the_keyboard_reaches_it(page):

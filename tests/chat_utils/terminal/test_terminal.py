@@ -1,6 +1,8 @@
 """The chat as it is typed: what each command does, what is said of a reply, and that nothing ends it but the user."""
 
 import json
+import re
+import shutil
 
 import pytest
 
@@ -12,6 +14,7 @@ from chat_utils.terminal.loop import Chat, take_line, talk
 from chat_utils.terminal.screen import Screen
 from chat_utils.terminal.wording import LANGUAGES, MESSAGES, locale_language, typed_language
 from data_utils.dialogue import DialogueError
+from tests.chat_utils.terminal.test_conversation import BAD_FILES
 from tests.scripted import ScriptedEngine, load_engine
 
 
@@ -100,6 +103,45 @@ def test_every_message_is_in_both_languages_with_the_same_places():
         assert places(texts[0]) >= places(texts[1]), key
     for command in COMMANDS:
         assert len(command.about) == len(command.argument) == len(LANGUAGES)
+
+
+@pytest.mark.parametrize("kind", sorted(BAD_FILES))
+def test_bad_file_is_refused_in_chinese_in_a_chinese_chat(kind, tmp_path, capsys):
+    path = tmp_path / "坏.json"
+    path.write_bytes(BAD_FILES[kind])
+    chat = begin()
+    chat.language = "zh"
+    take_line(chat, f"/load {path}")
+    reason = capsys.readouterr().out.partition("无法读取：")[2]
+    for word in ("JSON", "UTF-8", '{"messages": [...]}', "role", "content", "user", "assistant", "system", "'bot'"):
+        reason = reason.replace(word, "")
+    assert re.search(r"[\u4e00-\u9fff]", reason)
+    assert not re.search(r"[A-Za-z]", reason)
+
+
+def test_all_refusals_of_a_real_model_are_chinese_in_a_chinese_chat(tiny_checkpoint, tmp_path, monkeypatch, capsys):
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "file").touch()
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny_checkpoint, broken)
+    (broken / "config.json").write_text("{")
+    chat = Chat(Conversation(Engine(str(tiny_checkpoint)), Sampling(seed=0)), Screen(True), Engine)
+    chat.language = "zh"
+    monkeypatch.chdir(tmp_path)
+    type_lines(
+        monkeypatch, "很" * 300, "长" * 100_000, "/model nowhere", "/model file", "/model weights", "/model broken",
+        "/save file/a", "/save nowhere/a", "/save weights", "/load a\x00b", "/load weights", "/nonsense", "/retry",
+    )  # fmt: skip
+    talk(chat, "")
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("[")][1:]
+    assert len(notes) == 13
+    words = (
+        r"nowhere|file|weights(-\d)?(\.json)?|broken|model\.safetensors|train\.py|finetune_dialogue\.py|/[a-z]+|\bab?\b"
+    )
+    for note in notes:
+        assert re.search(r"[\u4e00-\u9fff]", note)
+        own = re.sub(words, "", re.sub(r"“.*”", "", note))  # in quotation marks: a library's own words
+        assert not re.search(r"[A-Za-z]{2}", own), note
 
 
 def test_dropped_turns_are_said_once(capsys):

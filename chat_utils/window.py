@@ -1,0 +1,35 @@
+"""What a model's window can't hold, whatever its tokens are: told by bytes, before any of it is cleaned or tokenized.
+
+Cleaning takes seconds a megabyte, and tokenizing keeps all other replies waiting.
+"""
+
+MAX_TOKEN_BYTES = 64  # that many a token, and a text is longer than the window
+
+
+def count_bytes(text: str) -> int:
+    """Return the size of a text in UTF-8, without the space around it."""
+    return len(text.strip().encode("utf-8", "replace"))
+
+
+def is_too_long(text: str, window: int) -> bool:
+    """Tell whether a text can't fit in a window of so many tokens."""
+    return count_bytes(text) > MAX_TOKEN_BYTES * window
+
+
+def keep_end(dialogue: list[dict], window: int) -> tuple[list[dict], int]:
+    """Return the dialogue without the oldest turns that can't fit, and how many messages these are.
+
+    The system turn stays, and so does the last message: whether these fit is for who encodes them.
+
+    >>> keep_end([{"role": "user", "content": "a" * 90}, {"role": "user", "content": "b"}], 1)
+    ([{'role': 'user', 'content': 'b'}], 1)
+    """
+    first = 1 if dialogue and dialogue[0]["role"] == "system" else 0
+    start, left = len(dialogue), MAX_TOKEN_BYTES * window
+    while start > first and (left >= 0 or start == len(dialogue)):
+        start -= 1
+        left -= max(MAX_TOKEN_BYTES, count_bytes(dialogue[start]["content"]))  # a message has a token at least
+    start += left < 0 and start < len(dialogue) - 1
+    while start < len(dialogue) - 1 and dialogue[start]["role"] != "user":  # a dialogue begins with the user
+        start += 1
+    return dialogue[:first] + dialogue[start:], start - first
