@@ -3,11 +3,13 @@
 import argparse
 import json
 import os
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 
 REPLY_SECONDS = 120
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def parse_options(description: str, *options: tuple[str, dict]) -> argparse.Namespace:
@@ -20,7 +22,10 @@ def parse_options(description: str, *options: tuple[str, dict]) -> argparse.Name
 
 
 def stream_reply(url: str, messages: list[dict], **settings: float) -> Iterator[str]:
-    """Yield the reply's pieces. Raises ConnectionError with a line for the user where none comes."""
+    """Yield the reply's pieces, without control characters, which a terminal would obey.
+
+    Raises ConnectionError with a line for the user where none comes.
+    """
     key = os.environ.get("CHAT_API_KEY", "")
     headers = {"content-type": "application/json", **({"authorization": f"Bearer {key}"} if key else {})}
     body = json.dumps({"messages": messages, "stream": True, **settings}).encode()
@@ -33,7 +38,7 @@ def stream_reply(url: str, messages: list[dict], **settings: float) -> Iterator[
                     event = json.loads(data)
                     if "error" in event:
                         raise ConnectionError(event["error"]["message"])
-                    yield event["choices"][0]["delta"].get("content", "")
+                    yield CONTROL.sub("", event["choices"][0]["delta"].get("content", ""))
     except urllib.error.HTTPError as error:
         raise ConnectionError(json.load(error)["error"]["message"]) from error
     except OSError as error:

@@ -83,6 +83,7 @@ def answer(faq: Faq, text: str, url: str) -> str:
 
 if __name__ == "__main__":
     options = parse_options(__doc__, ("faq", {"help": "Markdown file of questions and answers"}))
+    sys.stdin.reconfigure(errors="replace")
     try:
         service = Faq(read_faq(options.faq))
         for line in sys.stdin:
