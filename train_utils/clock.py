@@ -13,6 +13,7 @@ from transformers import TrainerCallback
 
 CLOCK_FILE = "clock.json"  # in a checkpoint: how much of the time was spent when it was written
 WARMUP_SHARE = 0.02
+FINISH_SHARE = 0.05  # of the time is kept for the end at most: a pause that was slow by chance must not cost more
 
 
 def process_seconds() -> float:
@@ -108,7 +109,8 @@ class Clock(TrainerCallback):
         if self.pause_start is not None:  # what a mark costs is what the end will cost
             now = self.shared(args)
             if self.measures_end:
-                self.finish_seconds = max(1.0, now - self.pause_start) + 0.25 * self.finish_seconds
+                found = max(1.0, now - self.pause_start) + 0.25 * self.finish_seconds
+                self.finish_seconds = min(found, FINISH_SHARE * self.total)
             self.pause_start, self.last_end = None, now
 
     def on_optimizer_step(self, args, state, control, **kwargs):
