@@ -232,6 +232,8 @@ def read_messages(messages: object, window: int) -> tuple[list[dict], int]:
         turns[-1]["texts"].append((place, read_content(message.get("content"), place)))
     if turns[-1]["role"] != "user":
         raise ApiError(400, "the last message must be the user's", "messages")
+    if next(turn["role"] for turn in turns if turn["role"] != "system") != "user":
+        raise ApiError(400, "the first message after the system's must be the user's", "messages")
     for turn in turns:
         turn["content"] = "\n".join(text for _, text in turn["texts"])
     for turn in (turns[0], turns[-1]):
@@ -243,8 +245,6 @@ def read_messages(messages: object, window: int) -> tuple[list[dict], int]:
     dialogue = [{"role": turn["role"], "content": clean_turn(turn)} for turn in turns]
     if not dialogue[0]["content"]:  # a system turn without words
         del dialogue[0]
-    if dialogue[0]["role"] == "assistant" or (dialogue[0]["role"] == "system" and dialogue[1]["role"] == "assistant"):
-        raise ApiError(400, "the first message after the system's must be the user's", "messages")
     return dialogue, dropped
 
 

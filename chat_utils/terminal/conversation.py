@@ -124,8 +124,8 @@ class Conversation:
 
     def load(self, name: str) -> None:
         """Go on with a conversation that was kept; raises InputError that says why it can't be."""
-        path = Path(name).expanduser().resolve()
         try:
+            path = Path(name).expanduser().resolve()
             if not path.is_file():
                 raise InputError("no such file")
             state = file_state(path)

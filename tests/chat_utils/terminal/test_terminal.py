@@ -138,7 +138,7 @@ def test_all_refusals_of_a_real_model_are_chinese_in_a_chinese_chat(tiny_checkpo
     words = (
         r"nowhere|file|weights(-\d)?(\.json)?|broken|model\.safetensors|train\.py|finetune_dialogue\.py|/[a-z]+|\bab?\b"
     )
-    for note in notes:
+    for note in (note.replace(f"{tmp_path}/", "") for note in notes):
         assert re.search(r"[\u4e00-\u9fff]", note)
         own = re.sub(words, "", re.sub(r"“.*”", "", note))  # in quotation marks: a library's own words
         assert not re.search(r"[A-Za-z]{2}", own), note
