@@ -249,7 +249,7 @@ def test_system_prompt_is_set_replaced_and_cleared_in_first_place(line, expected
     assert turns(chat) == [*expected, ("user", "1"), ("assistant", "a")]
 
 
-@pytest.mark.parametrize("system", [None, "", "  "])
+@pytest.mark.parametrize("system", [None, "", "  ", "\x1b"])
 def test_no_system_prompt_is_no_turn(system):
     assert turns(begin(system=system)) == []
 
