@@ -55,13 +55,14 @@ class Partner:
         if is_chinese(text) != (self.learn == "zh"):
             yield REMINDER[self.learn]
             return
-        self.messages = [*self.messages[-MEMORY_MESSAGES:], {"role": "user", "content": text}]
+        messages = [*self.messages[-MEMORY_MESSAGES:], {"role": "user", "content": text}]
         system = {"role": "system", "content": SYSTEM[self.learn]}
         pieces = []
-        for piece in stream_reply(self.url, [system, *self.messages], max_tokens=60):
+        for piece in stream_reply(self.url, [system, *messages], max_tokens=60):
             pieces.append(piece)
             yield piece
-        self.messages.append({"role": "assistant", "content": "".join(pieces).strip()})
+        # What was refused is not remembered.
+        self.messages = [*messages, {"role": "assistant", "content": "".join(pieces).strip()}]
 
 
 def practise(partner: Partner) -> None:

@@ -136,7 +136,10 @@ def test_practice_partner_remembers_and_says_when_no_server_runs(load_example, s
     partner.open_topic()
     for text in ("你好", "我吃了面条"):
         assert "".join(partner.answer(text))
-    assert [message["role"] for message in partner.messages] == ["user", "assistant"] * 2
+    with pytest.raises(ConnectionError, match="longer than the model's window"):
+        "".join(partner.answer("好" * 10_000))  # refused, and not remembered
+    assert "".join(partner.answer("我吃了面条"))
+    assert [message["role"] for message in partner.messages] == ["user", "assistant"] * 3
     lines = run_example("practice_partner.py", "--url", "http://127.0.0.1:9/v1", text="Hello\n")
     assert "is `python chat.py --serve` running?]" in lines[-1]
 

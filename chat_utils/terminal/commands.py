@@ -14,6 +14,8 @@ from errors import InputError
 if TYPE_CHECKING:
     from chat_utils.terminal.loop import Chat
 
+MAX_SHOWN = 5_000  # characters of a kept message; a megabyte takes a quarter of a minute to paint
+
 
 @dataclass(frozen=True)
 class Command:
@@ -111,12 +113,17 @@ def load(chat: "Chat", name: str) -> None:
         return
     messages = chat.conversation.messages
     chat.say("loaded", count=len(messages))
-    print(f"> {make_printable(chat.conversation.last_question())}")
+    print(f"> {make_printable(cut_front(chat.conversation.last_question()))}")
     if messages[-1]["role"] == "user":
         chat.say("unanswered")
         return
     with chat.screen.reply() as painter:
-        painter.add(messages[-1]["content"])
+        painter.add(cut_front(messages[-1]["content"]))
+
+
+def cut_front(text: str) -> str:
+    """Return the end of a text that would take long to paint."""
+    return text if len(text) <= MAX_SHOWN else f"…{text[-MAX_SHOWN:]}"
 
 
 def reset(chat: "Chat", _: str) -> None:

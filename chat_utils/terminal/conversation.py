@@ -42,8 +42,8 @@ class Conversation:
     def set_system(self, text: str | None) -> None:
         """Set or clear the system turn."""
         self.messages = [message for message in self.messages if message["role"] != "system"]
-        if text and text.strip():
-            self.messages.insert(0, {"role": "system", "content": clean_text(text)})
+        if content := clean_text(text or ""):
+            self.messages.insert(0, {"role": "system", "content": content})
 
     def forget(self) -> None:
         """Drop all turns but the system's."""

@@ -260,7 +260,7 @@ async function answer() {
       } else {
         message.tokens = event.usage.completion_tokens;
         message.dropped = event.usage.dropped_messages;
-        message.seconds = ((performance.now() - started) / 1000).toFixed(1);
+        message.seconds = ((performance.now() - started) / 1000).toFixed(2);
       }
     }
     say(`${words.assistant}: ${message.content}`);

@@ -249,7 +249,7 @@ def test_system_prompt_is_set_replaced_and_cleared_in_first_place(line, expected
     assert turns(chat) == [*expected, ("user", "1"), ("assistant", "a")]
 
 
-@pytest.mark.parametrize("system", [None, "", "  "])
+@pytest.mark.parametrize("system", [None, "", "  ", "\x1b"])
 def test_no_system_prompt_is_no_turn(system):
     assert turns(begin(system=system)) == []
 
@@ -308,6 +308,17 @@ def test_saved_conversation_is_loaded_and_its_end_is_shown(tmp_path, capsys):
     take_line(second, f"/load {tmp_path / 'kept.json'}")
     assert capsys.readouterr().out == "[3 messages loaded]\n> Hi\nHello\n"
     assert turns(second) == turns(first)
+
+
+def test_of_a_long_kept_message_the_end_is_shown_and_all_is_kept(tmp_path, capsys):
+    kept = [{"role": "user", "content": "a" * 10**5 + "?"}, {"role": "assistant", "content": "b" * 10**5 + "!"}]
+    (tmp_path / "kept.json").write_text(json.dumps({"messages": kept}))
+    chat = begin()
+    take_line(chat, f"/load {tmp_path}/kept.json")
+    output = capsys.readouterr().out
+    assert "a?\n" in output and "b!\n" in output
+    assert len(output) < 11_000
+    assert chat.conversation.messages == kept
 
 
 def test_save_says_where_it_went_instead(tmp_path, monkeypatch, capsys):
