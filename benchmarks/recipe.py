@@ -4,7 +4,7 @@
     python -m benchmarks.recipe --seeds 0 --only default adamw
 
 Held-out bits per byte in English and Chinese of the default corpus, mean and standard deviation over the seeds. Nothing
-here depends on the clock: it may run beside other work. Source of the figures in benchmarks/LOG.md.
+here depends on the clock: it may run beside other work.
 """
 
 import argparse
