@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import random
+import re
 import resource
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 STEPS = ("read", "clean", "file", "sample", "tokenize", "rows")
@@ -113,6 +115,12 @@ def read_sentences() -> dict[str, list[str]]:
     return {language: sorted(lines) for language, lines in found.items()}
 
 
+def encode_alone(tokenizer: Any, texts: list[str]) -> None:
+    """Encode texts by the tokenizer's `encode_batch`, which all steps are compared with."""
+    for start in range(0, len(texts), 1000):
+        tokenizer.backend_tokenizer.encode_batch(texts[start : start + 1000], add_special_tokens=False)
+
+
 def print_shard_speed(folder: Path, megabytes: int, repeats: int) -> None:
     """Print how fast text of each language is tokenized to shards, in turn with `encode_batch` alone."""
     from data_utils.documents import Source, read_parquet
@@ -122,19 +130,17 @@ def print_shard_speed(folder: Path, megabytes: int, repeats: int) -> None:
 
     sentences = read_sentences()
     tokenizer = train_tokenizer((line for lines in sentences.values() for line in lines), VOCAB)
-    backend = tokenizer.backend_tokenizer
     say = partial(print, file=sys.stderr)
     print(f"| {megabytes / 2:.0f} MB of | encode_batch alone, MB/s | to shards, MB/s | of encode_batch |")
     print("| --- | --- | --- | --- |")
     for language in sentences:
         corpus = write_text(folder / f"{language}-{megabytes // 2}", megabytes // 2, (language,))
-        texts = [text for shard in list_shards(str(corpus)) for text, _ in read_parquet(shard, 0)]
+        texts = [text for shard in list_shards(str(corpus)) for text, *_ in read_parquet(shard, 0)]
         size = sum(len(text.encode()) for text in texts) / 1e6
         alone, sharded = [], []
         for repeat in range(repeats):
             begun = time.perf_counter()
-            for start in range(0, len(texts), 1000):
-                backend.encode_batch(texts[start : start + 1000], add_special_tokens=False)
+            encode_alone(tokenizer, texts)
             alone.append(time.perf_counter() - begun)
             begun = time.perf_counter()
             tokenize_source(Source(str(corpus)), tokenizer, f"{repeat}{time.time()}", 0.0, say=say)
@@ -157,19 +163,14 @@ def print_speed(folder: Path, megabytes: int, repeats: int) -> None:
     texts = list(documents["text"])
     size = sum(len(text.encode()) for text in texts) / 1e6
     tokenizer = train_tokenizer(texts[: len(texts) // 10], VOCAB)
-    backend = tokenizer.backend_tokenizer
 
     def call_tokenizer(_: int) -> None:
         for start in range(0, len(texts), 1000):
             tokenizer(texts[start : start + 1000], add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
-    def encode_alone(_: int) -> None:
-        for start in range(0, len(texts), 1000):
-            backend.encode_batch(texts[start : start + 1000], add_special_tokens=False)
-
     tokenized = tokenize_documents(documents, tokenizer, "0")
     steps: dict[str, Callable[[int], object]] = {
-        "tokenizers.encode_batch alone": encode_alone,
+        "tokenizers.encode_batch alone": lambda _: encode_alone(tokenizer, texts),
         "tokenize to datasets": lambda n: tokenize_documents(documents, tokenizer, f"{n}{time.time()}"),
         "tokenizer(texts)": call_tokenizer,
         "pack": lambda n: pack_documents(tokenized, 256 - n),
@@ -223,8 +224,15 @@ def measure_step(step: str, corpus: Path) -> dict[str, float]:
     }
     start = time.perf_counter()
     steps[step]()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return {"seconds": time.perf_counter() - start, "peak": peak / 1e6}
+    return {"seconds": time.perf_counter() - start, "peak": peak_bytes() / 1e6}
+
+
+def peak_bytes() -> int:
+    """Return the most memory that this process has held since it began its program."""
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux, whose ru_maxrss goes on from that of the process which started this one
+        return int(re.search(r"^VmHWM:\s+(\d+) kB", status.read_text(), re.MULTILINE)[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 if __name__ == "__main__":

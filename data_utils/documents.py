@@ -68,7 +68,7 @@ class Source:
     def text_bytes(self) -> int:
         """Return about how many bytes of text it holds: as its manifest says, or the size of its files."""
         if self.is_folder:
-            return read_manifest(self.path)["bytes"]
+            return sum(shard["bytes"] for shard in read_manifest(self.path)["shards"])
         if self.path in CORPUS_SOURCES:
             return sum(len(row["text"].encode()) for row in read_documents(self.path))
         return sum(Path(part).stat().st_size for part in self.parts())
