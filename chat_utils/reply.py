@@ -20,11 +20,15 @@ class Stats:
     seconds: float = 0.0
     dropped_messages: int = 0
 
+    @property
+    def tokens_per_second(self) -> float:
+        """How fast the tokens after the first came."""
+        return max(self.reply_tokens - 1, 0) / max(self.seconds - self.first_token_seconds, 1e-9)
+
     def __str__(self) -> str:
-        decode_seconds = max(self.seconds - self.first_token_seconds, 1e-9)
         return (
             f"first token after {self.first_token_seconds * 1000:.0f} ms, "
-            f"{max(self.reply_tokens - 1, 0) / decode_seconds:.0f} tokens a second, {self.reply_tokens} tokens, "
+            f"{self.tokens_per_second:.0f} tokens a second, {self.reply_tokens} tokens, "
             f"{self.cached_tokens} of {self.prompt_tokens} prompt tokens from the cache"
         )
 

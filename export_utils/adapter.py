@@ -5,12 +5,13 @@ import shutil
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers import AutoModelForCausalLM, DynamicCache
 
 from errors import InputError
+from export_utils.folder import ExportedFolder
 
 
-class AdaptedModel:
+class AdaptedModel(ExportedFolder):
     """A base checkpoint with an adapter's folder, which holds the tokenizer, upon it; their weights are not merged."""
 
     def __init__(self, folder: Path) -> None:
@@ -19,7 +20,7 @@ class AdaptedModel:
         base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
         if not Path(base).is_dir():
             raise InputError(f"{folder}: its base {base} is not here; run this where finetune_dialogue.py was run")
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        super().__init__(folder)
         model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, use_safetensors=True)
         if len(self.tokenizer) > model.get_input_embeddings().num_embeddings:
             model.resize_token_embeddings(len(self.tokenizer))
@@ -28,10 +29,6 @@ class AdaptedModel:
     def close(self) -> None:
         """Let the model go."""
         del self.model
-
-    def tokenize(self, text: str, with_control: bool = False) -> list[int]:
-        """Return the ids of a text by the tokenizer in the adapter's folder."""
-        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=not with_control)["input_ids"]
 
     @torch.inference_mode()
     def follow(self, prompt: list[int], reply: list[int]) -> list[int]:

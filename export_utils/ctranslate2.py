@@ -5,9 +5,9 @@ import logging
 from pathlib import Path
 
 import numpy as np
-from transformers import AutoTokenizer
 
 from errors import InputError
+from export_utils.folder import ExportedFolder
 
 FILE_TYPES = ("float32", "float16", "bfloat16", "int8", "int8_float32", "int8_float16", "int8_bfloat16")
 
@@ -31,23 +31,19 @@ def write_ctranslate2(checkpoint: Path, stop: str, folder: Path, quantize: str) 
     (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
-class CTranslate2Model:
+class CTranslate2Model(ExportedFolder):
     """An exported folder, with its tokenizer, in CTranslate2 on the CPU."""
 
     def __init__(self, folder: Path) -> None:
         import ctranslate2
 
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        super().__init__(folder)
         ctranslate2.set_log_level(logging.ERROR)  # of types that this CPU computes in another
         self.generator = ctranslate2.Generator(str(folder), device="cpu")
 
     def close(self) -> None:
         """Free the model."""
         self.generator.unload_model()
-
-    def tokenize(self, text: str, with_control: bool = False) -> list[int]:
-        """Return the ids of a text by the exported tokenizer."""
-        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=not with_control)["input_ids"]
 
     def follow(self, prompt: list[int], reply: list[int]) -> list[int]:
         """Return the likeliest token after the prompt and after each token of `reply` but the last."""

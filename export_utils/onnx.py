@@ -13,7 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer, DynamicCache, PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
+
+from export_utils.folder import ExportedFolder
 
 FILE_TYPES = ("float32", "int8")
 EXTERNAL_BYTES = 1.5e9  # above it, the weights stand in a file of their own: a protobuf holds 2 GB
@@ -67,13 +69,13 @@ def silence():
         logging.disable(logging.NOTSET)
 
 
-class OnnxModel:
+class OnnxModel(ExportedFolder):
     """An exported folder, with its tokenizer, in ONNX Runtime on the CPU."""
 
     def __init__(self, folder: Path) -> None:
         import onnxruntime
 
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        super().__init__(folder)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3
@@ -83,10 +85,6 @@ class OnnxModel:
     def close(self) -> None:
         """Let the session go."""
         del self.session
-
-    def tokenize(self, text: str, with_control: bool = False) -> list[int]:
-        """Return the ids of a text by the exported tokenizer."""
-        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=not with_control)["input_ids"]
 
     def follow(self, prompt: list[int], reply: list[int]) -> list[int]:
         """Return the likeliest token after the prompt and after each token of `reply`, through the cache."""

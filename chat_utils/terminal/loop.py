@@ -54,11 +54,10 @@ class Chat:
     def show_stats(self) -> None:
         """Tell what the last reply took."""
         stats = self.conversation.reply.stats
-        decode_seconds = max(stats.seconds - stats.first_token_seconds, 1e-9)
         self.say(
             "stats",
             first=f"{stats.first_token_seconds * 1000:.0f}",
-            speed=f"{max(stats.reply_tokens - 1, 0) / decode_seconds:,.0f}",
+            speed=f"{stats.tokens_per_second:,.0f}",
             reply=stats.reply_tokens,
             cached=stats.cached_tokens,
             prompt=stats.prompt_tokens,
