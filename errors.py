@@ -23,6 +23,11 @@ def is_machine_fault(error: Exception) -> bool:
     return any(word in str(error) for word in MACHINE_WORDS)
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's text, or its kind where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def run_script(main: Callable[[], int | None]) -> None:
     """Run `main` and leave the process with its exit code."""
     sys.exit(run_guarded(main))

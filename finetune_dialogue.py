@@ -90,7 +90,7 @@ from datasets import Dataset
 from transformers import set_seed
 
 from data_utils.caching import preparation_lock
-from data_utils.corpus import data_version
+from data_utils.corpus import data_version, split_languages
 from data_utils.dialogue import (
     DialogueError,
     describe_forms,
@@ -107,7 +107,7 @@ from data_utils.replay import mix_rows, read_replay
 from data_utils.sources import DIALOGUE_SOURCES
 from data_utils.tokenizer import add_chat_tokens, load_tokenizer, token_byte_counts, tokenizer_fingerprint
 from train_utils.adapters import add_adapters
-from train_utils.arguments import RunArguments
+from train_utils.arguments import RunArguments, count_step_rows
 from train_utils.checkpoint import collect_settings, prepare_folder, read_record, weights_version
 from train_utils.dial import apply_plan, limit_steps, plan_tuning
 from train_utils.launch import silence_libraries, start_cpu_processes, use_all_cores
@@ -177,9 +177,8 @@ def main(argv: list[str] | None = None) -> int:
         encoded = encode_dialogues(train_set, tokenizer, key, options.row_tokens)
         rows = pack_dialogues(encoded, options.row_tokens, tokenizer.pad_token_id)
         eval_rows = {}
-        for language in sorted(set(eval_set["language"])):
-            chosen = eval_set.select([i for i, found in enumerate(eval_set["language"]) if found == language])
-            chosen = encode_dialogues(chosen, tokenizer, key, options.row_tokens)
+        for language, held_out in split_languages(eval_set):
+            chosen = encode_dialogues(held_out, tokenizer, key, options.row_tokens)
             if len(chosen):
                 eval_rows[language] = pack_dialogues(chosen, options.row_tokens, tokenizer.pad_token_id)
     if not len(encoded) or not eval_rows:
@@ -207,7 +206,7 @@ def main(argv: list[str] | None = None) -> int:
         apply_plan(args, plan)
         plan_facts, run_tokens = {"plan": limit_steps(args, plan, len(rows))}, plan.tokens
         watch.lap("plan")
-    step_rows = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    step_rows = count_step_rows(args)
     run_rows = args.max_steps * step_rows if args.max_steps > 0 else args.num_train_epochs * len(rows)
     eval_tokens = options.row_tokens * sum(map(len, eval_rows.values()))
     share = args.limit_evaluation(eval_tokens, run_tokens or run_rows * options.row_tokens) / eval_tokens

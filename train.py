@@ -98,7 +98,7 @@ if __name__ == "__main__":  # help and mistakes at once: what follows takes seco
 from transformers import set_seed
 
 from data_utils.caching import preparation_lock
-from data_utils.corpus import CORPUS_SOURCES, data_version
+from data_utils.corpus import CORPUS_SOURCES, data_version, split_languages
 from data_utils.documents import find_sources
 from data_utils.held_out import find_beginnings
 from data_utils.packing import collate_blocks
@@ -110,13 +110,13 @@ from data_utils.tokenizer import (
     token_byte_counts,
     train_tokenizer,
 )
-from train_utils.arguments import RunArguments
+from train_utils.arguments import RunArguments, count_step_rows
 from train_utils.bigrams import find_last_norm, fit_bigrams
 from train_utils.checkpoint import collect_settings, prepare_folder, weights_version
 from train_utils.dial import apply_plan, limit_steps, on_meta, plan_pretraining, shape_of
 from train_utils.launch import silence_libraries, start_cpu_processes, use_all_cores
-from train_utils.model import build_model, check_vocabulary, check_window, load_model
-from train_utils.plan import Plan, model_config
+from train_utils.model import build_model, check_vocabulary, check_window, load_model, model_config
+from train_utils.plan import Plan
 from train_utils.samples import continue_prompts
 from train_utils.stopwatch import Stopwatch
 from train_utils.training import Run, train_and_save
@@ -156,7 +156,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.plan_only:
         return 0
     watch.lap("plan")
-    step_rows = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    step_rows = count_step_rows(args)
 
     with preparation_lock():
         # 3. Tokenizer: trained on the training documents, or an existing one.
@@ -172,9 +172,8 @@ def main(argv: list[str] | None = None) -> int:
         if "eval_tokens" not in data.given:
             eval_tokens = args.limit_evaluation(eval_tokens * languages, rows * shape.block_tokens) // languages
         eval_blocks = pack_held_out(eval_text, tokenizer, tokenizer_key, shape.block_tokens, eval_tokens)
-    for language in eval_blocks:
-        texts = [row["text"] for row in eval_text if row["language"] == language][:1000]
-        compression = describe_compression(tokenizer, texts, shape.reference_tokenizer)
+    for language, documents in split_languages(eval_text):
+        compression = describe_compression(tokenizer, documents[:1000]["text"], shape.reference_tokenizer)
         say(f"tokenizer: {len(tokenizer):,} tokens, in {language} {compression}")
     facts = corpus.describe_rows(blocks, rows)
     say(f"blocks of {shape.block_tokens} tokens: {'; '.join(f'{name} {fact}' for name, fact in facts.items())}")

@@ -24,8 +24,8 @@ from chat_utils.sampling import Sampling
 from chat_utils.slots import SlotDecoder
 from chat_utils.streaming import TextStream
 from data_utils.dialogue import DialogueError, encode_prompt, stop_token_id
-from data_utils.tokenizer import add_chat_tokens, first_line
-from errors import InputError
+from data_utils.tokenizer import add_chat_tokens
+from errors import InputError, first_line
 
 KINDS = ("auto", "transformers", "batched", "llama.cpp")
 DTYPES = ("auto", "float32", "bfloat16", "float16")

@@ -5,6 +5,7 @@ import unicodedata
 from collections.abc import Container, Iterator
 
 import ftfy
+import numpy as np
 import pyarrow.compute as pc
 import xxhash
 from datasets import Dataset, Features, IterableDataset, Value, concatenate_datasets
@@ -256,6 +257,13 @@ def count_text_bytes(documents: Dataset) -> int:
     """Return about how many bytes of UTF-8 a Dataset of documents holds, without reading the texts one by one."""
     table = documents.data
     return int(pc.sum(pc.binary_length(table.column("text"))).as_py() * len(documents) / max(table.num_rows, 1))
+
+
+def split_languages(documents: Dataset) -> Iterator[tuple[str, Dataset]]:
+    """Yield each language of documents or dialogues, in order, with those that are in it."""
+    languages = np.asarray(documents["language"])
+    for language in sorted(set(languages.tolist())):
+        yield language, documents.select(np.flatnonzero(languages == language))
 
 
 def split_train_eval(corpus: Dataset, eval_fraction: float) -> tuple[Dataset, Dataset]:

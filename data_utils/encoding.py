@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
+from data_utils.tokenizer import is_byte_level
+
 LONG_CHARACTERS = 1_000_000  # the tokenizer needs about 100 bytes a token while it works: longer texts go in pieces
 # A place where no byte-level pattern (GPT-2's, Qwen2's and their like) ever joins two pieces to one word: after a
 # letter, and before a single space, line end or Chinese mark that a letter follows.
@@ -28,8 +30,8 @@ def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: list[str], typecode:
         backend.no_truncation()
     if backend.padding is not None:
         backend.no_padding()
-    is_byte_level = "ByteLevel" in str(backend.decoder)
-    pieces = [cut_text(text) if is_byte_level and len(text) > LONG_CHARACTERS else [text] for text in texts]
+    may_cut = is_byte_level(tokenizer)
+    pieces = [cut_text(text) if may_cut and len(text) > LONG_CHARACTERS else [text] for text in texts]
     encoded = encode_pieces(backend, [piece for cut in pieces for piece in cut], typecode)
     documents = []
     for cut in pieces:

@@ -3,15 +3,15 @@
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from data_utils.corpus import split_languages
 from data_utils.dialogue import DialogueError, encode_prompt
 
 
 def find_beginnings(documents: Dataset, tokenizer: PreTrainedTokenizerBase) -> list[tuple[str, list[int]]]:
     """Return (text, ids) of the first 12 tokens of a document of each language."""
     prompts = []
-    for language in sorted(set(documents["language"])):
-        text = next(row["text"] for row in documents if row["language"] == language)
-        ids = tokenizer(text[:200], add_special_tokens=False)["input_ids"][:12]
+    for _, rows in split_languages(documents):
+        ids = tokenizer(rows[0]["text"][:200], add_special_tokens=False)["input_ids"][:12]
         prompts.append((tokenizer.decode(ids), ids))
     return prompts
 
@@ -21,8 +21,8 @@ def find_questions(
 ) -> list[tuple[str, list[int]]]:
     """Return (question, ids of its prompt) for the first question of two dialogues of each language."""
     prompts = []
-    for language in sorted(set(dialogues["language"])):
-        for messages in [row["messages"] for row in dialogues if row["language"] == language][:2]:
+    for _, rows in split_languages(dialogues):
+        for messages in rows[:2]["messages"]:
             first = next(i for i, message in enumerate(messages) if message["role"] == "user")
             try:
                 ids, _ = encode_prompt(tokenizer, messages[: first + 1], max_tokens)

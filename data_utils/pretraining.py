@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
@@ -17,6 +16,7 @@ from data_utils.corpus import (
     clean_corpus,
     count_text_bytes,
     read_corpus,
+    split_languages,
     split_train_eval,
     stream_corpus,
 )
@@ -222,9 +222,7 @@ def pack_held_out(
 ) -> dict[str, Dataset]:
     """Return held-out blocks of each language, at most `limit` tokens in whole blocks, from all of its documents."""
     blocks = {}
-    languages = np.asarray(documents["language"])
-    for language in sorted(set(languages.tolist())):
-        rows = documents.select(np.flatnonzero(languages == language))
+    for language, rows in split_languages(documents):
         tokenized = tokenize_documents(rows, tokenizer, tokenizer_key)
         packed = pack_documents(tokenized, min(block_tokens, sum(len(ids) for ids in tokenized["input_ids"])))
         blocks[language] = packed.select(range(min(len(packed), max(1, limit // block_tokens))))

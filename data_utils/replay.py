@@ -4,7 +4,7 @@ import numpy as np
 from datasets import Dataset, Features, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
-from data_utils.corpus import clean_corpus, read_corpus, split_train_eval
+from data_utils.corpus import clean_corpus, read_corpus, split_languages, split_train_eval
 from data_utils.documents import Source
 from data_utils.packing import IDS, pack_documents, tokenize_documents
 
@@ -29,8 +29,7 @@ def read_replay(
     blocks = pack_documents(tokenize_documents(train_text, tokenizer, key), row_tokens)
     chosen = np.random.default_rng(0).permutation(max(rows, len(blocks)))[:rows] % max(len(blocks), 1)
     held_out = {}
-    for language in sorted(set(eval_text["language"])):
-        documents = eval_text.select([i for i, found in enumerate(eval_text["language"]) if found == language])
+    for language, documents in split_languages(eval_text):
         found = pack_documents(tokenize_documents(documents, tokenizer, key), row_tokens)
         if len(found):
             held_out[f"text_{language}"] = label_all(found.select(range(min(EVAL_ROWS, len(found)))))

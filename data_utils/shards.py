@@ -66,13 +66,14 @@ def tokenize_source(
 
     writer = None
     for batch in map_ahead(encode, batches):
+        size = 0
         for ids, text, language, _, place in batch:
             writer = writer or ShardWriter(folder, len(shards), typecode)
-            writer.add(ids, text, language)
+            size += writer.add(ids, text, language)
             if writer.tokens >= shard_tokens:
                 shards.append(writer.close(place))
                 writer = None
-        progress.add(sum(len(text.encode()) for _, text, *_ in batch))
+        progress.add(size)
     if writer:
         shards.append(writer.close((len(parts), 0)))
     write_json(folder / INDEX, {"format": FORMAT, "dtype": f"uint{16 if typecode == 'H' else 32}", "shards": shards})
@@ -149,21 +150,22 @@ class ShardWriter:
         self.held_out: dict[str, list[str]] = {}
         self.held_out_bytes: dict[str, int] = {}
 
-    def add(self, ids: array | None, text: str, language: str) -> None:
-        """Add a document of these ids, or a held-out one (None)."""
+    def add(self, ids: array | None, text: str, language: str) -> int:
+        """Add a document of these ids, or a held-out one (None); return the bytes of its text."""
         size = len(text.encode())
         if ids is None:
             before = self.held_out_bytes.get(language, 0)
             if before < EVAL_BYTES:
                 self.held_out.setdefault(language, []).append(text)
             self.held_out_bytes[language] = before + size
-            return
+            return size
         counts = self.languages.setdefault(language, {"documents": 0, "bytes": 0, "tokens": 0})
         for name, value in (("documents", 1), ("bytes", size), ("tokens", len(ids))):
             counts[name] += value
         self.offsets.append(self.tokens)
         self.file.write(ids)
         self.tokens += len(ids)
+        return size
 
     def close(self, place: tuple[int, int]) -> dict[str, Any]:
         """Write the rest of the shard, its record last, and return the record."""

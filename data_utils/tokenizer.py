@@ -10,7 +10,7 @@ from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers.models import BPE
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from errors import InputError
+from errors import InputError, first_line
 
 # ChatML, the form that most runtimes know. Each token has one purpose.
 END_OF_TEXT = "<|endoftext|>"  # ends a document; fills rows that are not full
@@ -95,11 +95,6 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's text, or its kind where it has none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
 def add_chat_tokens(tokenizer: PreTrainedTokenizerBase) -> int:
     """Give a tokenizer without a chat template ours and its control tokens; return how many tokens were added."""
     if tokenizer.chat_template is not None:
@@ -133,6 +128,12 @@ def load_reference(name: str) -> PreTrainedTokenizerBase | None:
     return None
 
 
+def is_byte_level(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Tell whether each character of a token stands for one byte."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return isinstance(backend, Tokenizer) and "ByteLevel" in str(backend.decoder)
+
+
 def token_byte_counts(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Return for each id (V entries) how many bytes of text it stands for; 0 for special tokens.
 
@@ -140,10 +141,7 @@ def token_byte_counts(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """
     special = set(tokenizer.all_special_ids)
     size = len(tokenizer)
-    is_byte_level = isinstance(getattr(tokenizer, "backend_tokenizer", None), Tokenizer) and "ByteLevel" in str(
-        tokenizer.backend_tokenizer.decoder
-    )
-    if is_byte_level:
+    if is_byte_level(tokenizer):
         tokens = tokenizer.convert_ids_to_tokens(list(range(size)))
         counts = [len(token or "") for token in tokens]
     else:

@@ -41,6 +41,11 @@ class RunArguments(RunOptions, TrainingArguments):
         self.embeddings = "trained"  # what they know at the start: train.py says where it is less
 
 
+def count_step_rows(args: TrainingArguments) -> int:
+    """Return the rows of an optimizer step, of all processes."""
+    return args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+
+
 def has_accelerator() -> bool:
     """Tell whether torch sees a GPU or another accelerator that Trainer can use."""
     return torch.accelerator.is_available()

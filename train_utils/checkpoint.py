@@ -20,6 +20,7 @@ import yaml
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from errors import InputError
+from train_utils.arguments import count_step_rows
 
 RUN_FILE = "run.yaml"
 COMPLETE_FILE = "complete.json"
@@ -45,7 +46,7 @@ def collect_settings(*arguments: Any) -> dict[str, Any]:
             # A step is the same with half the processes and twice the accumulation.
             for name in ("per_device_train_batch_size", "gradient_accumulation_steps"):
                 values.pop(name)
-            values["step_rows"] = group.train_batch_size * group.gradient_accumulation_steps * group.world_size
+            values["step_rows"] = count_step_rows(group)
         for name, value in values.items():
             if name not in NOT_SETTINGS and (name not in defaults or defaults[name] != value):
                 settings[name] = value

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from transformers import PreTrainedModel
 
 from errors import InputError
-from train_utils.arguments import RunArguments
+from train_utils.arguments import RunArguments, count_step_rows
 from train_utils.checkpoint import read_record
 from train_utils.clock import process_seconds
 from train_utils.machine import measure_machine
@@ -19,8 +19,13 @@ from train_utils.model import count_parameters, flops_per_token
 from train_utils.plan import MAX_TUNING_EPOCHS, Plan, Shape, choose_plan, describe_plan, plan_shape
 
 COMPILE_SECONDS = 25.0
-FINISH_SECONDS = 6.0  # a last evaluation, saving and the report, until measured in the run
+FINISH_SECONDS = 6.0  # a last evaluation, saving and the report
 PREPARE_BYTES_PER_SECOND = 2e6  # a tokenizer trained and a corpus tokenized, on a core
+
+
+def finish_seconds(minutes: float) -> float:
+    """Return what is kept for the end of a run of so many minutes, until it is measured in the run."""
+    return min(FINISH_SECONDS, 6 * minutes)
 
 
 def make_plan(
@@ -47,11 +52,7 @@ def measure_and_choose(
         return Plan(**{**kept, "shape": Shape(**kept["shape"])})
     machine = measure_machine(args.device.type, args.bf16, Path(args.output_dir))
     gone = process_seconds()
-    rest = (
-        min(FINISH_SECONDS, 6 * args.minutes)
-        + text_bytes / PREPARE_BYTES_PER_SECOND
-        + min(COMPILE_SECONDS, 6 * args.minutes)
-    )
+    rest = finish_seconds(args.minutes) + text_bytes / PREPARE_BYTES_PER_SECOND + min(COMPILE_SECONDS, 6 * args.minutes)
     seconds = args.minutes * 60 - gone - rest
     if seconds < 0.05 * args.minutes * 60:
         raise InputError(
@@ -111,8 +112,7 @@ def apply_plan(args: RunArguments, plan: Plan) -> None:
 
 def limit_steps(args: RunArguments, plan: Plan, rows: int) -> dict:
     """Let a run by the clock end where `rows` rows of text are worth no more steps; return what its record keeps."""
-    step_rows = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-    args.max_steps = math.ceil(plan.max_epochs * rows / step_rows)
+    args.max_steps = math.ceil(plan.max_epochs * rows / count_step_rows(args))
     return asdict(plan)
 
 

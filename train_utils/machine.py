@@ -12,7 +12,7 @@ import psutil
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from train_utils.model import flops_per_token, make_fast
+from train_utils.model import flops_per_token, make_fast, model_config
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 COMPILED_GAIN = 1.5  # training steps of all kinds, compiled, against plain ones: 1.6 at width 128, 1.3 at 512
@@ -112,11 +112,8 @@ def measure_machine(device: str, bf16: bool, output_dir: Path) -> Machine:
 
 def measure_training(device: str, bf16: bool, width: int, seconds: float = 1.0) -> float:
     """Return the FLOP/s of forward and backward passes of two layers of a width, not compiled."""
-    config = AutoConfig.for_model(
-        "qwen3", hidden_size=width, intermediate_size=3 * width, num_hidden_layers=2, head_dim=64,
-        num_attention_heads=width // 64, num_key_value_heads=width // 64, vocab_size=8 * width, pad_token_id=0,
-        tie_word_embeddings=False,
-    )  # fmt: skip
+    shape = {**model_config(width), "num_hidden_layers": 2}
+    config = AutoConfig.for_model(**shape, vocab_size=8 * width, pad_token_id=0)
     with torch.random.fork_rng(), torch.device(device):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).train()
         ids = torch.randint(config.vocab_size, (8, 256))

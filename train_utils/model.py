@@ -18,10 +18,26 @@ from transformers import (
 )
 from transformers.modeling_outputs import CausalLMOutput
 
-from errors import InputError
+from errors import InputError, first_line
 from train_utils.attention import use_block_attention
 
 OUTPUT_PROJECTIONS = ("o_proj", "down_proj", "c_proj")
+HEAD_SIZE = 64  # of a model that a plan makes
+
+
+def model_config(width: int) -> dict:
+    """Return a width's model as a transformers config: a layer for each head of 64, so that all grows in step.
+
+    >>> model_config(256)["num_hidden_layers"], model_config(1536)["intermediate_size"]
+    (4, 4608)
+    """
+    heads = width // HEAD_SIZE
+    return {
+        "model_type": "qwen3", "hidden_size": width, "intermediate_size": 3 * width, "num_hidden_layers": heads,
+        "num_attention_heads": heads, "num_key_value_heads": heads, "head_dim": HEAD_SIZE,
+        "max_position_embeddings": 2048, "rope_theta": 10000.0, "tie_word_embeddings": False,
+        "initializer_range": 0.02,
+    }  # fmt: skip
 
 
 def build_model(shape: Path | dict, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
@@ -59,8 +75,7 @@ def load_model(path: str) -> PreTrainedModel:
             path, dtype=torch.float32, use_safetensors=True, output_loading_info=True
         )
     except Exception as error:  # transformers and safetensors raise many kinds for a broken folder
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path}: no model can be loaded from it: {reason}") from error
+        raise InputError(f"{path}: no model can be loaded from it: {first_line(error)}") from error
     if loading["missing_keys"]:
         missing = sorted(loading["missing_keys"])
         raise InputError(f"{path}: {len(missing)} weights are missing from it, such as {missing[0]}")

@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass, replace
 
 from train_utils.machine import Machine
+from train_utils.model import HEAD_SIZE
 
-HEAD_SIZE = 64
 WIDTHS = [*range(128, 512, 64), *range(512, 1024, 128), *range(1024, 4097, 256)]
 
 # Loss in nats a token of N weights that multiply after D tokens: E + A / N^a + B / D^b, with the constants of Besiroglu
@@ -68,21 +68,6 @@ class Plan:
     def disk_bytes(self) -> int:
         """Two checkpoints for resuming (weights and two moments) and the finished model."""
         return self.shape.parameters * (2 * 12 + 4)
-
-
-def model_config(width: int) -> dict:
-    """Return a width's model as a transformers config: a layer for each head of 64, so that all grows in step.
-
-    >>> model_config(256)["num_hidden_layers"], model_config(1536)["intermediate_size"]
-    (4, 4608)
-    """
-    heads = width // HEAD_SIZE
-    return {
-        "model_type": "qwen3", "hidden_size": width, "intermediate_size": 3 * width, "num_hidden_layers": heads,
-        "num_attention_heads": heads, "num_key_value_heads": heads, "head_dim": HEAD_SIZE,
-        "max_position_embeddings": 2048, "rope_theta": 10000.0, "tie_word_embeddings": False,
-        "initializer_range": 0.02,
-    }  # fmt: skip
 
 
 def choose_vocabulary(width: int, text_bytes: float) -> int:

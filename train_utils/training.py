@@ -13,11 +13,11 @@ from transformers.integrations import apply_liger_kernel
 from transformers.trainer_callback import PrinterCallback
 
 from errors import InputError
-from train_utils.arguments import RunArguments
+from train_utils.arguments import RunArguments, count_step_rows
 from train_utils.callbacks import MarkComplete, Progress, Samples, StopOnSignal
 from train_utils.checkpoint import read_record, save_model, start_record, write_record
 from train_utils.clock import Clock
-from train_utils.dial import FINISH_SECONDS
+from train_utils.dial import finish_seconds
 from train_utils.machine import keep_freed_memory, measure_peak
 from train_utils.metrics import bytes_per_label, make_compute_metrics, measure_tokens
 from train_utils.model import count_parameters, flops_per_token, make_fast, repays_compilation
@@ -65,7 +65,7 @@ def train_and_save(
     say = print if args.process_index == 0 else lambda *_: None
     output_dir = Path(args.output_dir)
     token_flops = flops_per_token(model, run.row_tokens)
-    step_rows = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    step_rows = count_step_rows(args)
     step_tokens = step_rows * run.row_tokens
     steps = args.max_steps if args.max_steps > 0 else math.ceil(len(train_rows) / step_rows * args.num_train_epochs)
     keep_freed_memory(args.device.type)
@@ -80,7 +80,7 @@ def train_and_save(
         args.lr_scheduler_kwargs = {"num_decay_steps": round(args.decay_share * steps), "decay_type": "linear"}
     clock = None
     if args.minutes is not None:
-        finish = min(FINISH_SECONDS, 6 * args.minutes)
+        finish = finish_seconds(args.minutes)
         clock = Clock(args.minutes, args.decay_share, args.max_steps, finish, args.eval_steps, args.save_steps)
         if run.resume:
             clock.resume(run.resume)
@@ -153,8 +153,7 @@ def finish_run(
     metrics = {name: round(value, 4) for name, value in final.items() if not name.endswith(("_second", "_runtime"))}
     training = next((entry for entry in reversed(history) if "train_runtime" in entry), {})
     figures = progress.figures(next((entry["loss"] for entry in reversed(history) if "loss" in entry), math.nan))
-    tokens = trainer.state.global_step * trainer.args.train_batch_size * trainer.args.gradient_accumulation_steps
-    tokens *= trainer.args.world_size * run.row_tokens
+    tokens = trainer.state.global_step * count_step_rows(trainer.args) * run.row_tokens
     memory = peak_memory(trainer.args.device.type)
     facts = {
         "model": f"{model.config.model_type}, {count_parameters(model) / 1e6:.2f} M parameters",

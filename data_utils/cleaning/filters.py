@@ -24,7 +24,7 @@ from data_utils.cleaning.repetition import judge_repetition, scan_repetition
 from data_utils.corpus import clean_text, drop_stop_words
 
 BATCH_DOCUMENTS = 256  # looked at together
-EXAMPLES = 3  # kept of each reason
+EXAMPLES = 3  # kept of each reason, from each task
 EXAMPLE_CHARACTERS = 200
 STEPS = ("unicode", "mojibake", "invisible", "compatible", "language", "simplified", "boilerplate", "policy", "quality")
 STEPS += ("repetition", "private", "stop_words", "length")

@@ -9,7 +9,6 @@ from data_utils.preparation.shingles import (
     BANDS,
     HASHES,
     Shingles,
-    Tokens,
     find_shingles,
     find_tokens,
     hash_bands,
@@ -39,13 +38,13 @@ class Signatures:
         self.keys: list[np.ndarray] = []
         self.sketches: list[np.ndarray] = []
 
-    def add(self, texts: list[str]) -> tuple[Tokens, Shingles | None]:
-        """Take the next D texts; return their tokens and, for near duplicates, shingles."""
+    def add(self, texts: list[str]) -> Shingles | None:
+        """Take the next D texts; return their shingles where near duplicates are looked for."""
         tokens = find_tokens(texts)
         exact = hash_texts(tokens, texts)
         if not self.near:
             self.keys.append(exact[None])
-            return tokens, None
+            return None
         shingles = find_shingles(tokens)
         signatures = sign_shingles(shingles)
         # A text without a shingle meets its equals alone.
@@ -54,7 +53,7 @@ class Signatures:
         self.sketches.append(
             signatures.astype(np.uint8)
         )  # 8 bits of each hash: a chance of 1/256 that others are equal
-        return tokens, shingles
+        return shingles
 
     def write(self, folder: Path, rank: int) -> None:
         """Write the keys of each row in order, with the documents' numbers, and the sketches."""

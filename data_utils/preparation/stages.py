@@ -73,7 +73,7 @@ class WriteClean(PipelineStep):
             with self.track_time("batch"):
                 shares = [document.metadata[SHARE] for document in batch]
                 held = [share < self.eval_fraction for share in shares]
-                _, shingles = signatures.add(texts)
+                shingles = signatures.add(texts)
                 if shingles is not None and any(held):
                     held_out.append(make_entries(shingles, np.flatnonzero(held), writer.documents))
                 metadata = [[document.metadata[name] for document in batch] for name in ("language", "source")]

@@ -13,12 +13,11 @@ from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.filters.base_filter import BaseFilter, get_filter_result
 
+from data_utils.cleaning.filters import BATCH_DOCUMENTS, EXAMPLES
 from data_utils.readers.files import Fault
 from errors import InputError
 
-EXAMPLES = 3  # of each reason, from each task
 BATCH_CHARACTERS = 250_000  # whose arrays stay in the processor's cache
-BATCH_DOCUMENTS = 256
 
 
 def write_json(path: Path, value: object) -> None:

@@ -19,7 +19,7 @@ from data_utils.readers.contents import describe_content
 from data_utils.readers.files import KINDS, Fault, ReadArguments, file_suffix, find_files, is_address, raise_fault
 from data_utils.readers.opening import COMPRESSED, Part
 from data_utils.splitting import SHARE, share_of
-from errors import InputError
+from errors import InputError, first_line
 
 # (Kind, compression) -> the function that cuts a large file into parts. What is compressed as a whole is read from its
 # beginning; CSV and Markdown have quotes and blocks across lines; a book or page is one document.
@@ -133,9 +133,8 @@ def read_rows(
         need = f"reading it needs {error.name}; run: pip install -r requirements/corpus.txt"
         raise InputError(f"{path}: {need}") from error
     except Exception as error:  # each format and compression has its own
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         after = f" after row {rows_read:,}" if rows_read else ""
-        report("", f"not readable as {Path(path).name.partition('.')[2]}{after}: {reason}")
+        report("", f"not readable as {Path(path).name.partition('.')[2]}{after}: {first_line(error)}")
     if not rows_read and not faults and part is None:
         report("", "the file is empty")
 

@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from train_utils.dial import on_meta, shape_of
 from train_utils.machine import Machine
-from train_utils.model import count_parameters, flops_per_token
+from train_utils.model import count_parameters, flops_per_token, model_config
 from train_utils.plan import (
     MAX_EPOCHS,
     WIDTHS,
@@ -18,7 +18,6 @@ from train_utils.plan import (
     describe_plan,
     effective_tokens,
     measure_shape,
-    model_config,
     plan_shape,
 )
 
