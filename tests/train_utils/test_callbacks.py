@@ -4,11 +4,27 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import TrainerControl, TrainerState
+from transformers import AutoModelForCausalLM, TrainerControl, TrainerState
 
 from train_utils import stopwatch
 from train_utils.callbacks import Samples
+from train_utils.samples import continue_prompts
 from train_utils.stopwatch import Stopwatch
+
+
+def test_samples_use_one_thread_and_give_the_others_back(tiny_checkpoint, tokenizer, monkeypatch):
+    model, used = AutoModelForCausalLM.from_pretrained(tiny_checkpoint), []
+    generate = model.generate
+    monkeypatch.setattr(model, "generate", lambda **given: used.append(torch.get_num_threads()) or generate(**given))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        found = continue_prompts(model, tokenizer, [("Hello", [5, 6]), ("你好", [7])], max_new_tokens=3)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert used == [1, 1]
+    assert [shown for shown, _ in found] == ["Hello", "你好"]
 
 
 @pytest.mark.parametrize(
