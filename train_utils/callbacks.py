@@ -16,6 +16,7 @@ from train_utils.checkpoint import mark_complete
 from train_utils.clock import Clock
 from train_utils.stopwatch import Stopwatch
 
+SAMPLES_SHARE = 0.01
 LINE_SECONDS = 30  # between two lines of progress in a log, where a bar can't move
 
 
@@ -117,9 +118,10 @@ def describe_metrics(metrics: dict[str, float]) -> str:
 
 
 class Samples(TrainerCallback):
-    """After each evaluation, what the model writes by itself; kept for the report.
+    """After an evaluation, what the model writes by itself; kept for the report.
 
-    `generate` takes the model and returns (prompt, continuation) pairs.
+    `generate` takes the model and returns (prompt, continuation) pairs. Between the first and the last evaluation they
+    are left out where they have cost more than SAMPLES_SHARE of the time so far: a slow machine has better use for it.
     """
 
     def __init__(self, generate: Callable, after: str, watch: Stopwatch) -> None:
@@ -127,6 +129,9 @@ class Samples(TrainerCallback):
 
     def on_evaluate(self, args, state, control, metrics=None, model=None, **kwargs):
         if not state.is_world_process_zero or f"{self.after}_loss" not in (metrics or {}):
+            return
+        is_last = control.should_training_stop or state.global_step >= state.max_steps
+        if not is_last and self.watch.seconds.get("samples", 0.0) > SAMPLES_SHARE * self.watch.last:
             return
         was_training = model.training
         model.eval()

@@ -2,8 +2,8 @@
 
 import json
 import math
-import os
 import time
+from functools import cache
 from pathlib import Path
 
 import psutil
@@ -12,13 +12,39 @@ import torch.distributed as dist
 from transformers import TrainerCallback
 
 CLOCK_FILE = "clock.json"  # in a checkpoint: how much of the time was spent when it was written
+LAUNCHERS = {"accelerate", "torchrun", "accelerate.commands.launch", "torch.distributed.run"}
 WARMUP_SHARE = 0.02
 FINISH_SHARE = 0.05  # of the time is kept for the end at most: a pause that was slow by chance must not cost more
 
 
 def process_seconds() -> float:
-    """Return the seconds since this process was started, interpreter and imports included."""
-    return time.time() - psutil.Process(os.getpid()).create_time()
+    """Return the seconds since this process was started, or the launcher that started it, imports included."""
+    return time.time() - start_time()
+
+
+@cache
+def start_time() -> float:
+    """Return when the run's command was given, in seconds since the epoch."""
+    process = psutil.Process()
+    start = process.create_time()
+    try:
+        for parent in process.parents():
+            if not is_launcher(parent.cmdline()):
+                break
+            start = parent.create_time()
+    except psutil.Error:  # a launcher that is another user's, or gone
+        pass
+    return start
+
+
+def is_launcher(command: list[str]) -> bool:
+    """Tell whether a command line is that of `accelerate launch` or torch's launcher.
+
+    >>> is_launcher(["python3", ".venv/bin/accelerate", "launch", "train.py"]), is_launcher(["sh", "-c", "accelerate"])
+    (True, False)
+    """
+    words = [Path(word).name for word in command[:3]]
+    return bool(words) and words[0].startswith("python") and bool(LAUNCHERS & set(words[1:]))
 
 
 def rate_share(progress: float, warmup_share: float, decay_share: float) -> float:

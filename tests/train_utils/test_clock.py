@@ -1,5 +1,8 @@
 """A run by the clock, with a clock of the test's own: the rate follows it, and the end comes in time."""
 
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +14,37 @@ from transformers.optimization import get_constant_schedule
 
 from train_utils import clock as clock_module
 from train_utils.clock import Clock, rate_share
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("command", "found"),
+    [
+        ("/venv/bin/python3 /venv/bin/accelerate launch --cpu train.py", True),
+        ("python -m accelerate.commands.launch train.py", True),
+        ("/usr/bin/python3.11 -m torch.distributed.run --standalone train.py", True),
+        ("python /venv/bin/torchrun train.py", True),
+        ("/bin/bash -c accelerate launch train.py", False),
+        ("python train.py --output_dir accelerate", False),
+        ("make chat", False),
+        ("", False),
+    ],
+)
+def test_launchers_are_known_by_their_command(command, found):
+    assert clock_module.is_launcher(command.split()) is found
+
+
+def test_the_time_of_a_launcher_counts(tmp_path):
+    """The launcher here is a script of that name, which waits before it starts the run."""
+    launcher = tmp_path / "accelerate"
+    inner = "from train_utils.clock import process_seconds, start_time; import psutil; "
+    inner += "print(psutil.Process().create_time() - start_time())"
+    launcher.write_text(
+        f"import subprocess, sys, time\ntime.sleep(1)\nsubprocess.run([sys.executable, '-c', {inner!r}])\n"
+    )
+    done = subprocess.run([sys.executable, str(launcher)], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert 0.9 < float(done.stdout) < 30
 
 
 class FakeTime:
