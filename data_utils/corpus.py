@@ -25,7 +25,9 @@ FEATURES = Features(
 CORPUS_SOURCES = (*sources.DOCUMENT_SOURCES, *sources.DIALOGUE_SOURCES)
 CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f\ufeff\ufffe\uffff\ud800-\udfff]")
 C1 = re.compile(r"[\x80-\x9f]")
-SPACED_ENDS = (" \n", "\t\n", "\u3000\n", "\xa0\n")  # where no space of other kinds is in a text
+SPACED_END = re.compile(
+    r"\n(?<=[ \t\u3000\xa0]\n)"
+)  # where no space of other kinds is in a text; begins as it is found
 
 
 # Reading
@@ -205,7 +207,7 @@ def is_sound(text: str, kinds: int) -> bool:
 
 def tidy_lines(text: str, remove_stop_words: bool, kinds: int = UNPRINTABLE) -> str:
     """Return text without spaces at line ends and more than one blank line; `kinds` of characters are in it."""
-    if kinds & UNPRINTABLE or any(end in text for end in SPACED_ENDS):
+    if kinds & UNPRINTABLE or SPACED_END.search(text):
         text = "\n".join([line.rstrip() for line in text.split("\n")])
     text = re.sub(r"\n{3,}", "\n\n", text) if "\n\n\n" in text else text
     return drop_stop_words(text.strip()) if remove_stop_words else text.strip()

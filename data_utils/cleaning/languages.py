@@ -68,8 +68,7 @@ def count_all_scripts(texts: list[str]) -> list[dict[str, int]]:
 @cache
 def _script_table() -> np.ndarray:
     table = np.zeros(MAX_CODE + 1, np.uint8)
-    letters = np.fromiter((chr(code).isalpha() for code in range(MAX_CODE)), bool, MAX_CODE)
-    table[:-1] = letters
+    table[:-1] = np.fromiter(map(str.isalpha, map(chr, range(MAX_CODE))), bool)
     for number, ranges in reversed(list(enumerate(SCRIPTS.values(), 1))):
         for first, last in ranges:
             part = table[first : last + 1]

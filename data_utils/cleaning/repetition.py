@@ -80,34 +80,31 @@ def find_repetitive(texts: list[str], language: str) -> np.ndarray:
     """
     codes, bounds = join_codes(texts)
     starts, ends, firsts = find_units(codes, bounds, language)
+    scale = scale_of(language)
+    found = np.zeros(len(texts), bool)
+    if len(starts) < 5 * scale:
+        return ~found
     sums = sum_powers(codes.astype(np.uint64))
     numbers = np.repeat(np.arange(len(texts)), np.diff(firsts))
     totals = np.maximum(np.diff(bounds) - 1, 1)
-    found = np.zeros(len(texts), bool)
-    for words, share in ((2, 0.16), (5, 0.10)):
-        width = words * scale_of(language)
-        whole = np.flatnonzero(numbers[width - 1 :] == numbers[: max(0, len(numbers) - width + 1)])
-        grams = hash_grams(sums, starts[whole], ends[whole + width - 1])
-        texts_of = numbers[whole]
-        if words == 2:
-            counters = texts_of * COUNTERS + to_buckets(grams, 10)
-            counts = np.bincount(counters, minlength=len(texts) * COUNTERS).reshape(-1, COUNTERS).max(axis=1)
-        else:
-            counts = np.bincount(texts_of[find_repeats(grams + texts_of.astype(np.uint64))], minlength=len(texts))
-        longest = np.zeros(len(texts), np.int64)
-        # The bound that judge_grams takes for grams of up to four words.
-        span = 4 * scale_of(language) if words == 2 else width
-        reach = np.flatnonzero(numbers[span - 1 :] == numbers[: max(0, len(numbers) - span + 1)])
-        if len(reach):
-            spans = ends[reach + span - 1] - starts[reach]
-            edges = np.flatnonzero(np.diff(numbers[reach], prepend=-1))
-            longest[numbers[reach][edges]] = np.maximum.reduceat(spans, edges)
-        found |= counts * longest > share * totals
-    return found
+
+    def take_longest(width: int) -> np.ndarray:
+        spans = np.append(ends[width - 1 :] - starts[: len(starts) - width + 1], 0)
+        return np.maximum.reduceat(spans, np.minimum(firsts[:-1], len(spans) - 1))
+
+    # A gram that reaches into the next text, which is none, counts for its first one: that makes no bound too small.
+    grams = hash_grams(sums, starts[: len(starts) - 2 * scale + 1], ends[2 * scale - 1 :])
+    counters = to_buckets(grams, 10) + numbers[: len(grams)] * COUNTERS
+    counts = np.bincount(counters, minlength=len(texts) * COUNTERS).reshape(-1, COUNTERS).max(axis=1)
+    found |= counts * take_longest(4 * scale) > 0.16 * totals
+    grams = hash_grams(sums, starts[: len(starts) - 5 * scale + 1], ends[5 * scale - 1 :])
+    repeats = find_repeats(grams + numbers[: len(grams)].astype(np.uint64))
+    counts = np.bincount(numbers[repeats], minlength=len(texts))
+    return found | (counts * take_longest(5 * scale) > 0.10 * totals)
 
 
 def find_repeats(keys: np.ndarray) -> np.ndarray:
-    """Return where in an array a value stands that stands elsewhere too, each value's last place left out.
+    """Return where in an array a value stands that stands elsewhere too, one place of each value left out.
 
     Sorting takes five times as long: here each value takes a slot; where another value took it, it tries again.
     """

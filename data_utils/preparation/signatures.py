@@ -9,11 +9,11 @@ from data_utils.preparation.shingles import (
     BANDS,
     HASHES,
     Shingles,
-    Tokens,
     find_shingles,
     find_tokens,
     hash_bands,
     hash_texts,
+    read_characters,
     sign_shingles,
 )
 
@@ -39,14 +39,14 @@ class Signatures:
         self.keys: list[np.ndarray] = []
         self.sketches: list[np.ndarray] = []
 
-    def add(self, texts: list[str]) -> tuple[Tokens, Shingles | None]:
-        """Take the next D texts; return their tokens and, for near duplicates, shingles."""
-        tokens = find_tokens(texts)
-        exact = hash_texts(tokens, texts)
+    def add(self, texts: list[str]) -> Shingles | None:
+        """Take the next D texts; return their shingles, where near duplicates are looked for."""
+        characters = read_characters(texts)
+        exact = hash_texts(characters, texts)
         if not self.near:
             self.keys.append(exact[None])
-            return tokens, None
-        shingles = find_shingles(tokens)
+            return None
+        shingles = find_shingles(find_tokens(texts, characters))
         signatures = sign_shingles(shingles)
         # A text without a shingle meets its equals alone.
         bands = np.where(np.diff(shingles.bounds) > 0, hash_bands(signatures), exact)
@@ -54,7 +54,7 @@ class Signatures:
         self.sketches.append(
             signatures.astype(np.uint8)
         )  # 8 bits of each hash: a chance of 1/256 that others are equal
-        return tokens, shingles
+        return shingles
 
     def write(self, folder: Path, rank: int) -> None:
         """Write the keys of each row in order, with the documents' numbers, and the sketches."""

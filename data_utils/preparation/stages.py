@@ -67,13 +67,13 @@ class WriteClean(PipelineStep):
         work = Path(self.work)
         signatures = Signatures(self.near)
         held_out = [np.zeros(0, ENTRY)]
-        writer = ShardWriter(work / "clean" / f"{rank:05d}.parquet", CLEAN_COLUMNS)
+        writer = ShardWriter(work / "clean" / f"{rank:05d}.parquet", CLEAN_COLUMNS, "lz4")
         for batch in batches(data):
             texts = [document.text for document in batch]
             with self.track_time("batch"):
                 shares = [document.metadata[SHARE] for document in batch]
                 held = [share < self.eval_fraction for share in shares]
-                _, shingles = signatures.add(texts)
+                shingles = signatures.add(texts)
                 if shingles is not None and any(held):
                     held_out.append(make_entries(shingles, np.flatnonzero(held), writer.documents))
                 metadata = [[document.metadata[name] for document in batch] for name in ("language", "source")]
