@@ -111,6 +111,6 @@ def test_a_scan_finds_every_repetitive_text(language):
 def test_repeats_are_all_but_one_of_each_value(values):
     import numpy as np
 
-    repeats = find_repeats(np.array(values, np.uint64)).tolist()
+    repeats = find_repeats(np.array(values, np.uint32)).tolist()
     assert len(repeats) == len(set(repeats)) == len(values) - len(set(values))
     assert {values[place] for place in repeats} == {value for value in values if values.count(value) > 1}
