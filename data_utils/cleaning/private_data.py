@@ -17,6 +17,10 @@ EMAIL = re.compile(
     r"(?![\w-])",
     re.IGNORECASE | re.ASCII,
 )
+AT_SIGNS = (
+    re.compile(r"\(at\)", re.IGNORECASE),
+    re.compile(r"\[at\]", re.IGNORECASE),
+)  # apart: each is found by its bracket
 PUBLIC_MAIL = re.compile(
     r"@(?:[\w-]+\.)*example\.(?:com|org|net)$|^git@|\.(?:png|jpg|gif|svg|webp|js|css)$", re.IGNORECASE
 )
@@ -100,7 +104,7 @@ def mask_private(text: str, known: tuple[bool, bool] | None = None) -> str:
     may_hold_number, may_hold_key = known or scan_digits([text])[0]
     if may_hold_key:
         text = KEY.sub("[KEY]", text)
-    if "@" in text or "＠" in text or "at)" in text or "at]" in text:
+    if "@" in text or "＠" in text or any(sign.search(text) for sign in AT_SIGNS):
         text = EMAIL.sub(lambda match: match[0] if PUBLIC_MAIL.search(match[0]) else "[EMAIL]", text)
     if ":" in text and COLONS.search(text):
         text = IPV6.sub(lambda match: "[IP]" if is_public_ip(match[0]) else match[0], text)
