@@ -25,7 +25,6 @@ from data_utils import prepare, sources
 from data_utils.preparation.executors import leave_with
 
 FILE_BYTES = 16_000_000
-SAY_SECONDS = 10
 
 
 def write_texts(folder: Path, size: int) -> None:
@@ -81,15 +80,6 @@ def memory_of(process: int) -> int:
     return size
 
 
-def describe_progress(run: Path, seconds: float, megabytes: float) -> str:
-    """Return in words how far a stage is by its tasks that are done, and the time left."""
-    done = len(list((run / "completions").glob("*")))
-    settings = run / "executor.json"
-    tasks = json.loads(settings.read_text())["world_size"] if settings.exists() else 1
-    left = f"{seconds / done * (tasks - done):.0f} s left" if done else "time left not known yet"
-    return f"{run.name}: {done} of {tasks} tasks, {megabytes * done / tasks / max(seconds, 0.1):.0f} MB/s, {left}"
-
-
 def main() -> int:
     """Run the script; return its exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -109,7 +99,6 @@ def main() -> int:
     kept_stages = folder / "stages.json"
     stages = json.loads(kept_stages.read_text()) if kept_stages.exists() else {}
     stage, before = "start", time.monotonic()
-    told = before
     while os.waitpid(process, os.WNOHANG) == (0, 0):
         now = time.monotonic()
         runs = output / ".work" / "runs"
@@ -118,9 +107,6 @@ def main() -> int:
         stages[stage] = [seconds + now - before, max(peak, memory_of(process))]
         before = now
         kept_stages.write_text(json.dumps(stages))
-        if now - told > SAY_SECONDS:
-            told = now
-            print(describe_progress(runs / stage, stages[stage][0], args.megabytes), file=sys.stderr, flush=True)
         time.sleep(0.05)
     kept_stages.unlink()
     total = sum(seconds for seconds, _ in stages.values())

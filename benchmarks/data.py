@@ -3,7 +3,7 @@
 python -m benchmarks.data                            # speed on 100 MB, memory at 50 MB: some minutes
 python -m benchmarks.data --megabytes 50 200 1000    # memory at 1 GB too
 python -m benchmarks.data --speed_megabytes 0 --megabytes 1000 --only tokenize --folder big   # stopped, it goes on
-Text of which `train.py` holds all (up to 256 MB) is measured in the steps `read` and `clean` too. `file` is all that
+Text of which `train.py` holds all (up to 128 MB) is measured in the steps `read` and `clean` too. `file` is all that
 train.py does with a user's own file before it trains. Progress goes to the screen, the tables to standard output.
 """
 

@@ -26,7 +26,8 @@ FEATURES = Features(
 CORPUS_SOURCES = (*sources.DOCUMENT_SOURCES, *sources.DIALOGUE_SOURCES)
 CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f\ufeff\ufffe\uffff\ud800-\udfff]")
 C1 = re.compile(r"[\x80-\x9f]")
-SPACED_ENDS = (" \n", "\t\n", "\u3000\n", "\xa0\n")  # where no space of other kinds is in a text
+# Of the spaces that are printed; the pattern begins with what is quickly found.
+SPACED_END = re.compile(r"\n(?<=[ \t\u3000\xa0]\n)")
 
 
 # Reading
@@ -170,23 +171,33 @@ def clean_text(text: str, remove_stop_words: bool = False, kinds: int | None = N
     if "\r" in text:
         text, kinds = text.replace("\r\n", "\n").replace("\r", "\n"), None
     kinds = find_kinds([text])[0] if kinds is None else kinds
-    if is_sound(text, kinds):  # most text is: 20 times faster than to look for what could be repaired
-        return tidy_lines(text, remove_stop_words, kinds)
+    before = None
+    while text != before:  # what is repaired, or loses a space beside it, may be mojibake again; most text is not
+        before = text
+        if not is_sound(text, kinds):  # most text is: 20 times faster than to look for what could be repaired
+            text = repair_characters(text)
+            kinds = find_kinds([text])[0]
+        text = tidy_lines(text, kinds)
+        if not kinds & SUSPICIOUS:
+            break
+    return drop_stop_words(text) if remove_stop_words else text
+
+
+def repair_characters(text: str) -> str:
+    """Return text without mojibake and control characters, its Unicode composed."""
     text = CONTROL.sub("", text)
-    repaired = None
-    while not text.isascii() and text != repaired:  # what is repaired may be mojibake again; most text needs one pass
-        repaired = text
-        text = ftfy.fix_text(
-            text,
-            normalization=None,
-            uncurl_quotes=False,
-            fix_latin_ligatures=False,
-            fix_character_width=False,
-            unescape_html=False,
-        )
-        # C1 is dropped after ftfy, since it may be part of mojibake; NFC is last, since what parted a letter is gone.
-        text = unicodedata.normalize("NFC", C1.sub("", CONTROL.sub("", text)))
-    return tidy_lines(text, remove_stop_words)
+    if text.isascii():
+        return text
+    text = ftfy.fix_text(
+        text,
+        normalization=None,
+        uncurl_quotes=False,
+        fix_latin_ligatures=False,
+        fix_character_width=False,
+        unescape_html=False,
+    )
+    # C1 is dropped after ftfy, since it may be part of mojibake; NFC is last, since what parted a letter is gone.
+    return unicodedata.normalize("NFC", C1.sub("", CONTROL.sub("", text)))
 
 
 def is_sound(text: str, kinds: int) -> bool:
@@ -204,12 +215,12 @@ def is_sound(text: str, kinds: int) -> bool:
     return not kinds & UNNORMAL or unicodedata.is_normalized("NFC", text)
 
 
-def tidy_lines(text: str, remove_stop_words: bool, kinds: int = UNPRINTABLE) -> str:
+def tidy_lines(text: str, kinds: int) -> str:
     """Return text without spaces at line ends and more than one blank line; `kinds` of characters are in it."""
-    if kinds & UNPRINTABLE or any(end in text for end in SPACED_ENDS):
+    if kinds & UNPRINTABLE or SPACED_END.search(text):
         text = "\n".join([line.rstrip() for line in text.split("\n")])
     text = re.sub(r"\n{3,}", "\n\n", text) if "\n\n\n" in text else text
-    return drop_stop_words(text.strip()) if remove_stop_words else text.strip()
+    return text.strip()
 
 
 def drop_stop_words(text: str) -> str:

@@ -27,7 +27,7 @@ from data_utils.readers.files import find_files
 from data_utils.splitting import SHARE, share_of
 from errors import InputError
 
-LARGE_BYTES = 256_000_000  # files of more are tokenized to shards instead of being held by `datasets`
+LARGE_BYTES = 128_000_000  # files of more are tokenized to shards instead of being held by `datasets`: 1.3 GB at most
 
 
 @dataclass(frozen=True)

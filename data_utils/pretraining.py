@@ -32,7 +32,7 @@ from errors import InputError
 
 SAMPLE_BYTES = 1000  # of each language that a tokenizer is trained on, for each token of its vocabulary
 MIN_SAMPLE_TOKENS = 6000
-MAX_SAMPLE_BYTES = 24_000_000  # of all languages: the trainer takes 40 bytes of memory for one of text, 1.5 GB in all
+MAX_SAMPLE_BYTES = 10_000_000  # of all languages: BPE takes 70 bytes of memory for one of Chinese text, 15 of English
 STREAM_SAMPLE = 10_000  # first documents of a stream, from which its tokenizer and held-out part are taken
 
 

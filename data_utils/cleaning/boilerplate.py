@@ -23,7 +23,7 @@ def drop_boilerplate(
     A line is boilerplate where at least MIN_DOCUMENTS documents of its source and MIN_SHARE of them hold it. Documents
     are counted in windows of WINDOW_CHARACTERS; what was boilerplate in one is so in the next.
     """
-    known: dict[int, None] = {}
+    known: dict[int, int] = {}  # hash of a line -> its length
     window, size = [], 0
     for document in documents:
         window.append(document)
@@ -35,7 +35,7 @@ def drop_boilerplate(
 
 
 def clean_window(
-    window: list, known: dict[int, None], text_of: Callable[[Any], str], source_of: Callable[[Any], object]
+    window: list, known: dict[int, int], text_of: Callable[[Any], str], source_of: Callable[[Any], object]
 ) -> Iterator[tuple[Any, str]]:
     """Yield (document, text) for a window; what is found is added to `known`."""
     counts: dict[object, Counter[str]] = {}  # of each source, how many documents hold a line
@@ -50,11 +50,12 @@ def clean_window(
     for source, counted in counts.items():
         least = max(MIN_DOCUMENTS, MIN_SHARE * totals[source])
         found = [line for line, count in counted.items() if count >= least]
-        known.update(dict.fromkeys(line_key(line, source) for line in found))
+        known.update((line_key(line, source), len(line)) for line in found)
     while len(known) > MAX_KNOWN:
         known.pop(next(iter(known)))
-    for source, counted in counts.items() if known else ():
-        repeated[source] = {line for line in counted if line_key(line, source) in known}
+    lengths = set(known.values())  # of most lines nothing more need be known
+    for source, counted in counts.items():
+        repeated[source] = {line for line in counted if len(line) in lengths and line_key(line, source) in known}
     for document, held in zip(window, lines, strict=True):
         text, dropped = text_of(document), repeated.get(source_of(document), ())
         if dropped and not dropped.isdisjoint(held):

@@ -6,6 +6,7 @@ steps are told of a batch of texts at once what their patterns would look for in
 
 import re
 import unicodedata
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -68,13 +69,16 @@ def kind_table() -> np.ndarray:
     """Return (MAX_CODE + 1,) uint8, the kinds of each character."""
     table = np.zeros(MAX_CODE + 1, np.uint8)
     characters = [chr(code) for code in range(MAX_CODE)]
-    table[:-1] |= np.fromiter((not c.isprintable() for c in characters), bool, MAX_CODE) * np.uint8(UNPRINTABLE)
-    table[:-1] |= np.fromiter(map(str.isspace, characters), bool, MAX_CODE) * np.uint8(SPACE)
-    table[:-1] |= np.fromiter(map(str.isalnum, characters), bool, MAX_CODE) * np.uint8(LETTER)
-    table[:-1] &= ~(np.fromiter(map(str.isdecimal, characters), bool, MAX_CODE) * np.uint8(LETTER))
+
+    def has(test: Callable[[str], bool], kind: int) -> np.ndarray:
+        return np.fromiter(map(test, characters), bool, MAX_CODE) * np.uint8(kind)
+
+    table[:-1] = UNPRINTABLE - has(str.isprintable, UNPRINTABLE) + has(str.isspace, SPACE)
+    table[:-1] |= has(str.isalnum, LETTER) & ~has(str.isdecimal, LETTER)
     table[[ord(character) for character in PRINTED_SPACES]] &= 255 - UNPRINTABLE
     table[MAX_CODE] |= UNPRINTABLE | UNNORMAL  # whatever it stands for
-    table[[ord(c) for c in characters if SUSPECT.match(c) and not HARMLESS.match(c)]] |= SUSPICIOUS
+    suspects = SUSPECT.findall("".join(characters[:0x10000]))
+    table[[ord(character) for character in suspects if not HARMLESS.match(character)]] |= SUSPICIOUS
     table[0xFFFC] |= SUSPICIOUS
     table[[ord(c) for c in characters if unicodedata.combining(c) or not unicodedata.is_normalized("NFC", c)]] |= (
         UNNORMAL

@@ -67,9 +67,9 @@ def scan_plausibility(texts: list[str]) -> list[tuple[float, bool]]:
 def _plausibility_table() -> np.ndarray:
     """Return for each code 1: a letter outside of ASCII, 2: a common one, 3: no text, 0: anything else."""
     table = np.zeros(MAX_CODE + 1, np.uint8)
-    table[[code for code in range(128, MAX_CODE) if chr(code).isalpha()]] = 1
+    table[128:-1] = np.fromiter(map(str.isalpha, map(chr, range(128, MAX_CODE))), bool)
     table[[ord(character) for character in COMMON]] = 2
-    table[[code for code in range(0x10000) if NO_TEXT.match(chr(code))]] = 3
+    table[list(map(ord, NO_TEXT.findall("".join(map(chr, range(0x10000))))))] = 3
     return table
 
 

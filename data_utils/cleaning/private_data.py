@@ -17,6 +17,8 @@ EMAIL = re.compile(
     r"(?![\w-])",
     re.IGNORECASE | re.ASCII,
 )
+# Apart, since each is found by its bracket.
+AT_SIGNS = (re.compile(r"\(at\)", re.IGNORECASE), re.compile(r"\[at\]", re.IGNORECASE))
 PUBLIC_MAIL = re.compile(
     r"@(?:[\w-]+\.)*example\.(?:com|org|net)$|^git@|\.(?:png|jpg|gif|svg|webp|js|css)$", re.IGNORECASE
 )
@@ -72,6 +74,8 @@ SECRET = re.compile(
 )
 # What SECRET ends with, where the value holds a digit: as `is_secret` wants it, and quickly found.
 SECRET_VALUE = re.compile(r"[:=：]\s{0,2}[\"']?(?=[A-Za-z+/=_!@#$%^&*.-]*[0-9])[A-Za-z0-9+/=_!@#$%^&*.-]{8}", re.ASCII)
+# What SECRET and NAMED_ACCOUNT end with; in Chinese text it is rare.
+NAMED_VALUE = re.compile(r"[:=：是]\s{0,2}[\"']?[A-Za-z0-9+/=_!@#$%^&*.-]{5}", re.ASCII)
 ACCOUNT_WORDS = ("qq", "微信", "薇信", "weixin", "wechat")
 # Looked for first: most texts hold none, and the patterns above are slow. One of the signs is in each word.
 SECRET_WORDS = ("apikey", "api_key", "api-key", "secret", "access_token", "access-token", "accesstoken", "auth_token")
@@ -79,7 +83,7 @@ SECRET_WORDS += ("auth-token", "authtoken", "passw", "pwd", "密码", "密钥", 
 SECRET_SIGNS = ("api", "secret", "token", "passw", "pwd", "qq", "weixin", "wechat")
 CHINESE_SECRET_SIGNS = ("密码", "密钥", "口令", "微信", "薇信")
 LONG_TOKEN = re.compile(r"[A-Za-z0-9_.-]{15}")
-MAX_NUMBER_CHARACTERS = 40  # seven digits and what stands between them
+FILLERS = np.array([ord(sign) for sign in ". ()（）-"], np.uint32)  # between the digits of a number
 COLONS = re.compile(r":[0-9a-fA-F]{0,4}:")
 NUMBER = re.compile(r"\d(?:[. ()（）-]*\d){6}", re.ASCII)  # seven digits, whatever stands between them
 ID_WEIGHTS = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
@@ -98,7 +102,7 @@ def mask_private(text: str, known: tuple[bool, bool] | None = None) -> str:
     may_hold_number, may_hold_key = known or scan_digits([text])[0]
     if may_hold_key:
         text = KEY.sub("[KEY]", text)
-    if "@" in text or "＠" in text or "at)" in text or "at]" in text:
+    if "@" in text or "＠" in text or any(sign.search(text) for sign in AT_SIGNS):
         text = EMAIL.sub(lambda match: match[0] if PUBLIC_MAIL.search(match[0]) else "[EMAIL]", text)
     if ":" in text and COLONS.search(text):
         text = IPV6.sub(lambda match: "[IP]" if is_public_ip(match[0]) else match[0], text)
@@ -118,11 +122,13 @@ def scan_digits(texts: list[str]) -> list[tuple[bool, bool]]:
     codes, bounds = join_codes([*texts, ""])
     digits = np.flatnonzero(codes - np.uint32(ord("0")) < 10)
     texts_of = np.searchsorted(bounds, digits, side="right") - 1
-    is_near = (digits[6:] - digits[:-6] <= MAX_NUMBER_CHARACTERS) & (texts_of[6:] == texts_of[:-6])
-    numbers = set(texts_of[6:][is_near].tolist())
+    after, second = codes[digits + 1], codes[np.minimum(digits + 2, len(codes) - 1)]
+    # Six digits, behind each of which another one stands or what may stand between two of a number.
+    is_digit, is_filler = after - np.uint32(ord("0")) < 10, np.isin(after, FILLERS)
+    linked = np.cumsum(is_digit | (is_filler & ((second - np.uint32(ord("0")) < 10) | np.isin(second, FILLERS))))
+    numbers = set(texts_of[6:][linked[5:-1] - np.append(0, linked)[: max(0, len(digits) - 6)] == 6].tolist())
     # A letter follows a digit in any key somewhere, and a key is a long token.
-    after = codes[digits + 1]
-    after = np.where(after == ord("-"), codes[np.minimum(digits + 2, len(codes) - 1)], after)
+    after = np.where(after == ord("-"), second, after)
     is_mixed = ((after | 32) - np.uint32(ord("a")) < 26) | (after == ord("_"))
     keys = {number for number, text in enumerate(texts) if "PRIVATE KEY" in text}
     places = (digits - bounds[texts_of])[is_mixed].tolist()
@@ -134,7 +140,7 @@ def scan_digits(texts: list[str]) -> list[tuple[bool, bool]]:
 
 def may_hold_secret(text: str) -> bool:
     """Tell quickly whether a text names a password, key or account, with a sign after which its value may stand."""
-    if not any(sign in text for sign in ":=：是"):
+    if not (":" in text or "=" in text if text.isascii() else NAMED_VALUE.search(text)):
         return False
     lowered = text.lower()
     signs = SECRET_SIGNS if text.isascii() else SECRET_SIGNS + CHINESE_SECRET_SIGNS

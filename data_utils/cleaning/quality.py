@@ -13,9 +13,9 @@ from data_utils.cleaning.languages import count_all_scripts
 
 ENGLISH_STOP_WORDS = (" the ", " be ", " to ", " of ", " and ", " that ", " have ", " with ")
 CHINESE_STOP_CHARACTERS = tuple("的是了在有不这這和我他為为與与之也而其")
-BULLETS = ("•", "-", "*", "·", "●", "▪", "■", "※")
+BULLETS = frozenset("•-*·●▪■※")
 ELLIPSES = ("...", "…")
-STOPS = tuple(".?!\"'。？！；”’」』…：:;)）")
+STOPS = frozenset(".?!\"'。？！；”’」』…：:;)）")
 CHINESE_MARKS = (*"，。！？；：、", ", ", ". ")
 LETTER_IN_WORD = re.compile(r"[^\W\d_]")
 LINK = re.compile(r"https?://|www\.|[|｜»›>]")
@@ -24,7 +24,9 @@ POLICY_PHRASES = ("terms of use", "privacy policy", "cookie policy", "uses cooki
 POLICY_PHRASES += ("javascript", "lorem ipsum", "all rights reserved", "版权所有", "版權所有", "隐私政策", "隱私政策")
 POLICY_PHRASES += ("服务条款", "使用条款", "备案号", "icp备", "icp证", "使用cookie", "公网安备")
 POLICY = re.compile("|".join(POLICY_PHRASES), re.IGNORECASE)
-POLICY_SIGNS = ("cookie", *(p for p in POLICY_PHRASES if "cookie" not in p))  # one of them is in each phrase
+POLICY_SIGNS = ("cookie", "javascript", "terms of use", "privacy policy", "lorem ipsum", "all rights reserved")
+POLICY_SIGNS += ("版权所有", "版權所有", "隐私政策", "隱私政策", "条款", "备案号", "icp", "公网安备")
+# One of the signs is in each phrase.
 MAX_POLICY_LINE = 200  # a longer line is a paragraph about such things
 
 
@@ -137,16 +139,19 @@ def holds_two(text: str, parts: tuple[str, ...]) -> bool:
 def judge_lines(text: str, lines: list[str], language: str) -> str | None:
     """Apply the line rules of Gopher and FineWeb; a line of Chinese has about a third of the characters."""
     count = len(lines)
-    if sum(line.startswith(BULLETS) for line in lines) > 0.9 * count:
+    if sum([line[0] in BULLETS for line in lines]) > 0.9 * count:
         return "bullets"
-    if sum(line.endswith(ELLIPSES) for line in lines) > 0.3 * count:
+    may_be_ellipses = any(sign in text for sign in ELLIPSES)
+    if may_be_ellipses and sum(line.endswith(ELLIPSES) for line in lines) > 0.3 * count:
         return "ellipsis_lines"
-    if sum(line.endswith(STOPS) for line in lines) < 0.12 * count:
+    if sum([line[-1] in STOPS for line in lines]) < 0.12 * count:
         return "unfinished_lines"
-    if sum(len(line) <= (10 if language == "zh" else 30) for line in lines) > 0.67 * count:
+    lengths = list(map(len, lines))
+    longest_short = 10 if language == "zh" else 30
+    if sum([length <= longest_short for length in lengths]) > 0.67 * count:
         return "short_lines"
     may_be_links = count > 5 and any(sign in text for sign in LINK_SIGNS)
     if may_be_links and sum(bool(LINK.search(line)) for line in lines) > 0.5 * count:
         return "links"
-    words = sum(map(len, lines)) / (1.5 if language == "zh" else 5)
+    words = sum(lengths) / (1.5 if language == "zh" else 5)
     return "list" if count > 0.3 * words else None

@@ -10,9 +10,10 @@ import numpy as np
 from data_utils.cleaning.characters import join_codes
 
 FACTOR = 0x9E3779B97F4A7C15  # odd, so that it has an inverse modulo 2^64
-SLOTS = 2**18  # of a table that the processor's cache holds
+MIXER = 0x9E3779B1
+SLOT_BITS = 18  # of the number of a place in a table that the processor's cache holds
 COUNTERS = 2**10  # of each document
-_POWERS: dict[int, np.ndarray] = {}
+_POWERS: dict[tuple[int, np.dtype], np.ndarray] = {}
 
 
 def judge_repetition(text: str, language: str, may_repeat: bool = True) -> str | None:
@@ -80,50 +81,53 @@ def find_repetitive(texts: list[str], language: str) -> np.ndarray:
     """
     codes, bounds = join_codes(texts)
     starts, ends, firsts = find_units(codes, bounds, language)
-    sums = sum_powers(codes.astype(np.uint64))
-    numbers = np.repeat(np.arange(len(texts)), np.diff(firsts))
-    totals = np.maximum(np.diff(bounds) - 1, 1)
+    scale = scale_of(language)
     found = np.zeros(len(texts), bool)
-    for words, share in ((2, 0.16), (5, 0.10)):
-        width = words * scale_of(language)
-        whole = np.flatnonzero(numbers[width - 1 :] == numbers[: max(0, len(numbers) - width + 1)])
-        grams = hash_grams(sums, starts[whole], ends[whole + width - 1])
-        texts_of = numbers[whole]
-        if words == 2:
-            counters = texts_of * COUNTERS + to_buckets(grams, 10)
-            counts = np.bincount(counters, minlength=len(texts) * COUNTERS).reshape(-1, COUNTERS).max(axis=1)
-        else:
-            counts = np.bincount(texts_of[find_repeats(grams + texts_of.astype(np.uint64))], minlength=len(texts))
-        longest = np.zeros(len(texts), np.int64)
-        # The bound that judge_grams takes for grams of up to four words.
-        span = 4 * scale_of(language) if words == 2 else width
-        reach = np.flatnonzero(numbers[span - 1 :] == numbers[: max(0, len(numbers) - span + 1)])
-        if len(reach):
-            spans = ends[reach + span - 1] - starts[reach]
-            edges = np.flatnonzero(np.diff(numbers[reach], prepend=-1))
-            longest[numbers[reach][edges]] = np.maximum.reduceat(spans, edges)
-        found |= counts * longest > share * totals
-    return found
+    if len(starts) < 5 * scale:
+        return ~found
+    numbers = np.repeat(np.arange(len(texts)), np.diff(firsts))
+    # Of 32 bits, since a hash that two grams share makes no bound too small.
+    sums = sum_powers(codes)
+    sums_before, sums_behind, inverses = sums[starts], sums[ends], _inverses(sums)[starts]
+    totals = np.maximum(np.diff(bounds) - 1, 1)
+
+    def take_grams(width: int) -> np.ndarray:
+        # One that reaches into the next text, which is none, counts for its first one.
+        count = len(starts) - width + 1
+        return (sums_behind[width - 1 :] - sums_before[:count]) * inverses[:count]
+
+    def take_longest(width: int) -> np.ndarray:
+        spans = np.append(ends[width - 1 :] - starts[: len(starts) - width + 1], 0)
+        return np.maximum.reduceat(spans, np.minimum(firsts[:-1], len(spans) - 1))
+
+    grams = take_grams(2 * scale)
+    counters = to_buckets(grams, 10) + numbers[: len(grams)] * COUNTERS
+    counts = np.bincount(counters, minlength=len(texts) * COUNTERS).reshape(-1, COUNTERS).max(axis=1)
+    found |= counts * take_longest(4 * scale) > 0.16 * totals
+    grams = take_grams(5 * scale)
+    repeats = find_repeats(grams ^ (numbers[: len(grams)] * MIXER).astype(np.uint32))
+    counts = np.bincount(numbers[repeats], minlength=len(texts))
+    return found | (counts * take_longest(5 * scale) > 0.10 * totals)
 
 
 def find_repeats(keys: np.ndarray) -> np.ndarray:
-    """Return where in an array a value stands that stands elsewhere too, each value's last place left out.
+    """Return where in an array a value stands that stands elsewhere too, one place of each value left out.
 
     Sorting takes five times as long: here each value takes a slot; where another value took it, it tries again.
     """
-    slots = np.empty(SLOTS, np.int64)
-    places = np.arange(len(keys))
+    slots = np.empty(2**SLOT_BITS, np.int32)
+    places = np.arange(len(keys), dtype=np.int32)
     repeats = [places[:0]]
-    factor = FACTOR
+    factor = MIXER
     while len(places):
         chosen = keys[places]
-        taken = to_buckets(chosen, 18, factor)
+        taken = to_buckets(chosen, SLOT_BITS, factor)
         slots[taken] = places
         holders = slots[taken]
         is_equal = keys[holders] == chosen
         repeats.append(places[is_equal & (holders != places)])
         places = places[~is_equal]
-        factor = factor * FACTOR % 2**64 | 1
+        factor = factor * MIXER % 2**32 | 1
     return np.concatenate(repeats)
 
 
@@ -174,29 +178,36 @@ def judge_grams(codes: np.ndarray, starts: np.ndarray, scale: int) -> str | None
 
 
 def sum_powers(codes: np.ndarray) -> np.ndarray:
-    """Return (N + 1,) uint64, sums of code * FACTOR^place up to each place: a hash is a difference of two."""
-    sums = np.zeros(len(codes) + 1, np.uint64)
-    np.cumsum(codes * _powers(FACTOR, len(codes))[: len(codes)], out=sums[1:])
+    """Return (N + 1,), sums of code * FACTOR^place up to each place: a hash is a difference of two.
+
+    Modulo 2^64 or 2^32, by the type of the codes.
+    """
+    sums = np.zeros(len(codes) + 1, codes.dtype)
+    np.cumsum(codes * _powers(FACTOR, codes.dtype, len(codes))[: len(codes)], out=sums[1:])
     return sums
 
 
 def hash_grams(sums: np.ndarray, begins: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """Return (G,) uint64, a hash of the characters from each begin to its end: equal where the characters are."""
-    return (sums[ends] - sums[begins]) * _powers(pow(FACTOR, -1, 2**64), len(sums))[begins]
+    """Return (G,), a hash of the characters from each begin to its end: equal where the characters are."""
+    return (sums[ends] - sums[begins]) * _inverses(sums)[begins]
 
 
-def _powers(factor: int, count: int) -> np.ndarray:
-    """Return at least `count` powers of a factor modulo 2^64, kept from call to call."""
-    if len(_POWERS.get(factor, ())) < count:
-        factors = np.full(max(2 * count, 1 << 16), factor, np.uint64)
+def _inverses(sums: np.ndarray) -> np.ndarray:
+    return _powers(pow(FACTOR, -1, 2**64), sums.dtype, len(sums))
+
+
+def _powers(factor: int, dtype: np.dtype, count: int) -> np.ndarray:
+    """Return at least `count` powers of a factor, kept from call to call."""
+    if (factor, dtype) not in _POWERS or len(_POWERS[factor, dtype]) < count:
+        factors = np.full(max(count + count // 4, 1 << 16), factor % 2 ** (8 * dtype.itemsize), dtype)
         factors[0] = 1
-        _POWERS[factor] = np.cumprod(factors)
-    return _POWERS[factor]
+        _POWERS[factor, dtype] = np.cumprod(factors, dtype=dtype)
+    return _POWERS[factor, dtype]
 
 
-def to_buckets(grams: np.ndarray, bits: int, factor: int = FACTOR) -> np.ndarray:
-    """Return (N,) int64, the bucket of each gram, of 2^bits."""
-    return (grams * np.uint64(factor) >> np.uint64(64 - bits)).astype(np.int64)
+def to_buckets(grams: np.ndarray, bits: int, factor: int = MIXER) -> np.ndarray:
+    """Return (N,) int64, the bucket of each gram of uint32, of 2^bits."""
+    return (grams * np.uint32(factor) >> np.uint32(32 - bits)).astype(np.int64)
 
 
 def cover_repeats(grams: np.ndarray, width: int, size: int) -> np.ndarray | None:

@@ -59,20 +59,23 @@ def build_index(evaluation: np.ndarray, held_out: np.ndarray, evaluation_texts: 
     slots = hashes >> np.uint64(64 - BITS)
     np.bitwise_or.at(bitmap, slots >> np.uint64(3), (1 << (slots & np.uint64(7))).astype(np.uint8))
     sizes = np.bincount(texts, minlength=evaluation_texts)
-    return {"hashes": hashes, "texts": texts, "sizes": sizes, "bitmap": bitmap, "kinds": np.array([evaluation_texts])}
+    hashes, starts = np.unique(hashes, return_index=True)
+    arrays = {"hashes": hashes, "bounds": np.append(starts, len(texts)), "texts": texts}
+    return arrays | {"sizes": sizes, "bitmap": bitmap, "kinds": np.array([evaluation_texts])}
 
 
 class LeakIndex:
     """The shingles of all evaluation text, mapped from files."""
 
     def __init__(self, arrays: dict[str, np.ndarray]) -> None:
-        self.hashes, self.texts, self.sizes, self.bitmap = (arrays[n] for n in ("hashes", "texts", "sizes", "bitmap"))
+        self.hashes, self.bounds, self.texts = (arrays[name] for name in ("hashes", "bounds", "texts"))
+        self.sizes, self.bitmap = arrays["sizes"], arrays["bitmap"]
         self.evaluation_texts = int(arrays["kinds"][0])
 
     @classmethod
     def load(cls, folder: Path) -> "LeakIndex":
         """Open an index that BuildIndex wrote."""
-        names = ("hashes", "texts", "sizes", "bitmap", "kinds")
+        names = ("hashes", "bounds", "texts", "sizes", "bitmap", "kinds")
         paths = {name: folder / f"{name}.npy" for name in names}
         return cls({name: np.load(path, mmap_mode="r" if name != "kinds" else None) for name, path in paths.items()})
 
@@ -80,9 +83,10 @@ class LeakIndex:
         """Return (document of the batch, evaluation text that it holds), (K, 2) int64 in order."""
         slots = (shingles.hashes >> np.uint64(64 - BITS)).astype(np.int64)
         hits = np.flatnonzero((self.bitmap.take(slots >> 3) >> (slots & 7).astype(np.uint8)) & 1)
-        starts = np.searchsorted(self.hashes, shingles.hashes[hits])
-        ends = np.searchsorted(self.hashes, shingles.hashes[hits], side="right")
-        hits, starts, ends = (numbers[ends > starts] for numbers in (hits, starts, ends))
+        places = np.searchsorted(self.hashes, shingles.hashes[hits])
+        is_found = self.hashes.take(places, mode="clip") == shingles.hashes[hits]
+        hits, places = hits[is_found], places[is_found]
+        starts, ends = self.bounds[places], self.bounds[places + 1]
         documents = np.searchsorted(shingles.bounds, hits, side="right") - 1
         contained = self._contained(documents, starts, ends)
         found = np.union1d(contained, self._quoted(documents, hits, starts, ends, tokens, shingles))

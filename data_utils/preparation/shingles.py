@@ -30,6 +30,15 @@ PERMUTATIONS = (_random.bit_generator.random_raw(HASHES) >> np.uint64(33)).astyp
 BAND_FACTORS = _random.bit_generator.random_raw(HASHES // BANDS) | np.uint64(1)
 
 
+class Characters(NamedTuple):
+    """The characters of a batch of D texts, one after the other: N in all."""
+
+    values: np.ndarray  # (N,) uint32: what each counts as, 0 where it parts words
+    is_alone: np.ndarray  # (N,) bool: whether it is a token alone
+    begins: np.ndarray  # (N,) bool: whether it begins a token
+    bounds: np.ndarray  # (D + 1,) where the characters of each text begin
+
+
 class Tokens(NamedTuple):
     """The tokens of a batch of D texts, one after the other: N in all."""
 
@@ -103,13 +112,8 @@ def mix(numbers: np.ndarray) -> np.ndarray:
     return numbers ^ (numbers >> np.uint64(31))
 
 
-def find_tokens(texts: list[str]) -> Tokens:
-    """Return the tokens of a batch of texts.
-
-    >>> tokens = find_tokens(["Café, 2 cups", "我喝茶", "cafe"])
-    >>> tokens.bounds.tolist(), bool(tokens.hashes[0] == tokens.hashes[6])
-    ([0, 3, 6, 7], True)
-    """
+def read_characters(texts: list[str]) -> Characters:
+    """Return what the characters of a batch of texts count as; a line end stands behind each text."""
     counts_as, alone = character_tables()
     codes = np.frombuffer("\n".join([*texts, ""]).encode("utf-32-le", "surrogatepass"), np.uint32)
     ends = np.cumsum([len(text) + 1 for text in texts])
@@ -122,25 +126,45 @@ def find_tokens(texts: list[str]) -> Tokens:
     inside = values != 0
     begins = inside.copy()
     begins[1:] &= is_alone[1:] | is_alone[:-1] | ~inside[:-1]
-    starts = np.flatnonzero(begins)
-    bounds = np.searchsorted(starts, np.concatenate([[0], ends]))
-    if not len(starts):
-        return Tokens(np.zeros(0, np.uint64), np.zeros(0, np.uint8), bounds)
-    hashes = hash_runs(values, starts)
-    return Tokens(hashes, np.where(is_alone[starts], 1, WORD).astype(np.uint8), bounds)
+    return Characters(values, is_alone, begins, np.concatenate([[0], ends]))
 
 
-def hash_texts(tokens: Tokens, texts: list[str]) -> np.ndarray:
-    """Return a 64-bit hash of each text (D,); equal where the tokens are. A text without any is hashed as it is."""
-    data, bounds = tokens.hashes, tokens.bounds.tolist()
+def hash_texts(characters: Characters, texts: list[str]) -> np.ndarray:
+    """Return a 64-bit hash of each text (D,); equal where the tokens are. A text without any is hashed as it is.
+
+    >>> same, other, third = hash_texts(read_characters(words := ["Tea, 茶!", "tea 茶", "te a茶"]), words).tolist()
+    >>> same == other, same == third
+    (True, False)
+    """
+    inside = characters.values != 0
+    # With a mark where a word begins, its characters are the tokens.
+    marked = characters.values | (characters.begins & ~characters.is_alone).astype(np.uint32) << np.uint32(31)
+    data = marked[inside]
+    sizes = np.add.reduceat(inside.view(np.uint8), characters.bounds[:-1], dtype=np.int64)
+    ends = np.cumsum(sizes).tolist()
     return np.fromiter(
         (
-            xxhash.xxh3_64_intdigest(data[start:end].data if start < end else text.encode(errors="replace"))
-            for text, start, end in zip(texts, bounds[:-1], bounds[1:], strict=True)
+            xxhash.xxh3_64_intdigest(data[end - size : end].data if size else text.encode(errors="replace"))
+            for text, size, end in zip(texts, sizes.tolist(), ends, strict=True)
         ),
         np.uint64,
         len(texts),
     )
+
+
+def find_tokens(texts: list[str], characters: Characters | None = None) -> Tokens:
+    """Return the tokens of a batch of texts, whose `characters` may have been read already.
+
+    >>> tokens = find_tokens(["Café, 2 cups", "我喝茶", "cafe"])
+    >>> tokens.bounds.tolist(), bool(tokens.hashes[0] == tokens.hashes[6])
+    ([0, 3, 6, 7], True)
+    """
+    values, is_alone, begins, bounds = characters or read_characters(texts)
+    starts = np.flatnonzero(begins)
+    bounds = np.searchsorted(starts, bounds)
+    if not len(starts):
+        return Tokens(np.zeros(0, np.uint64), np.zeros(0, np.uint8), bounds)
+    return Tokens(hash_runs(values, starts), np.where(is_alone[starts], 1, WORD).astype(np.uint8), bounds)
 
 
 def find_shingles(tokens: Tokens) -> Shingles:

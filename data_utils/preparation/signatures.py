@@ -13,6 +13,7 @@ from data_utils.preparation.shingles import (
     find_tokens,
     hash_bands,
     hash_texts,
+    read_characters,
     sign_shingles,
 )
 
@@ -40,12 +41,12 @@ class Signatures:
 
     def add(self, texts: list[str]) -> Shingles | None:
         """Take the next D texts; return their shingles where near duplicates are looked for."""
-        tokens = find_tokens(texts)
-        exact = hash_texts(tokens, texts)
+        characters = read_characters(texts)
+        exact = hash_texts(characters, texts)
         if not self.near:
             self.keys.append(exact[None])
             return None
-        shingles = find_shingles(tokens)
+        shingles = find_shingles(find_tokens(texts, characters))
         signatures = sign_shingles(shingles)
         # A text without a shingle meets its equals alone.
         bands = np.where(np.diff(shingles.bounds) > 0, hash_bands(signatures), exact)

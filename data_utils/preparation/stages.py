@@ -67,7 +67,7 @@ class WriteClean(PipelineStep):
         work = Path(self.work)
         signatures = Signatures(self.near)
         held_out = [np.zeros(0, ENTRY)]
-        writer = ShardWriter(work / "clean" / f"{rank:05d}.parquet", CLEAN_COLUMNS)
+        writer = ShardWriter(work / "clean" / f"{rank:05d}.parquet", CLEAN_COLUMNS, "lz4")
         for batch in batches(data):
             texts = [document.text for document in batch]
             with self.track_time("batch"):

@@ -406,7 +406,7 @@ def test_cleaning_is_the_same_in_both_languages(fragment):
 
 # Fragments that meet badly: mojibake cut by control characters, entities, parts of one letter.
 FRAGMENTS = ["Ã", "¶", "©", "â€", "™", "\x81", "\x85", "\x0c", "\x00", "\ufeff", "\x1b[31m", "\u2028", "e", "\u0301"]
-FRAGMENTS += ["&amp;", "lt;", "<", "é", "，", "你", "\n", "\r", " "]
+FRAGMENTS += ["&amp;", "lt;", "<", "é", "，", "你", "\n", "\r", " ", "\xa0", "Â‘"]
 MESSY = st.text(max_size=40) | st.lists(st.sampled_from(FRAGMENTS), max_size=8).map("".join)
 
 
@@ -415,6 +415,8 @@ MESSY = st.text(max_size=40) | st.lists(st.sampled_from(FRAGMENTS), max_size=8).
 @example("e\x0c\u0301")
 @example("é Ã\x0c©")
 @example("\x81Â\x91")
+@example("\xa0Â\x91")
+@example("a\xa0\nÂ‘ \n\xa0Â‘")
 def test_cleaning_twice_changes_nothing_more(text):
     once = clean_text(text)
     assert clean_text(once) == once

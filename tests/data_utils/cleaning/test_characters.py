@@ -15,7 +15,8 @@ from datatrove.data import Document
 
 from data_utils.cleaning.characters import HARMLESS, SUSPICIOUS, UNNORMAL, UNPRINTABLE, find_kinds
 from data_utils.cleaning.filters import DEFAULT_STEPS, CleaningArguments, build_filters
-from data_utils.cleaning.quality import count_words
+from data_utils.cleaning.private_data import CHINESE_SECRET_SIGNS, SECRET_SIGNS, SECRET_WORDS
+from data_utils.cleaning.quality import POLICY_PHRASES, POLICY_SIGNS, count_words
 from data_utils.cleaning.repetition import find_repeats, judge_repetition, scan_repetition
 
 PIECES = [
@@ -111,6 +112,11 @@ def test_a_scan_finds_every_repetitive_text(language):
 def test_repeats_are_all_but_one_of_each_value(values):
     import numpy as np
 
-    repeats = find_repeats(np.array(values, np.uint64)).tolist()
+    repeats = find_repeats(np.array(values, np.uint32)).tolist()
     assert len(repeats) == len(set(repeats)) == len(values) - len(set(values))
     assert {values[place] for place in repeats} == {value for value in values if values.count(value) > 1}
+
+
+def test_one_of_the_signs_is_in_each_phrase_that_is_looked_for():
+    for phrases, signs in ((POLICY_PHRASES, POLICY_SIGNS), (SECRET_WORDS, SECRET_SIGNS + CHINESE_SECRET_SIGNS)):
+        assert [phrase for phrase in phrases if not any(sign in phrase for sign in signs)] == []

@@ -1,5 +1,6 @@
 """Near duplicates in both languages are found, distinct texts are left alone, and clusters are what they should be."""
 
+import itertools
 import random
 
 import numpy as np
@@ -18,7 +19,14 @@ from data_utils.preparation.duplicates import (
     flatten_clusters,
     join_pairs,
 )
-from data_utils.preparation.shingles import BANDS, find_shingles, find_tokens, hash_texts, sign_shingles
+from data_utils.preparation.shingles import (
+    BANDS,
+    find_shingles,
+    find_tokens,
+    hash_texts,
+    read_characters,
+    sign_shingles,
+)
 from data_utils.preparation.signatures import SignatureFolder, Signatures
 from errors import InputError
 
@@ -143,17 +151,22 @@ def test_clusters_are_the_connected_parts(size, edges, batch):
     assert firsts.tolist() == [min(groups[node]) for node in range(size)]
 
 
-@given(st.lists(st.text(max_size=40), min_size=1, max_size=6))
+@given(st.lists(st.text(max_size=40) | st.text("aB我, é\u0301", max_size=5), min_size=1, max_size=6))
 def test_tokens_of_a_batch_are_those_of_each_text(texts):
     tokens = find_tokens(texts)
     shingles = find_shingles(tokens)
-    hashes, signatures = hash_texts(tokens, texts), sign_shingles(shingles)
+    hashes, signatures = hash_texts(read_characters(texts), texts), sign_shingles(shingles)
     for number, text in enumerate(texts):
         alone = find_tokens([text])
         start, end = tokens.bounds[number : number + 2]
         assert tokens.hashes[start:end].tolist() == alone.hashes.tolist()
         assert tokens.weights[start:end].tolist() == alone.weights.tolist()
-        assert hash_texts(alone, [text])[0] == hashes[number]
+        assert hash_texts(read_characters([text]), [text])[0] == hashes[number]
+        same_tokens = [
+            tokens.hashes[a:b].tolist() == alone.hashes.tolist() for a, b in itertools.pairwise(tokens.bounds)
+        ]
+        if start < end:
+            assert [bool(other == hashes[number]) for other in hashes] == same_tokens
         lonely = find_shingles(alone)
         assert shingles.hashes[shingles.bounds[number] : shingles.bounds[number + 1]].tolist() == lonely.hashes.tolist()
         assert (sign_shingles(lonely)[0] == signatures[number]).all()
