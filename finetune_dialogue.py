@@ -208,9 +208,8 @@ def main(argv: list[str] | None = None) -> int:
         watch.lap("plan")
     step_rows = count_step_rows(args)
     run_rows = args.max_steps * step_rows if args.max_steps > 0 else args.num_train_epochs * len(rows)
-    eval_tokens = options.row_tokens * sum(map(len, eval_rows.values()))
-    share = args.limit_evaluation(eval_tokens, run_tokens or run_rows * options.row_tokens) / eval_tokens
-    eval_rows = {part: thin_rows(found, share) for part, found in eval_rows.items()}
+    eval_tokens = args.count_eval_tokens(len(eval_rows), run_tokens or run_rows * options.row_tokens)
+    eval_rows = {part: thin_rows(found, eval_tokens // options.row_tokens) for part, found in eval_rows.items()}
 
     # 6. Weights: all of them, or low-rank adapters beside them.
     if options.lora:
@@ -244,9 +243,9 @@ def main(argv: list[str] | None = None) -> int:
     )
 
 
-def thin_rows(rows: Dataset, share: float) -> Dataset:
-    """Return a share of rows, at least one, taken evenly from all."""
-    count = max(1, round(share * len(rows)))
+def thin_rows(rows: Dataset, count: int) -> Dataset:
+    """Return at most `count` rows, at least one, taken evenly from all."""
+    count = min(max(1, count), len(rows))
     return rows.select([number * len(rows) // count for number in range(count)])
 
 

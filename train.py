@@ -19,7 +19,7 @@ from pathlib import Path
 
 from errors import InputError, run_script
 from options import answer_early, check_range, parse_arguments
-from train_utils.run_options import RunOptions, trainer_names
+from train_utils.run_options import EVAL_TOKENS, RunOptions, trainer_names
 
 ROOT = Path(__file__).parent
 RECIPE = ROOT / "configs" / "train.yaml"
@@ -48,10 +48,6 @@ class CorpusArguments:
         default=False, metadata={"help": "Drop English and Chinese stop words; hurts generation, for study only"}
     )
     eval_fraction: float = field(default=0.02, metadata={"help": "Share of the documents that is held out, by hash"})
-    eval_tokens: int = field(
-        default=32768,
-        metadata={"help": "Held-out tokens of each language in an evaluation; unset: fewer where they cost over 3%"},
-    )
 
     def __post_init__(self) -> None:
         check_range("eval_fraction", self.eval_fraction, 0, 1)
@@ -167,10 +163,8 @@ def main(argv: list[str] | None = None) -> int:
         kept_plan = {"plan": limit_steps(args, plan, 10**9 if data.streaming else len(blocks))} if plan else {}
         rows = args.max_steps * step_rows if args.max_steps > 0 else args.num_train_epochs * len(blocks)
         rows = min(rows, plan.tokens // shape.block_tokens) if plan else rows
-        eval_text = corpus.held_out(data.eval_tokens * BYTES_PER_TOKEN)
-        eval_tokens, languages = data.eval_tokens, len(set(eval_text["language"]))
-        if "eval_tokens" not in data.given:
-            eval_tokens = args.limit_evaluation(eval_tokens * languages, rows * shape.block_tokens) // languages
+        eval_text = corpus.held_out((args.eval_tokens or EVAL_TOKENS) * BYTES_PER_TOKEN)
+        eval_tokens = args.count_eval_tokens(len(set(eval_text["language"])), rows * shape.block_tokens)
         eval_blocks = pack_held_out(eval_text, tokenizer, tokenizer_key, shape.block_tokens, eval_tokens)
     for language, documents in split_languages(eval_text):
         compression = describe_compression(tokenizer, documents[:1000]["text"], shape.reference_tokenizer)

@@ -44,7 +44,8 @@ def measure(width: int, steps: int, options: list[str], seed: int, folder: Path)
     record = run_script(
         ["--model_shape", str(shape), "--vocab_size", "4096", "--max_steps", str(steps), "--seed", str(seed),
          "--per_device_train_batch_size", str(STEP_TOKENS // ROW_TOKENS), "--block_tokens", str(ROW_TOKENS),
-         "--eval_steps", "1.0", "--save_steps", "1.0", "--overwrite", "true", "--torch_compile", "true", *options],
+         "--eval_steps", "0.999", "--save_steps", "0.999", "--eval_tokens", "32768",
+         "--overwrite", "true", "--torch_compile", "true", *options],
         folder / "ckpt",
     )  # fmt: skip
     return tuple(record["metrics"][f"eval_{language}_bits_per_byte"] for language in ("en", "zh"))

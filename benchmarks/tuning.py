@@ -43,7 +43,8 @@ def report_packing(base: str) -> None:
 def tune(base: str, steps: int, options: list[str], folder: Path) -> tuple[dict, dict, float]:
     """Fine-tune as a user would; return (figures before, figures after, seconds)."""
     start = time.time()
-    common = ["--base", base, "--max_steps", str(steps), "--eval_steps", "0.999", "--report_to", "none"]
+    common = ["--base", base, "--max_steps", str(steps), "--report_to", "none"]
+    common += ["--eval_steps", "0.999", "--eval_tokens", "32768"]
     code = finetune_dialogue.main([*common, *options, "--output_dir", str(folder)])
     if code:
         raise SystemExit(code)

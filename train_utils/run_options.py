@@ -13,6 +13,7 @@ REPLACED_BY_CLOCK = {
     "max_steps", "num_train_epochs", "warmup_steps", "lr_scheduler_type", "lr_scheduler_kwargs", "eval_strategy",
     "save_strategy",
 }  # fmt: skip
+EVAL_TOKENS = 32768  # of each language
 
 
 @dataclass
@@ -24,8 +25,8 @@ class RunOptions:
         "output_dir", "minutes", "plan_only", "max_steps", "num_train_epochs", "learning_rate", "matrix_learning_rate",
         "optim", "per_device_train_batch_size", "gradient_accumulation_steps", "warmup_steps", "lr_scheduler_type",
         "decay_share", "weight_decay", "max_grad_norm", "bf16", "torch_compile", "activation_checkpointing",
-        "use_liger_kernel", "eval_strategy", "eval_steps", "save_steps", "save_total_limit", "logging_steps",
-        "report_to", "resume_from_checkpoint", "overwrite", "seed", "use_cpu",
+        "use_liger_kernel", "eval_strategy", "eval_steps", "eval_tokens", "save_steps", "save_total_limit",
+        "logging_steps", "report_to", "resume_from_checkpoint", "overwrite", "seed", "use_cpu",
     ]  # fmt: skip
 
     output_dir: str = field(default="ckpt", metadata={"help": "Folder of the checkpoint, its report and its curves"})
@@ -76,6 +77,12 @@ class RunOptions:
         default="steps", metadata={"help": "When to evaluate: no, steps (--eval_steps heeded then alone) or epoch"}
     )
     eval_steps: float = field(default=0.25, metadata={"help": "Steps between evaluations; below 1: share of the run"})
+    eval_tokens: int | None = field(
+        default=None,
+        metadata={
+            "help": "Held-out tokens of each language in an evaluation; unset: 32,768, or what 3% of the time allows"
+        },
+    )
     save_steps: float = field(default=0.25, metadata={"help": "Steps between checkpoints; below 1: share of the run"})
     save_total_limit: int | None = field(default=2, metadata={"help": "How many resumable checkpoints are kept"})
     logging_steps: float = field(default=10, metadata={"help": "Steps between two values of the curves"})
@@ -94,6 +101,8 @@ class RunOptions:
         for name in ("learning_rate", "matrix_learning_rate"):
             check_range(name, getattr(self, name) or 0, 0, 100)
         check_range("decay_share", self.decay_share, 0, 1)
+        if self.eval_tokens is not None:
+            check_range("eval_tokens", self.eval_tokens, 1, 2**62)
         for name in ("eval_steps", "save_steps"):
             check_range(name, getattr(self, name), 1e-6, 2**31)
         if self.minutes is not None:
@@ -128,14 +137,16 @@ class RunOptions:
         if "decay_share" in typed and self.minutes is None and self.lr_scheduler_type != "warmup_stable_decay":
             raise ValueError(f"--decay_share has no effect with --lr_scheduler_type {self.lr_scheduler_type}")
 
-    def limit_evaluation(self, tokens: int, run_tokens: float) -> int:
-        """Return how many tokens an evaluation may have, at most `tokens`, for all of a run to cost 3% of its training.
+    def count_eval_tokens(self, languages: int, run_tokens: float) -> int:
+        """Return how many tokens of each language an evaluation measures: so many that all cost 3% of the training.
 
-        A token that is measured costs a third of one that is trained. Fewer than 4,096 would tell nothing.
+        A token that is measured costs a third of one that is trained. Fewer than 4,096 in all would tell nothing.
         """
+        if self.eval_tokens is not None:
+            return self.eval_tokens
         step = self.eval_steps if self.eval_steps < 1 else 0.25  # by steps: the user's own business
         count = math.ceil(1 / step) + getattr(self, "eval_on_start", False)
-        return min(tokens, max(4096, int(0.03 * 3 * run_tokens / count)))
+        return min(EVAL_TOKENS, max(4096, int(0.03 * 3 * run_tokens / count)) // languages)
 
 
 def trainer_names() -> set[str]:

@@ -356,9 +356,10 @@ def test_minutes_heed_when_to_evaluate_and_save(tmp_path, name, value, strategy)
 
 def test_evaluations_cost_at_most_three_percent_of_the_training(tmp_path):
     args = run_arguments(tmp_path)
-    assert args.limit_evaluation(65536, 3_276_800) == 65536
-    assert args.limit_evaluation(65536, 1_000_000) == 22_500  # four times: 30,000 trained tokens' worth
-    assert args.limit_evaluation(65536, 1000) == 4096
+    assert args.count_eval_tokens(2, 3_276_800) == 32768
+    assert args.count_eval_tokens(2, 1_000_000) == 11_250  # of two languages, four times: 30,000 trained tokens' worth
+    assert args.count_eval_tokens(2, 1000) == 2048
+    assert run_arguments(tmp_path, "--eval_tokens", "50000").count_eval_tokens(2, 1000) == 50000
 
 
 def test_names_of_all_options_are_known_without_importing_them():
