@@ -10,14 +10,13 @@ python chat.py --serve                          # OpenAI's protocol at http://12
 """
 
 import argparse
-import gc
 import os
 import sys
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is fetched unless the user says so
 
-from chat_utils.engine import DTYPES, KINDS, Engine, load_engine
+from chat_utils.engine import DTYPES, KINDS, Engine, freeze_loaded, load_engine
 from chat_utils.sampling import Sampling
 from chat_utils.server.serve import ServerOptions, check_packages, serve
 from chat_utils.terminal.conversation import Conversation
@@ -92,17 +91,18 @@ def main(argv: list[str] | None = None) -> int:
         return load_engine(path, options.engine, dtype=options.dtype, slots=server_options.slots)
 
     engine = load(options.model or find_model())
-    gc.freeze()  # what is loaded stays: to look through it for garbage would cost a reply a fifth of a second
+    freeze_loaded()
     if options.web or options.serve:
         return serve(engine, sampling, server_options, with_page=options.web, system=options.system)
     is_dialogue = options.prompt is None and not options.samples and sys.stdin.isatty()
 
-    def begin() -> Chat:
+    def begin(engine: Engine) -> Chat:
         conversation = Conversation(engine, sampling, options.system)
         return Chat(conversation, Screen(is_dialogue), load, wants_stats=options.stats)
 
-    chat = begin()
+    chat = begin(engine)
     if is_dialogue:
+        del engine  # /model replaces it
         talk(chat, options.history)
     elif options.prompt is not None:
         try:
@@ -112,7 +112,7 @@ def main(argv: list[str] | None = None) -> int:
     elif options.samples:
         for prompt in SAMPLE_PROMPTS:
             print(f"> {prompt}")
-            begin().answer(prompt)
+            begin(engine).answer(prompt)
     else:
         sys.stdin.reconfigure(errors="replace")
         for line in sys.stdin:

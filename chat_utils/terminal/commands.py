@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
 
+from chat_utils.engine import freeze_loaded
 from chat_utils.terminal.markdown import make_printable
 from chat_utils.terminal.wording import LANGUAGES, say
 from errors import InputError
@@ -150,6 +151,7 @@ def change_model(chat: "Chat", path: str) -> None:
     except InputError as error:
         chat.say("no_model", reason=error)
         return
+    freeze_loaded()
     chat.say("model_loaded", name=chat.conversation.engine.name)
 
 

@@ -111,11 +111,11 @@ def cut_members(path: str, size: int, part_bytes: int, _: ReadArguments) -> list
 
 def is_one_member(path: str) -> bool:
     """Tell whether a .gz was packed as a whole, against the standard: then it is read as a stream."""
-    unpacker, start = zlib.decompressobj(wbits=31), b""
+    unpacker, start = zlib.decompressobj(wbits=31), b""  # that unpacks a megabyte at once at most
     with open_file(path, decompress=False) as stream:
         for _ in range(CHUNK_BYTES // FEED_BYTES):
             try:
-                start += unpacker.decompress(stream.read(FEED_BYTES), CHUNK_BYTES)
+                start += unpacker.decompress(unpacker.unconsumed_tail + stream.read(FEED_BYTES), CHUNK_BYTES)
             except zlib.error:
                 break
             if unpacker.eof:

@@ -110,13 +110,17 @@ class Unpacked(io.RawIOBase):
             self.is_done = not data
             return data
         if self.unpacker is not None and self.unpacker.eof:
-            self.waiting = self.unpacker.unused_data.lstrip(b"\0")  # what pads a tape's block
-            self.unpacker = None
+            self.waiting, self.unpacker = self.unpacker.unused_data, None
         data = self.waiting or self.stream.read(FEED_BYTES)
         self.waiting = b""
         if not data:
             self.is_done, self.fault = True, CUT if self.unpacker is not None else ""
             return b""
+        if self.unpacker is None and self.offset:
+            size, data = len(data), data.lstrip(b"\0")  # what pads a tape's block
+            self.offset += size - len(data)
+            if not data:
+                return b""
         self.unpacker = self.unpacker or UNPACKERS[self.packing]()
         unpacked = self.unpacker.decompress(data)
         self.offset += len(data) - len(self.unpacker.unused_data)

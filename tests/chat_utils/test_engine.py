@@ -16,8 +16,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 from transformers.utils import logging
 
 from chat_utils import numpy_decoder
-from chat_utils.decoding import POOL_BYTES, Session
-from chat_utils.engine import Engine, load_engine
+from chat_utils.decoding import POOL_BYTES, Session, TransformersDecoder
+from chat_utils.engine import SLOTS, Engine, choose_decoder, load_engine
 from chat_utils.numpy_decoder import State
 from chat_utils.reply import Reply
 from chat_utils.sampling import Sampler, Sampling
@@ -722,3 +722,10 @@ def test_base_without_a_chat_template_is_given_ours(tmp_path, drawn):
     assert engine.stop_ids == {256, engine.tokenizer.convert_tokens_to_ids("<|im_end|>")}
     answer(engine, say("Hi"), max_new_tokens=4)
     assert 1 <= len(drawn) <= 4
+
+
+def test_device_that_lacks_an_operation_answers_by_the_plain_path(tiny_checkpoint):
+    model = AutoModelForCausalLM.from_pretrained(tiny_checkpoint).to("meta")  # it can't give logits back
+    assert type(choose_decoder(model, "auto", SLOTS)) is TransformersDecoder
+    with pytest.raises(InputError, match="--engine batched: does not run here: "):
+        choose_decoder(model, "batched", SLOTS)

@@ -1,12 +1,14 @@
 """The chat as it is typed: what each command does, what is said of a reply, and that nothing ends it but the user."""
 
+import gc
 import json
 import re
 import shutil
+import weakref
 
 import pytest
 
-from chat_utils.engine import Engine
+from chat_utils.engine import Engine, freeze_loaded
 from chat_utils.sampling import Sampling
 from chat_utils.terminal.commands import COMMANDS, Leave
 from chat_utils.terminal.conversation import Conversation
@@ -344,6 +346,16 @@ def test_model_changes_and_the_conversation_goes_on(tiny_checkpoint, capsys):
     chat.answer("2")
     assert [role for role, _ in turns(chat)] == ["user", "assistant"] * 2
     assert chat.conversation.reply.stats.prompt_tokens > 10
+
+
+def test_model_that_was_replaced_leaves_the_memory(tiny_checkpoint):
+    chat = Chat(Conversation(Engine(str(tiny_checkpoint)), Sampling(max_new_tokens=4)), Screen(True), Engine)
+    freeze_loaded()
+    chat.answer("1")
+    before = weakref.ref(chat.conversation.engine.decoder)
+    take_line(chat, f"/model {tiny_checkpoint}")
+    gc.unfreeze()
+    assert before() is None
 
 
 # The loop

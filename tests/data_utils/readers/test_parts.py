@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from data_utils.readers import records as records_of
 from data_utils.readers.files import ReadArguments, find_files
 from data_utils.readers.inputs import cut_file, read_documents_of
+from data_utils.readers.opening import FEED_BYTES
 from errors import InputError
 
 ZH = "茶是一种很古老的饮料。今天的人们还在喝它，我们在这里说说它的历史和文化，以及它在世界各地的发展。"
@@ -170,6 +171,23 @@ def test_the_index_beside_a_dump_is_no_text(tmp_path):
     dump = write_dump(tmp_path / "zhwiki-1-pages-articles-multistream.xml.bz2", 2)
     (tmp_path / "zhwiki-1-pages-articles-multistream-index.txt.bz2").write_bytes(bz2.compress(b"600:1:Page 1\n"))
     assert find_files(str(tmp_path)) == [str(dump)]
+
+
+def test_an_archive_packed_as_a_whole_is_a_stream_however_well_it_packs(tmp_path):
+    archives = pytest.importorskip("data_utils.readers.archives")
+    path = tmp_path / "a.warc.gz"
+    path.write_bytes(gzip.compress(b"".join(warc_record(i, text="tea " * 200_000) for i in range(6))))
+    assert archives.is_one_member(str(path))
+
+
+@pytest.mark.parametrize("padding", [1, FEED_BYTES, 3 * FEED_BYTES])
+@pytest.mark.parametrize(("suffix", "pack"), [(".gz", gzip.compress), (".xz", lzma.compress)])
+def test_padding_between_and_after_members_is_no_damage(tmp_path, suffix, pack, padding):
+    path = tmp_path / f"a.txt{suffix}"
+    members = [pack("".join(noise(i) + "\n" for i in range(count)).encode()) for count in (40, 200)]
+    path.write_bytes(b"".join(member + bytes(padding) for member in members))
+    documents, faults = read(path, sample_by="line")
+    assert len(documents) == 240 and not faults
 
 
 # What breaks off
