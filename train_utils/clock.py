@@ -86,17 +86,20 @@ class Clock(TrainerCallback):
         finish_seconds: float,
         eval_share: float = 0.25,
         save_share: float = 0.25,
+        finish_steps: float = 0.0,
         seconds=None,
     ) -> None:
         """Make the clock of a run of so many minutes from the start of the process.
 
         Args:
             finish_seconds: estimate of what comes after the last step, replaced by measuring at the first evaluation.
+            finish_steps: what the evaluation there costs, in steps; replaced likewise.
             eval_share, save_share: share of the run between evaluations and between checkpoints; 1 or more: no business
                 of the clock.
         """
         self.total, self.decay_share, self.max_steps = minutes * 60, decay_share, max_steps
-        self.seconds, self.finish_seconds = seconds or process_seconds, finish_seconds
+        self.seconds = seconds or process_seconds
+        self.finish_seconds, self.finish_steps = finish_seconds, finish_steps
         self.marks = {"evaluate": find_marks(eval_share), "save": find_marks(save_share)}
         self.spent, self.begin, self.progress = 0.0, None, 0.0
         self.step_seconds, self.last_end, self.pause_start, self.is_last = 0.0, None, None, False
@@ -136,7 +139,8 @@ class Clock(TrainerCallback):
             now = self.shared(args)
             if self.measures_end:
                 found = max(1.0, now - self.pause_start) + 0.25 * self.finish_seconds
-                self.finish_seconds = min(found, FINISH_SHARE * self.total)
+                most = max(FINISH_SHARE * self.total, self.finish_steps * self.step_seconds)
+                self.finish_seconds, self.finish_steps = min(found, most), 0.0
             self.pause_start, self.last_end = None, now
 
     def on_optimizer_step(self, args, state, control, **kwargs):
@@ -150,7 +154,7 @@ class Clock(TrainerCallback):
                 else (0.8 * self.step_seconds + 0.2 * (now - self.last_end))
             )
         self.last_end = now
-        end = self.total - self.finish_seconds
+        end = self.total - self.finish_seconds - self.finish_steps * self.step_seconds
         of_time = (now - self.begin) / max(end - self.begin, 1e-9)
         self.is_last = now + self.step_seconds / 2 >= end or state.global_step + 1 >= self.max_steps
         self.progress = min(1.0, max(of_time, (state.global_step + 1) / self.max_steps))

@@ -14,6 +14,7 @@ REPLACED_BY_CLOCK = {
     "save_strategy",
 }  # fmt: skip
 EVAL_TOKENS = 32768  # of each language
+EVAL_COST = 1 / 3  # of a token that is measured, in tokens that are trained
 
 
 @dataclass
@@ -140,13 +141,13 @@ class RunOptions:
     def count_eval_tokens(self, languages: int, run_tokens: float) -> int:
         """Return how many tokens of each language an evaluation measures: so many that all cost 3% of the training.
 
-        A token that is measured costs a third of one that is trained. Fewer than 4,096 in all would tell nothing.
+        Fewer than 4,096 in all would tell nothing.
         """
         if self.eval_tokens is not None:
             return self.eval_tokens
         step = self.eval_steps if self.eval_steps < 1 else 0.25  # by steps: the user's own business
         count = math.ceil(1 / step) + getattr(self, "eval_on_start", False)
-        return min(EVAL_TOKENS, max(4096, int(0.03 * 3 * run_tokens / count)) // languages)
+        return min(EVAL_TOKENS, max(4096, int(0.03 * run_tokens / EVAL_COST / count)) // languages)
 
 
 def trainer_names() -> set[str]:

@@ -23,6 +23,7 @@ from train_utils.metrics import bytes_per_label, make_compute_metrics, measure_t
 from train_utils.model import count_parameters, flops_per_token, make_fast, repays_compilation
 from train_utils.optimizer import choose_rates, optimizer_factory
 from train_utils.report import describe_memory, peak_memory, plot_loss, write_report
+from train_utils.run_options import EVAL_COST
 from train_utils.stopwatch import Stopwatch
 
 
@@ -80,8 +81,15 @@ def train_and_save(
         args.lr_scheduler_kwargs = {"num_decay_steps": round(args.decay_share * steps), "decay_type": "linear"}
     clock = None
     if args.minutes is not None:
-        finish = finish_seconds(args.minutes)
-        clock = Clock(args.minutes, args.decay_share, args.max_steps, finish, args.eval_steps, args.save_steps)
+        clock = Clock(
+            args.minutes,
+            args.decay_share,
+            args.max_steps,
+            finish_seconds(args.minutes),
+            args.eval_steps,
+            args.save_steps,
+            EVAL_COST * sum(map(len, eval_rows.values())) / step_rows,
+        )
         if run.resume:
             clock.resume(run.resume)
     base = model.get_base_model() if isinstance(model, PeftModel) else model

@@ -272,7 +272,7 @@ def test_help_shows_our_options_with_the_values_of_the_default_recipe(capsys, tm
         "--output_dir (ckpt)", "--max_steps (-1)", "--learning_rate (5e-2)", "--optim (muon)", "--overwrite (False)",
     ):  # fmt: skip
         assert line in text
-    assert len(text.splitlines()) < 80  # not the 130 options of TrainingArguments
+    assert len(text.splitlines()) < 85  # not the 130 options of TrainingArguments
 
 
 def test_help_says_what_goes_together_and_is_cut_between_words(capsys, tmp_path):

@@ -107,7 +107,7 @@ def test_ends_in_time_with_the_rate_decayed(step, slow_down, tmp_path):
     [(0.5, 0.1, 1, 9), (0.1, 0.5, 9, 1), (100, 0.5, 0, 1), (0.25, 100, 3, 0), (0.9, 1, 1, 0)],
 )
 def test_evaluates_and_saves_by_their_own_shares(eval_share, save_share, evaluations, saves):
-    clock, found = Clock(3, 0.6, 10**9, 6, eval_share, save_share, FakeTime(0.0)), {"evaluate": 0, "save": 0}
+    clock, found = Clock(3, 0.6, 10**9, 6, eval_share, save_share, seconds=FakeTime(0.0)), {"evaluate": 0, "save": 0}
     for progress in range(101):
         clock.progress = progress / 100
         for what in found:
@@ -117,7 +117,7 @@ def test_evaluates_and_saves_by_their_own_shares(eval_share, save_share, evaluat
 
 def test_a_pause_that_only_saves_says_nothing_of_the_end(tmp_path):
     time = FakeTime(5.0)
-    clock = Clock(3, 0.6, 10**9, 7, 1, 0.5, time)
+    clock = Clock(3, 0.6, 10**9, 7, 1, 0.5, seconds=time)
     run(clock, time, lambda now: 0.5, mark_seconds=6.0, folder=tmp_path)
     assert clock.finish_seconds == 7
     assert 180 * 0.95 < time.now < 180 * 1.02
@@ -125,10 +125,18 @@ def test_a_pause_that_only_saves_says_nothing_of_the_end(tmp_path):
 
 def test_a_pause_that_was_slow_by_chance_ends_no_run_early(tmp_path):
     time = FakeTime(5.0)
-    clock = Clock(3, 0.6, 10**9, 6, 0.5, 1, time)
+    clock = Clock(3, 0.6, 10**9, 6, 0.5, 1, seconds=time)
     run(clock, time, lambda now: 0.5, mark_seconds=40.0, folder=tmp_path)
     assert clock.finish_seconds == pytest.approx(9)  # a twentieth of the time
     assert time.now - 40 == pytest.approx(180 - 9, abs=1)  # the last step's end
+
+
+@pytest.mark.parametrize("eval_share", [0.5, 1])
+def test_a_long_evaluation_at_the_end_is_in_time(tmp_path, eval_share):
+    time = FakeTime(5.0)
+    clock = Clock(5, 0.6, 10**9, 6, eval_share, 1, finish_steps=8, seconds=time)
+    run(clock, time, lambda now: 3.0, mark_seconds=26.0, folder=tmp_path)
+    assert 300 * 0.96 < time.now < 300 * 1.02
 
 
 def test_text_that_is_used_up_ends_the_run_early_and_decayed(tmp_path):
