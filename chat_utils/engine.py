@@ -84,7 +84,7 @@ def load_checkpoint(
                 path, dtype=dtype, use_safetensors=True, output_loading_info=True
             )
         if loading["missing_keys"]:
-            raise ValueError(f"{len(loading['missing_keys'])} weights are missing")
+            raise ValueError(f"weights are missing, such as {min(loading['missing_keys'])}")
         if added:
             model.resize_token_embeddings(len(tokenizer))
     except Exception as error:  # transformers and safetensors raise many kinds for a broken folder

@@ -1,4 +1,4 @@
-"""What a script does first: the CPU processes that `accelerate launch` promises, all cores, quiet libraries."""
+"""What a script does first: the CPU processes that `accelerate launch` promises, all cores, libraries that print nothing."""
 
 import logging
 import os

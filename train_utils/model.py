@@ -77,8 +77,8 @@ def load_model(path: str) -> PreTrainedModel:
     except Exception as error:  # transformers and safetensors raise many kinds for a broken folder
         raise InputError(f"{path}: no model can be loaded from it: {first_line(error)}") from error
     if loading["missing_keys"]:
-        missing = sorted(loading["missing_keys"])
-        raise InputError(f"{path}: {len(missing)} weights are missing from it, such as {missing[0]}")
+        first, *others = sorted(loading["missing_keys"])
+        raise InputError(f"{path}: weights are missing from it: {first}{f' and {len(others)} more' if others else ''}")
     return model
 
 

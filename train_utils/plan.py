@@ -179,7 +179,7 @@ def plan_shape(
 def describe_plan(plan: Plan, machine: Machine, minutes: float, gone_seconds: float) -> str:
     """Return a plan as a table."""
     shape, flops = plan.shape, plan.tokens * plan.shape.token_flops
-    rate = flops / max(plan.train_seconds, 1e-9) / 1e9
+    rate, passes = flops / max(plan.train_seconds, 1e-9) / 1e9, plan.accumulation * plan.processes
     end = f"at {minutes:g} min"
     if plan.tokens >= 0.99 * plan.max_epochs * plan.unique_tokens:
         end = f"early, after the {plan.max_epochs:g} epochs that a text is worth"
@@ -187,8 +187,8 @@ def describe_plan(plan: Plan, machine: Machine, minutes: float, gone_seconds: fl
         "machine": f"{machine.device}, {machine.peak_flops / 1e9:,.0f} GFLOP/s in {machine.dtype} matrix products",
         "model": f"{shape.parameters / 1e6:.1f} M parameters, width {shape.width}, {shape.layers} layers",
         "vocabulary": f"{shape.vocab_size:,} tokens",
-        "step": f"{plan.batch_rows} rows x {plan.row_tokens} tokens x {plan.accumulation * plan.processes} = "
-        f"{plan.step_tokens:,} tokens",
+        "step": f"{f'{passes} times ' if passes > 1 else ''}{plan.batch_rows} row{'s' * (plan.batch_rows > 1)} of "
+        f"{plan.row_tokens} tokens = {plan.step_tokens:,} tokens",
         "tokens": f"{plan.tokens / 1e6:.1f} M in about {plan.steps:,} steps",
         "epochs": f"{plan.tokens / plan.unique_tokens:.1f} of {plan.unique_tokens / 1e6:.1f} M tokens of text",
         "compute": f"{flops:.2g} FLOPs at {rate:,.0f} GFLOP/s",
