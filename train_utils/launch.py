@@ -1,4 +1,4 @@
-"""What a script does first: the CPU processes that `accelerate launch` promises, all cores, libraries that print nothing."""
+"""What a script does first: the CPU processes that `accelerate launch` promises, all cores, silent libraries."""
 
 import logging
 import os
