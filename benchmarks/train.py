@@ -1,6 +1,6 @@
 """How fast and how well training goes here, against plain recipes on the same machine: `make bench`.
 
-    python benchmarks/train.py                       # all: about 20 minutes on two CPU cores
+    python benchmarks/train.py                       # all: about 30 minutes on two CPU cores
     python benchmarks/train.py speed                 # tokens a second and MFU at three sizes, against a plain Trainer
     python benchmarks/train.py quality --minutes 3   # bits per byte at equal wall clock, against GPT-2 with AdamW
     python benchmarks/train.py scaling               # two processes against one, and peak memory
@@ -39,7 +39,8 @@ from train_utils.optimizer import muon_adamw, scale_rates
 # AdamW costs next to nothing, have one micro-batch.
 SIZES = ((256, 2048, 1), (512, 4096, 2), (768, 20480, 4))
 ROW_TOKENS, BATCH_ROWS = 512, 8
-# GPT-2's shape at the width of the default model; AdamW at 2e-3, the rate known as good at this size.
+GPT2_RATES = ("1e-3", "2e-3", "4e-3")
+# GPT-2's shape at the width of the default model, and rates of AdamW around what is good at that size.
 GPT2 = {
     "model_type": "gpt2", "n_embd": 256, "n_layer": 4, "n_head": 4, "n_positions": 1024, "attn_pdrop": 0.0,
     "embd_pdrop": 0.0, "resid_pdrop": 0.0,
@@ -145,15 +146,16 @@ def run_script(arguments: list[str], folder: Path, launcher: tuple[str, ...] = (
 
 
 def report_quality(minutes: float, corpus: list[str]) -> None:
-    """Print held-out bits per byte of ours and of GPT-2 with AdamW, each by the same clock on the same text."""
+    """Print held-out bits per byte of ours and of GPT-2 with AdamW at three rates, each by the same clock and text."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "gpt2.json").write_text(json.dumps(GPT2), encoding="utf-8")
         common = ["--minutes", str(minutes), *(["--corpus", *corpus] if corpus else [])]
-        plain = ["--model_shape", str(folder / "gpt2.json"), "--vocab_size", "8192", "--optim", "adamw",
-                 "--learning_rate", "2e-3", "--decay_share", "1", "--adam_beta2", "0.95"]  # fmt: skip
-        for title, options in (("ours", []), ("GPT-2, AdamW", plain)):
-            record = run_script([*common, *options], folder / title[:4])
+        plain = ["--model_shape", str(folder / "gpt2.json"), "--vocab_size", "8192", "--head_start", "false",
+                 "--optim", "adamw", "--decay_share", "1", "--adam_beta2", "0.95"]  # fmt: skip
+        runs = {f"GPT-2, AdamW {rate}": [*plain, "--learning_rate", rate] for rate in GPT2_RATES}
+        for title, options in {"ours": [], **runs}.items():
+            record = run_script([*common, *options], folder / title.replace(" ", ""))
             bits = {k[5:-14]: v for k, v in record["metrics"].items() if k.endswith("bits_per_byte")}
             print(
                 f"{title}: bits per byte {bits}, {record['steps']} steps, {record['wall_seconds']:.0f} s of "
