@@ -46,7 +46,8 @@ class Session:
     """One reply in a decoder: its ids, the state that holds the computed ones, and what draws the next."""
 
     def __init__(self, decoder: "Decoder", ids: list[int], sampling: Sampling) -> None:
-        self.decoder, self.ids = decoder, list(ids)
+        self.decoder: Decoder | None = decoder
+        self.ids = list(ids)
         self.sampler = Sampler(sampling, ids)
         self.state: Any = None
         self.computed = 0  # how many of the ids the state holds
@@ -60,9 +61,10 @@ class Session:
         return self.decoder.turns.step(self)
 
     def close(self) -> None:
-        """Leave what was computed to the pool, for the next turn of the same dialogue."""
-        if self.state is not None:
-            self.decoder.pool.put(self.ids[: self.computed], self.state)
+        """Leave what was computed to the pool, for the next turn of the same dialogue, and let go of the model."""
+        decoder, self.decoder = self.decoder, None
+        if decoder is not None and self.state is not None:
+            decoder.pool.put(self.ids[: self.computed], self.state)
             self.state = None
 
 

@@ -103,4 +103,3 @@ class Reply(Iterator[str]):
     def _finish(self, reason: str) -> None:
         self.finish_reason = reason
         self._session.close()
-        self._session = None  # it holds the model, which may be replaced before this reply is forgotten

@@ -81,7 +81,7 @@ class RunOptions:
     eval_tokens: int | None = field(
         default=None,
         metadata={
-            "help": "Held-out tokens of each language in an evaluation; unset: 32,768, or what 3% of the time allows"
+            "help": "Held-out tokens of each language in an evaluation; unset: 32,768, or what 3%% of the time allows"
         },
     )
     save_steps: float = field(default=0.25, metadata={"help": "Steps between checkpoints; below 1: share of the run"})
