@@ -1,6 +1,7 @@
 """Load on the server: many clients at once, each sending request after request. Nothing may be lost.
 
 python -m benchmarks.serve ckpt_chat --clients 32 --seconds 60
+python -m benchmarks.serve ckpt_chat --engine batched          # other options are chat.py's
 
 It starts `chat.py --serve` in a process of its own, warms it up, and reports what was answered and how fast, and the
 server's memory before and after. Exit code 1 where a reply was lost or broken, or where memory grew.

@@ -10,6 +10,25 @@ from collections.abc import Iterator
 
 REPLY_SECONDS = 120
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+# What goes wrong, in English and Chinese; first the server's codes.
+ERRORS = {
+    "invalid_api_key": ("the API key is missing or wrong; set CHAT_API_KEY", "API 密钥缺失或错误，请设置 CHAT_API_KEY"),
+    "context_length_exceeded": ("this is longer than the model's window; shorten it", "内容超出了模型的窗口，请缩短"),
+    "request_too_large": ("this is larger than what the server takes", "内容超过了服务器的上限，请缩短"),
+    "rate_limit_exceeded": ("the server is busy; try again in a moment", "服务器正忙，请稍后再试"),
+    "empty_message": ("this has no words that can be read", "这条消息里没有可读的文字"),
+    "refused": ("the server refused this: {}", "服务器拒绝了这个请求：{}"),
+    "server": (
+        "{}: no answer; is `python chat.py --serve` running?",
+        "{}：没有响应；`python chat.py --serve` 在运行吗？",
+    ),
+    "file": ("{}: there is no such file, or it is no UTF-8 text", "{}：没有这个文件，或者它不是 UTF-8 文本"),
+    "port": ("--port {} can't be used; choose another", "--port {} 无法使用，请换一个端口"),
+}
+
+
+class RefusalError(ConnectionError):
+    """The server answers, but not with a reply."""
 
 
 def parse_options(description: str, *options: tuple[str, dict]) -> argparse.Namespace:
@@ -21,10 +40,15 @@ def parse_options(description: str, *options: tuple[str, dict]) -> argparse.Name
     return parser.parse_args()
 
 
-def stream_reply(url: str, messages: list[dict], **settings: float) -> Iterator[str]:
+def say(error: str, in_chinese: bool, detail: object = "") -> str:
+    """Return the line that tells the user of an error."""
+    return ERRORS[error][in_chinese].format(detail)
+
+
+def stream_reply(url: str, messages: list[dict], in_chinese: bool, **settings: float) -> Iterator[str]:
     """Yield the reply's pieces, without control characters, which a terminal would obey.
 
-    Raises ConnectionError with a line for the user where none comes.
+    Raises ConnectionError with a line for the user, in Chinese or English, where none comes.
     """
     key = os.environ.get("CHAT_API_KEY", "")
     headers = {"content-type": "application/json", **({"authorization": f"Bearer {key}"} if key else {})}
@@ -37,17 +61,25 @@ def stream_reply(url: str, messages: list[dict], **settings: float) -> Iterator[
                 if data and data != "[DONE]":
                     event = json.loads(data)
                     if "error" in event:
-                        raise ConnectionError(event["error"]["message"])
+                        raise RefusalError(say_refusal(event, in_chinese))
                     yield CONTROL.sub("", event["choices"][0]["delta"].get("content", ""))
     except urllib.error.HTTPError as error:
-        raise ConnectionError(json.load(error)["error"]["message"]) from error
+        raise RefusalError(say_refusal(json.load(error), in_chinese)) from error
+    except RefusalError:
+        raise
     except OSError as error:
-        raise ConnectionError(f"{url}: {error}; is `python chat.py --serve` running?") from error
+        raise ConnectionError(say("server", in_chinese, url)) from error
 
 
-def ask(url: str, messages: list[dict], **settings: float) -> str:
+def say_refusal(body: dict, in_chinese: bool) -> str:
+    """Return the line that tells of an error in OpenAI's form; one that has no line here keeps the server's words."""
+    code, words = body["error"].get("code"), body["error"]["message"]
+    return say(code if code in ERRORS else "refused", in_chinese, words)
+
+
+def ask(url: str, messages: list[dict], in_chinese: bool, **settings: float) -> str:
     """Return the whole reply."""
-    return "".join(stream_reply(url, messages, **settings)).strip()
+    return "".join(stream_reply(url, messages, in_chinese, **settings)).strip()
 
 
 def is_chinese(text: str) -> bool:
@@ -57,3 +89,9 @@ def is_chinese(text: str) -> bool:
     (True, False)
     """
     return any("\u4e00" <= char <= "\u9fff" for char in text)
+
+
+def is_chinese_locale() -> bool:
+    """Tell whether the environment's language is Chinese: what is known of a user who has said nothing yet."""
+    names = (os.environ.get(name) for name in ("LC_ALL", "LC_MESSAGES", "LANG"))
+    return next((name for name in names if name), "").lower().startswith("zh")

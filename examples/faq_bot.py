@@ -15,7 +15,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from client import ask, is_chinese, parse_options
+from client import ask, is_chinese, is_chinese_locale, parse_options, say
 
 CONFIDENT, NEAR, MARGIN = 0.6, 0.3, 0.1  # shares of what was asked: an answer, a suggestion, ahead of the second
 STOP_WORDS = set(
@@ -76,7 +76,7 @@ def answer(faq: Faq, text: str, url: str) -> str:
     if score >= CONFIDENT:
         return found
     if SMALL_TALK.fullmatch(text.strip()):
-        return ask(url, [{"role": "user", "content": text}], max_tokens=40)
+        return ask(url, [{"role": "user", "content": text}], is_chinese(text), max_tokens=40)
     near = NEAREST[is_chinese(text)].format(question) if score >= NEAR else ""
     return f"{UNKNOWN[is_chinese(text)]} {near}".strip()
 
@@ -86,8 +86,11 @@ if __name__ == "__main__":
     sys.stdin.reconfigure(errors="replace")
     try:
         service = Faq(read_faq(options.faq))
+    except (OSError, UnicodeError):
+        sys.exit(say("file", is_chinese_locale(), options.faq))
+    try:
         for line in sys.stdin:
             if line.strip():
                 print(answer(service, line.strip(), options.url), flush=True)
-    except OSError as error:  # no such file, no server
-        sys.exit(f"error: {error}")
+    except ConnectionError as error:
+        sys.exit(str(error))

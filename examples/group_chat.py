@@ -15,10 +15,13 @@ import threading
 from collections import defaultdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from client import ask, parse_options
+from client import ask, is_chinese, is_chinese_locale, parse_options, say
 
 MEMORY_MESSAGES = 20  # of each user
 LONGEST_BYTES = 64 * 1024
+# Before a text is read, its language is not known.
+FORM = 'a message is {"user": "name", "text": "words"} 消息的格式是 {"user": "名字", "text": "内容"}'
+TOO_LONG = "64 KiB at most 最多 64 KiB"
 FORGOTTEN = "Let's start afresh. 我们重新开始吧。"
 
 
@@ -38,14 +41,14 @@ class Group:
             if not (isinstance(user, str) and user and isinstance(text, str) and text.strip()):
                 raise ValueError
         except (ValueError, KeyError, TypeError, RecursionError):
-            return {"error": 'a message is {"user": "name", "text": "words"}'}
+            return {"error": FORM}
         with self.locks[user]:
             if text.strip() == "/reset":
                 self.dialogues.pop(user, None)
                 return {"user": user, "text": FORGOTTEN}
             dialogue = [*self.dialogues[user][-MEMORY_MESSAGES:], {"role": "user", "content": text}]
             try:
-                reply = ask(self.url, dialogue, max_tokens=80)
+                reply = ask(self.url, dialogue, is_chinese(text), max_tokens=80)
             except ConnectionError as error:
                 return {"user": user, "error": str(error)}
             self.dialogues[user] = [*dialogue, {"role": "assistant", "content": reply}]
@@ -59,7 +62,7 @@ def make_webhook(group: Group, port: int) -> ThreadingHTTPServer:
         def do_POST(self) -> None:
             size = self.headers.get("content-length", "")
             is_right = size.isascii() and size.isdigit() and int(size) <= LONGEST_BYTES
-            answer = group.answer(self.rfile.read(int(size))) if is_right else {"error": "64 KiB at most"}
+            answer = group.answer(self.rfile.read(int(size))) if is_right else {"error": TOO_LONG}
             data = json.dumps(answer, ensure_ascii=False).encode("utf-8", "replace")
             self.send_response(400 if "error" in answer else 200)
             self.send_header("content-type", "application/json; charset=utf-8")
@@ -79,8 +82,8 @@ if __name__ == "__main__":
     if options.port is not None:
         try:
             server = make_webhook(chat, options.port)
-        except (OSError, OverflowError) as error:
-            sys.exit(f"error: --port {options.port}: {error}")
+        except (OSError, OverflowError):
+            sys.exit(say("port", is_chinese_locale(), options.port))
         print(f"http://127.0.0.1:{server.server_port}/", flush=True)
         server.serve_forever()
     for line in sys.stdin.buffer:

@@ -58,7 +58,7 @@ class Partner:
         messages = [*self.messages[-MEMORY_MESSAGES:], {"role": "user", "content": text}]
         system = {"role": "system", "content": SYSTEM[self.learn]}
         pieces = []
-        for piece in stream_reply(self.url, [system, *messages], max_tokens=60):
+        for piece in stream_reply(self.url, [system, *messages], self.learn == "en", max_tokens=60):
             pieces.append(piece)
             yield piece
         # What was refused is not remembered.

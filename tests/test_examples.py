@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import run_server
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
@@ -41,6 +43,38 @@ def load_example(monkeypatch):
 def test_each_is_under_a_hundred_lines():
     for file in EXAMPLES.glob("*.py"):
         assert len(file.read_text(encoding="utf-8").splitlines()) < 100, file
+
+
+# What goes wrong, in the user's language
+
+
+@pytest.mark.parametrize(
+    ("options", "locale", "text", "error"),
+    [
+        (("faq_bot.py", "none.md"), "en_US.UTF-8", "", "none.md: there is no such file, or it is no UTF-8 text"),
+        (("faq_bot.py", "none.md"), "zh_CN.UTF-8", "", "none.md：没有这个文件，或者它不是 UTF-8 文本"),
+        (("faq_bot.py", str(EXAMPLES / "faq_zh.md")), "C", "你好", "`python chat.py --serve` 在运行吗？"),
+        (("faq_bot.py", str(EXAMPLES / "faq_en.md")), "zh_CN", "Hi", "no answer; is `python chat.py --serve` running?"),
+        (("group_chat.py", "--port", "99999"), "zh_CN", "", "--port 99999 无法使用，请换一个端口"),
+    ],
+)
+def test_what_ends_an_example_is_said_in_the_users_language(options, locale, text, error):
+    name, *rest = options
+    command = [sys.executable, str(EXAMPLES / name), *rest, "--url", "http://127.0.0.1:9/v1"]
+    done = subprocess.run(
+        command, input=text, capture_output=True, encoding="utf-8", timeout=60, check=False,
+        env={"PYTHONIOENCODING": "utf-8", "LC_ALL": locale},
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.strip().endswith(error)
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(("in_chinese", "error"), [(False, "the API key is missing"), (True, "API 密钥缺失")])
+def test_a_key_that_is_missing_is_said_in_the_users_language(load_example, slow_engine, in_chinese, error):
+    client = load_example("client")
+    with run_server(slow_engine, api_key="secret") as url, pytest.raises(ConnectionError, match=error):
+        client.ask(f"{url}/v1", [{"role": "user", "content": "Hi"}], in_chinese)
 
 
 # The FAQ bot
@@ -136,12 +170,13 @@ def test_practice_partner_remembers_and_says_when_no_server_runs(load_example, s
     partner.open_topic()
     for text in ("你好", "我吃了面条"):
         assert "".join(partner.answer(text))
-    with pytest.raises(ConnectionError, match="longer than the model's window"):
+    with pytest.raises(ConnectionError, match="longer than the model's window; shorten it"):
         "".join(partner.answer("好" * 10_000))  # refused, and not remembered
     assert "".join(partner.answer("我吃了面条"))
     assert [message["role"] for message in partner.messages] == ["user", "assistant"] * 3
-    lines = run_example("practice_partner.py", "--url", "http://127.0.0.1:9/v1", text="Hello\n")
-    assert "is `python chat.py --serve` running?]" in lines[-1]
+    for learn, text, error in (("zh", "你好", "is `python chat.py --serve` running?]"), ("en", "Hello", "在运行吗？]")):
+        lines = run_example("practice_partner.py", "--learn", learn, "--url", "http://127.0.0.1:9/v1", text=f"{text}\n")
+        assert lines[-1].endswith(error)
 
 
 # The group chat

@@ -23,7 +23,7 @@ async function send(path, options) {
   throw new ApiError(body?.error?.code ?? `HTTP ${response.status}`, body?.error?.message ?? `HTTP ${response.status}`);
 }
 
-/** Return the model that the server has: {id, window, defaults}. */
+/** Return the model that the server has: {id, window in tokens, longest_message in bytes, defaults}. */
 export async function readModel(key) {
   const response = await send("v1/models", { headers: headers(key) });
   return (await response.json()).data[0];

@@ -184,11 +184,18 @@ function removeConversation(one) {
 
 // Messages
 
-/** Add the user's message and the reply to it. */
-function ask(text) {
-  if (running || !text.trim()) return;
+/** Put the user's message at a place and the reply after it; return false where it is not taken. */
+function ask(text, index = current.messages.length) {
+  if (running || !text.trim()) return false;
+  // UTF-8 has a byte at least for each unit of `length`: the server would refuse it, after seconds of drawing here.
+  if (text.trim().length > model?.longest_message) {
+    showError({ code: "context_length_exceeded" });
+    return false;
+  }
+  current.messages.length = index;
   current.messages.push({ role: "user", content: text });
   answer();
+  return true;
 }
 
 function retry(index) {
@@ -201,11 +208,7 @@ function editMessage(article, index) {
   if (running) return;
   const area = make("textarea", "", "", { value: current.messages[index].content, dir: "auto", rows: 3 });
   area.setAttribute("aria-label", words.edit);
-  const finish = () => {
-    if (!area.value.trim() || running) return;
-    current.messages.length = index;
-    ask(area.value);
-  };
+  const finish = () => ask(area.value, index);
   const cancel = () => drawMessage(article, index);
   const actions = make("div", "actions");
   actions.append(
@@ -308,11 +311,9 @@ function fitInput() {
 }
 
 function send() {
-  const text = input.value;
-  if (running || !text.trim()) return;
+  if (!ask(input.value)) return;
   input.value = "";
   fitInput();
-  ask(text);
 }
 
 function showSide(isOpen) {

@@ -269,6 +269,17 @@ def test_failure_gives_the_message_back(page):
     assert not page.one("#error").is_displayed()
 
 
+def test_a_megabyte_is_refused_at_once_and_stays_to_be_edited(page):
+    page.run("document.getElementById('input').value = 'word '.repeat(200000)")
+    milliseconds = """const started = performance.now(), enter = {key: 'Enter', bubbles: true, cancelable: true};
+    document.getElementById('input').dispatchEvent(new KeyboardEvent('keydown', enter));
+    return document.getElementById('error').hidden ? null : performance.now() - started"""
+    assert page.run(milliseconds) < 1000
+    assert page.text("#error") == "This message is longer than what the model can read. Shorten it."
+    assert page.run("return document.getElementById('input').value === 'word '.repeat(200000)")
+    assert page.all(".message, #list li") == []
+
+
 def test_what_is_refused_is_said_in_the_language_chosen(page):
     page.click("#language")
     page.run("document.getElementById('input').value = 'long '.repeat(300)")

@@ -156,6 +156,7 @@ def test_text_is_continued(server_url, slow_engine):
 def test_models_and_health(server_url, slow_engine):
     model = call(server_url, "/v1/models")[1]["data"][0]
     assert (model["id"], model["window"], model["defaults"]["max_tokens"]) == (slow_engine.name, 256, 128)
+    assert model["longest_message"] == 64 * 256
     assert call(server_url, f"/v1/models/{slow_engine.name}")[1] == model
     assert call(server_url, "/v1/models/other")[0] == 404
     assert call(server_url, "/health")[1] == {"status": "ok", "model": slow_engine.name, "replies_open": 0}
