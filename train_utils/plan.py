@@ -15,8 +15,8 @@ IRREDUCIBLE, WEIGHTS_FACTOR, TOKENS_FACTOR = 1.82, 482.0, 1780.0
 WEIGHTS_EXPONENT, TOKENS_EXPONENT = 0.348, 0.366
 REPEATS_WORTH = 15.4  # Muennighoff et al. 2023, equation 5: R_D*
 EXCESS_WORTH = 5.3  # the same, R_N*: what weights beyond those that the text feeds are worth
-TOKENS_PER_WEIGHT = 5  # text that feeds a weight; by Hoffmann et al. 2022 it would be 20
-MAX_EPOCHS = 16.0  # of text: past it a repeat teaches nothing and harms
+TOKENS_PER_WEIGHT = 10  # text that feeds a weight; by Hoffmann et al. 2022 it would be 20
+MAX_EPOCHS = 3.0  # of text: past it a small model learns it by heart (benchmarks/LOG.md)
 MAX_TUNING_EPOCHS = 4.0  # of dialogues: past it they are learned by heart
 
 
@@ -107,7 +107,7 @@ def effective_weights(weights: float, unique_tokens: float) -> float:
     Source: Muennighoff et al. 2023, equation 6.
 
     >>> effective_weights(1e6, 1e9), round(effective_weights(1e9, 1e6) / 1e6, 2)
-    (1000000.0, 1.26)
+    (1000000.0, 0.63)
     """
     fed = unique_tokens / TOKENS_PER_WEIGHT
     if weights <= fed:
