@@ -9,8 +9,8 @@ from train_utils.model import HEAD_SIZE
 WIDTHS = [*range(128, 512, 64), *range(512, 1024, 128), *range(1024, 4097, 256)]
 
 # Loss in nats a token of N weights that multiply after D tokens: E + A / N^a + B / D^b, with the constants of Besiroglu
-# et al. 2024 (Chinchilla, fitted again), but for B, there 2085: with it and TOKENS_PER_WEIGHT the rule has widths 128 and
-# 192 change places where runs of 3, 5 and 10 minutes do (benchmarks/LOG.md).
+# et al. 2024 (Chinchilla, fitted again), but for B, there 2085: with it and TOKENS_PER_WEIGHT widths 128 and 192 change
+# places about where runs of 3, 5 and 10 minutes do (benchmarks/LOG.md).
 IRREDUCIBLE, WEIGHTS_FACTOR, TOKENS_FACTOR = 1.82, 482.0, 1780.0
 WEIGHTS_EXPONENT, TOKENS_EXPONENT = 0.348, 0.366
 REPEATS_WORTH = 15.4  # Muennighoff et al. 2023, equation 5: R_D*
