@@ -91,6 +91,7 @@ class ModelArguments:
 if __name__ == "__main__":  # help and mistakes at once: what follows takes seconds to import
     answer_early((CorpusArguments, ModelArguments, RunOptions), RECIPE, __doc__, trainer_names())
 
+from datasets import Dataset
 from transformers import set_seed
 
 from data_utils.caching import preparation_lock
@@ -112,7 +113,7 @@ from train_utils.checkpoint import collect_settings, prepare_folder, weights_ver
 from train_utils.dial import apply_plan, limit_steps, on_meta, plan_pretraining, shape_of
 from train_utils.launch import silence_libraries, start_cpu_processes, use_all_cores
 from train_utils.model import build_model, check_vocabulary, check_window, load_model, model_config
-from train_utils.plan import Plan
+from train_utils.plan import MAX_EPOCHS, Plan
 from train_utils.samples import continue_prompts
 from train_utils.stopwatch import Stopwatch
 from train_utils.training import Run, train_and_save
@@ -171,6 +172,9 @@ def main(argv: list[str] | None = None) -> int:
         say(f"tokenizer: {len(tokenizer):,} tokens, in {language} {compression}")
     facts = corpus.describe_rows(blocks, rows)
     say(f"blocks of {shape.block_tokens} tokens: {'; '.join(f'{name} {fact}' for name, fact in facts.items())}")
+    if not plan and isinstance(blocks, Dataset) and rows > 1.1 * MAX_EPOCHS * len(blocks):
+        steps = max(1, int(MAX_EPOCHS * len(blocks) / step_rows))
+        say(f"note: past {MAX_EPOCHS:g} epochs a small model learns its text by heart; --max_steps {steps} are as many")
     watch.lap("data")
 
     # 5. Model: random weights in a shape, or an existing checkpoint.

@@ -84,6 +84,18 @@ def test_same_command_same_weights(trained, train_options, tmp_path):
     assert_same_weights(trained, tmp_path / "again")
 
 
+@pytest.mark.parametrize(("steps", "is_said"), [("12", False), ("9000", True)])
+def test_a_text_that_is_read_too_often_is_told(
+    train_options, corpus_file, tmp_path, capsys, monkeypatch, steps, is_said
+):
+    monkeypatch.setattr(train, "train_and_save", lambda *_, **__: 0)
+    assert train.main([*train_options, "--max_steps", steps, "--output_dir", str(tmp_path / "ckpt")]) == 0
+    told = re.search(r"note: past 3 epochs .* --max_steps (\d+) are as many", capsys.readouterr().out)
+    assert bool(told) == is_said
+    if told:
+        assert 12 < int(told[1]) < 9000
+
+
 def test_finished_run_is_not_trained_again(trained, train_options, capsys):
     before = (trained / "model.safetensors").stat().st_mtime_ns
     assert train.main([*train_options, "--output_dir", str(trained)]) == 0
