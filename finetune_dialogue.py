@@ -86,7 +86,6 @@ class TuneOptions(RunOptions):
 if __name__ == "__main__":  # help and mistakes at once: what follows takes seconds to import
     answer_early((DialogueArguments, TuneOptions), RECIPE, __doc__, trainer_names())
 
-from datasets import Dataset
 from transformers import set_seed
 
 from data_utils.caching import preparation_lock
@@ -102,7 +101,7 @@ from data_utils.dialogue import (
 from data_utils.dialogue_report import describe_dialogues
 from data_utils.documents import Source, find_sources
 from data_utils.held_out import find_questions
-from data_utils.packing import collate_rows, encode_dialogues, pack_dialogues
+from data_utils.packing import collate_rows, encode_dialogues, pack_dialogues, thin_rows
 from data_utils.replay import mix_rows, read_replay
 from data_utils.sources import DIALOGUE_SOURCES
 from data_utils.tokenizer import add_chat_tokens, load_tokenizer, token_byte_counts, tokenizer_fingerprint
@@ -241,12 +240,6 @@ def main(argv: list[str] | None = None) -> int:
         ),
         next_step=f"python chat.py --model {output_dir}",
     )
-
-
-def thin_rows(rows: Dataset, count: int) -> Dataset:
-    """Return at most `count` rows, at least one, taken evenly from all."""
-    count = min(max(1, count), len(rows))
-    return rows.select([number * len(rows) // count for number in range(count)])
 
 
 def find_corpus(options: DialogueArguments) -> tuple[list[Source], float]:

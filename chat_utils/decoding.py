@@ -97,13 +97,15 @@ class Decoder(ABC):
                 session.cached_tokens = session.computed
             parts.append(session.ids[session.computed :][:PREFILL_TOKENS])
         rows = self.feed(sessions, parts)
-        drawn: list[int | None] = []
-        for session, part, logits in zip(sessions, parts, rows, strict=True):
+        drawn = [
+            session.sampler.draw(logits) if session.computed + len(part) == len(session.ids) else None
+            for session, part, logits in zip(sessions, parts, rows, strict=True)
+        ]
+        # All or none go on: where a draw fails, each is computed again by itself.
+        for session, part, token in zip(sessions, parts, drawn, strict=True):
             session.computed += len(part)
-            is_prompt_done = session.computed == len(session.ids)
-            drawn.append(session.sampler.draw(logits) if is_prompt_done else None)
-            if is_prompt_done:
-                session.ids.append(drawn[-1])
+            if token is not None:
+                session.ids.append(token)
         return drawn
 
     @abstractmethod

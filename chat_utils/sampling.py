@@ -61,9 +61,10 @@ class Sampler:
     def _choose(self, scores: np.ndarray) -> int:
         """Draw from the scores (V) by temperature, top_k and top_p."""
         settings = self.sampling
-        if settings.temperature == 0:
+        temperature = np.float32(settings.temperature)
+        if temperature == 0:  # also of one too small for a float
             return int(scores.argmax())
-        weights = np.exp((scores - scores.max()) / np.float32(settings.temperature))
+        weights = np.exp((scores - scores.max()) / temperature)
         if settings.top_k == 0 and settings.top_p >= 1:
             return self._pick(np.arange(len(weights)), weights)
         total = weights.sum()

@@ -180,3 +180,13 @@ def collate_blocks(rows: list[dict]) -> dict[str, torch.Tensor]:
 def collate_rows(rows: list[dict]) -> dict[str, torch.Tensor]:
     """Stack B rows to `input_ids`, `labels`, `position_ids` (B, T); with a mask, positions would not part dialogues."""
     return {name: torch.from_numpy(np.stack([row[name] for row in rows])).long() for name in rows[0]}
+
+
+def thin_rows(rows: Dataset, count: int) -> Dataset:
+    """Return at most `count` rows, at least one where there is any, taken evenly from all.
+
+    >>> thin_rows(Dataset.from_dict({"n": list(range(10))}), 3)["n"][:]
+    [0, 3, 6]
+    """
+    count = min(max(1, count), len(rows))
+    return rows.select([number * len(rows) // count for number in range(count)])

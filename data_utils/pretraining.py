@@ -22,7 +22,7 @@ from data_utils.corpus import (
 )
 from data_utils.documents import Source, check_held_out, needs_shards
 from data_utils.mixture import Mixture
-from data_utils.packing import pack_documents, stream_blocks, tokenize_documents
+from data_utils.packing import pack_documents, stream_blocks, thin_rows, tokenize_documents
 from data_utils.sampling import sample_texts
 from data_utils.shards import tokenize_source
 from data_utils.splitting import SHARE
@@ -220,10 +220,10 @@ def prepare_tokenizer(
 def pack_held_out(
     documents: Dataset, tokenizer: PreTrainedTokenizerBase, tokenizer_key: str, block_tokens: int, limit: int
 ) -> dict[str, Dataset]:
-    """Return held-out blocks of each language, at most `limit` tokens in whole blocks, from all of its documents."""
+    """Return held-out blocks of each language, at most `limit` tokens in whole blocks, evenly from all."""
     blocks = {}
     for language, rows in split_languages(documents):
         tokenized = tokenize_documents(rows, tokenizer, tokenizer_key)
         packed = pack_documents(tokenized, min(block_tokens, sum(len(ids) for ids in tokenized["input_ids"])))
-        blocks[language] = packed.select(range(min(len(packed), max(1, limit // block_tokens))))
+        blocks[language] = thin_rows(packed, limit // block_tokens)
     return blocks

@@ -6,7 +6,7 @@ from transformers import PreTrainedTokenizerBase
 
 from data_utils.corpus import clean_corpus, read_corpus, split_languages, split_train_eval
 from data_utils.documents import Source
-from data_utils.packing import IDS, pack_documents, tokenize_documents
+from data_utils.packing import IDS, pack_documents, thin_rows, tokenize_documents
 
 EVAL_ROWS = 32  # of each language
 
@@ -32,7 +32,7 @@ def read_replay(
     for language, documents in split_languages(eval_text):
         found = pack_documents(tokenize_documents(documents, tokenizer, key), row_tokens)
         if len(found):
-            held_out[f"text_{language}"] = label_all(found.select(range(min(EVAL_ROWS, len(found)))))
+            held_out[f"text_{language}"] = label_all(thin_rows(found, EVAL_ROWS))
     return label_all(blocks.select(chosen)), held_out
 
 

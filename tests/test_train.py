@@ -31,6 +31,11 @@ ROOT = Path(__file__).parents[1]
 CLOCKED = ("--max_steps", "--warmup_steps", "--eval_steps", "--save_steps")  # set by the clock, or by shares
 
 
+def unevaluated(options: list[str]) -> list[str]:
+    """Return options of a run that is not evaluated."""
+    return [*without(options, "--eval_steps", "--eval_tokens"), "--eval_strategy", "no"]
+
+
 def without(options: list[str], *names: str) -> list[str]:
     """Return options without those of the names."""
     kept = [*options]
@@ -152,7 +157,7 @@ def test_killed_run_resumes_bit_for_bit(trained, train_options, tmp_path, capsys
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "adafactor", "adamw_torch", "rmsprop", "adagrad"])
 def test_every_optimizer_resumes_bit_for_bit(train_options, tmp_path, optimizer):
     """Muon is in the test above."""
-    options = [*train_options, "--max_steps", "4", "--save_steps", "2", "--eval_strategy", "no", "--optim", optimizer,
+    options = [*unevaluated(train_options), "--max_steps", "4", "--save_steps", "2", "--optim", optimizer,
                "--learning_rate", "0.01"]  # fmt: skip
     whole, again = tmp_path / "whole", tmp_path / "again"
     assert train.main([*options, "--output_dir", str(whole)]) == 0
@@ -176,7 +181,7 @@ def test_plan_is_shown_and_nothing_is_trained(corpus_file, tmp_path, capsys, fas
     options = ["--corpus", str(corpus_file), "--minutes", "3", "--plan_only", "true", "--use_cpu", "true"]
     assert train.main([*options, "--output_dir", str(tmp_path / "out")]) == 0
     output = capsys.readouterr().out
-    for part in ("width 128, 2 layers", "4,096 tokens", "epochs", "FLOPs", "memory", "disk", "at 3 min"):
+    for part in ("M parameters, width ", "4,096 tokens", "epochs", "FLOPs", "memory", "disk", "at 3 min"):
         assert part in output
     assert not (tmp_path / "out").exists()
     with pytest.raises(InputError, match="--plan_only needs --minutes"):
@@ -279,11 +284,9 @@ def test_signal_saves_and_says_how_to_go_on(trained, train_options, tmp_path, nu
 def test_two_processes_equal_twice_the_accumulation(train_options, tmp_path):
     """Two gloo processes and one with accumulation 2 see the same rows in a step: the same loss."""
     options = [
-        *train_options,
+        *unevaluated(train_options),
         "--max_steps",
         "6",
-        "--eval_strategy",
-        "no",
         "--save_strategy",
         "no",
         "--logging_steps",
@@ -484,7 +487,7 @@ def losses(folder: Path) -> dict[int, float]:
 
 def test_killed_on_two_processes_resumes_on_one(train_options, corpus_folder, tmp_path):
     """The rows of a step are those of one process with accumulation 2, before the kill and after it."""
-    options = [*train_options, "--corpus", str(corpus_folder), "--logging_steps", "1", "--eval_strategy", "no"]
+    options = [*unevaluated(train_options), "--corpus", str(corpus_folder), "--logging_steps", "1"]
     one = [*options, "--gradient_accumulation_steps", "2", "--output_dir"]
     assert train.main([*one, str(tmp_path / "undisturbed")]) == 0
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "train.py"]

@@ -14,7 +14,8 @@ from transformers import TrainerCallback
 CLOCK_FILE = "clock.json"  # in a checkpoint: how much of the time was spent when it was written
 LAUNCHERS = {"accelerate", "torchrun", "accelerate.commands.launch", "torch.distributed.run"}
 WARMUP_SHARE = 0.02
-FINISH_SHARE = 0.05  # of the time is kept for the end at most: a pause that was slow by chance must not cost more
+# Of the time is kept for the end at most, or twice what its evaluation should take: a pause may be slow by chance.
+FINISH_SHARE = 0.05
 
 
 def process_seconds() -> float:
@@ -103,7 +104,7 @@ class Clock(TrainerCallback):
         self.marks = {"evaluate": find_marks(eval_share), "save": find_marks(save_share)}
         self.spent, self.begin, self.progress = 0.0, None, 0.0
         self.step_seconds, self.last_end, self.pause_start, self.is_last = 0.0, None, None, False
-        self.measures_end = False
+        self.measures_end, self.is_measured = False, False
 
     def elapsed(self) -> float:
         """Return the seconds that this run has taken, those of earlier processes that it goes on from included."""
@@ -121,6 +122,7 @@ class Clock(TrainerCallback):
         """Go on from a checkpoint: what was spent until it was written is spent."""
         state = json.loads((Path(checkpoint) / CLOCK_FILE).read_text(encoding="utf-8"))
         self.spent, self.begin, self.progress = state["elapsed"], state["begin"], state["progress"]
+        self.finish_seconds, self.is_measured = state["finish_seconds"], state["is_measured"]
         self.pass_marks("evaluate"), self.pass_marks("save")
 
     def on_train_begin(self, args, state, control, lr_scheduler=None, optimizer=None, **kwargs):
@@ -139,8 +141,8 @@ class Clock(TrainerCallback):
             now = self.shared(args)
             if self.measures_end:
                 found = max(1.0, now - self.pause_start) + 0.25 * self.finish_seconds
-                most = max(FINISH_SHARE * self.total, self.finish_steps * self.step_seconds)
-                self.finish_seconds, self.finish_steps = min(found, most), 0.0
+                most = max(FINISH_SHARE * self.total, 2 * self.finish_steps * self.step_seconds)
+                self.finish_seconds, self.is_measured = min(found, most), True
             self.pause_start, self.last_end = None, now
 
     def on_optimizer_step(self, args, state, control, **kwargs):
@@ -154,7 +156,8 @@ class Clock(TrainerCallback):
                 else (0.8 * self.step_seconds + 0.2 * (now - self.last_end))
             )
         self.last_end = now
-        end = self.total - self.finish_seconds - self.finish_steps * self.step_seconds
+        evaluation = 0.0 if self.is_measured else self.finish_steps * self.step_seconds
+        end = self.total - self.finish_seconds - evaluation
         of_time = (now - self.begin) / max(end - self.begin, 1e-9)
         self.is_last = now + self.step_seconds / 2 >= end or state.global_step + 1 >= self.max_steps
         self.progress = min(1.0, max(of_time, (state.global_step + 1) / self.max_steps))
@@ -177,5 +180,6 @@ class Clock(TrainerCallback):
     def on_save(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
             values = {"elapsed": self.elapsed(), "begin": self.begin, "progress": self.progress}
+            values |= {"finish_seconds": self.finish_seconds, "is_measured": self.is_measured}
             path = Path(args.output_dir) / f"checkpoint-{state.global_step}" / CLOCK_FILE
             path.write_text(json.dumps(values), encoding="utf-8")

@@ -129,8 +129,13 @@ class RunOptions:
                 raise ValueError(
                     f"--logging_steps {self.logging_steps:g} is below 1; --minutes needs a number of steps"
                 )
-        elif {"max_steps", "num_train_epochs"} <= typed and self.max_steps > 0:
-            raise ValueError("--num_train_epochs has no effect with --max_steps; leave out one of the two")
+        else:
+            if {"max_steps", "num_train_epochs"} <= typed and self.max_steps > 0:
+                raise ValueError("--num_train_epochs has no effect with --max_steps; leave out one of the two")
+            strategy = getattr(self.eval_strategy, "value", self.eval_strategy)
+            useless = {"no": {"eval_steps", "eval_tokens"}, "epoch": {"eval_steps"}}.get(strategy, set())
+            for name in sorted(typed & useless):
+                raise ValueError(f"--{name} has no effect with --eval_strategy {strategy}")
         if self.overwrite and (self.resume_from_checkpoint or "false").lower() != "false":
             raise ValueError("--overwrite true begins anew, --resume_from_checkpoint goes on; leave out one of the two")
         if "matrix_learning_rate" in typed and self.optim != "muon":
@@ -145,7 +150,8 @@ class RunOptions:
         """
         if self.eval_tokens is not None:
             return self.eval_tokens
-        step = self.eval_steps if self.eval_steps < 1 else 0.25  # by steps: the user's own business
+        by_share = self.eval_steps < 1 and (self.minutes is not None or self.eval_strategy == "steps")
+        step = self.eval_steps if by_share else 0.25  # else the user's own business
         count = math.ceil(1 / step) + getattr(self, "eval_on_start", False)
         return min(EVAL_TOKENS, max(4096, int(0.03 * run_tokens / EVAL_COST / count)) // languages)
 

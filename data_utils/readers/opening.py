@@ -21,9 +21,11 @@ import pyarrow as pa
 FEED_BYTES = 1 << 14  # given to an unpacker at once, counted from where its data begin: what a break costs at most
 BUFFER_BYTES = 1 << 20
 UNPACKERS = {".gz": lambda: zlib.decompressobj(wbits=31), ".bz2": bz2.BZ2Decompressor, ".xz": lzma.LZMADecompressor}
+BEGINNINGS = {".gz": b"\x1f\x8b", ".bz2": b"BZh", ".xz": b"\xfd7zXZ"}  # of a member
 MOST = 2**62  # bytes, more than any file has
 COMPRESSED = (*UNPACKERS, ".zst")
 CUT = "the file is cut: its compressed data have no end; get it again"
+MORE = "what stands behind its compressed data is none, and was left out"
 
 Report = Callable[..., None]  # (place, reason, bytes lost = 0) of a fault in the file being read
 
@@ -121,6 +123,10 @@ class Unpacked(io.RawIOBase):
             self.offset += size - len(data)
             if not data:
                 return b""
+            beginning = BEGINNINGS[self.packing]
+            if data[: len(beginning)] != beginning[: len(data)]:
+                self.is_done, self.fault, self.lost_bytes = True, MORE, self.stream.seek(0, 2) - self.offset
+                return b""
         self.unpacker = self.unpacker or UNPACKERS[self.packing]()
         unpacked = self.unpacker.decompress(data)
         self.offset += len(data) - len(self.unpacker.unused_data)
@@ -142,7 +148,7 @@ def find_damage(stream: BinaryIO, packing: str) -> str:
     while raw.readinto(buffer):
         pass
     stream.seek(0)
-    return "" if raw.fault == CUT else raw.fault
+    return "" if raw.fault in (CUT, MORE) else raw.fault
 
 
 @contextmanager

@@ -729,3 +729,14 @@ def test_device_that_lacks_an_operation_answers_by_the_plain_path(tiny_checkpoin
     assert type(choose_decoder(model, "auto", SLOTS)) is TransformersDecoder
     with pytest.raises(InputError, match="--engine batched: does not run here: "):
         choose_decoder(model, "batched", SLOTS)
+
+
+def test_a_draw_that_fails_takes_no_token_from_who_shares_its_step(tiny_checkpoint, monkeypatch):
+    decoder = Engine(str(tiny_checkpoint), kind="batched").decoder
+    first, second = (decoder.open([5, 6, 7], Sampling(temperature=0)) for _ in range(2))
+    monkeypatch.setattr(second.sampler, "draw", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        decoder._step([first, second])
+    assert (first.ids, first.computed) == ([5, 6, 7], 0)
+    [token] = decoder._step([first])
+    assert first.ids == [5, 6, 7, token]

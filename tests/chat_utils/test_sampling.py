@@ -33,6 +33,7 @@ def draw_many(times: int, history: tuple[int, ...] = (), **sampling) -> list[int
     ("sampling", "possible"),
     [
         ({"temperature": 0}, {2}),
+        ({"temperature": 1e-46}, {2}),
         ({"top_k": 1}, {2}),
         ({"top_k": 2}, {2, 3}),
         ({"top_p": 0.5}, {2}),

@@ -318,6 +318,8 @@ def test_help_all_shows_every_option(capsys, tmp_path):
         (["--use_liger_kernel", "true"], "--use_liger_kernel needs"),
         (["--label_smoothing_factor", "0.1"], "--label_smoothing_factor changes what a loss means"),
         (["--eval_steps", "0"], "--eval_steps 0.0 is outside"),
+        (["--eval_strategy", "no", "--eval_tokens", "1000"], "--eval_tokens has no effect with --eval_strategy no"),
+        (["--eval_strategy", "epoch", "--eval_steps", "0.1"], "--eval_steps has no effect with --eval_strategy epoch"),
     ],
 )
 def test_wrong_options_and_those_without_effect_are_refused_in_one_line(tmp_path, argv, part):
@@ -359,6 +361,8 @@ def test_evaluations_cost_at_most_three_percent_of_the_training(tmp_path):
     assert args.count_eval_tokens(2, 3_276_800) == 32768
     assert args.count_eval_tokens(2, 1_000_000) == 11_250  # of two languages, four times: 30,000 trained tokens' worth
     assert args.count_eval_tokens(2, 1000) == 2048
+    each_epoch = run_arguments(tmp_path, "--eval_strategy", "epoch", text="eval_steps: 0.01\n")
+    assert each_epoch.count_eval_tokens(2, 1_000_000) == 11_250
     assert run_arguments(tmp_path, "--eval_tokens", "50000").count_eval_tokens(2, 1000) == 50000
 
 

@@ -131,7 +131,7 @@ def test_a_pause_that_was_slow_by_chance_ends_no_run_early(tmp_path):
     assert time.now - 40 == pytest.approx(180 - 9, abs=1)  # the last step's end
 
 
-@pytest.mark.parametrize("eval_share", [0.5, 1])
+@pytest.mark.parametrize("eval_share", [0.25, 0.5, 1])
 def test_a_long_evaluation_at_the_end_is_in_time(tmp_path, eval_share):
     time = FakeTime(5.0)
     clock = Clock(5, 0.6, 10**9, 6, eval_share, 1, finish_steps=8, seconds=time)

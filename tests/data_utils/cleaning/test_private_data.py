@@ -45,6 +45,11 @@ PLANTED = [
     ("阿里云 LTAI5tKmQ9vXw2Zr8Yb3Nc4d", "[KEY]", "5tKm"),
     ("slack xoxb-123456789012-abcDEF123456", "[KEY]", "abcDEF"),
     ("google AIzaSyA1b2C3d4E5f6G7h8I9j0K1l2M3n4O5p6Q", "[KEY]", "SyA1"),
+    # No digit stands before a letter in these.
+    ("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", "[KEY]", "CoNi"),
+    ("AKIAIOSFODNNEXAMPL23", "[KEY]", "IOSF"),
+    ("密钥 sk-abcdefghijklmnopqrstuvwxyzabcdef。", "[KEY]", "abcdef"),
+    ("npm_abcdefghijklmnopqrstuvwxyzabcdefghij", "[KEY]", "abcdef"),
     ('password = "hunter2hunter2"', "[KEY]", "hunter2"),
     ("密码：Abc12345xyz", "[KEY]", "Abc12345"),
     ("Bearer eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N_XgL0n3I9P", "[KEY]", "eyJ"),

@@ -190,6 +190,16 @@ def test_padding_between_and_after_members_is_no_damage(tmp_path, suffix, pack, 
     assert len(documents) == 240 and not faults
 
 
+@pytest.mark.parametrize("more", [b"\n", b"\0\0garbage" * 5000])
+@pytest.mark.parametrize(("suffix", "pack"), [(".gz", gzip.compress), (".xz", lzma.compress), (".bz2", bz2.compress)])
+def test_what_stands_behind_compressed_data_is_told_and_costs_nothing(tmp_path, suffix, pack, more):
+    path = tmp_path / f"a.txt{suffix}"
+    path.write_bytes(pack("".join(noise(i) + "\n" for i in range(100)).encode()) + more)
+    documents, [fault] = read(path, sample_by="line")
+    assert len(documents) == 100
+    assert "what stands behind its compressed data is none" in fault.reason
+
+
 # What breaks off
 
 
