@@ -1,5 +1,6 @@
 """What dialogues became: how many are trained on, how full their rows are, and an example to look at."""
 
+import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -39,16 +40,19 @@ def describe_dialogues(
     tokens = sum(len(ids) for ids in encoded["input_ids"])
     yield f"rows: {len(rows):,}, filled to {tokens / positions:.1%}; {trained / tokens:.1%} of the tokens are trained"
     example = encode_dialogue(tokenizer, train_set[0]["messages"])
-    yield "an example, what is trained in colour:\n" + colour_trained(tokenizer, example)
+    in_colour = sys.stdout.isatty()
+    marks = ("\033[32m", "\033[0m") if in_colour else ("«", "»")
+    yield f"an example, what is trained in {'colour' if in_colour else 'guillemets'}:"
+    yield mark_trained(tokenizer, example, marks)
 
 
-def colour_trained(tokenizer: PreTrainedTokenizerBase, encoded: dict[str, list[int]]) -> str:
-    """Return the text of an encoded dialogue with the trained part green, for a terminal."""
+def mark_trained(tokenizer: PreTrainedTokenizerBase, encoded: dict[str, list[int]], marks: tuple[str, str]) -> str:
+    """Return the text of an encoded dialogue with what is trained between two marks, such as a terminal's green."""
     pieces, run, is_trained = [], [], False
     for token, label in [*zip(encoded["input_ids"], encoded["labels"], strict=True), (None, None)]:
         if token is None or (label != IGNORE_LABEL) != is_trained:
             text = tokenizer.decode(run)
-            pieces.append(f"\033[32m{text}\033[0m" if is_trained and run else text)
+            pieces.append(f"{marks[0]}{text}{marks[1]}" if is_trained and run else text)
             run, is_trained = [], not is_trained
         run.append(token)
     return "".join(pieces)

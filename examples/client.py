@@ -7,6 +7,7 @@ import re
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from http.client import HTTPException
 
 REPLY_SECONDS = 120
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -27,10 +28,6 @@ ERRORS = {
 }
 
 
-class RefusalError(ConnectionError):
-    """The server answers, but not with a reply."""
-
-
 def parse_options(description: str, *options: tuple[str, dict]) -> argparse.Namespace:
     """Parse the command line of an example: its own options and the server's address."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -46,14 +43,21 @@ def say(error: str, in_chinese: bool, detail: object = "") -> str:
 
 
 def stream_reply(url: str, messages: list[dict], in_chinese: bool, **settings: float) -> Iterator[str]:
-    """Yield the reply's pieces, without control characters, which a terminal would obey.
-
-    Raises ConnectionError with a line for the user, in Chinese or English, where none comes.
-    """
+    """Yield the reply's pieces, safe for a terminal; raise ConnectionError with a line for the user if none comes."""
     key = os.environ.get("CHAT_API_KEY", "")
     headers = {"content-type": "application/json", **({"authorization": f"Bearer {key}"} if key else {})}
     body = json.dumps({"messages": messages, "stream": True, **settings}).encode()
     request = urllib.request.Request(f"{url}/chat/completions", body, headers)
+    try:
+        yield from read_pieces(request, in_chinese)
+    except ConnectionRefusedError:
+        raise
+    except (OSError, HTTPException, ValueError, LookupError, TypeError, AttributeError) as error:  # or not our server
+        raise ConnectionError(say("server", in_chinese, url)) from error
+
+
+def read_pieces(request: urllib.request.Request, in_chinese: bool) -> Iterator[str]:
+    """Yield what the server's events hold; raise ConnectionRefusedError where it refuses."""
     try:
         with urllib.request.urlopen(request, timeout=REPLY_SECONDS) as lines:
             for line in lines:
@@ -61,20 +65,16 @@ def stream_reply(url: str, messages: list[dict], in_chinese: bool, **settings: f
                 if data and data != "[DONE]":
                     event = json.loads(data)
                     if "error" in event:
-                        raise RefusalError(say_refusal(event, in_chinese))
+                        raise ConnectionRefusedError(say_refusal(event, in_chinese))
                     yield CONTROL.sub("", event["choices"][0]["delta"].get("content", ""))
     except urllib.error.HTTPError as error:
-        raise RefusalError(say_refusal(json.load(error), in_chinese)) from error
-    except RefusalError:
-        raise
-    except OSError as error:
-        raise ConnectionError(say("server", in_chinese, url)) from error
+        raise ConnectionRefusedError(say_refusal(json.load(error), in_chinese)) from error
 
 
 def say_refusal(body: dict, in_chinese: bool) -> str:
     """Return the line that tells of an error in OpenAI's form; one that has no line here keeps the server's words."""
-    code, words = body["error"].get("code"), body["error"]["message"]
-    return say(code if code in ERRORS else "refused", in_chinese, words)
+    code = body["error"].get("code")
+    return say(code if code in ERRORS else "refused", in_chinese, body["error"]["message"])
 
 
 def ask(url: str, messages: list[dict], in_chinese: bool, **settings: float) -> str:

@@ -8,6 +8,7 @@ import threading
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -227,3 +228,25 @@ def test_group_chat_as_a_webhook(load_example, server_url):
         assert caught.value.code == 400
     webhook.shutdown()
     webhook.server_close()
+
+
+@pytest.mark.parametrize(
+    ("status", "body"), [(404, b"<html>"), (404, b"[]"), (200, b"data: {}\n"), (200, b"data: <\n")]
+)
+def test_another_server_at_the_address_is_one_line(load_example, status, body):
+    class Other(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Other) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(ConnectionError, match="没有响应"):
+            load_example("client").ask(
+                f"http://127.0.0.1:{server.server_port}", [{"role": "user", "content": "你好"}], True
+            )
+        server.shutdown()

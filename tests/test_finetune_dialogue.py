@@ -96,7 +96,7 @@ def test_says_what_it_trains_on(options, dialogue_file, tmp_path, capsys):
     filled, share = map(float, re.search(r"filled to ([\d.]+)%; ([\d.]+)% of the tokens are trained", output).groups())
     assert filled >= 95
     assert 30 < share < 80
-    green = re.findall("\033\\[32m(.*?)\033\\[0m", output, re.DOTALL)
+    green = re.findall("«(.*?)»", output, re.DOTALL)
     assert green
     assert all(part.endswith("<|im_end|>") for part in green)
 

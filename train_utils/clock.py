@@ -122,7 +122,8 @@ class Clock(TrainerCallback):
         """Go on from a checkpoint: what was spent until it was written is spent."""
         state = json.loads((Path(checkpoint) / CLOCK_FILE).read_text(encoding="utf-8"))
         self.spent, self.begin, self.progress = state["elapsed"], state["begin"], state["progress"]
-        self.finish_seconds, self.is_measured = state["finish_seconds"], state["is_measured"]
+        self.finish_seconds = state.get("finish_seconds", self.finish_seconds)  # not in old ones
+        self.is_measured = state.get("is_measured", False)
         self.pass_marks("evaluate"), self.pass_marks("save")
 
     def on_train_begin(self, args, state, control, lr_scheduler=None, optimizer=None, **kwargs):

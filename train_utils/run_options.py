@@ -80,9 +80,7 @@ class RunOptions:
     eval_steps: float = field(default=0.25, metadata={"help": "Steps between evaluations; below 1: share of the run"})
     eval_tokens: int | None = field(
         default=None,
-        metadata={
-            "help": "Held-out tokens of each language in an evaluation; unset: 32,768, or what 3%% of the time allows"
-        },
+        metadata={"help": "Held-out tokens of each language in an evaluation; unset: 32,768, fewer in a short run"},
     )
     save_steps: float = field(default=0.25, metadata={"help": "Steps between checkpoints; below 1: share of the run"})
     save_total_limit: int | None = field(default=2, metadata={"help": "How many resumable checkpoints are kept"})

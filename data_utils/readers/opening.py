@@ -22,6 +22,7 @@ FEED_BYTES = 1 << 14  # given to an unpacker at once, counted from where its dat
 BUFFER_BYTES = 1 << 20
 UNPACKERS = {".gz": lambda: zlib.decompressobj(wbits=31), ".bz2": bz2.BZ2Decompressor, ".xz": lzma.LZMADecompressor}
 BEGINNINGS = {".gz": b"\x1f\x8b", ".bz2": b"BZh", ".xz": b"\xfd7zXZ"}  # of a member
+PADDING = b"\0\r\n"  # of a tape's block, or a line end that a tool has put behind
 MOST = 2**62  # bytes, more than any file has
 COMPRESSED = (*UNPACKERS, ".zst")
 CUT = "the file is cut: its compressed data have no end; get it again"
@@ -119,7 +120,7 @@ class Unpacked(io.RawIOBase):
             self.is_done, self.fault = True, CUT if self.unpacker is not None else ""
             return b""
         if self.unpacker is None and self.offset:
-            size, data = len(data), data.lstrip(b"\0")  # what pads a tape's block
+            size, data = len(data), data.lstrip(PADDING)
             self.offset += size - len(data)
             if not data:
                 return b""
@@ -172,7 +173,7 @@ def open_file(
         if report is not None and find_break(stream):
             raw = stream.raw
             if raw.was_readable:
-                report(f"byte {raw.offset}", f"{raw.fault}; what stands before was read", raw.lost_bytes)
+                report(f"byte {raw.offset}", f"{raw.fault}; what stands before is sound", raw.lost_bytes)
             else:
                 report("", raw.fault)
 

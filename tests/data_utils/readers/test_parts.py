@@ -185,12 +185,12 @@ def test_an_archive_packed_as_a_whole_is_a_stream_however_well_it_packs(tmp_path
 def test_padding_between_and_after_members_is_no_damage(tmp_path, suffix, pack, padding):
     path = tmp_path / f"a.txt{suffix}"
     members = [pack("".join(noise(i) + "\n" for i in range(count)).encode()) for count in (40, 200)]
-    path.write_bytes(b"".join(member + bytes(padding) for member in members))
+    path.write_bytes(b"".join(member + bytes(padding) for member in members) + b"\n")
     documents, faults = read(path, sample_by="line")
     assert len(documents) == 240 and not faults
 
 
-@pytest.mark.parametrize("more", [b"\n", b"\0\0garbage" * 5000])
+@pytest.mark.parametrize("more", [b"g", b"\0\0garbage" * 5000])
 @pytest.mark.parametrize(("suffix", "pack"), [(".gz", gzip.compress), (".xz", lzma.compress), (".bz2", bz2.compress)])
 def test_what_stands_behind_compressed_data_is_told_and_costs_nothing(tmp_path, suffix, pack, more):
     path = tmp_path / f"a.txt{suffix}"
