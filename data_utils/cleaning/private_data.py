@@ -6,11 +6,13 @@ seven digits: 1.2.3.4 is a version as often as an address. Names and street addr
 
 import ipaddress
 import re
+import string
 from datetime import date
+from functools import cache
 
 import numpy as np
 
-from data_utils.cleaning.characters import join_codes
+from data_utils.cleaning.characters import MAX_CODE, join_codes
 
 EMAIL = re.compile(
     r"(?<![\w.+-])[\w.+-]{1,64}(?:@|＠| ?\[at\] ?| ?\(at\) ?)(?:[a-z0-9](?:[a-z0-9-]{0,62})\.)+[a-z]{2,24}"
@@ -82,22 +84,10 @@ SECRET_WORDS = ("apikey", "api_key", "api-key", "secret", "access_token", "acces
 SECRET_WORDS += ("auth-token", "authtoken", "passw", "pwd", "密码", "密钥", "口令", *ACCOUNT_WORDS)
 SECRET_SIGNS = ("api", "secret", "token", "passw", "pwd", "qq", "weixin", "wechat")
 CHINESE_SECRET_SIGNS = ("密码", "密钥", "口令", "微信", "薇信")
-# One of them is in each KEY.
-KEY_SIGNS = (
-    "PRIVATE KEY",
-    "AKIA",
-    "ASIA",
-    "LTAI",
-    "AKID",
-    "AIza",
-    "ghp_",
-    "gho_",
-    "ghu_",
-    "ghs_",
-    "ghr_",
-    "github_pat_",
-)
-KEY_SIGNS += ("glpat-", "hf_", "npm_", "pypi-", "xox", "sk-", "k_live_", "SG.", "eyJ")
+# Each KEY but a private one begins with one of these, and is a run of so many characters at least.
+LEAST_KEY = 15
+KEY_SIGNS = ("AKIA", "ASIA", "LTAI", "AKID", "AIza", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-")
+KEY_SIGNS += ("hf_", "npm_", "pypi-", "xox", "sk-", "k_live_", "SG.", "eyJ")
 FILLERS = np.array([ord(sign) for sign in ". ()（）-"], np.uint32)  # between the digits of a number
 COLONS = re.compile(r":[0-9a-fA-F]{0,4}:")
 NUMBER = re.compile(r"\d(?:[. ()（）-]*\d){6}", re.ASCII)  # seven digits, whatever stands between them
@@ -142,7 +132,21 @@ def scan_digits(texts: list[str]) -> list[tuple[bool, bool]]:
     is_digit, is_filler = after - np.uint32(ord("0")) < 10, np.isin(after, FILLERS)
     linked = np.cumsum(is_digit | (is_filler & ((second - np.uint32(ord("0")) < 10) | np.isin(second, FILLERS))))
     numbers = set(texts_of[6:][linked[5:-1] - np.append(0, linked)[: max(0, len(digits) - 6)] == 6].tolist())
-    return [(number in numbers, any(sign in text for sign in KEY_SIGNS)) for number, text in enumerate(texts)]
+    breaks = np.append(-1, np.flatnonzero(~_key_table().take(codes)))
+    ends_of_runs = breaks[1:][np.diff(breaks) > LEAST_KEY]
+    runs = set((np.searchsorted(bounds, ends_of_runs, side="right") - 1).tolist())
+    return [
+        (number in numbers, "PRIVATE KEY" in text or (number in runs and any(sign in text for sign in KEY_SIGNS)))
+        for number, text in enumerate(texts)
+    ]
+
+
+@cache
+def _key_table() -> np.ndarray:
+    """Return for each code whether it may stand in a key, (MAX_CODE + 1,) bool."""
+    table = np.zeros(MAX_CODE + 1, bool)
+    table[[ord(sign) for sign in "_.-" + string.ascii_letters + string.digits]] = True
+    return table
 
 
 def may_hold_secret(text: str) -> bool:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_utils.cleaning.private_data import ID_WEIGHTS, is_card, is_chinese_id, mask_private
+from data_utils.cleaning.private_data import ID_WEIGHTS, is_card, is_chinese_id, mask_private, scan_digits
 
 PLANTED = [
     ("Write to john.smith+news@gmail.com today.", "[EMAIL]", "john.smith"),
@@ -133,3 +133,21 @@ def test_a_key_without_its_end_is_masked_as_far_as_it_goes():
     assert mask_private(text) == "[KEY]\n\nThat was it."
     assert len(mask_private("-----BEGIN PRIVATE KEY-----" + "A" * 10**6 + " -----END")) < 20  # and in no time
     assert mask_private("-----BEGIN PRIVATE KEY-----" + "\n " * 10**6 + "end").startswith("[KEY]\n ")
+
+
+KEYS = [
+    "hf_" + "aB" * 15,
+    "AKIA" + "Z" * 16,
+    "LTAI" + "q" * 12,
+    "xoxb-" + "a" * 10,
+    "sk-" + "b" * 20,
+    "npm_" + "c" * 36,
+]
+OTHERS = ["tea ", "茶", "\n", "word-with_many.parts ", "1234567 ", "x" * 20]
+
+
+@given(st.lists(st.sampled_from([*KEYS, *OTHERS]), max_size=8), st.integers(0, 8))
+def test_a_scan_of_many_texts_misses_no_key(parts, cut):
+    texts = ["".join(parts[:cut]), " ".join(parts[cut:])]
+    for text, known in zip(texts, scan_digits(texts), strict=True):
+        assert mask_private(text, known) == mask_private(text, (True, True))
