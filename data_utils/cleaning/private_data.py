@@ -132,7 +132,7 @@ def scan_digits(texts: list[str]) -> list[tuple[bool, bool]]:
     is_digit, is_filler = after - np.uint32(ord("0")) < 10, np.isin(after, FILLERS)
     linked = np.cumsum(is_digit | (is_filler & ((second - np.uint32(ord("0")) < 10) | np.isin(second, FILLERS))))
     numbers = set(texts_of[6:][linked[5:-1] - np.append(0, linked)[: max(0, len(digits) - 6)] == 6].tolist())
-    breaks = np.append(-1, np.flatnonzero(~_key_table().take(codes)))
+    breaks = np.append(-1, np.flatnonzero(_break_table().take(codes)))
     ends_of_runs = breaks[1:][np.diff(breaks) > LEAST_KEY]
     runs = set((np.searchsorted(bounds, ends_of_runs, side="right") - 1).tolist())
     return [
@@ -142,10 +142,10 @@ def scan_digits(texts: list[str]) -> list[tuple[bool, bool]]:
 
 
 @cache
-def _key_table() -> np.ndarray:
-    """Return for each code whether it may stand in a key, (MAX_CODE + 1,) bool."""
-    table = np.zeros(MAX_CODE + 1, bool)
-    table[[ord(sign) for sign in "_.-" + string.ascii_letters + string.digits]] = True
+def _break_table() -> np.ndarray:
+    """Return for each code whether it stands in no key, (MAX_CODE + 1,) bool."""
+    table = np.ones(MAX_CODE + 1, bool)
+    table[[ord(sign) for sign in "_.-" + string.ascii_letters + string.digits]] = False
     return table
 
 
