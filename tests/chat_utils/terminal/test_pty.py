@@ -208,7 +208,7 @@ def test_edit_begins_with_the_last_message(start):
     session.type("helo\r")
     session.wait_for_prompt("a")
     session.type("/edit\r")
-    session.wait_for("[change your last message", "> helo")
+    session.wait_for("leaves it]\n> helo")
     session.type("\x7fp!\r")
     session.wait_for_prompt("> help!\nb")
 
