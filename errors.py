@@ -56,7 +56,7 @@ def run_guarded(main: Callable[[], int | None]) -> int:
     except Exception as error:
         if not is_machine_fault(error):
             raise
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         if isinstance(error, OSError) and error.strerror:
             reason = f"{error.strerror} ({error.filename})" if error.filename else error.strerror
         code, message = 1, f"{reason}; what was complete before is untouched"

@@ -14,7 +14,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import yaml
 from transformers import HfArgumentParser
 
-from errors import InputError, run_guarded
+from errors import InputError, first_line, run_guarded
 
 
 def check_range(name: str, value: float, low: float, high: float) -> None:
@@ -65,7 +65,7 @@ def parse_arguments(
             [*options, *argv], return_remaining_strings=bool(other_names), look_for_args_file=False
         )[: len(dataclass_types)]
     except (ValueError, TypeError) as error:
-        raise InputError(f"command line or {config}: {str(error).splitlines()[0]}") from error
+        raise InputError(f"command line or {config}: {first_line(error)}") from error
     typed = name_options(argv)
     for result in results:
         result.given = typed | (name_options(options) if named else set())
@@ -106,7 +106,7 @@ def read_config(path: Path, names: set[str]) -> list[str]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
-        reason = getattr(error, "problem", None) or str(error).splitlines()[0]
+        reason = getattr(error, "problem", None) or first_line(error)
         raise InputError(f"{path}{line}: not valid YAML: {reason}") from error
     if not isinstance(values, dict):
         raise InputError(f"{path}: 'key: value' lines are expected")

@@ -11,9 +11,14 @@ def count_bytes(text: str) -> int:
     return len(text.strip().encode("utf-8", "replace"))
 
 
+def longest_bytes(window: int) -> int:
+    """Return the size of the longest text that may fit in a window of so many tokens."""
+    return MAX_TOKEN_BYTES * window
+
+
 def is_too_long(text: str, window: int) -> bool:
     """Tell whether a text can't fit in a window of so many tokens."""
-    return count_bytes(text) > MAX_TOKEN_BYTES * window
+    return count_bytes(text) > longest_bytes(window)
 
 
 def keep_end(dialogue: list[dict], window: int) -> tuple[list[dict], int]:
@@ -25,7 +30,7 @@ def keep_end(dialogue: list[dict], window: int) -> tuple[list[dict], int]:
     ([{'role': 'user', 'content': 'b'}], 1)
     """
     first = 1 if dialogue and dialogue[0]["role"] == "system" else 0
-    start, left = len(dialogue), MAX_TOKEN_BYTES * window
+    start, left = len(dialogue), longest_bytes(window)
     while start > first and (left >= 0 or start == len(dialogue)):
         start -= 1
         left -= max(MAX_TOKEN_BYTES, count_bytes(dialogue[start]["content"]))  # a message has a token at least

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from errors import InputError
+from errors import InputError, first_line
 from export_utils.folder import ExportedFolder
 
 FILE_TYPES = ("float32", "float16", "bfloat16", "int8", "int8_float32", "int8_float16", "int8_bfloat16")
@@ -22,7 +22,7 @@ def write_ctranslate2(checkpoint: Path, stop: str, folder: Path, quantize: str) 
     try:
         TransformersConverter(str(checkpoint)).convert(str(folder), quantization=quantize)
     except (ValueError, AttributeError, KeyError, RuntimeError) as error:
-        raise InputError(f"{checkpoint}: CTranslate2 cannot convert it: {str(error).splitlines()[0]}") from error
+        raise InputError(f"{checkpoint}: CTranslate2 cannot convert it: {first_line(error)}") from error
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     # It refuses to read a null.
     config = {name: stop if value is None and name.endswith("token") else value for name, value in config.items()}

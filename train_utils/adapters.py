@@ -3,7 +3,7 @@
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel
 
-from errors import InputError
+from errors import InputError, first_line
 
 
 def add_adapters(model: PreTrainedModel, rank: int, alpha: int, targets: str) -> PeftModel:
@@ -17,4 +17,4 @@ def add_adapters(model: PreTrainedModel, rank: int, alpha: int, targets: str) ->
     try:
         return get_peft_model(model, config)
     except (ValueError, TypeError) as error:
-        raise InputError(f"--lora_targets {targets}: {str(error).splitlines()[0]}") from error
+        raise InputError(f"--lora_targets {targets}: {first_line(error)}") from error

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProgressCallb
 from transformers.integrations import apply_liger_kernel
 from transformers.trainer_callback import PrinterCallback
 
-from errors import InputError
+from errors import InputError, first_line
 from train_utils.arguments import RunArguments, count_step_rows
 from train_utils.callbacks import MarkComplete, Progress, Samples, StopOnSignal
 from train_utils.checkpoint import read_record, save_model, start_record, write_record
@@ -124,7 +124,7 @@ def train_and_save(
     except (ImportError, RuntimeError) as error:  # a reporter or optimizer whose package is not there
         if "install" not in str(error):
             raise
-        raise InputError(str(error).splitlines()[0]) from error
+        raise InputError(first_line(error)) from error
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
     if args.process_index == 0 and not run.resume:

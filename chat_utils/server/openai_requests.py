@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 
 from chat_utils.sampling import Sampling
-from chat_utils.window import MAX_TOKEN_BYTES, is_too_long, keep_end
+from chat_utils.window import is_too_long, keep_end, longest_bytes
 from data_utils.corpus import clean_text
 
 MAX_CHOICES = 8
@@ -206,7 +206,7 @@ def read_prompts(prompt: object, window: int) -> list[str]:
     prompts = [prompt] if isinstance(prompt, str) else prompt
     if not isinstance(prompts, list) or not prompts or not all(isinstance(text, str) and text for text in prompts):
         raise ApiError(400, "'prompt' must be a text or a list of texts, none of them empty", "prompt")
-    return [replace_surrogates(text[-MAX_TOKEN_BYTES * window :]) for text in prompts]
+    return [replace_surrogates(text[-longest_bytes(window) :]) for text in prompts]
 
 
 def read_messages(messages: object, window: int) -> tuple[list[dict], int]:

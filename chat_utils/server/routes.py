@@ -24,7 +24,7 @@ from chat_utils.server.jobs import HangUpError, Job, Jobs
 from chat_utils.server.openai_replies import write_chunk, write_event, write_piece, write_reply, write_usage
 from chat_utils.server.openai_requests import ApiError, parse_request, read_json
 from chat_utils.server.serve import ServerOptions
-from chat_utils.window import MAX_TOKEN_BYTES
+from chat_utils.window import longest_bytes
 from data_utils.corpus import clean_text
 
 PAGE = Path(__file__).parent / "web"
@@ -50,8 +50,8 @@ class ChatServer:
         defaults = {name: getattr(sampling, name) for name in names}
         defaults["max_tokens"] = min(sampling.max_new_tokens, engine.window // 2)  # the other half is the prompt's
         self.model = {"id": engine.name, "object": "model", "created": int(time.time()), "owned_by": "you"}
-        self.model |= {"window": engine.window, "longest_message": MAX_TOKEN_BYTES * engine.window}  # tokens, bytes
-        self.model |= {"defaults": defaults}
+        sizes = {"window": engine.window, "longest_message": longest_bytes(engine.window)}  # in tokens, in bytes
+        self.model |= {**sizes, "defaults": defaults}
         routes = {
             "/v1/chat/completions": ("POST", self.answer_chat),
             "/v1/completions": ("POST", self.continue_text),

@@ -125,12 +125,13 @@ def scan_digits(texts: list[str]) -> list[tuple[bool, bool]]:
     [(False, False), (True, False), (False, True)]
     """
     codes, bounds = join_codes([*texts, ""])
-    digits = np.flatnonzero(codes - np.uint32(ord("0")) < 10)
+    is_digit = codes - np.uint32(ord("0")) < 10
+    digits = np.flatnonzero(is_digit)
     texts_of = np.searchsorted(bounds, digits, side="right") - 1
-    after, second = codes[digits + 1], codes[np.minimum(digits + 2, len(codes) - 1)]
+    after, second = digits + 1, np.minimum(digits + 2, len(codes) - 1)
     # Six digits, behind each of which another one stands or what may stand between two of a number.
-    is_digit, is_filler = after - np.uint32(ord("0")) < 10, np.isin(after, FILLERS)
-    linked = np.cumsum(is_digit | (is_filler & ((second - np.uint32(ord("0")) < 10) | np.isin(second, FILLERS))))
+    goes_on = np.isin(codes[after], FILLERS) & (is_digit[second] | np.isin(codes[second], FILLERS))
+    linked = np.cumsum(is_digit[after] | goes_on)
     numbers = set(texts_of[6:][linked[5:-1] - np.append(0, linked)[: max(0, len(digits) - 6)] == 6].tolist())
     breaks = np.append(-1, np.flatnonzero(_break_table().take(codes)))
     ends_of_runs = breaks[1:][np.diff(breaks) > LEAST_KEY]

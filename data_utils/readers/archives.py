@@ -16,6 +16,7 @@ from data_utils.readers.files import ReadArguments
 from data_utils.readers.opening import FEED_BYTES, Part, Report, open_file, place_cuts
 from data_utils.readers.records import HEAD_END, RECORD_MARK, split_records
 from data_utils.readers.webpages import MAX_PAGE_BYTES, decode_page, extract_text
+from errors import first_line
 
 MAX_MEMBER_BYTES = 64 << 20  # of one gzip member, unpacked: what is held in memory
 CHUNK_BYTES = 1 << 20
@@ -29,7 +30,7 @@ def read_warc(path: str, _: ReadArguments, report: Report, part: Part | None = N
         try:
             yield from read_records(data, place, report)
         except Exception as error:  # fastwarc raises what it meets
-            report(place, f"not a WARC record: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
+            report(place, f"not a WARC record: {first_line(error)}")
 
 
 def read_records(data: bytes, place: str, report: Report) -> Iterator[tuple[str, dict]]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import fsspec
 
 from data_utils.readers.opening import COMPRESSED
-from errors import InputError
+from errors import InputError, first_line
 
 # Kind -> the function that reads it, as module:function: a library that only one kind needs is loaded with that kind.
 KINDS = {
@@ -102,7 +102,7 @@ def find_remote_files(path: str) -> list[str]:
         else:
             names = [name for name in system.find(place) if is_data_file(name)]
     except (ValueError, ImportError, OSError) as error:  # unknown protocol, its package missing, no access
-        raise InputError(f"{path}: cannot be opened: {str(error).splitlines()[0]}") from error
+        raise InputError(f"{path}: cannot be opened: {first_line(error)}") from error
     return [system.unstrip_protocol(name) for name in sorted(names)]
 
 

@@ -18,6 +18,8 @@ from typing import BinaryIO, NamedTuple
 import fsspec
 import pyarrow as pa
 
+from errors import first_line
+
 FEED_BYTES = 1 << 14  # given to an unpacker at once, counted from where its data begin: what a break costs at most
 BUFFER_BYTES = 1 << 20
 UNPACKERS = {".gz": lambda: zlib.decompressobj(wbits=31), ".bz2": bz2.BZ2Decompressor, ".xz": lzma.LZMADecompressor}
@@ -95,7 +97,7 @@ class Unpacked(io.RawIOBase):
             try:
                 self.ready = memoryview(self.unpack_next())
             except (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException) as error:
-                reason = str(error).splitlines()[0]
+                reason = first_line(error)
                 state = "are broken" if self.was_readable else f"are none of {self.packing}, or broken"
                 is_cut = self.was_readable and "truncated" in reason.lower()  # as zstd says it
                 self.is_done, self.fault = True, CUT if is_cut else f"its compressed data {state}: {reason}"

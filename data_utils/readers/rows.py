@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from data_utils.readers.encodings import EncodingFault, detect_encoding, read_blocks, read_lines
 from data_utils.readers.files import ReadArguments, is_address
 from data_utils.readers.opening import Part, Report, open_file, read_whole
+from errors import first_line
 
 MAX_DOCUMENT_CHARACTERS = 4_000_000  # a longer text is cut at a line end: memory stays bounded
 FRONT_LINES = 100  # a block of front matter at most
@@ -193,7 +194,7 @@ def read_parquet(path: str, _: ReadArguments, report: Report, part: Part | None 
                         number += 1
                         yield number, row
             except (OSError, ValueError) as error:
-                report(number + 1, f"not readable as parquet to row {end}: {str(error).splitlines()[0]}")
+                report(number + 1, f"not readable as parquet to row {end}: {first_line(error)}")
             number = end
 
 
