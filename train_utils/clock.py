@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 CLOCK_FILE = "clock.json"  # in a checkpoint: how much of the time was spent when it was written
 LAUNCHERS = {"accelerate", "torchrun", "accelerate.commands.launch", "torch.distributed.run"}
 WARMUP_SHARE = 0.02
-# Of the time is kept for the end at most, or twice what its evaluation should take: a pause may be slow by chance.
+# Of the time is kept for the last evaluation at most, or twice what it should take: a pause may be slow by chance.
 FINISH_SHARE = 0.05
 
 
@@ -93,8 +93,8 @@ class Clock(TrainerCallback):
         """Make the clock of a run of so many minutes from the start of the process.
 
         Args:
-            finish_seconds: estimate of what comes after the last step, replaced by measuring at the first evaluation.
-            finish_steps: what the evaluation there costs, in steps; replaced likewise.
+            finish_seconds: estimate of what comes after the last evaluation: saving and the report.
+            finish_steps: what that evaluation costs, in steps, until the first one is measured.
             eval_share, save_share: share of the run between evaluations and between checkpoints; 1 or more: no business
                 of the clock.
         """
@@ -104,7 +104,7 @@ class Clock(TrainerCallback):
         self.marks = {"evaluate": find_marks(eval_share), "save": find_marks(save_share)}
         self.spent, self.begin, self.progress = 0.0, None, 0.0
         self.step_seconds, self.last_end, self.pause_start, self.is_last = 0.0, None, None, False
-        self.measures_end, self.is_measured = False, False
+        self.measures_end, self.pause_seconds = False, None
 
     def elapsed(self) -> float:
         """Return the seconds that this run has taken, those of earlier processes that it goes on from included."""
@@ -122,8 +122,7 @@ class Clock(TrainerCallback):
         """Go on from a checkpoint: what was spent until it was written is spent."""
         state = json.loads((Path(checkpoint) / CLOCK_FILE).read_text(encoding="utf-8"))
         self.spent, self.begin, self.progress = state["elapsed"], state["begin"], state["progress"]
-        self.finish_seconds = state.get("finish_seconds", self.finish_seconds)  # not in old ones
-        self.is_measured = state.get("is_measured", False)
+        self.pause_seconds = state.get("pause_seconds")  # not in old ones
         self.pass_marks("evaluate"), self.pass_marks("save")
 
     def on_train_begin(self, args, state, control, lr_scheduler=None, optimizer=None, **kwargs):
@@ -141,9 +140,8 @@ class Clock(TrainerCallback):
         if self.pause_start is not None:  # what a mark costs is what the end will cost
             now = self.shared(args)
             if self.measures_end:
-                found = max(1.0, now - self.pause_start) + 0.25 * self.finish_seconds
                 most = max(FINISH_SHARE * self.total, 2 * self.finish_steps * self.step_seconds)
-                self.finish_seconds, self.is_measured = min(found, most), True
+                self.pause_seconds = min(now - self.pause_start, most)
             self.pause_start, self.last_end = None, now
 
     def on_optimizer_step(self, args, state, control, **kwargs):
@@ -157,8 +155,9 @@ class Clock(TrainerCallback):
                 else (0.8 * self.step_seconds + 0.2 * (now - self.last_end))
             )
         self.last_end = now
-        evaluation = 0.0 if self.is_measured else self.finish_steps * self.step_seconds
-        end = self.total - self.finish_seconds - evaluation
+        estimate = self.finish_steps * self.step_seconds
+        evaluation = estimate if self.pause_seconds is None else self.pause_seconds
+        end = self.total - evaluation - self.finish_seconds
         of_time = (now - self.begin) / max(end - self.begin, 1e-9)
         self.is_last = now + self.step_seconds / 2 >= end or state.global_step + 1 >= self.max_steps
         self.progress = min(1.0, max(of_time, (state.global_step + 1) / self.max_steps))
@@ -181,6 +180,6 @@ class Clock(TrainerCallback):
     def on_save(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
             values = {"elapsed": self.elapsed(), "begin": self.begin, "progress": self.progress}
-            values |= {"finish_seconds": self.finish_seconds, "is_measured": self.is_measured}
+            values["pause_seconds"] = self.pause_seconds
             path = Path(args.output_dir) / f"checkpoint-{state.global_step}" / CLOCK_FILE
             path.write_text(json.dumps(values), encoding="utf-8")

@@ -19,13 +19,13 @@ from train_utils.model import count_parameters, flops_per_token
 from train_utils.plan import MAX_TUNING_EPOCHS, Plan, Shape, choose_plan, describe_plan, plan_shape
 
 COMPILE_SECONDS = 25.0
-FINISH_SECONDS = 6.0  # a last evaluation, saving and the report
+FINISH_SECONDS = 3.0  # the report, saving and leaving, after the last evaluation
 PREPARE_BYTES_PER_SECOND = 2e6  # a tokenizer trained and a corpus tokenized, on a core
 
 
 def finish_seconds(minutes: float) -> float:
-    """Return what is kept for the end of a run of so many minutes, until it is measured in the run."""
-    return min(FINISH_SECONDS, 6 * minutes)
+    """Return what is kept for the end of a run of so many minutes, after its last evaluation."""
+    return min(FINISH_SECONDS, 3 * minutes)
 
 
 def make_plan(
