@@ -184,14 +184,16 @@ function removeConversation(one) {
 
 // Messages
 
+/** Tell whether no window holds a text, and say so: the server would too, after seconds of drawing it here. */
+function refuseTooLong(text) {
+  const isTooLong = text.trim().length > model?.longest_message; // UTF-8 has a byte at least for each unit of `length`
+  if (isTooLong) showError({ code: "context_length_exceeded" });
+  return isTooLong;
+}
+
 /** Put the user's message at a place and the reply after it; return false where it is not taken. */
 function ask(text, index = current.messages.length) {
-  if (running || !text.trim()) return false;
-  // UTF-8 has a byte at least for each unit of `length`: the server would refuse it, after seconds of drawing here.
-  if (text.trim().length > model?.longest_message) {
-    showError({ code: "context_length_exceeded" });
-    return false;
-  }
+  if (running || !text.trim() || refuseTooLong(text)) return false;
   current.messages.length = index;
   current.messages.push({ role: "user", content: text });
   answer();
@@ -373,6 +375,9 @@ input.onkeydown = (event) => {
   event.preventDefault();
   send();
 };
+document.querySelector("main").addEventListener("beforeinput", (event) => { // a paste: laying out a megabyte takes a browser seconds
+  if (refuseTooLong(event.data ?? "")) event.preventDefault();
+});
 document.addEventListener("keydown", (event) => {
   if (event.key !== "Escape") return;
   if (document.body.classList.contains("side-open")) showSide(false);
