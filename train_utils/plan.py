@@ -176,6 +176,15 @@ def plan_shape(
     return plan
 
 
+def in_millions(number: float) -> str:
+    """Return a number in millions, small ones with more digits.
+
+    >>> in_millions(13_640_000), in_millions(240_000), in_millions(24_000)
+    ('13.6', '0.24', '0.024')
+    """
+    return f"{number / 1e6:,.1f}" if number >= 1e6 else f"{number / 1e6:.2g}"
+
+
 def describe_plan(plan: Plan, machine: Machine, minutes: float, gone_seconds: float) -> str:
     """Return a plan as a table."""
     shape, flops = plan.shape, plan.tokens * plan.shape.token_flops
@@ -189,8 +198,8 @@ def describe_plan(plan: Plan, machine: Machine, minutes: float, gone_seconds: fl
         "vocabulary": f"{shape.vocab_size:,} tokens",
         "step": f"{f'{passes} times ' if passes > 1 else ''}{plan.batch_rows} row{'s' * (plan.batch_rows > 1)} of "
         f"{plan.row_tokens} tokens = {plan.step_tokens:,} tokens",
-        "tokens": f"{plan.tokens / 1e6:.1f} M in about {plan.steps:,} steps",
-        "epochs": f"{plan.tokens / plan.unique_tokens:.1f} of {plan.unique_tokens / 1e6:.1f} M tokens of text",
+        "tokens": f"{in_millions(plan.tokens)} M in about {plan.steps:,} steps",
+        "epochs": f"{plan.tokens / plan.unique_tokens:.1f} of {in_millions(plan.unique_tokens)} M tokens of text",
         "compute": f"{flops:.2g} FLOPs at {rate:,.0f} GFLOP/s",
         "memory": f"{plan.memory_bytes / 1e9:.1f} GB of {machine.memory_bytes / 1e9:.0f} GB free",
         "disk": f"{plan.disk_bytes / 1e9:.2f} GB of {machine.disk_bytes / 1e9:.0f} GB free",
