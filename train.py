@@ -183,7 +183,7 @@ def main(argv: list[str] | None = None) -> int:
     check_vocabulary(model, tokenizer, shape.base or str(shape.tokenizer))
     check_window(model.config, shape.block_tokens, shape.base or shape.model_shape)
     head_start = shape.head_start and not (shape.base or data.streaming) and find_last_norm(model) is not None
-    args.embeddings = "trained" if shape.base else "fitted" if head_start else "random"
+    args.start = "trained" if shape.base else "fitted" if head_start else "random"
     watch.lap("model")
     if head_start and not resume:
         loss = fit_bigrams(model.to(args.device), blocks, args.bf16)

@@ -75,7 +75,8 @@ def train_and_save(
     if args.minutes is not None:
         total_flops = min(total_flops, args.minutes * 60 * 0.3 * peak_flops)
     compiled = not args.use_liger_kernel and repays_compilation(args.compile_layers, total_flops)
-    rates = choose_rates(args, model, step_tokens)
+    planned = run.data["plan"]["tokens"] // step_tokens if "plan" in run.data else steps
+    rates = choose_rates(args, model, step_tokens, max(1, min(planned, steps)))
     args.learning_rate = rates.rest
     if args.lr_scheduler_type == "warmup_stable_decay" and not args.lr_scheduler_kwargs:
         args.lr_scheduler_kwargs = {"num_decay_steps": round(args.decay_share * steps), "decay_type": "linear"}
