@@ -1,5 +1,6 @@
 """The server over real sockets: the official client, limits, keys, other origins, hang-ups, and a graceful stop."""
 
+import asyncio
 import http.client
 import json
 import logging
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 
 from chat_utils.sampling import Sampling
 from chat_utils.server.serve import ServerOptions, has_display, open_socket
+from data_utils.dialogue import DialogueError
 from errors import InputError
 
 pytest.importorskip("starlette")
@@ -302,26 +304,51 @@ def test_half_a_character_in_a_name_is_one_line(server_url, caplog):
     assert "secret" not in caplog.text
 
 
-def test_fault_while_an_answer_is_written_is_an_error_and_keeps_words_out_of_the_log(server_url, monkeypatch, caplog):
+def send_request(app, path: str) -> list[dict]:
+    """Return what an ASGI application sends to a GET, so that nothing of the HTTP server hides what it raises."""
+    sent = []
+
+    async def receive() -> dict:
+        return {"type": "http.request", "body": b""}
+
+    async def send(message: dict) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "GET", "path": path, "query_string": b"", "headers": [(b"host", b"localhost")]}
+    asyncio.run(app(scope, receive, send))
+    return sent
+
+
+def test_fault_while_an_answer_is_written_is_an_error_and_keeps_words_out_of_the_log(slow_engine, monkeypatch, caplog):
     from chat_utils.server import routes
 
     def fail(*_):
         raise RuntimeError("secret words of the user")
 
-    caplog.set_level(logging.INFO)
     write, written = routes.write_error, []
 
     def write_at_last(*arguments):
         written.append(arguments)
         return write(*arguments) if len(written) > 1 else fail()
 
+    caplog.set_level(logging.INFO)
     monkeypatch.setattr(routes, "check_origin", fail)
     monkeypatch.setattr(routes, "write_error", write_at_last)
-    status, answer, _ = chat(server_url)
-    assert (status, answer["error"]["type"], len(written)) == (500, "server_error", 2)
+    start, body = send_request(routes.ChatServer(slow_engine, Sampling(), ServerOptions()), "/health")
+    assert (start["status"], json.loads(body["body"])["error"]["type"], len(written)) == (500, "server_error", 2)
     assert "fault: RuntimeError in test_server.py" in caplog.text
     assert "secret" not in caplog.text
-    assert "Traceback" not in caplog.text
+
+
+def test_error_that_repeats_half_a_character_can_be_sent(slow_engine, monkeypatch):
+    from chat_utils.server import routes
+
+    def refuse(*_):
+        raise routes.ApiError(400, "half \ud800 of a face")
+
+    monkeypatch.setattr(routes, "check_origin", refuse)
+    start, body = send_request(routes.ChatServer(slow_engine, Sampling(), ServerOptions()), "/health")
+    assert (start["status"], json.loads(body["body"])["error"]["message"]) == (400, "half \ud800 of a face")
 
 
 def test_what_is_too_long_is_told_apart(server_url, slow_engine):
@@ -351,6 +378,15 @@ def test_template_that_refuses_is_not_said_to_be_a_full_window(slow_engine, serv
     assert (status, answer["error"]["code"], answer["error"]["param"]) == (400, "invalid_dialogue", "messages")
     assert answer["error"]["message"] == "the chat template refuses this dialogue: no system role"
     assert chat(server_url)[0] == 200
+
+
+def test_refused_text_is_named_as_it_was_sent(slow_engine, server_url, monkeypatch):
+    def refuse(*_):
+        raise DialogueError("there is no text to go on with")
+
+    monkeypatch.setattr(slow_engine, "complete", refuse)
+    status, answer, _ = call(server_url, "/v1/completions", {"prompt": "Once"})
+    assert (status, answer["error"]["code"], answer["error"]["param"]) == (400, "invalid_dialogue", "prompt")
 
 
 # Load
