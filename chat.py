@@ -12,6 +12,7 @@ python chat.py --serve                          # OpenAI's protocol at http://12
 import argparse
 import os
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is fetched unless the user says so
@@ -25,7 +26,7 @@ from chat_utils.terminal.prompt import default_history
 from chat_utils.terminal.screen import Screen
 from data_utils.dialogue import DialogueError
 from errors import InputError, run_script
-from options import add_options, read_options
+from options import add_options, name_options, read_options
 
 SAMPLE_PROMPTS = ("Hello! How are you today?", "What is your name?", "你好！", "你叫什么名字？")
 
@@ -36,7 +37,9 @@ def parse_options(argv: list[str] | None) -> tuple[argparse.Namespace, Sampling,
     def fail(message: str) -> None:
         raise InputError(f"command line: {message}; see --help")
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.error = fail
     parser.add_argument("--model", metavar="FOLDER", help="checkpoint to talk to (ckpt_chat, else ckpt)")
     parser.add_argument("--system", metavar="TEXT", help="system prompt: how the assistant should behave (none)")
@@ -63,10 +66,30 @@ def parse_options(argv: list[str] | None) -> tuple[argparse.Namespace, Sampling,
     )
     add_options(parser, Sampling, "how replies are drawn")
     add_options(parser, ServerOptions, "the server of --web and --serve")
+    argv = sys.argv[1:] if argv is None else argv
     options = parser.parse_args(argv)
+    check_effect(options, name_options(argv))
     if options.prompt is not None and not options.prompt.strip():
         raise InputError("command line: --prompt is empty")
     return options, read_options(options, Sampling), read_options(options, ServerOptions)
+
+
+def check_effect(options: argparse.Namespace, typed: set[str]) -> None:
+    """Raise InputError for an option of the command line that another one, or its absence, leaves without effect."""
+    is_server = options.web or options.serve
+    answers_and_leaves = options.prompt is not None or options.samples
+    without_effect = (
+        ({"serve"}, options.web, "with --web, which has the API beside its page"),
+        ({"prompt", "samples", "stats", "history"}, is_server, "with --web or --serve"),
+        ({"samples"}, options.prompt is not None, "with --prompt"),
+        ({"history"}, answers_and_leaves, "with --prompt or --samples"),
+        ({"no_browser"}, not options.web, "without --web"),
+        ({option.name for option in fields(ServerOptions)}, not is_server, "without --web or --serve"),
+        ({"top_p", "top_k", "seed"}, options.temperature == 0 and not is_server, "with --temperature 0"),
+    )
+    for names, applies, why in without_effect:
+        for name in sorted(names & typed) if applies else ():
+            raise InputError(f"command line: --{name} has no effect {why}; leave it out")
 
 
 def find_model() -> str:
@@ -81,23 +104,37 @@ def find_model() -> str:
     )
 
 
+def answer_prompt(chat: Chat, prompt: str, option: str) -> None:
+    """Answer a prompt that an option gave; raises InputError where it can't be."""
+    try:
+        chat.answer(prompt)
+    except DialogueError as error:
+        raise InputError(f"command line: {option}: {error}") from error
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the script; return its exit code."""
     options, sampling, server_options = parse_options(argv)
-    if options.web or options.serve:
+    is_server = options.web or options.serve
+    if is_server:
         check_packages()
 
     def load(path: str) -> Engine:
-        return load_engine(path, options.engine, dtype=options.dtype, slots=server_options.slots)
+        slots = server_options.slots if is_server else 1  # rows of a step, or windows, that one user would pay for
+        return load_engine(path, options.engine, dtype=options.dtype, slots=slots)
 
     engine = load(options.model or find_model())
     freeze_loaded()
-    if options.web or options.serve:
-        return serve(engine, sampling, server_options, with_page=options.web, system=options.system)
+    try:
+        system = engine.check_system(options.system or "", sampling)
+    except DialogueError as error:
+        raise InputError(f"command line: --system: {error}") from error
+    if is_server:
+        return serve(engine, sampling, server_options, with_page=options.web, system=system)
     is_dialogue = options.prompt is None and not options.samples and sys.stdin.isatty()
 
     def begin(engine: Engine) -> Chat:
-        conversation = Conversation(engine, sampling, options.system)
+        conversation = Conversation(engine, sampling, system)
         return Chat(conversation, Screen(is_dialogue), load, wants_stats=options.stats)
 
     chat = begin(engine)
@@ -105,14 +142,11 @@ def main(argv: list[str] | None = None) -> int:
         del engine  # /model replaces it
         talk(chat, options.history)
     elif options.prompt is not None:
-        try:
-            chat.answer(options.prompt)
-        except DialogueError as error:
-            raise InputError(f"command line: --prompt: {error}") from error
+        answer_prompt(chat, options.prompt, "--prompt")
     elif options.samples:
         for prompt in SAMPLE_PROMPTS:
             print(f"> {prompt}")
-            begin(engine).answer(prompt)
+            answer_prompt(begin(engine), prompt, "--samples")
     else:
         sys.stdin.reconfigure(errors="replace")
         for line in sys.stdin:

@@ -19,11 +19,13 @@ from transformers.utils import logging
 
 from chat_utils.batched import load_batched_decoder
 from chat_utils.decoding import Decoder, TransformersDecoder
+from chat_utils.messages import clean_dialogue, clean_message, replace_surrogates
 from chat_utils.numpy_decoder import load_numpy_decoder
 from chat_utils.reply import Reply, Stats
 from chat_utils.sampling import Sampling
 from chat_utils.slots import SlotDecoder
 from chat_utils.streaming import TextStream
+from chat_utils.window import longest_bytes
 from data_utils.dialogue import DialogueError, encode_prompt, stop_token_id
 from data_utils.tokenizer import add_chat_tokens
 from errors import InputError, first_line
@@ -117,7 +119,7 @@ class Engine:
     """
 
     def __init__(
-        self, path: str, device: str | None = None, kind: str = "auto", dtype: str = "auto", slots: int = SLOTS
+        self, path: str, kind: str = "auto", device: str | None = None, dtype: str = "auto", slots: int = SLOTS
     ) -> None:
         check_checkpoint(path)
         self.name = Path(path).resolve().name
@@ -148,17 +150,17 @@ class Engine:
         return self.decoder.window
 
     def reply(self, dialogue: list[dict], sampling: Sampling | None = None) -> Reply:
-        """Answer a dialogue that ends with the user's turn.
+        """Answer a dialogue that ends with the user's turn, its words cleaned as those are that the model learned from.
 
         Where the window is full, whole oldest turns drop (`stats.dropped_messages`), never the system turn. Raises
-        DialogueError where the last message alone is longer than the window.
+        DialogueError for what is no such dialogue, and where the last message or the system turn is too long.
         """
         started = time.perf_counter()
         sampling = sampling or Sampling()
-        room = min(sampling.max_new_tokens, self.window // 2)
+        dialogue, unread = clean_dialogue(dialogue, self.window)
         with self._encoding:
-            ids, dropped = encode_prompt(self.tokenizer, dialogue, self.window - room)
-        return self._open(ids, sampling, room, dropped, started)
+            ids, dropped = encode_prompt(self.tokenizer, dialogue, self.window, self._reserve(sampling))
+        return self._open(ids, sampling, unread + dropped, started)
 
     def complete(self, text: str, sampling: Sampling | None = None) -> Reply:
         """Go on with a text as it stands, without the chat template; what is in it is never a control token.
@@ -167,16 +169,30 @@ class Engine:
         """
         started = time.perf_counter()
         sampling = sampling or Sampling()
-        room = min(sampling.max_new_tokens, self.window // 2)
+        text = replace_surrogates(text[-longest_bytes(self.window) :])
         with self._encoding:
             ids = self.tokenizer(text, split_special_tokens=True)["input_ids"]
         if not ids:
             raise DialogueError("there is no text to go on with")
-        return self._open(ids[-(self.window - room) :], sampling, room, 0, started)
+        return self._open(ids[-(self.window - self._reserve(sampling)) :], sampling, 0, started)
 
-    def _open(self, ids: list[int], sampling: Sampling, room: int, dropped: int, started: float) -> Reply:
+    def check_system(self, text: str, sampling: Sampling | None = None) -> str:
+        """Return a system prompt cleaned; raises DialogueError where no message would have room beside it."""
+        text = clean_message(text, "system", self.window)
+        if text:
+            shortest = [{"role": "system", "content": text}, {"role": "user", "content": "."}]
+            with self._encoding:
+                encode_prompt(self.tokenizer, shortest, self.window, self._reserve(sampling or Sampling()))
+        return text
+
+    def _reserve(self, sampling: Sampling) -> int:
+        """Return how many tokens of the window no prompt takes: those of the longest reply, half of them at most."""
+        return min(sampling.max_new_tokens, self.window // 2)
+
+    def _open(self, ids: list[int], sampling: Sampling, dropped: int, started: float) -> Reply:
         stats = Stats(len(ids), dropped_messages=dropped, seconds=time.perf_counter() - started)
         text = TextStream(self.tokenizer, sampling.stop)
+        room = min(sampling.max_new_tokens, self.window - len(ids))  # all that the prompt leaves
         return Reply(self.decoder.open(ids, sampling), text, self.stop_ids, room, stats)
 
 
@@ -200,4 +216,4 @@ def load_engine(
     for name, value, values in (("engine", kind, KINDS), ("dtype", dtype, DTYPES)):
         if value not in values:
             raise InputError(f"--{name} {value}: choose one of {', '.join(values)}")
-    return Engine(path, device, kind, dtype, slots)
+    return Engine(path, kind, device, dtype, slots)

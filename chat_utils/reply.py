@@ -25,13 +25,6 @@ class Stats:
         """How fast the tokens after the first came."""
         return max(self.reply_tokens - 1, 0) / max(self.seconds - self.first_token_seconds, 1e-9)
 
-    def __str__(self) -> str:
-        return (
-            f"first token after {self.first_token_seconds * 1000:.0f} ms, "
-            f"{self.tokens_per_second:.0f} tokens a second, {self.reply_tokens} tokens, "
-            f"{self.cached_tokens} of {self.prompt_tokens} prompt tokens from the cache"
-        )
-
 
 class Reply(Iterator[str]):
     """Pieces of whole characters; `stats` grows as they come.

@@ -45,7 +45,30 @@ FORMS = {
 
 
 class DialogueError(ValueError):
-    """A dialogue that is not one: the text says what is wrong, the caller knows where."""
+    """A dialogue that is not one: the text says what is wrong, the caller knows where.
+
+    `code` is for programs: "invalid_dialogue", "empty_message" or "context_length_exceeded", as in OpenAI's protocol.
+    `number` counts from 1 to the message at fault, where it is one.
+    """
+
+    def __init__(self, message: str, code: str = "invalid_dialogue", number: int | None = None) -> None:
+        super().__init__(message)
+        self.code, self.number = code, number
+
+
+def too_long(role: str, window: int, room: int | None = None, number: int | None = None) -> DialogueError:
+    """Return the error for a message that the window can't hold; `room`: the tokens left for it, where that is known.
+
+    >>> str(too_long("user", 512, 243))
+    "the message is longer than the model's window of 512 tokens allows, which leaves it 243; shorten it"
+    """
+    what = "system prompt" if role == "system" else "message"
+    left = "" if room is None else f", which leaves it {room}"
+    return DialogueError(
+        f"the {what} is longer than the model's window of {window} tokens allows{left}; shorten it",
+        "context_length_exceeded",
+        number,
+    )
 
 
 # Reading
@@ -125,16 +148,21 @@ def check_dialogue(messages: list[dict]) -> list[dict]:
         if not content:
             raise DialogueError(f"message {number} ({role}) is empty")
         checked.append({"role": role, "content": content})
-    turns = checked[1:] if checked[0]["role"] == "system" else checked
+    check_order(checked)
+    if checked[-1]["role"] != "assistant":
+        raise DialogueError("the last message must be the assistant's, since that is what is learned")
+    return checked
+
+
+def check_order(messages: list[dict]) -> None:
+    """Raise DialogueError unless user and assistant alternate, the user first, after a system turn if there is one."""
+    turns = messages[1:] if messages[0]["role"] == "system" else messages
     for number, message in enumerate(turns):
         expected = ("user", "assistant")[number % 2]
         if message["role"] != expected:
             raise DialogueError(
                 f"wrong order of roles: {expected} expected, {message['role']} found; they must alternate"
             )
-    if not turns or turns[-1]["role"] != "assistant":
-        raise DialogueError("the last message must be the assistant's, since that is what is learned")
-    return checked
 
 
 def read_turns(path: str) -> Iterator[tuple[int, list[dict]]]:
@@ -324,13 +352,32 @@ def fit_dialogue(
     return label_parts(tokenizer, parts) if parts else None
 
 
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: list[dict], max_tokens: int) -> tuple[list[int], int]:
-    """Encode a dialogue that awaits the assistant's reply, in at most `max_tokens`.
+def encode_prompt(
+    tokenizer: PreTrainedTokenizerBase, messages: list[dict], window: int, reply_tokens: int = 0
+) -> tuple[list[int], int]:
+    """Encode a dialogue that awaits the assistant's reply, so that `reply_tokens` of the window are left for that.
 
-    Returns the ids and how many of the oldest messages were dropped; raises DialogueError where the last question alone
-    is too long.
+    Returns the ids and how many of the oldest messages were dropped; raises DialogueError where the last question or
+    the system prompt is too long, and where nothing is asked.
     """
-    parts, dropped = fit_messages(tokenizer, messages, max_tokens, add_generation_prompt=True)
+    parts, dropped = fit_messages(tokenizer, messages, window - reply_tokens, add_generation_prompt=True)
     if not parts:
-        raise DialogueError(f"the message is longer than the model's window of {max_tokens} tokens; shorten it")
+        raise explain_excess(tokenizer, messages, window, reply_tokens)
     return [token for ids, _ in parts for token in ids], dropped
+
+
+def explain_excess(
+    tokenizer: PreTrainedTokenizerBase, messages: list[dict], window: int, reply_tokens: int
+) -> DialogueError:
+    """Return the error for a dialogue of which not one turn fits: what is too long, and the tokens left for it."""
+    asked = [number for number, message in enumerate(messages) if message["role"] == "user"]
+    if not asked:
+        return DialogueError("the dialogue has no message of the user's")
+    system = messages[:1] if messages[0]["role"] == "system" else []
+    parts = encode_messages(tokenizer, [*system, *messages[asked[-1] :]], add_generation_prompt=True)
+    system_tokens = sum(len(ids) for ids, origin in parts if origin == "system")
+    question_tokens = next(len(ids) for ids, origin in parts if origin == "user")
+    room = window - reply_tokens - (sum(len(ids) for ids, _ in parts) - question_tokens)
+    if system and room < 1:  # not even a message of one token has room beside it
+        return too_long("system", window, max(0, room - 1 + system_tokens), 1)
+    return too_long("user", window, max(0, room), asked[-1] + 1)

@@ -114,12 +114,14 @@ def slow_engine(tiny_checkpoint):
 
 
 @contextlib.contextmanager
-def run_server(engine, with_page: bool = False, system: str | None = None, **options):
+def run_server(engine, with_page: bool = False, system: str | None = None, sampling=None, **options):
     """Serve the engine on a free port of this machine; yields (server's address, its Jobs)."""
     from chat_utils.sampling import Sampling
     from chat_utils.server.serve import ServerOptions, make_server
 
-    server, listener, url = make_server(engine, Sampling(seed=0), ServerOptions(port=0, **options), with_page, system)
+    server, listener, url = make_server(
+        engine, sampling or Sampling(seed=0), ServerOptions(port=0, **options), with_page, system
+    )
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     while not server.started:

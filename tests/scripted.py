@@ -7,6 +7,7 @@ import json
 import sys
 import time
 
+from chat_utils.messages import clean_message
 from chat_utils.reply import Stats
 from chat_utils.sampling import Sampling
 from chat_utils.terminal.conversation import Conversation
@@ -55,6 +56,9 @@ class ScriptedEngine:
         self.asked: list[list[dict]] = []
         self.seeds: list[int | None] = []
         self.dropped = 0
+
+    def check_system(self, text, sampling=None) -> str:
+        return clean_message(text, "system", self.window)
 
     def reply(self, dialogue, sampling=None) -> ScriptedReply:
         self.asked.append([dict(message) for message in dialogue])

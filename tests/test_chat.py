@@ -95,6 +95,20 @@ def test_terminal_session(tiny_checkpoint, tmp_path):
         (["--nonsense"], "unrecognized arguments: --nonsense"),
         (["--top_k", "many"], "argument --top_k: invalid int value: 'many'"),
         (["--max_new_tokens", "0"], "--max_new_tokens 0 is outside 1 to"),
+        (["--system", "long " * 500], "--system: the system prompt is longer than the model's window of 256 tokens"),
+        (["--serve", "--system", "long " * 500], "--system: the system prompt is longer than"),
+        (["--prompt", "\a"], "--prompt: the message has no words that can be read"),
+        (["--temp", "0"], "unrecognized arguments: --temp"),
+        (["--serve", "--web"], "--serve has no effect with --web, which has the API"),
+        (["--serve", "--prompt", "Hi"], "--prompt has no effect with --web or --serve"),
+        (["--web", "--stats"], "--stats has no effect with --web or --serve"),
+        (["--prompt", "Hi", "--samples"], "--samples has no effect with --prompt"),
+        (["--prompt", "Hi", "--history", ""], "--history has no effect with --prompt or --samples"),
+        (["--serve", "--no_browser"], "--no_browser has no effect without --web"),
+        (["--prompt", "Hi", "--port=9"], "--port has no effect without --web or --serve"),
+        (["--max_queue", "0"], "--max_queue has no effect without --web or --serve"),
+        (["--slots", "2"], "--slots has no effect without --web or --serve"),
+        (["--temperature", "0", "--top_p", "0.5"], "--top_p has no effect with --temperature 0"),
     ],
 )
 def test_bad_options_are_one_line(options, expected, tiny_checkpoint):
@@ -102,6 +116,35 @@ def test_bad_options_are_one_line(options, expected, tiny_checkpoint):
     with pytest.raises(InputError) as caught:
         chat.main([*model, *options])
     assert expected in str(caught.value)
+
+
+def test_options_that_have_their_effect_pass():
+    for options in (
+        ["--web", "--no_browser", "--slots", "2", "--temperature", "0", "--top_p", "0.5", "--system", "Be kind."],
+        ["--prompt", "Hi", "--stats", "--temperature", "0", "--repetition_penalty", "1"],
+        ["--history", "", "--seed", "1"],
+    ):
+        chat.parse_options(options)
+
+
+@pytest.mark.parametrize(
+    ("mode", "slots"), [(["--prompt", "Hi"], 1), (["--serve"], 8), (["--serve", "--slots", "3"], 3)]
+)
+def test_one_user_pays_for_one_row_of_a_step(mode, slots, tiny_checkpoint, monkeypatch):
+    load, loaded = chat.load_engine, []
+    monkeypatch.setattr(chat, "load_engine", lambda *a, **more: loaded.append(load(*a, **more)) or loaded[0])
+    monkeypatch.setattr(chat, "serve", lambda *_, **__: 0)
+    assert chat.main(["--model", str(tiny_checkpoint), "--engine", "batched", "--max_new_tokens", "2", *mode]) == 0
+    assert loaded[0].decoder.step_limit == slots
+
+
+def test_line_without_words_is_said_and_nothing_of_the_last_reply(tiny_checkpoint):
+    done = run_chat("--model", str(tiny_checkpoint), "--stats", "--max_new_tokens", "4", input="Hello\n\a\nHi\n")
+    assert done.returncode == 0, done.stderr
+    lines = done.stderr.splitlines()
+    assert len([line for line in lines if "tokens a second" in line]) == 2
+    assert lines.count("[the message has no words that can be read]") == 1
+    assert len(done.stdout.splitlines()) == 2
 
 
 def test_odd_bytes_and_long_prompts(tiny_checkpoint):

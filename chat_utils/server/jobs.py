@@ -99,7 +99,8 @@ class Jobs:
                     job.tell(index, piece, None)
             job.tell(index, None, None)
         except DialogueError as error:
-            job.tell(index, None, ApiError(400, str(error), "messages", "context_length_exceeded"))
+            place = "messages" if job.request.kind == "chat" else "prompt"
+            job.tell(index, None, ApiError(400, str(error), place, error.code))
         except Exception as error:
             job.tell(index, None, error)
 

@@ -4,15 +4,14 @@ What is not supported is refused by name, never ignored, unless the value given 
 """
 
 import json
-import re
 import time
 import uuid
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 
+from chat_utils.messages import clean_dialogue, replace_surrogates
 from chat_utils.sampling import Sampling
-from chat_utils.window import is_too_long, keep_end, longest_bytes
-from data_utils.corpus import clean_text
+from data_utils.dialogue import DialogueError
 
 MAX_CHOICES = 8
 MAX_STOPS = 4  # as OpenAI's
@@ -24,12 +23,14 @@ NUMBERS = {
 }  # fmt: skip
 # What this server cannot do, with the values that ask for nothing.
 UNSUPPORTED = {
-    "presence_penalty": [0], "frequency_penalty": [0], "logit_bias": [{}], "logprobs": [False, 0], "top_logprobs": [0],
+    "presence_penalty": [0], "frequency_penalty": [0], "logit_bias": [{}], "logprobs": [False], "top_logprobs": [0],
     "tools": [[]], "tool_choice": ["none", "auto"], "functions": [[]], "function_call": ["none", "auto"],
     "response_format": [{"type": "text"}], "modalities": [["text"]], "audio": [], "prediction": [], "store": [False],
     "reasoning_effort": ["none"], "web_search_options": [], "best_of": [1], "echo": [False], "suffix": [""],
     "verbosity": ["medium"], "moderation": [],
 }  # fmt: skip
+# The same in a message; its other keys, such as a name, change nothing.
+UNSUPPORTED_IN_MESSAGES = {"tool_calls": [[]], "function_call": [], "audio": []}
 # What the caller notes for itself.
 NOTES = {"user", "metadata", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"}
 NOTES |= {"parallel_tool_calls", "generation_config"}
@@ -102,7 +103,7 @@ def parse_request(
         dialogue, dropped = read_messages(body.get("messages"), window)
         inputs = [dialogue]
     else:
-        inputs = read_prompts(body.get("prompt"), window)
+        inputs = read_prompts(body.get("prompt"))
     if system and kind == "chat" and inputs[0][0]["role"] != "system":
         inputs[0].insert(0, {"role": "system", "content": system})
     if len(inputs) * n > MAX_CHOICES:
@@ -120,9 +121,9 @@ def parse_request(
 
 
 def read_json(data: bytes) -> dict:
-    """Return the object that the body holds, lone surrogates in it replaced."""
+    """Return the object that the body holds, halves of characters in it replaced, which no answer could repeat."""
     try:
-        body = json.loads(data.decode("utf-8"))
+        body = replace_surrogates(json.loads(data.decode("utf-8")))
     except UnicodeDecodeError as error:
         raise ApiError(400, f"the body is not UTF-8: byte {error.start} is wrong") from error
     except RecursionError as error:
@@ -140,12 +141,17 @@ def check_names(body: dict, taken: set[str]) -> None:
         if name in taken or name in NOTES or value is None:
             continue
         if name in UNSUPPORTED:
-            if value in UNSUPPORTED[name]:
-                continue
-            raise ApiError(400, f"'{name}' is not supported by this server", name, "unsupported_parameter")
+            check_neutral(name, value, UNSUPPORTED[name], name)
+            continue
         near = get_close_matches(name, taken, n=1)
         hint = f"; did you mean '{near[0]}'?" if near else ""
         raise ApiError(400, f"unknown parameter {name[:64]!r}{hint}", name[:64], "unknown_parameter")
+
+
+def check_neutral(name: str, value: object, neutral: list, place: str) -> None:
+    """Raise ApiError unless the value is one that asks for nothing; 0 isn't False: to some parameters it asks."""
+    if not any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in neutral):
+        raise ApiError(400, f"'{name}' is not supported by this server", place, "unsupported_parameter")
 
 
 def read_kind(body: dict, name: str, kind: type) -> object:
@@ -189,24 +195,15 @@ def read_stop(stop: object) -> list[str]:
         raise ApiError(400, "'stop' must be a text or a list of texts, none of them empty", "stop")
     if len(stops) > MAX_STOPS:
         raise ApiError(400, f"'stop' has more than {MAX_STOPS} texts", "stop")
-    return [replace_surrogates(text) for text in stops]
+    return stops
 
 
-def replace_surrogates(text: str) -> str:
-    """Replace halves of characters, which JSON can spell and UTF-8 cannot.
-
-    >>> replace_surrogates("a\\ud800b")
-    'a\ufffdb'
-    """
-    return re.sub("[\ud800-\udfff]", "\ufffd", text)
-
-
-def read_prompts(prompt: object, window: int) -> list[str]:
-    """Return the texts to continue, without the beginnings that can't be in the window."""
+def read_prompts(prompt: object) -> list[str]:
+    """Return the texts to continue."""
     prompts = [prompt] if isinstance(prompt, str) else prompt
     if not isinstance(prompts, list) or not prompts or not all(isinstance(text, str) and text for text in prompts):
         raise ApiError(400, "'prompt' must be a text or a list of texts, none of them empty", "prompt")
-    return [replace_surrogates(text[-longest_bytes(window) :]) for text in prompts]
+    return prompts
 
 
 def read_messages(messages: object, window: int) -> tuple[list[dict], int]:
@@ -227,38 +224,23 @@ def read_messages(messages: object, window: int) -> tuple[list[dict], int]:
             raise ApiError(400, f"{place}: a role is expected: system, developer, user or assistant", place)
         if role == "system" and turns and turns[-1]["role"] != "system":
             raise ApiError(400, f"{place}: a system message stands before all others", place)
+        for name, neutral in UNSUPPORTED_IN_MESSAGES.items():
+            if message.get(name) is not None:
+                check_neutral(name, message[name], neutral, f"{place}.{name}")
         if not turns or turns[-1]["role"] != role:
             turns.append({"role": role, "texts": []})
-        turns[-1]["texts"].append((place, read_content(message.get("content"), place)))
+        turns[-1]["texts"].append(read_content(message.get("content"), place))
+        turns[-1]["place"] = place
     if turns[-1]["role"] != "user":
         raise ApiError(400, "the last message must be the user's", "messages")
     if next(turn["role"] for turn in turns if turn["role"] != "system") != "user":
         raise ApiError(400, "the first message after the system's must be the user's", "messages")
-    for turn in turns:
-        turn["content"] = "\n".join(text for _, text in turn["texts"])
-    for turn in (turns[0], turns[-1]):
-        if turn is turns[-1] or turn["role"] == "system":
-            place = turn["texts"][-1][0]
-            if is_too_long(turn["content"], window):
-                raise ApiError(400, f"{place}: it is longer than the model's window", place, "context_length_exceeded")
-    turns, dropped = keep_end(turns, window)
-    dialogue = [{"role": turn["role"], "content": clean_turn(turn)} for turn in turns]
-    if not dialogue[0]["content"]:  # a system turn without words
-        del dialogue[0]
-    return dialogue, dropped
-
-
-def clean_turn(turn: dict) -> str:
-    """Return what one side says in one or several messages; raises ApiError where the user says nothing."""
-    cleaned = []
-    for place, given in turn["texts"]:
-        text = clean_text(given)
-        if not text and turn["role"] == "user":
-            raise ApiError(400, f"{place}: the user's message is empty", place, "empty_message")
-        if not text and turn["role"] == "assistant":
-            text = "…"  # a reply that was stopped before its first word
-        cleaned += [text] if text else []
-    return "\n".join(cleaned)
+    dialogue = [{"role": turn["role"], "content": "\n".join(filter(None, turn["texts"]))} for turn in turns]
+    try:
+        return clean_dialogue(dialogue, window)
+    except DialogueError as error:
+        place = turns[error.number - 1]["place"] if error.number else "messages"
+        raise ApiError(400, f"{place}: {error}", place, error.code) from error
 
 
 def read_content(content: object, place: str) -> str:
@@ -273,5 +255,5 @@ def read_content(content: object, place: str) -> str:
         text = part.get("text") if isinstance(part, dict) and part.get("type") == "text" else part
         if not isinstance(text, str):
             raise ApiError(400, f"{place}: this server reads text alone, no images, sound or files", place)
-        texts.append(replace_surrogates(text))
+        texts.append(text)
     return "".join(texts)

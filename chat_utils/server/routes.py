@@ -4,11 +4,11 @@ That one has no key and no limits, lets any caller load and unload models, and r
 """
 
 import asyncio
+import contextlib
 import json
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 from anyio import create_task_group
@@ -16,6 +16,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from chat_utils.engine import Engine
 from chat_utils.sampling import Sampling
@@ -25,7 +26,6 @@ from chat_utils.server.openai_replies import write_chunk, write_event, write_pie
 from chat_utils.server.openai_requests import ApiError, parse_request, read_json
 from chat_utils.server.serve import ServerOptions
 from chat_utils.window import longest_bytes
-from data_utils.corpus import clean_text
 
 PAGE = Path(__file__).parent / "web"
 KINDS = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
@@ -36,19 +36,19 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 class ChatServer:
-    """One engine's addresses, as an ASGI application in `app`."""
+    """One engine's addresses, as an ASGI application."""
 
     def __init__(
         self, engine: Engine, sampling: Sampling, options: ServerOptions, with_page: bool = False,
         system: str | None = None,
     ) -> None:  # fmt: skip
         self.engine, self.sampling, self.options = engine, sampling, options
-        self.system = clean_text(system or "") or None  # of dialogues that bring none
+        self.system = system  # of dialogues that bring none
         self.parsing = asyncio.Semaphore(MAX_PARSED)
         self.jobs = Jobs(engine, options.slots, options.max_queue)
         names = ("temperature", "top_p", "top_k", "repetition_penalty", "seed")
         defaults = {name: getattr(sampling, name) for name in names}
-        defaults["max_tokens"] = min(sampling.max_new_tokens, engine.window // 2)  # the other half is the prompt's
+        defaults["max_tokens"] = min(sampling.max_new_tokens, engine.window)  # less where a prompt leaves less
         self.model = {"id": engine.name, "object": "model", "created": int(time.time()), "owned_by": "you"}
         sizes = {"window": engine.window, "longest_message": longest_bytes(engine.window)}  # in tokens, in bytes
         self.model |= {**sizes, "defaults": defaults}
@@ -64,11 +64,19 @@ class ChatServer:
             routes["/" if file.name == "index.html" else f"/{file.name}"] = ("GET", make_file_handler(file))
         self.app = Starlette(
             routes=[Route(path, self.check(handler), methods=[method]) for path, (method, handler) in routes.items()],
-            exception_handlers=dict.fromkeys((404, 405), self.refuse),
+            exception_handlers={404: self.refuse, 405: self.refuse, Exception: self.answer_fault},
             lifespan=self.run_jobs,
         )
 
-    @asynccontextmanager
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request; a fault ends here, noted and answered: the HTTP server would log its words."""
+        try:
+            await self.app(scope, receive, send)
+        except Exception:
+            if scope["type"] != "http":
+                raise
+
+    @contextlib.asynccontextmanager
     async def run_jobs(self, _: Starlette) -> AsyncIterator[None]:
         """Load what the first caller would wait a tenth of a second for; let go of the threads at the end."""
         async with create_task_group():
@@ -99,6 +107,10 @@ class ChatServer:
         """Answer what has no route."""
         words = {404: "no such address here", 405: f"{request.method} is not possible at this address"}
         return write_error(request, ApiError(error.status_code, words[error.status_code]))
+
+    async def answer_fault(self, request: Request, error: Exception) -> Response:
+        """Answer what went wrong outside of a handler, as while an answer was written."""
+        return write_error(request, self.note_fault(error))
 
     def note_fault(self, error: Exception) -> ApiError:
         """Return what the caller is told; log a fault of ours without its words, which may be a conversation's."""
@@ -222,7 +234,8 @@ def write_error(request: Request, error: ApiError) -> Response:
     code = error.body["error"]["code"] or error.body["error"]["type"]
     log.info("%s: %d %s", request.method, error.status, code)
     more = {429: {"retry-after": "1"}, 401: {"www-authenticate": "Bearer"}}.get(error.status, {})
-    return JSONResponse(error.body, error.status, HEADERS | more)
+    # As ASCII, which can hold all that a caller sent and an error repeats.
+    return Response(json.dumps(error.body), error.status, HEADERS | more, "application/json")
 
 
 def make_file_handler(file: Path) -> Handler:

@@ -13,7 +13,7 @@ import threading
 import webbrowser
 from dataclasses import dataclass, field
 
-from chat_utils.engine import Engine
+from chat_utils.engine import SLOTS, Engine
 from chat_utils.sampling import Sampling
 from errors import InputError
 
@@ -29,7 +29,7 @@ class ServerOptions:
     api_key: str | None = field(
         default=None, metadata={"help": "Key that callers must send; better given as CHAT_API_KEY in the environment"}
     )
-    slots: int = field(default=8, metadata={"help": "Replies that are made at once; others wait"})
+    slots: int = field(default=SLOTS, metadata={"help": "Replies that are made at once; others wait"})
     max_queue: int = field(default=64, metadata={"help": "Replies that may wait; more are refused (429)"})
     max_body_bytes: int = field(default=4 * 2**20, metadata={"help": "Largest request in bytes; above: refused (413)"})
     allowed_hosts: list[str] = field(
@@ -91,7 +91,7 @@ def make_server(
     listener = open_socket(options.host, options.port)
     host, port = listener.getsockname()[:2]
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    app = ChatServer(engine, sampling, options, with_page, system).app
+    app = ChatServer(engine, sampling, options, with_page, system)
     config = uvicorn.Config(
         app, access_log=False, log_config=None, server_header=False, timeout_graceful_shutdown=STOP_SECONDS
     )

@@ -1,5 +1,6 @@
 """The commands that begin with a slash: one table of name, argument, help in both languages, and what each does."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -10,6 +11,7 @@ from rich.cells import cell_len
 from chat_utils.engine import freeze_loaded
 from chat_utils.terminal.markdown import make_printable
 from chat_utils.terminal.wording import LANGUAGES, say
+from data_utils.dialogue import DialogueError
 from errors import InputError
 
 if TYPE_CHECKING:
@@ -52,8 +54,13 @@ def show_help(chat: "Chat", _: str) -> None:
 
 def set_system(chat: "Chat", text: str) -> None:
     """Set or clear the system prompt."""
-    chat.conversation.set_system(text)
-    chat.say("system_set" if text else "system_none")
+    try:
+        chat.conversation.set_system(text)
+    except DialogueError as error:
+        chat.say("no_system", reason=error)
+        return
+    has_system = any(message["role"] == "system" for message in chat.conversation.messages)
+    chat.say("system_set" if has_system else "system_none")
 
 
 def retry(chat: "Chat", _: str) -> None:
@@ -87,7 +94,10 @@ def edit(chat: "Chat", text: str) -> None:
 
 
 def save(chat: "Chat", name: str) -> None:
-    """Keep the conversation in a file."""
+    """Keep the conversation in a file; one without a turn could not be learned from."""
+    if chat.conversation.last_question() is None:
+        chat.say("nothing", name="save")
+        return
     kept = chat.conversation.file
     wanted = name or (str(kept) if kept else "conversation.json")
     try:
@@ -178,10 +188,10 @@ COMMANDS = (
 
 def run_command(chat: "Chat", line: str) -> None:
     """Carry out a line that begins with a slash; raises Leave at /quit."""
-    name, _, argument = line[1:].partition(" ")
+    name, argument = re.fullmatch(r"(\S*)\s*(.*)", line[1:], re.DOTALL).groups()  # a Chinese keyboard's space is wide
     by_name = {command.name: command for command in COMMANDS}
     if name in by_name:
-        by_name[name].run(chat, argument.strip())
+        by_name[name].run(chat, argument)
         return
     near = get_close_matches(name[:20], by_name, n=1)
     chat.say("near" if near else "unknown", name=name[:20], near="".join(near))

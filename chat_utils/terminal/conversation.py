@@ -10,13 +10,12 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from chat_utils.engine import Engine
+from chat_utils.messages import NO_ANSWER, clean_message
 from chat_utils.reply import Reply
 from chat_utils.sampling import Sampling
-from chat_utils.window import is_too_long, keep_end
-from data_utils.dialogue import DialogueError, check_dialogue, clean_text
+from data_utils.dialogue import check_dialogue, clean_text
 from errors import InputError
 
-NO_ANSWER = "…"  # stands where nothing was answered, and after what was cut short
 FRAME_SECONDS = 0.03  # pieces that come faster are shown together
 
 
@@ -40,9 +39,10 @@ class Conversation:
         return self._file[0] if self._file else None
 
     def set_system(self, text: str | None) -> None:
-        """Set or clear the system turn."""
+        """Set or clear the system turn; raises DialogueError where no message would have room beside it."""
+        content = self.engine.check_system(text or "", self.sampling)
         self.messages = [message for message in self.messages if message["role"] != "system"]
-        if content := clean_text(text or ""):
+        if content:
             self.messages.insert(0, {"role": "system", "content": content})
 
     def forget(self) -> None:
@@ -59,15 +59,10 @@ class Conversation:
 
         `again` puts the message in the place of the last one. The text is cleaned as the dialogues are that the model
         learned from. Ctrl-C ends the reply and keeps what was said. Raises DialogueError where the message is longer
-        than the model's window, and leaves the conversation as it was then.
+        than the model's window or has no words, and leaves the conversation as it was then.
         """
-        if is_too_long(text, self.engine.window):
-            raise DialogueError(
-                f"the message is longer than the model's window of {self.engine.window} tokens; shorten it"
-            )
-        text = clean_text(text)
-        if not text:
-            return ""
+        self.reply, self.ended = None, None
+        text = clean_message(text, "user", self.engine.window)
         before = self.messages
         if again:
             turns = [i for i, message in enumerate(before) if message["role"] == "user"]
@@ -76,11 +71,8 @@ class Conversation:
             self.messages = answered(before)
         self.messages.append({"role": "user", "content": text})
         pieces: list[str] = []
-        self.reply, self.ended = None, None
         try:
-            dialogue, dropped = keep_end(self.messages, self.engine.window)
-            self.reply = self.engine.reply(dialogue, self.sampling)
-            self.reply.stats.dropped_messages += dropped
+            self.reply = self.engine.reply(self.messages, self.sampling)
             for piece in read_ahead(self.reply):
                 pieces.append(piece)
                 show(piece)
@@ -105,19 +97,13 @@ class Conversation:
         if path.suffix not in (".json", ".jsonl"):
             path = path.with_name(path.name + ".json")
         text = json.dumps({"messages": answered(self.messages)}, ensure_ascii=False) + "\n"
-        if self._file != (path, file_state(path)):
-            path = reserve_file(path)
-        handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        is_new = self._file != (path, file_state(path))
+        path = reserve_file(path) if is_new else path
         try:
-            with os.fdopen(handle, "w", encoding="utf-8") as stream:
-                stream.write(text)
-                stream.flush()
-                os.fsync(stream.fileno())
-            Path(draft).replace(path)
+            replace_file(path, text)
         except BaseException:
-            Path(draft).unlink(missing_ok=True)
-            if path.stat().st_size == 0:
-                path.unlink()
+            if is_new:
+                path.unlink(missing_ok=True)
             raise
         self._file = (path, file_state(path))
         return path
@@ -179,6 +165,20 @@ def reserve_file(path: Path) -> Path:
                 raise IsADirectoryError(f"{path} is a folder") from None
             number += 1
             candidate = path.with_stem(f"{path.stem}-{number}")
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Put a whole new file in the place of another; raises OSError, and leaves no draft then."""
+    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=".draft.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(draft).replace(path)
+    except BaseException:
+        Path(draft).unlink(missing_ok=True)
+        raise
 
 
 def read_ahead(reply: Reply) -> Iterator[str]:

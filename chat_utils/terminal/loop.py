@@ -31,14 +31,17 @@ class Chat:
         self.screen.note(say(key, self.language, **values))
 
     def answer(self, text: str, again: bool = False) -> None:
-        """Answer a message as `Conversation.ask` does; say how the reply ended where it wasn't by itself."""
+        """Answer a message as `Conversation.ask` does; say how the reply ended where it wasn't by itself.
+
+        Raises DialogueError where there is no answer, which says why.
+        """
         if self.screen.in_dialogue:
             self.language = typed_language(text, self.language)
         conversation = self.conversation
         with self.screen.reply() as painter:
             conversation.ask(text, painter.add, again)
-        if conversation.reply is None:
-            return
+        if conversation.reply is None:  # Ctrl-C came before there was one
+            raise KeyboardInterrupt
         stats = conversation.reply.stats
         ended = {"cancelled": "stopped", "loop": "loop", "length": "length"}.get(conversation.ended)
         if ended:

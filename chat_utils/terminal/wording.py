@@ -4,6 +4,8 @@ import errno
 import os
 import re
 
+from errors import first_line
+
 LANGUAGES = ("en", "zh")
 HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]")
 LATIN_WORD = re.compile(r"[A-Za-z]+")
@@ -53,6 +55,7 @@ MESSAGES = {
     "model": ("{name}; /model FOLDER loads another", "{name}；/model 文件夹 可换一个模型"),
     "model_loaded": ("now talking to {name}; the conversation goes on", "现在由 {name} 回答；对话继续"),
     "refused": ("{reason}", "无法回答：{reason}"),
+    "no_system": ("{reason}", "无法设置系统提示：{reason}"),
     "no_model": ("{reason}", "无法换模型：{reason}"),
     "failed": ("the reply failed: {reason}", "回答失败：{reason}"),
     "pasted": ("pasted text {number}: {count} characters", "粘贴的文字 {number}：{count} 个字符"),
@@ -60,7 +63,16 @@ MESSAGES = {
 
 # What the engine, the files and the system say in English about what they refuse, and how it reads in Chinese.
 REASONS = {
-    r"the message is longer than the model's window of (\d+) tokens; .+": r"消息超出了模型 \1 个词元的窗口，请缩短",
+    r"the message is longer .+ window of (\d+) tokens allows; .+": r"消息超出了模型 \1 个词元的窗口，请缩短",
+    r"the message is longer .+ window of (\d+) .+ leaves it (\d+); .+": (
+        r"消息太长：模型 \1 个词元的窗口只给它留下 \2 个，请缩短"
+    ),
+    r"the system prompt is longer .+ window of (\d+) tokens allows; .+": r"系统提示超出了模型 \1 个词元的窗口，请缩短",
+    r"the system prompt is longer .+ window of (\d+) .+ leaves it (\d+); .+": (
+        r"系统提示太长：模型 \1 个词元的窗口只给它留下 \2 个，请缩短"
+    ),
+    r"the message has no words that can be read": "消息里没有可读的文字",
+    r"the dialogue has no message of the user's": "对话里没有用户的消息",
     r"the chat template refuses this dialogue: (.+)": r"对话模板不接受这段对话：\1",
     r"the chat template leaves out a message": "对话模板漏掉了一条消息",
     r"no such file": "没有这个文件",
@@ -82,7 +94,7 @@ REASONS = {
     r"(.+): cannot be loaded: (.+)": r"\1：无法读取：“\2”",
     r"embedded null byte": "文件名里有空字符",
     r"(.+) is a folder": r"\1 是文件夹",
-    r"MemoryError\(\)": "内存不足",
+    r"MemoryError": "内存不足",
 } | {
     re.escape(os.strerror(number)): words
     for number, words in {
@@ -99,7 +111,7 @@ def put_reason(error: Exception, language: str) -> str:
     >>> put_reason(ValueError("no such file"), "zh"), put_reason(ValueError("bad magic"), "zh")
     ('没有这个文件', '程序出错：“bad magic”')
     """
-    reason = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), "") or repr(error)
+    reason = getattr(error, "strerror", None) or first_line(error)
     if language == "en":
         return reason
     found = ((re.fullmatch(pattern, reason), words) for pattern, words in REASONS.items())

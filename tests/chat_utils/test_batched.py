@@ -156,10 +156,10 @@ def say(text: str) -> list[dict]:
 QUESTIONS = [
     "Hello",
     "你好，世界！今天天气怎么样？",
-    "Tell me a story about a cat and a dog. " * 4,
+    " ".join(["Tell me a story about a cat and a dog."] * 4),
     "再见",
     "1 + 1 = ?",
-    "w " * 60,
+    "w " * 59 + "w",
 ]
 SETTINGS = [
     Sampling(**GREEDY, max_new_tokens=30),

@@ -1,6 +1,7 @@
 """How a checkpoint answers: the tokens of `generate`, the same with a cache, streamed in whole characters."""
 
 import json
+import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -293,7 +294,6 @@ def test_stats_of_a_reply(engine):
     assert (stats.prompt_tokens, stats.cached_tokens, stats.dropped_messages) == (len(ids), 0, 0)
     assert stats.reply_tokens == 5
     assert 0 < stats.first_token_seconds < stats.seconds
-    assert f"5 tokens, 0 of {len(ids)} prompt tokens from the cache" in str(stats)
 
 
 # The window
@@ -333,12 +333,96 @@ def test_message_longer_than_the_window_is_refused_and_the_next_answered(engine,
     assert answer(engine, say("Hi", system=system)) == answer(Engine(str(tiny_checkpoint)), say("Hi", system=system))
 
 
-def test_reply_never_runs_past_the_window(engine, drawn):
+@pytest.mark.parametrize("kind", ["auto", "batched", "transformers"])
+def test_reply_has_all_that_the_prompt_leaves_of_the_window_and_half_of_it_at_least(
+    tiny_checkpoint, drawn, monkeypatch, kind
+):
+    monkeypatch.setattr(TextStream, "is_looping", lambda _: False)
+    engine = load_engine(str(tiny_checkpoint), kind)
     engine.stop_ids = set()
-    reply = ask(engine, say(*(words(number) for number in range(5))), max_new_tokens=10_000, repetition_penalty=1.3)
-    assert reply.finish_reason == "length"
-    assert reply.stats.prompt_tokens + len(drawn) <= WINDOW
-    assert len(drawn) == WINDOW // 2  # half of it is kept for the reply
+    for turns in (1, 15):
+        drawn.clear()
+        dialogue = say(*(words(number) for number in range(turns)))
+        reply = ask(engine, dialogue, max_new_tokens=10_000, repetition_penalty=1.3)
+        assert reply.finish_reason == "length"
+        assert len(drawn) == reply.stats.reply_tokens == WINDOW - reply.stats.prompt_tokens >= WINDOW // 2
+        assert (reply.stats.dropped_messages > 0) == (turns > 1)
+    assert ask(engine, say("Hi"), max_new_tokens=3).stats.reply_tokens == 3
+
+
+def test_reserved_for_the_reply_is_what_it_may_take_and_half_of_the_window_at_most(engine):
+    with pytest.raises(DialogueError) as caught:
+        engine.reply(say("tea " * 200, system="Be kind."), Sampling(max_new_tokens=10_000))
+    room = int(re.search(r"window of 256 tokens allows, which leaves it (\d+);", str(caught.value))[1])
+    assert (caught.value.code, caught.value.number) == ("context_length_exceeded", 2)
+    fitting = engine.tokenizer.decode(engine.tokenizer("tea " * 200)["input_ids"][:room])
+    assert engine.reply(say(fitting, system="Be kind.")).stats.prompt_tokens == WINDOW // 2
+    with pytest.raises(DialogueError):
+        engine.reply(say(f"{fitting} tea", system="Be kind."))
+    assert engine.reply(say(f"{fitting} tea", system="Be kind."), Sampling(max_new_tokens=8)).stats.prompt_tokens < 256
+
+
+def test_system_prompt_is_checked_by_itself(engine):
+    assert engine.check_system(" Be kind.\r\n") == "Be kind."
+    assert engine.check_system("\x1b") == ""
+    with pytest.raises(DialogueError) as caught:
+        engine.check_system("tea " * 150)
+    assert str(caught.value).startswith("the system prompt is longer than the model's window of 256 tokens allows, ")
+    room = int(re.search(r"leaves it (\d+);", str(caught.value))[1])
+    fitting = engine.tokenizer.decode(engine.tokenizer("tea " * 200)["input_ids"][:room])
+    assert engine.check_system(fitting) == fitting.strip()
+    assert engine.reply(say("a", system=fitting)).stats.prompt_tokens == WINDOW // 2
+    with pytest.raises(DialogueError, match="system prompt"):
+        engine.reply(say("Hello", system="tea " * 150))
+    assert engine.check_system("tea " * 120, Sampling(max_new_tokens=1))
+
+
+# What is no dialogue to answer
+
+
+BAD = [
+    ([], "the last message must be the user's"),
+    ([{"role": "system", "content": "Be kind."}], "the last message must be the user's"),
+    (say("Hi", "Hello!"), "the last message must be the user's"),
+    ([{"role": "assistant", "content": "Hi"}, *say("Hi")], "wrong order of roles: user expected, assistant found"),
+    ([*say("Hi"), *say("Hi")], "wrong order of roles: assistant expected, user found"),
+    ([{"role": "bot", "content": "Hi"}], "role 'bot' is not user, assistant or system"),
+    ([{"role": "user", "content": None}], r"message 1 \(user\) has no text in 'content'"),
+    (say("Hi", "Hello!", "\x1b\x00"), "the message has no words that can be read"),
+]
+
+
+@pytest.mark.parametrize(("dialogue", "words"), BAD)
+def test_what_is_no_dialogue_is_said(engine, dialogue, words):
+    with pytest.raises(DialogueError, match=words) as caught:
+        engine.reply(dialogue)
+    assert caught.value.code == ("empty_message" if "no words" in words else "invalid_dialogue")
+
+
+def test_words_reach_the_model_as_those_that_it_learned_from(engine, prompts):
+    engine.reply(say("cafe\u0301\r\n", "", "half \ud800 of a face", system=" \x1b"))
+    clean = say("café", "…", "half \ufffd of a face")
+    assert engine.tokenizer.decode(prompts[0]) == engine.tokenizer.apply_chat_template(
+        clean, tokenize=False, add_generation_prompt=True
+    )
+    engine.complete("\ud800", Sampling(max_new_tokens=1))
+    assert engine.tokenizer.decode(prompts[1]) == "\ufffd"
+
+
+def test_a_megabyte_holds_no_other_reply_up(engine, prompts):
+    megabyte = "Ã©" * 250_000
+    started = time.perf_counter()
+    with pytest.raises(DialogueError, match="the message is longer than the model's window of 256 tokens allows;"):
+        engine.reply(say(megabyte))
+    with pytest.raises(
+        DialogueError, match="the system prompt is longer than the model's window of 256 tokens allows;"
+    ):
+        engine.reply(say("Hi", system=megabyte))
+    assert engine.reply(say(megabyte, megabyte, "Hi")).stats.dropped_messages == 2
+    engine.complete(megabyte + "b", Sampling(max_new_tokens=16))
+    assert time.perf_counter() - started < 1  # cleaned and tokenized it would take seconds
+    assert len(prompts[-1]) == WINDOW - 16
+    assert engine.tokenizer.decode(prompts[-1]).endswith("Ã©b")
 
 
 # Streaming

@@ -467,12 +467,40 @@ def test_a_prompt_drops_no_more_than_whole_oldest_turns(tokenizer, turns, system
     messages = make_messages(*turns[: (len(turns) - 1) // 2 * 2 + 1], system=system)
     expected = fitting_suffix(tokenizer, messages, max_tokens, add_generation_prompt=True)
     if expected is None:
-        with pytest.raises(DialogueError, match=f"longer than the model's window of {max_tokens} tokens; shorten it"):
+        words = rf"longer than the model's window of {max_tokens} tokens allows, which leaves it \d+; shorten it"
+        with pytest.raises(DialogueError, match=words):
             encode_prompt(tokenizer, messages, max_tokens)
     else:
         ids, dropped = encode_prompt(tokenizer, messages, max_tokens)
         assert ids == template_ids(tokenizer, expected, add_generation_prompt=True)
         assert dropped == len(messages) - len(expected)
+
+
+@pytest.mark.parametrize("system", [None, "Be kind.", "tea " * 100])
+def test_the_room_that_is_left_is_the_room_there_is(tokenizer, system):
+    """A system prompt is at fault where not even a message of one token has room beside it."""
+    messages = make_messages("tea " * 200, system=system)
+    with pytest.raises(DialogueError) as caught:
+        encode_prompt(tokenizer, messages, 120, 40)
+    error, is_systems = caught.value, bool(system) and system.startswith("tea")
+    what, number = ("system prompt", 1) if is_systems else ("message", len(messages))
+    match = re.fullmatch(
+        rf"the {what} is longer than the model's window of 120 tokens allows, .+ (\d+); .+", str(error)
+    )
+    assert (error.code, error.number) == ("context_length_exceeded", number)
+    tokens = tokenizer("tea " * 200)["input_ids"]
+    fitting = [{**message} for message in messages]
+    fitting[-1]["content"] = tokenizer.decode(tokens[:1])
+    fitting[number - 1]["content"] = tokenizer.decode(tokens[: int(match[1])])
+    ids, _ = encode_prompt(tokenizer, fitting, 120, 40)
+    assert len(ids) == 80
+
+
+@pytest.mark.parametrize("messages", [[], [{"role": "system", "content": "Be kind."}]])
+def test_prompt_in_which_nothing_is_asked_is_said(tokenizer, messages):
+    with pytest.raises(DialogueError, match="the dialogue has no message of the user's") as caught:
+        encode_prompt(tokenizer, messages, 100)
+    assert caught.value.code == "invalid_dialogue"
 
 
 def test_a_question_too_long_is_refused_quickly(tokenizer):

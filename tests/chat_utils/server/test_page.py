@@ -115,7 +115,7 @@ def test_type_stream_and_reload(page, slow_engine):
     slow_engine.pause_seconds = 0
     texts = page.wait_for_reply(2)
     assert texts[0] == "你好，今天怎么样？"
-    assert "128 tokens in" in page.text(".assistant .notes")
+    assert "240 tokens in" in page.text(".assistant .notes")
     page.open()
     assert page.wait_for_reply(2) == texts
     assert page.text("#list .open") == texts[0]

@@ -1,5 +1,6 @@
 """The server over real sockets: the official client, limits, keys, other origins, hang-ups, and a graceful stop."""
 
+import asyncio
 import http.client
 import json
 import logging
@@ -15,8 +16,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from chat_utils.sampling import Sampling
 from chat_utils.server.serve import ServerOptions, has_display, open_socket
+from data_utils.dialogue import DialogueError
 from errors import InputError
 
 pytest.importorskip("starlette")
@@ -62,8 +67,6 @@ def wait_until(condition, seconds: float = 20) -> None:
 
 
 def test_whole_and_streamed_replies_are_the_engines(server_url, slow_engine):
-    from chat_utils.sampling import Sampling
-
     expected = slow_engine.reply(HI, Sampling(temperature=0, max_new_tokens=8))
     text = "".join(expected)
     status, whole, _ = chat(server_url, temperature=0)
@@ -155,7 +158,7 @@ def test_text_is_continued(server_url, slow_engine):
 
 def test_models_and_health(server_url, slow_engine):
     model = call(server_url, "/v1/models")[1]["data"][0]
-    assert (model["id"], model["window"], model["defaults"]["max_tokens"]) == (slow_engine.name, 256, 128)
+    assert (model["id"], model["window"], model["defaults"]["max_tokens"]) == (slow_engine.name, 256, 256)
     assert model["longest_message"] == 64 * 256
     assert call(server_url, f"/v1/models/{slow_engine.name}")[1] == model
     assert call(server_url, "/v1/models/other")[0] == 404
@@ -262,6 +265,128 @@ def test_allowed_host(slow_engine):
     with run_server(slow_engine, allowed_hosts=["chat.example.org"]) as url:
         assert call(url, "/v1/models", Host="Chat.example.org", Origin="https://chat.example.org")[0] == 200
         assert call(url, "/v1/models", Host="example.org")[0] == 403
+
+
+TEXTS = st.text(st.characters(), max_size=8)  # halves of characters among them
+NAMES = st.sampled_from(
+    ["messages", "model", "stop", "n", "temperature", "stream", "tools", "seed", "prompt", "x\ud800"]
+)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+    max_leaves=8,
+)
+MESSAGE = st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant", "system", "tool"]), "content": VALUES})
+
+
+@pytest.fixture(scope="module")
+def terse_url(slow_engine):
+    """The address of a server whose replies have one token."""
+    with run_server(slow_engine, sampling=Sampling(max_new_tokens=1)) as url:
+        yield url
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    body=st.dictionaries(NAMES, VALUES | st.lists(MESSAGE, max_size=4)),
+    path=st.sampled_from(["/v1/chat/completions", "/v1/completions", "/load_model"]),
+)
+def test_any_json_is_answered_or_refused_in_openais_form(terse_url, body, path):
+    status, answer, _ = call(terse_url, path, body)
+    assert status in (200, 400, 404)
+    assert status == 200 or answer["error"].keys() == {"message", "type", "param", "code"}
+
+
+def test_half_a_character_in_a_name_is_one_line(server_url, caplog):
+    caplog.set_level(logging.INFO)
+    status, answer, _ = call(server_url, "/v1/chat/completions", {"messages": HI, "\ud800secret": 1})
+    assert (status, answer["error"]["code"], answer["error"]["param"]) == (400, "unknown_parameter", "\ufffdsecret")
+    assert "secret" not in caplog.text
+
+
+def send_request(app, path: str) -> list[dict]:
+    """Return what an ASGI application sends to a GET, so that nothing of the HTTP server hides what it raises."""
+    sent = []
+
+    async def receive() -> dict:
+        return {"type": "http.request", "body": b""}
+
+    async def send(message: dict) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "GET", "path": path, "query_string": b"", "headers": [(b"host", b"localhost")]}
+    asyncio.run(app(scope, receive, send))
+    return sent
+
+
+def test_fault_while_an_answer_is_written_is_an_error_and_keeps_words_out_of_the_log(slow_engine, monkeypatch, caplog):
+    from chat_utils.server import routes
+
+    def fail(*_):
+        raise RuntimeError("secret words of the user")
+
+    write, written = routes.write_error, []
+
+    def write_at_last(*arguments):
+        written.append(arguments)
+        return write(*arguments) if len(written) > 1 else fail()
+
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(routes, "check_origin", fail)
+    monkeypatch.setattr(routes, "write_error", write_at_last)
+    start, body = send_request(routes.ChatServer(slow_engine, Sampling(), ServerOptions()), "/health")
+    assert (start["status"], json.loads(body["body"])["error"]["type"], len(written)) == (500, "server_error", 2)
+    assert "fault: RuntimeError in test_server.py" in caplog.text
+    assert "secret" not in caplog.text
+
+
+def test_error_that_repeats_half_a_character_can_be_sent(slow_engine, monkeypatch):
+    from chat_utils.server import routes
+
+    def refuse(*_):
+        raise routes.ApiError(400, "half \ud800 of a face")
+
+    monkeypatch.setattr(routes, "check_origin", refuse)
+    start, body = send_request(routes.ChatServer(slow_engine, Sampling(), ServerOptions()), "/health")
+    assert (start["status"], json.loads(body["body"])["error"]["message"]) == (400, "half \ud800 of a face")
+
+
+def test_what_is_too_long_is_told_apart(server_url, slow_engine):
+    """With the window's true size and what is left of it, for what takes too much of it."""
+
+    def refusal(path: str, **body) -> tuple:
+        status, answer, _ = call(server_url, path, body)
+        assert status == 400
+        return tuple(answer["error"][name] for name in ("code", "param", "message"))
+
+    long, kind = "many words " * 200, {"role": "system", "content": "Be kind."}
+    code, param, message = refusal("/v1/chat/completions", messages=[kind, {"role": "user", "content": long}])
+    assert (code, param) == ("context_length_exceeded", "messages")
+    assert "the message is longer than the model's window of 256 tokens allows, which leaves it 1" in message
+    code, _, message = refusal("/v1/chat/completions", messages=[{"role": "system", "content": long}, *HI])
+    assert code == "context_length_exceeded"
+    assert "the system prompt is longer than the model's window of 256 tokens allows, which leaves it 1" in message
+
+
+def test_template_that_refuses_is_not_said_to_be_a_full_window(slow_engine, server_url, monkeypatch):
+    refusing = (
+        "{{ raise_exception('no system role') if messages[0]['role'] == 'system' }}" + "{{ messages[0].content }}"
+    )
+    monkeypatch.setattr(slow_engine.tokenizer, "chat_template", refusing)
+    kind = {"role": "system", "content": "Be kind."}
+    status, answer, _ = chat(server_url, messages=[kind, *HI])
+    assert (status, answer["error"]["code"], answer["error"]["param"]) == (400, "invalid_dialogue", "messages")
+    assert answer["error"]["message"] == "the chat template refuses this dialogue: no system role"
+    assert chat(server_url)[0] == 200
+
+
+def test_refused_text_is_named_as_it_was_sent(slow_engine, server_url, monkeypatch):
+    def refuse(*_):
+        raise DialogueError("there is no text to go on with")
+
+    monkeypatch.setattr(slow_engine, "complete", refuse)
+    status, answer, _ = call(server_url, "/v1/completions", {"prompt": "Once"})
+    assert (status, answer["error"]["code"], answer["error"]["param"]) == (400, "invalid_dialogue", "prompt")
 
 
 # Load

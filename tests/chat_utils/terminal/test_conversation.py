@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from chat_utils.reply import Stats
 from chat_utils.sampling import Sampling
 from chat_utils.terminal.conversation import Conversation, answered, read_ahead
+from data_utils.corpus import clean_text
 from data_utils.dialogue import DialogueError, read_dialogues
 from errors import InputError
 from tests.scripted import ScriptedEngine, ScriptedReply
@@ -54,9 +55,20 @@ def test_empty_reply_still_takes_its_turn(pieces):
 
 @pytest.mark.parametrize("text", ["", "  \n", "\x1b\x00", "\x1b[31m"])
 def test_nothing_said_is_nothing_asked(text):
-    conversation = converse(["never"])
-    assert ask(conversation, text) == ("", "")
-    assert conversation.engine.asked == conversation.messages == []
+    conversation = converse(["a"], ["never"])
+    ask(conversation, "1")
+    with pytest.raises(DialogueError, match="the message has no words that can be read"):
+        ask(conversation, text)
+    assert len(conversation.engine.asked) == 1
+    assert turns(conversation) == [("user", "1"), ("assistant", "a")]
+    assert conversation.reply is conversation.ended is None  # what an earlier reply took is said once
+
+
+def test_system_prompt_that_leaves_no_room_is_refused_and_the_one_before_stays():
+    conversation = converse(system="Be kind.")
+    with pytest.raises(DialogueError, match="the system prompt is longer than the model's window of 256 tokens"):
+        conversation.set_system("a" * 10**6)
+    assert turns(conversation) == [("system", "Be kind.")]
 
 
 @pytest.mark.parametrize("fault", [DialogueError("too long"), [ValueError], ["Well", RuntimeError]])
@@ -134,7 +146,7 @@ def test_saved_conversation_is_a_dialogue_to_learn_from(name, last, tmp_path):
 
 
 words = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40).filter(
-    lambda text: bool(Conversation(None, None, text).messages)
+    lambda text: bool(clean_text(text))
 )
 
 
@@ -194,6 +206,20 @@ def test_failed_save_leaves_the_old_file_and_no_draft(tmp_path, monkeypatch):
             conversation.save(str(tmp_path / name))
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["kept.json"]
+
+
+@pytest.mark.parametrize("failing", ["tempfile.mkstemp", "pathlib.Path.replace"])
+def test_save_that_fails_at_its_draft_leaves_nothing(tmp_path, monkeypatch, failing):
+    conversation = converse(["a"])
+    ask(conversation, "1")
+
+    def fail(*_, **__) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(failing, fail)
+    with pytest.raises(OSError, match="Too many open files"):
+        conversation.save(str(tmp_path / "new.json"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_files_may_stand_in_the_home_folder(tmp_path, monkeypatch):

@@ -196,6 +196,8 @@ def test_wide_characters_are_edited_whole(start):
 
 def test_commands_are_completed_with_their_help(start, tmp_path):
     session = start()
+    session.type("Hi\r")
+    session.wait_for_prompt("and so on")
     session.type("/sa")
     session.wait_for("/save", "keep the conversation as JSON")
     session.type(f"\t {tmp_path}/kept\r")

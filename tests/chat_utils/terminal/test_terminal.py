@@ -132,11 +132,16 @@ def test_all_refusals_of_a_real_model_are_chinese_in_a_chinese_chat(tiny_checkpo
     monkeypatch.chdir(tmp_path)
     type_lines(
         monkeypatch, "很" * 300, "长" * 100_000, "/model nowhere", "/model file", "/model weights", "/model broken",
-        "/save file/a", "/save nowhere/a", "/save weights", "/load a\x00b", "/load weights", "/nonsense", "/retry",
+        "/save", "/load a\x00b", "/load weights", "/nonsense", "/retry", "\x1b", f"/system {'长' * 100_000}",
+        f"/system {'很' * 300}",
     )  # fmt: skip
     talk(chat, "")
-    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("[")][1:]
-    assert len(notes) == 13
+    chat.conversation.messages = [{"role": "user", "content": "好"}]
+    type_lines(monkeypatch, "/save file/a", "/save nowhere/a", "/save weights")
+    talk(chat, "")
+    welcome = "[" + MESSAGES["welcome"][1].format(model=chat.conversation.engine.name) + "]"
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("[") and line != welcome]
+    assert len(notes) == 17
     words = (
         r"nowhere|file|weights(-\d)?(\.json)?|broken|model\.safetensors|train\.py|finetune_dialogue\.py|/[a-z]+|\bab?\b"
     )
@@ -194,13 +199,14 @@ def test_quit_leaves(line):
         ("／system", "[no system prompt]"),
         ("/retry", "[nothing to /retry yet]"),
         ("/edit", "[nothing to /edit yet]"),
+        ("/save", "[nothing to /save yet]"),
+        ("/system \x1b", "[no system prompt]"),
+        ("／system　你好", "[system prompt set]"),
         ("/load  ", "[/load needs a file name]"),
         ("/stats", "[no reply yet]"),
         ("/model", "[scripted; /model FOLDER loads another]"),
         ("/model nowhere", "[nowhere: no such checkpoint]"),
         ("/load nowhere.json", "[nowhere.json: cannot load: no such file]"),
-        ("/save nowhere/kept", "[nowhere/kept: cannot save: No such file or directory]"),
-        ("/save a\x00b", "[ab: cannot save: embedded null byte]"),
     ],
 )
 def test_command_answers_and_stays(line, output, capsys):
@@ -208,6 +214,72 @@ def test_command_answers_and_stays(line, output, capsys):
     take_line(chat, line)
     assert capsys.readouterr().out == output + "\n"
     assert chat.conversation.engine.asked == []
+
+
+@pytest.mark.parametrize(
+    ("name", "output"),
+    [
+        ("nowhere/kept", "[nowhere/kept: cannot save: No such file or directory]"),
+        ("a\x00b", "[ab: cannot save: embedded null byte]"),
+    ],
+)
+def test_save_that_fails_is_said(name, output, capsys):
+    chat = begin(["a"])
+    chat.answer("1")
+    take_line(chat, f"/save {name}")
+    assert capsys.readouterr().out == f"a\n{output}\n"
+
+
+@pytest.mark.parametrize("system", [None, "Be kind."])
+def test_conversation_without_a_turn_is_not_saved(system, tmp_path, monkeypatch, capsys):
+    """finetune_dialogue.py would refuse it."""
+    monkeypatch.chdir(tmp_path)
+    chat = begin(system=system)
+    for chat.language, output in (("en", "[nothing to /save yet]\n"), ("zh", "[还没有可以 /save 的消息]\n")):
+        take_line(chat, "/save kept")
+        assert capsys.readouterr().out == output
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("language", "output"),
+    [("en", "[the message has no words that can be read]"), ("zh", "[无法回答：消息里没有可读的文字]")],
+)
+def test_message_without_words_is_said_and_nothing_of_the_last_reply(language, output, monkeypatch, capsys):
+    chat = begin(["tea", "<loop>"], stats=True)
+    chat.language = language
+    type_lines(monkeypatch, "7 + 7", "\a")
+    talk(chat, "")
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("[")]
+    assert len(notes) == 4  # the welcome; how the reply ended, and what it took; that there is none
+    assert notes[-1] == output
+
+
+@pytest.mark.parametrize("space", [" ", "　", "\t", "\n"])
+def test_command_and_its_text_are_parted_by_any_space(space):
+    chat = begin()
+    take_line(chat, f"／system{space}你好　世界")
+    assert turns(chat) == [("system", "你好　世界")]
+
+
+def test_system_prompt_that_leaves_no_room_is_refused_in_the_users_language(tiny_checkpoint, capsys):
+    chat = Chat(Conversation(Engine(str(tiny_checkpoint)), Sampling(seed=0)), Screen(True), Engine)
+    for chat.language, output in (
+        ("en", r"\[the system prompt is longer than the model's window of 256 tokens allows, which leaves it 1\d\d; "),
+        ("zh", r"\[无法设置系统提示：系统提示太长：模型 256 个词元的窗口只给它留下 1\d\d 个，请缩短\]"),
+    ):
+        take_line(chat, f"/system {'很' * 300}")
+        assert re.match(output, capsys.readouterr().out)
+    assert turns(chat) == []
+
+
+def test_interrupt_before_the_first_step_is_said(monkeypatch, capsys):
+    chat = begin()
+    monkeypatch.setattr(chat.conversation.engine, "reply", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    type_lines(monkeypatch, "Hi")
+    talk(chat, "")
+    assert capsys.readouterr().out.count("[stopped]") == 1
+    assert turns(chat) == [("user", "Hi"), ("assistant", "…")]
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -384,7 +456,7 @@ def test_fault_is_said_and_the_chat_goes_on(fault, monkeypatch, capsys):
     talk(chat, "")
     assert turns(chat) == [("user", "Hi"), ("assistant", "Hello!")]
     output = capsys.readouterr().out
-    assert "[the message is too long]" in output or "[the reply failed: RuntimeError()]" in output
+    assert "[the message is too long]" in output or "[the reply failed: RuntimeError]" in output
 
 
 def test_ctrl_c_stops_a_reply_and_not_the_program(monkeypatch, capsys):

@@ -1,0 +1,65 @@
+"""What a model is asked, made what it learned from: in order, its words cleaned, without what no window holds."""
+
+import re
+from typing import Any
+
+from chat_utils.window import is_too_long, keep_end
+from data_utils.corpus import clean_text
+from data_utils.dialogue import ROLES, DialogueError, check_order, too_long
+
+NO_ANSWER = "…"  # stands where nothing was answered, and after what was cut short
+
+
+def replace_surrogates(value: Any) -> Any:
+    """Return a text, or what JSON holds, with halves of characters replaced: JSON can spell them, UTF-8 cannot.
+
+    >>> replace_surrogates({"a\\ud800": ["b", "\\udfff", 1]})
+    {'a\ufffd': ['b', '\ufffd', 1]}
+    """
+    if isinstance(value, str):
+        return re.sub("[\ud800-\udfff]", "\ufffd", value)
+    if isinstance(value, list):
+        return [replace_surrogates(item) for item in value]
+    if isinstance(value, dict):
+        return {replace_surrogates(key): replace_surrogates(item) for key, item in value.items()}
+    return value
+
+
+def clean_message(text: str, role: str, window: int, number: int | None = None) -> str:
+    """Return a message's words, cleaned as those are that the model learned from; a user's message must have some.
+
+    Raises DialogueError, which bears the `number` that it was given, also where no window of so many tokens holds it:
+    that shows before the text is read.
+    """
+    if is_too_long(text, window):
+        raise too_long(role, window, number=number)
+    text = clean_text(replace_surrogates(text))
+    if not text and role == "user":
+        raise DialogueError("the message has no words that can be read", "empty_message", number)
+    return text
+
+
+def clean_dialogue(dialogue: list[dict], window: int) -> tuple[list[dict], int]:
+    """Return a dialogue that awaits its reply, cleaned, and how many of its oldest messages were left out unread.
+
+    Those left out can't be in the window. A system turn without words goes too; an answer without words becomes
+    NO_ANSWER. Raises DialogueError for what is no such dialogue.
+    """
+    for number, message in enumerate(dialogue, 1):
+        if message.get("role") not in ROLES:
+            raise DialogueError(
+                f"role {message.get('role')!r} is not user, assistant or system; rename it", number=number
+            )
+        if not isinstance(message.get("content"), str):
+            raise DialogueError(f"message {number} ({message['role']}) has no text in 'content'", number=number)
+    if not dialogue or dialogue[-1]["role"] != "user":
+        raise DialogueError("the last message must be the user's, since that is what is answered")
+    check_order(dialogue)
+    kept, dropped = keep_end(dialogue, window)
+    cleaned = []
+    for number, message in enumerate(kept, 1):
+        role, place = message["role"], number if message["role"] == "system" else number + dropped
+        text = clean_message(message["content"], role, window, place)
+        if text or role == "assistant":
+            cleaned.append({"role": role, "content": text or NO_ANSWER})
+    return cleaned, dropped
