@@ -281,6 +281,30 @@ def test_signal_saves_and_says_how_to_go_on(trained, train_options, tmp_path, nu
     assert_same_weights(trained, folder)
 
 
+def test_signal_in_the_last_evaluation_loses_nothing(train_options, tmp_path, fast_machine, monkeypatch, capsys):
+    """No step follows it that could save, and a run by the clock writes no checkpoint at its end: it is finished."""
+    evaluate, asked, start = training.Trainer.evaluate, [], time.time() - 2.5
+    for module in (dial, clock, stopwatch):
+        monkeypatch.setattr(module, "process_seconds", lambda: time.time() - start)
+
+    def evaluate_and_be_asked(self, *args, **kwargs):
+        if self.control.should_training_stop and not asked:
+            asked.append(self.state.global_step)
+            signal.raise_signal(signal.SIGTERM)
+        return evaluate(self, *args, **kwargs)
+
+    monkeypatch.setattr(training.Trainer, "evaluate", evaluate_and_be_asked)
+    folder = tmp_path / "out"
+    options = [*without(train_options, *CLOCKED), "--minutes", "0.1", "--save_steps", "1"]
+    assert train.main([*options, "--output_dir", str(folder)]) == 0
+    assert asked
+    assert (folder / "model.safetensors").exists()
+    assert yaml.safe_load((folder / "run.yaml").read_text())["status"] == "finished"
+    output = capsys.readouterr().out
+    assert "done: " in output
+    assert "stopped at" not in output
+
+
 def test_two_processes_equal_twice_the_accumulation(train_options, tmp_path):
     """Two gloo processes and one with accumulation 2 see the same rows in a step: the same loss."""
     options = [

@@ -18,6 +18,7 @@ from train_utils.stopwatch import Stopwatch
 
 SAMPLES_SHARE = 0.01
 LINE_SECONDS = 30  # between two lines of progress in a log, where a bar can't move
+SIGNAL_STEPS = 5  # between two times that several processes ask one another for a signal, for which all wait
 
 
 class Progress(TrainerCallback):
@@ -146,10 +147,15 @@ class Samples(TrainerCallback):
 
 
 class StopOnSignal(TrainerCallback):
-    """On Ctrl-C or SIGTERM: finish the step, save a checkpoint, end the training; `received` is the signal."""
+    """On Ctrl-C or SIGTERM: finish the step, save a checkpoint, end the training.
+
+    `received` is the signal; `saved` says that the checkpoint is there. A signal in the last step or after it, in the
+    last evaluation say, stops nothing: the run is as good as finished.
+    """
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self.stopping = self.saved = False
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self.receive)
 
@@ -157,15 +163,22 @@ class StopOnSignal(TrainerCallback):
         if self.received is not None:  # asked twice: at once
             raise KeyboardInterrupt
         self.received = number
-        print("\nstopping: the step is finished and a checkpoint saved; once more to leave at once", flush=True)
+        print("\nstopping as soon as what was trained is saved; once more to leave at once", flush=True)
 
     def on_step_end(self, args, state, control, **kwargs):
-        stop = torch.tensor(self.received or 0, device=args.device)
-        if args.world_size > 1:  # all stop at the same step, whoever was asked
-            dist.all_reduce(stop, op=dist.ReduceOp.MAX)
-        if stop.item():
-            self.received = int(stop.item())
+        received = self.received
+        if args.world_size > 1:
+            if state.global_step % SIGNAL_STEPS:
+                return
+            stop = torch.tensor(received or 0, device=args.device)
+            dist.all_reduce(stop, op=dist.ReduceOp.MAX)  # all stop at the same step, whoever was asked
+            received = int(stop.item())
+        if received and not control.should_training_stop:
+            self.received, self.stopping = received, True
             control.should_training_stop = control.should_save = True
+
+    def on_save(self, args, state, control, **kwargs):
+        self.saved = self.stopping
 
 
 class MarkComplete(TrainerCallback):

@@ -131,7 +131,7 @@ def train_and_save(
         start_record(output_dir, run.script, run.settings, run.data)
     run.watch.lap("preparing")
     trainer.train(resume_from_checkpoint=run.resume)
-    if stop.received:
+    if stop.saved:
         say(f"stopped at step {trainer.state.global_step} and saved; to go on, add: --resume_from_checkpoint true")
         return 128 + stop.received
     if args.process_index == 0:
