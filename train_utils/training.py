@@ -104,10 +104,8 @@ def train_and_save(
         f"{'bf16' if args.bf16 else 'fp32'}, {'compiled' if compiled else 'not compiled'}"
     )
     stop = StopOnSignal()
-    counted = train_rows if isinstance(train_rows, Dataset) else next(iter(eval_rows.values()))
-    progress = Progress(
-        step_tokens, token_flops, peak_flops, bytes_per_label(counted, run.byte_counts), clock, run.watch
-    )
+    token_bytes = bytes_per_label(train_rows, run.byte_counts)
+    progress = Progress(step_tokens, token_flops, peak_flops, token_bytes, clock, run.watch)
     samples = Samples(sample, f"eval_{list(eval_rows)[-1]}", run.watch)
     try:
         trainer = Trainer(
