@@ -234,7 +234,9 @@ def test_run_by_the_clock_goes_on_with_the_time_that_was_left(train_options, tmp
     assert train.main([*options, "--output_dir", str(folder), "--resume_from_checkpoint", "true"]) == 0
     record = yaml.safe_load((folder / "run.yaml").read_text())
     assert record["status"] == "finished"
-    assert record["steps"] > int(last.name.split("-")[1])
+    since = int(last.name.split("-")[1])
+    assert record["steps"] > since == record["speed"]["since_step"]
+    assert f" s since step {since}, where this process went on: " in (folder / "report.md").read_text()
     assert spent["elapsed"] + time.time() - start < 14
 
 
@@ -394,6 +396,26 @@ def test_streams_compressed_files(train_options, corpus_file, tmp_path):
 def test_missing_reporter_is_one_line(train_options, tmp_path):
     with pytest.raises(InputError, match="wandb"):
         train.main([*train_options, "--report_to", "wandb", "--output_dir", str(tmp_path / "out")])
+
+
+def test_missing_optimizer_is_one_line_and_leaves_no_record(train_options, tmp_path):
+    with pytest.raises(InputError, match="install `bitsandbytes`"):
+        train.main([*train_options, "--optim", "lion_32bit", "--output_dir", str(tmp_path / "out")])
+    assert not list((tmp_path / "out").glob("*"))
+
+
+def test_a_run_that_diverges_is_ended_in_one_line(train_options, tmp_path, monkeypatch):
+    """It would go on with a loss of 0, which Trainer shows in place of one that is no number."""
+
+    def build_broken(*given):
+        model = build_model(*given)
+        model.get_output_embeddings().weight.data[0, 0] = torch.nan
+        return model
+
+    build_model = train.build_model
+    monkeypatch.setattr(train, "build_model", build_broken)
+    with pytest.raises(InputError, match="step 4: the loss is nan: the training has diverged"):
+        train.main([*unevaluated(train_options), "--output_dir", str(tmp_path / "out")])
 
 
 def test_gpt2_shape(train_options, tmp_path):

@@ -5,6 +5,7 @@ import sys
 from dataclasses import asdict, dataclass, field, fields
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from data_utils.readers.files import ReadArguments
 from errors import InputError
 from options import parse_arguments
 from train_utils import arguments
-from train_utils.arguments import RunArguments, has_fast_bf16
+from train_utils.arguments import RunArguments, dtype_name, has_fast_bf16
 from train_utils.run_options import trainer_names
 
 ROOT = Path(__file__).parents[2]
@@ -243,6 +244,25 @@ def test_cpu_is_used_where_there_is_nothing_else(tmp_path, monkeypatch):
     args = parse_arguments((RunArguments,), ["--output_dir", str(tmp_path)], config, "Test.")[0]
     assert args.use_cpu
     assert args.device == torch.device("cpu")
+
+
+def test_no_step_waits_unless_asked_to(tmp_path, monkeypatch):
+    args = run_arguments(tmp_path)
+    monkeypatch.setattr(RunArguments, "device", torch.device("cuda"))
+    arguments.avoid_waiting(args)
+    assert args.accelerator_config.non_blocking is True
+    assert (args.logging_nan_inf_filter, args.ddp_find_unused_parameters) == (False, False)
+    asked = ["--logging_nan_inf_filter", "true", "--ddp_find_unused_parameters", "true"]
+    args = run_arguments(tmp_path, *asked, "--accelerator_config", '{"non_blocking": false}')
+    arguments.avoid_waiting(args)
+    assert args.accelerator_config.non_blocking is False
+    assert (args.logging_nan_inf_filter, args.ddp_find_unused_parameters) == (True, True)
+
+
+def test_numbers_have_a_name(tmp_path):
+    names = [dtype_name(run_arguments(tmp_path, *argv)) for argv in (["--bf16", "true"], ["--bf16", "false"])]
+    assert names == ["bf16", "fp32"]
+    assert dtype_name(SimpleNamespace(bf16=False, fp16=True)) == "fp16"
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """What happens beside the steps: samples that must not cost too much, signals, progress in a log."""
 
+import contextlib
+import math
 import signal
 from types import SimpleNamespace
 
@@ -7,8 +9,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, TrainerControl, TrainerState
 
+from errors import InputError
 from train_utils import callbacks, stopwatch
-from train_utils.callbacks import SIGNAL_STEPS, Samples, StopOnSignal
+from train_utils.callbacks import SIGNAL_STEPS, Progress, Samples, StopOnDivergence, StopOnSignal
 from train_utils.samples import continue_prompts
 from train_utils.stopwatch import Stopwatch
 
@@ -55,6 +58,32 @@ def test_samples_that_cost_too_much_are_shown_first_and_last_alone(monkeypatch, 
     assert found == shown
     assert samples.last == [("Hello", "100")]
     assert watch.seconds["samples"] == pytest.approx(cost * len(shown))
+
+
+# Progress and divergence
+
+
+@pytest.mark.parametrize(("progress", "left"), [(None, "01:10"), (0.0, "01:10"), (0.5, "00:30")])
+def test_a_log_says_the_time_left(monkeypatch, capsys, progress, left):
+    """30 steps of 100 are done, a step a second; the clock, where there is one, says half of the time is over."""
+    monkeypatch.setattr(callbacks.sys.stderr, "isatty", lambda: False)
+    clock = None if progress is None else SimpleNamespace(progress=progress)
+    shown = Progress(1000, 6e6, 24e9, bytes_per_token=4.0, clock=clock, watch=Stopwatch())
+    args, state = SimpleNamespace(logging_steps=10, disable_tqdm=False), TrainerState(max_steps=100)
+    shown.on_train_begin(args, state, None)
+    shown.step_seconds, shown.last_line = [1.0] * 30, float("-inf")
+    state.global_step, state.log_history = 30, [{}]
+    shown.on_log(args, state, None, logs={"loss": 4 * math.log(2)})
+    expected = f"step 30, 1.000 bits a byte, 25% of peak, 1,000 tokens a second, {left} left\n"
+    assert capsys.readouterr().out == expected
+
+
+@pytest.mark.parametrize(("loss", "fp16", "ends"), [(math.nan, False, True), (math.inf, False, True),
+                                                    (math.nan, True, False), (9.0, False, False)])  # fmt: skip
+def test_a_loss_that_is_no_number_ends_the_run(loss, fp16, ends):
+    told = pytest.raises(InputError, match=r"step 7: the loss is (nan|inf): the training has diverged")
+    with told if ends else contextlib.nullcontext():
+        StopOnDivergence().on_log(SimpleNamespace(fp16=fp16), TrainerState(global_step=7), None, logs={"loss": loss})
 
 
 # Signals
