@@ -339,6 +339,10 @@ def test_help_all_shows_every_option(capsys, tmp_path):
         (["--label_smoothing_factor", "0.1"], "--label_smoothing_factor changes what a loss means"),
         (["--eval_steps", "0"], "--eval_steps 0.0 is outside"),
         (["--eval_strategy", "no", "--eval_tokens", "1000"], "--eval_tokens has no effect with --eval_strategy no"),
+        (["--lr_scheduler_type", "constant", "--warmup_steps", "20"], "--warmup_steps has no effect with --lr_sched"),
+        (["--save_strategy", "no", "--save_steps", "5"], "--save_steps has no effect with --save_strategy no"),
+        (["--optim", "sgd", "--adam_beta2", "0.9"], "--adam_beta2 has no effect with --optim sgd"),
+        (["--minutes", "3", "--optim", "sgd", "--adam_beta2", "0.9"], "--adam_beta2 has no effect with --optim sgd"),
         (["--eval_strategy", "epoch", "--eval_steps", "0.1"], "--eval_steps has no effect with --eval_strategy epoch"),
     ],
 )
@@ -355,6 +359,7 @@ def test_wrong_options_and_those_without_effect_are_refused_in_one_line(tmp_path
         (train, ["--base", "x", "--model_shape", "y"], "--model_shape has no effect with --base"),
         (train, ["--base", "x", "--vocab_size", "900"], "--vocab_size has no effect with --base"),
         (train, ["--base", "x", "--head_start", "true"], "--head_start has no effect with --base"),
+        (train, ["--streaming", "true", "--head_start", "true"], "--head_start has no effect with --streaming"),
         (train, ["--tokenizer", "x", "--vocab_size", "900"], "--vocab_size has no effect with --tokenizer"),
         (train, ["--sources", "x", "--corpus", "y"], "--corpus has no effect with --sources"),
         (finetune_dialogue, ["--lora_rank", "4"], "--lora_rank has no effect without --lora true"),
