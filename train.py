@@ -56,6 +56,10 @@ class CorpusArguments:
         """Raise ValueError for an option of the command line that another one replaces."""
         if self.sources and "corpus" in typed:
             raise ValueError("--corpus has no effect with --sources, which replaces it; leave out one of the two")
+        if self.streaming and "head_start" in typed:
+            raise ValueError(
+                "--head_start has no effect with --streaming true, which has none; leave out one of the two"
+            )
 
 
 @dataclass

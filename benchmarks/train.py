@@ -75,7 +75,9 @@ def measure_speed(width: int, vocab_size: int, accumulation: int, kind: str, ste
     step_tokens = ROW_TOKENS * BATCH_ROWS * accumulation
     config = AutoConfig.for_model(**model_config(width), vocab_size=vocab_size, pad_token_id=0)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    bf16 = kind == "bf16" or (kind == "ours" and measure_peak(device_name(), True) > measure_peak(device_name(), False))
+    bf16 = kind == "bf16" or (
+        kind == "ours" and measure_peak(device_name(), "bf16") > measure_peak(device_name(), "fp32")
+    )
     factory = None
     if kind == "ours":
         keep_freed_memory(device_name())
@@ -112,7 +114,7 @@ def device_name() -> str:
 
 def report_speed(steps: int) -> None:
     """Print tokens a second, MFU and ratios at three sizes."""
-    peaks = {name: measure_peak(device_name(), name == "bf16") for name in ("bf16", "fp32")}
+    peaks = {name: measure_peak(device_name(), name) for name in ("bf16", "fp32")}
     print(f"matrix products: bf16 {peaks['bf16'] / 1e9:,.0f}, fp32 {peaks['fp32'] / 1e9:,.0f} GFLOP/s")
     print("| parameters | fp32 Trainer | bf16 Trainer | ours | against fp32 | against bf16 | share of the bf16 peak |")
     print("| --- " * 7 + "|")

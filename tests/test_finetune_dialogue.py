@@ -1,7 +1,10 @@
 """finetune_dialogue.py as a user runs it: all forms, full and LoRA, resumed, and with bad input."""
 
 import json
+import math
 import re
+import shutil
+import time
 from dataclasses import fields
 from pathlib import Path
 
@@ -17,8 +20,11 @@ import train
 from data_utils.corpus import clean_corpus, dialogue_text, read_corpus, split_train_eval
 from data_utils.dialogue import encode_dialogue, read_dialogues, split_dialogues, stop_token_id
 from errors import InputError
+from train_utils import clock, dial, stopwatch
+from train_utils.machine import Machine
 
 ROOT = Path(__file__).parents[1]
+LAPTOP = Machine("cpu", "fp32", 1e11, ((128, 0.2), (512, 0.4)), 10**10, 10**11)
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +71,50 @@ def test_reply_loss_falls(tuned):
         losses = [entry[f"eval_{language}_loss"] for entry in log if f"eval_{language}_loss" in entry]
         assert len(losses) == 2
         assert losses[1] < losses[0]
+        perplexities = [entry[f"eval_{language}_perplexity"] for entry in log if f"eval_{language}_loss" in entry]
+        assert losses == pytest.approx([math.log(perplexity) for perplexity in perplexities])
+
+
+@pytest.mark.parametrize("weights", ["full", "lora"])
+def test_resumes_bit_for_bit(options, tuned, tmp_path, weights):
+    """Stopped after step 4 of 8; in full the run of the other tests is the one that was never stopped."""
+    lora = ["--lora", "true"] if weights == "lora" else []
+    whole, again = tuned if weights == "full" else tmp_path / "whole", tmp_path / "again"
+    if lora:
+        assert finetune_dialogue.main([*options, *lora, "--output_dir", str(whole)]) == 0
+    shutil.copytree(whole, again)
+    shutil.rmtree(again / "checkpoint-8")
+    (again / "model.safetensors").unlink()
+    record = yaml.safe_load((again / "run.yaml").read_text())
+    (again / "run.yaml").write_text(yaml.safe_dump({**record, "status": "training"}))
+    resume = ["--output_dir", str(again), "--resume_from_checkpoint", "true"]
+    assert finetune_dialogue.main([*options, *lora, *resume]) == 0
+    assert yaml.safe_load((again / "run.yaml").read_text())["speed"]["since_step"] == 4
+    expected, found = load_file(whole / "model.safetensors"), load_file(again / "model.safetensors")
+    assert expected.keys() == found.keys()
+    assert not [name for name in expected if not torch.equal(expected[name], found[name])]
+
+
+@pytest.mark.parametrize("plan_only", [True, False])
+def test_minutes_are_planned_and_kept(options, tmp_path, monkeypatch, capsys, plan_only):
+    start = time.time() - 3  # so that half of the six seconds are left
+    monkeypatch.setattr(dial, "measure_machine", lambda *_: LAPTOP)
+    for module in (dial, clock, stopwatch):
+        monkeypatch.setattr(module, "process_seconds", lambda: time.time() - start)
+    given = [*options]
+    for name in ("--max_steps", "--warmup_steps", "--eval_steps", "--save_steps"):  # which the clock sets
+        del given[given.index(name) : given.index(name) + 2]
+    folder = tmp_path / "out"
+    given += ["--minutes", "0.1", "--plan_only", str(plan_only), "--eval_on_start", "false", "--eval_steps", "1"]
+    assert finetune_dialogue.main([*given, "--output_dir", str(folder)]) == 0
+    assert re.search(r"plan:\n.*M parameters, width 64", capsys.readouterr().out, re.DOTALL)
+    assert folder.exists() is not plan_only
+    if not plan_only:
+        record = yaml.safe_load((folder / "run.yaml").read_text())
+        assert record["status"] == "finished"
+        assert record["steps"] > 0
+        assert record["data"]["plan"]["shape"]["width"] == 64
+        assert record["speed"]["seconds"] < 15  # six asked; a busy machine is slow to save
 
 
 def test_replay_keeps_text_among_the_dialogues(options, tmp_path, capsys):

@@ -234,7 +234,9 @@ def test_run_by_the_clock_goes_on_with_the_time_that_was_left(train_options, tmp
     assert train.main([*options, "--output_dir", str(folder), "--resume_from_checkpoint", "true"]) == 0
     record = yaml.safe_load((folder / "run.yaml").read_text())
     assert record["status"] == "finished"
-    assert record["steps"] > int(last.name.split("-")[1])
+    since = int(last.name.split("-")[1])
+    assert record["steps"] > since == record["speed"]["since_step"]
+    assert f" s since step {since}, where this process went on: " in (folder / "report.md").read_text()
     assert spent["elapsed"] + time.time() - start < 14
 
 
@@ -281,10 +283,34 @@ def test_signal_saves_and_says_how_to_go_on(trained, train_options, tmp_path, nu
     assert_same_weights(trained, folder)
 
 
+def test_signal_in_the_last_evaluation_loses_nothing(train_options, tmp_path, fast_machine, monkeypatch, capsys):
+    """No step follows it that could save, and a run by the clock writes no checkpoint at its end: it is finished."""
+    evaluate, asked, start = training.Trainer.evaluate, [], time.time() - 2.5
+    for module in (dial, clock, stopwatch):
+        monkeypatch.setattr(module, "process_seconds", lambda: time.time() - start)
+
+    def evaluate_and_be_asked(self, *args, **kwargs):
+        if self.control.should_training_stop and not asked:
+            asked.append(self.state.global_step)
+            signal.raise_signal(signal.SIGTERM)
+        return evaluate(self, *args, **kwargs)
+
+    monkeypatch.setattr(training.Trainer, "evaluate", evaluate_and_be_asked)
+    folder = tmp_path / "out"
+    options = [*without(train_options, *CLOCKED), "--minutes", "0.1", "--save_steps", "1"]
+    assert train.main([*options, "--output_dir", str(folder)]) == 0
+    assert asked
+    assert (folder / "model.safetensors").exists()
+    assert yaml.safe_load((folder / "run.yaml").read_text())["status"] == "finished"
+    output = capsys.readouterr().out
+    assert "done: " in output
+    assert "stopped at" not in output
+
+
 def test_two_processes_equal_twice_the_accumulation(train_options, tmp_path):
     """Two gloo processes and one with accumulation 2 see the same rows in a step: the same loss."""
     options = [
-        *unevaluated(train_options),
+        *without(unevaluated(train_options), "--save_steps"),
         "--max_steps",
         "6",
         "--save_strategy",
@@ -360,16 +386,37 @@ def test_streams_compressed_files(train_options, corpus_file, tmp_path):
     with gzip.open(tmp_path / "corpus.jsonl.gz", "wt", encoding="utf-8") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     corpus = ["--corpus", str(tmp_path / "corpus.jsonl.gz"), "--streaming", "true", "--max_steps"]
-    assert train.main([*train_options, *corpus, "3", "--output_dir", str(tmp_path / "out")]) == 0
+    options = without(train_options, "--head_start")
+    assert train.main([*options, *corpus, "3", "--output_dir", str(tmp_path / "out")]) == 0
     metrics = yaml.safe_load((tmp_path / "out" / "run.yaml").read_text())["metrics"]
     assert {"eval_en_bits_per_byte", "eval_zh_bits_per_byte"} <= metrics.keys()
     with pytest.raises(InputError, match="needs --max_steps"):
-        train.main([*train_options, *corpus, "-1", "--output_dir", str(tmp_path / "none")])
+        train.main([*options, *corpus, "-1", "--output_dir", str(tmp_path / "none")])
 
 
 def test_missing_reporter_is_one_line(train_options, tmp_path):
     with pytest.raises(InputError, match="wandb"):
         train.main([*train_options, "--report_to", "wandb", "--output_dir", str(tmp_path / "out")])
+
+
+def test_missing_optimizer_is_one_line_and_leaves_no_record(train_options, tmp_path):
+    with pytest.raises(InputError, match="install `bitsandbytes`"):
+        train.main([*train_options, "--optim", "lion_32bit", "--output_dir", str(tmp_path / "out")])
+    assert not list((tmp_path / "out").glob("*"))
+
+
+def test_a_run_that_diverges_is_ended_in_one_line(train_options, tmp_path, monkeypatch):
+    """It would go on with a loss of 0, which Trainer shows in place of one that is no number."""
+
+    def build_broken(*given):
+        model = build_model(*given)
+        model.get_output_embeddings().weight.data[0, 0] = torch.nan
+        return model
+
+    build_model = train.build_model
+    monkeypatch.setattr(train, "build_model", build_broken)
+    with pytest.raises(InputError, match="step 4: the loss is nan: the training has diverged"):
+        train.main([*unevaluated(train_options), "--output_dir", str(tmp_path / "out")])
 
 
 def test_gpt2_shape(train_options, tmp_path):

@@ -46,6 +46,27 @@ def count_step_rows(args: TrainingArguments) -> int:
     return args.train_batch_size * args.gradient_accumulation_steps * args.world_size
 
 
+def dtype_name(args: TrainingArguments) -> str:
+    """Return in which numbers a run computes: bf16, fp16 or fp32."""
+    return "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"
+
+
+def avoid_waiting(args: RunArguments) -> None:
+    """Turn off what makes a run wait at every step, where the user has not asked for it.
+
+    - `logging_nan_inf_filter` reads each loss back from the GPU, to hide one that is no number; such a run is ended
+      (callbacks.StopOnDivergence).
+    - A batch is copied to the GPU while it computes, so that the next one is collated meanwhile too.
+    - No parameter of a causal language model is unused; to look for some costs a pass over all.
+    """
+    if "logging_nan_inf_filter" not in args.given:
+        args.logging_nan_inf_filter = False
+    if "accelerator_config" not in args.given and args.device.type == "cuda":
+        args.accelerator_config.non_blocking = True
+    if args.ddp_find_unused_parameters is None:
+        args.ddp_find_unused_parameters = False
+
+
 def has_accelerator() -> bool:
     """Tell whether torch sees a GPU or another accelerator that Trainer can use."""
     return torch.accelerator.is_available()

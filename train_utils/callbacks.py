@@ -12,12 +12,15 @@ import torch.distributed as dist
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
+from errors import InputError
 from train_utils.checkpoint import mark_complete
 from train_utils.clock import Clock
+from train_utils.machine import synchronize
 from train_utils.stopwatch import Stopwatch
 
 SAMPLES_SHARE = 0.01
 LINE_SECONDS = 30  # between two lines of progress in a log, where a bar can't move
+SIGNAL_STEPS = 5  # between two times that several processes ask one another for a signal, for which all wait
 
 
 class Progress(TrainerCallback):
@@ -35,12 +38,12 @@ class Progress(TrainerCallback):
         """Args: peak_flops: FLOP/s of matrix products here, of all processes. clock: of a run that has one."""
         self.tokens_per_step, self.flops_per_token, self.peak_flops = tokens_per_step, flops_per_token, peak_flops
         self.bytes_per_token, self.clock, self.watch = bytes_per_token, clock, watch
-        self.bar, self.seen_steps, self.last_line = None, 0, 0.0
+        self.bar, self.first_step, self.seen_steps, self.last_line = None, 0, 0, 0.0
         self.step_seconds: list[float] = []  # without evaluation and saving
         self.since: float | None = None
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.seen_steps = state.global_step
+        self.first_step = self.seen_steps = state.global_step
         if state.is_world_process_zero:
             self.bar = tqdm(
                 total=state.max_steps * self.tokens_per_step,
@@ -57,15 +60,23 @@ class Progress(TrainerCallback):
         self.since = self.since or time.perf_counter()
 
     def on_step_end(self, args, state, control, **kwargs):
+        pauses = control.should_evaluate or control.should_save
+        if pauses:  # a GPU's work for these steps is theirs, not the pause's
+            synchronize(args.device.type)
         now = time.perf_counter()
         self.watch.lap("steps" if self.step_seconds else "first step")  # which compiles
         self.step_seconds.append(now - self.since)
-        self.since = None if control.should_evaluate or control.should_save else now
+        self.since = None if pauses else now
         if self.bar is not None:
-            if self.clock is not None and self.clock.progress > 0:
-                self.bar.total = int(state.global_step / self.clock.progress) * self.tokens_per_step
+            self.bar.total = self.count_steps(state) * self.tokens_per_step
             self.bar.update((state.global_step - self.seen_steps) * self.tokens_per_step)
             self.seen_steps = state.global_step
+
+    def count_steps(self, state) -> int:
+        """Return the steps that the run will have at its end: with a clock, by what share of the time is over."""
+        if self.clock is not None and self.clock.progress > 0:
+            return int(state.global_step / self.clock.progress)
+        return state.max_steps
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if logs and "loss" in logs:
@@ -77,7 +88,9 @@ class Progress(TrainerCallback):
                 self.bar.set_postfix_str(line)
                 if self.bar.disable and not args.disable_tqdm and time.monotonic() - self.last_line > LINE_SECONDS:
                     self.last_line = time.monotonic()
-                    print(f"{line}, {figures['tokens_per_second']:,.0f} tokens a second", flush=True)
+                    rate = figures["tokens_per_second"]
+                    left = (self.count_steps(state) - state.global_step) * self.tokens_per_step / rate
+                    print(f"{line}, {rate:,.0f} tokens a second, {tqdm.format_interval(left)} left", flush=True)
 
     def figures(self, loss: float, last_steps: int = 0) -> dict[str, float]:
         """Return tokens a second over the last steps (0: all but the first, which compiles), MFU, bits per byte."""
@@ -145,11 +158,31 @@ class Samples(TrainerCallback):
         self.watch.lap("samples")
 
 
+class StopOnDivergence(TrainerCallback):
+    """Ends a run whose loss is no longer a number: neither are its weights then, and nothing brings them back.
+
+    Except with fp16, which leaves out a step that overflows.
+    """
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        loss = (logs or {}).get("loss", 0.0)
+        if not math.isfinite(loss) and not args.fp16:
+            raise InputError(
+                f"step {state.global_step}: the loss is {loss}: the training has diverged; begin anew with lower rates "
+                "(--learning_rate, and with muon --matrix_learning_rate) and --overwrite true"
+            )
+
+
 class StopOnSignal(TrainerCallback):
-    """On Ctrl-C or SIGTERM: finish the step, save a checkpoint, end the training; `received` is the signal."""
+    """On Ctrl-C or SIGTERM: finish the step, save a checkpoint, end the training.
+
+    `received` is the signal; `saved` says that the checkpoint is there. A signal in the last step or after it, in the
+    last evaluation say, stops nothing: the run is as good as finished.
+    """
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self.stopping = self.saved = False
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self.receive)
 
@@ -157,15 +190,22 @@ class StopOnSignal(TrainerCallback):
         if self.received is not None:  # asked twice: at once
             raise KeyboardInterrupt
         self.received = number
-        print("\nstopping: the step is finished and a checkpoint saved; once more to leave at once", flush=True)
+        print("\nstopping as soon as what was trained is saved; once more to leave at once", flush=True)
 
     def on_step_end(self, args, state, control, **kwargs):
-        stop = torch.tensor(self.received or 0, device=args.device)
-        if args.world_size > 1:  # all stop at the same step, whoever was asked
-            dist.all_reduce(stop, op=dist.ReduceOp.MAX)
-        if stop.item():
-            self.received = int(stop.item())
+        received = self.received
+        if args.world_size > 1:
+            if state.global_step % SIGNAL_STEPS:
+                return
+            stop = torch.tensor(received or 0, device=args.device)
+            dist.all_reduce(stop, op=dist.ReduceOp.MAX)  # all stop at the same step, whoever was asked
+            received = int(stop.item())
+        if received and not control.should_training_stop:
+            self.received, self.stopping = received, True
             control.should_training_stop = control.should_save = True
+
+    def on_save(self, args, state, control, **kwargs):
+        self.saved = self.stopping
 
 
 class MarkComplete(TrainerCallback):

@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from train_utils.model import flops_per_token, make_fast, model_config
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 COMPILED_GAIN = 1.5  # training steps of all kinds, compiled, against plain ones: 1.6 at width 128, 1.3 at 512
 
 
@@ -47,16 +48,15 @@ class Machine:
 
 
 @cache
-def measure_peak(device: str, bf16: bool, seconds: float = 0.6) -> float:
-    """Return the FLOP/s of square matrix products on a device in bfloat16 or float32, the best of some sizes.
+def measure_peak(device: str, dtype: str, seconds: float = 0.6) -> float:
+    """Return the FLOP/s of square matrix products on a device in bf16, fp16 or fp32, the best of some sizes.
 
     Trials of a few milliseconds each, of which the quickest counts: what else runs here can only slow them.
     """
-    dtype = torch.bfloat16 if bf16 else torch.float32
     best = 0.0
     for size in (1024, 2048) if device == "cpu" else (4096, 8192):
         generator = torch.Generator(device)  # its own: measuring must not move the run's random state
-        a, b = (torch.randn(size, size, device=device, dtype=dtype, generator=generator) for _ in range(2))
+        a, b = (torch.randn(size, size, device=device, dtype=DTYPES[dtype], generator=generator) for _ in range(2))
         torch.mm(a, b)
         end = time.perf_counter() + seconds / 2
         while time.perf_counter() < end:
@@ -104,7 +104,7 @@ def disk_bytes(folder: Path) -> int:
 def measure_machine(device: str, bf16: bool, output_dir: Path) -> Machine:
     """Measure a machine for some seconds: matrix products, then real training steps at two widths."""
     keep_freed_memory(device)
-    peak = measure_peak(device, bf16)
+    peak = measure_peak(device, "bf16" if bf16 else "fp32")
     widths = (128, 512) if device == "cpu" else (512, 2048)
     shares = tuple((width, measure_training(device, bf16, width) * COMPILED_GAIN / peak) for width in widths)
     return Machine(device, "bf16" if bf16 else "fp32", peak, shares, memory_bytes(device), disk_bytes(output_dir))

@@ -1,7 +1,9 @@
 """What is measured on held-out text, as `evaluate.Metric` classes of ours: `evaluate.load` needs the network."""
 
 import math
+from collections.abc import Iterable
 from functools import wraps
+from itertools import islice
 
 import datasets
 import evaluate
@@ -11,6 +13,7 @@ from datasets import Dataset
 from transformers import EvalPrediction, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
+SAMPLE_ROWS = 256
 FEATURES = datasets.Features({"predictions": datasets.Value("float64"), "references": datasets.Value("float64")})
 
 
@@ -29,10 +32,11 @@ class TokenAccuracy(_TokenMetric):
 
 
 class Perplexity(_TokenMetric):
-    """Exponential of the mean loss; predictions: nats of each token, references: unused weight."""
+    """Mean loss and its exponential; predictions: nats of each token, references: unused weight."""
 
     def _compute(self, predictions, references) -> dict[str, float]:
-        return {"perplexity": math.exp(min(float(np.mean(predictions)), 700.0))}
+        loss = float(np.mean(predictions))
+        return {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
 
 
 class BitsPerByte(_TokenMetric):
@@ -79,7 +83,10 @@ def measure_tokens(model: PreTrainedModel) -> None:
 
 
 def make_compute_metrics(byte_counts: list[int]):
-    """Return Trainer's `compute_metrics`: accuracy, perplexity and bits per byte from `token_losses`.
+    """Return Trainer's `compute_metrics`: loss, accuracy, perplexity and bits per byte from `token_losses`.
+
+    The loss takes the place of Trainer's own, which is the mean over batches of each batch's mean: another figure where
+    rows differ in their number of labels, or batches in their number of rows.
 
     `byte_counts` holds for each id how many bytes of text it stands for.
     """
@@ -99,9 +106,16 @@ def make_compute_metrics(byte_counts: list[int]):
     return compute_metrics
 
 
-def bytes_per_label(rows: Dataset, byte_counts: list[int]) -> float:
-    """Return how many bytes of text a token that is trained stands for, from the first rows of (B, T) labels."""
-    sample = rows.select(range(min(len(rows), 256))).with_format("numpy")[:]
-    labels = np.stack(sample["labels"] if "labels" in sample else sample["input_ids"])[:, 1:]
+def bytes_per_label(rows: Dataset | Iterable[dict], byte_counts: list[int]) -> float:
+    """Return how many bytes of text a token that is trained stands for, from SAMPLE_ROWS rows of T tokens.
+
+    A Dataset holds one source after another, so they are spread evenly over all of it. A mixture, which is shuffled,
+    and a stream are read from the beginning.
+    """
+    if isinstance(rows, Dataset):
+        chosen = np.linspace(0, len(rows) - 1, min(len(rows), SAMPLE_ROWS), dtype=int)
+        rows = rows.select(chosen).with_format("numpy")
+    labels = [np.asarray(row.get("labels", row["input_ids"]))[1:] for row in islice(rows, SAMPLE_ROWS)]
+    labels = np.concatenate([np.empty(0, np.int64), *labels])
     labels = labels[labels != -100]
     return float(np.asarray(byte_counts)[labels].sum() / max(labels.size, 1)) or 1.0

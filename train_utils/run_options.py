@@ -13,6 +13,14 @@ REPLACED_BY_CLOCK = {
     "max_steps", "num_train_epochs", "warmup_steps", "lr_scheduler_type", "lr_scheduler_kwargs", "eval_strategy",
     "save_strategy",
 }  # fmt: skip
+# (Option, its values, which options have no effect with them.)
+WITHOUT_EFFECT = [
+    ("eval_strategy", {"no"}, {"eval_steps", "eval_tokens"}),
+    ("eval_strategy", {"epoch"}, {"eval_steps"}),
+    ("save_strategy", {"no", "epoch"}, {"save_steps"}),
+    ("lr_scheduler_type", {"constant"}, {"warmup_steps"}),
+    ("optim", {"sgd", "adafactor", "rmsprop", "adagrad"}, {"adam_beta1", "adam_beta2"}),
+]
 EVAL_TOKENS = 32768  # of each language
 EVAL_COST = 1 / 3  # of a token that is measured, in tokens that are trained
 
@@ -127,13 +135,14 @@ class RunOptions:
                 raise ValueError(
                     f"--logging_steps {self.logging_steps:g} is below 1; --minutes needs a number of steps"
                 )
-        else:
-            if {"max_steps", "num_train_epochs"} <= typed and self.max_steps > 0:
-                raise ValueError("--num_train_epochs has no effect with --max_steps; leave out one of the two")
-            strategy = getattr(self.eval_strategy, "value", self.eval_strategy)
-            useless = {"no": {"eval_steps", "eval_tokens"}, "epoch": {"eval_steps"}}.get(strategy, set())
-            for name in sorted(typed & useless):
-                raise ValueError(f"--{name} has no effect with --eval_strategy {strategy}")
+        elif {"max_steps", "num_train_epochs"} <= typed and self.max_steps > 0:
+            raise ValueError("--num_train_epochs has no effect with --max_steps; leave out one of the two")
+        for option, values, useless in WITHOUT_EFFECT:
+            value = getattr(self, option, None)  # save_strategy is Trainer's, which isn't imported for --help
+            value = getattr(value, "value", value)
+            if value in values and not (self.minutes is not None and option in REPLACED_BY_CLOCK):
+                for name in sorted(typed & useless):
+                    raise ValueError(f"--{name} has no effect with --{option} {value}; leave out one of the two")
         if self.overwrite and (self.resume_from_checkpoint or "false").lower() != "false":
             raise ValueError("--overwrite true begins anew, --resume_from_checkpoint goes on; leave out one of the two")
         if "matrix_learning_rate" in typed and self.optim != "muon":

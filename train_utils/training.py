@@ -13,8 +13,8 @@ from transformers.integrations import apply_liger_kernel
 from transformers.trainer_callback import PrinterCallback
 
 from errors import InputError, first_line
-from train_utils.arguments import RunArguments, count_step_rows
-from train_utils.callbacks import MarkComplete, Progress, Samples, StopOnSignal
+from train_utils.arguments import RunArguments, avoid_waiting, count_step_rows, dtype_name
+from train_utils.callbacks import MarkComplete, Progress, Samples, StopOnDivergence, StopOnSignal
 from train_utils.checkpoint import read_record, save_model, start_record, write_record
 from train_utils.clock import Clock
 from train_utils.dial import finish_seconds
@@ -70,7 +70,7 @@ def train_and_save(
     step_tokens = step_rows * run.row_tokens
     steps = args.max_steps if args.max_steps > 0 else math.ceil(len(train_rows) / step_rows * args.num_train_epochs)
     keep_freed_memory(args.device.type)
-    peak_flops = measure_peak(args.device.type, bool(args.bf16)) * args.world_size
+    peak_flops = measure_peak(args.device.type, dtype_name(args)) * args.world_size
     total_flops = token_flops * steps * step_tokens
     if args.minutes is not None:
         total_flops = min(total_flops, args.minutes * 60 * 0.3 * peak_flops)
@@ -102,14 +102,14 @@ def train_and_save(
     measure_tokens(base)
     say(
         f"model: {model.config.model_type}, {count_parameters(model) / 1e6:.2f} M parameters, on {args.device.type} in "
-        f"{'bf16' if args.bf16 else 'fp32'}, {'compiled' if compiled else 'not compiled'}"
+        f"{dtype_name(args)}, {'compiled' if compiled else 'not compiled'}"
     )
+    avoid_waiting(args)
     stop = StopOnSignal()
-    counted = train_rows if isinstance(train_rows, Dataset) else next(iter(eval_rows.values()))
-    progress = Progress(
-        step_tokens, token_flops, peak_flops, bytes_per_label(counted, run.byte_counts), clock, run.watch
-    )
+    token_bytes = bytes_per_label(train_rows, run.byte_counts)
+    progress = Progress(step_tokens, token_flops, peak_flops, token_bytes, clock, run.watch)
     samples = Samples(sample, f"eval_{list(eval_rows)[-1]}", run.watch)
+    callbacks = [progress, StopOnDivergence(), samples, stop, MarkComplete(run.watch)]
     try:
         trainer = Trainer(
             model=model,
@@ -120,9 +120,12 @@ def train_and_save(
             compute_metrics=make_compute_metrics(run.byte_counts),
             optimizer_cls_and_kwargs=optimizer_factory(args, rates),
             # The clock first: at a step's end it says whether a pause follows, which progress leaves out.
-            callbacks=[*([clock] if clock else []), progress, samples, stop, MarkComplete(run.watch)],
+            callbacks=[clock, *callbacks] if clock else callbacks,
         )
-    except (ImportError, RuntimeError) as error:  # a reporter or optimizer whose package is not there
+        # Trainer would do it in train(), when the run's record is there already; sharded models must wait for that.
+        if not (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled):
+            trainer.create_optimizer()
+    except (ImportError, RuntimeError, ValueError) as error:  # a reporter or optimizer whose package is not there
         if "install" not in str(error):
             raise
         raise InputError(first_line(error)) from error
@@ -132,7 +135,7 @@ def train_and_save(
         start_record(output_dir, run.script, run.settings, run.data)
     run.watch.lap("preparing")
     trainer.train(resume_from_checkpoint=run.resume)
-    if stop.received:
+    if stop.saved:
         say(f"stopped at step {trainer.state.global_step} and saved; to go on, add: --resume_from_checkpoint true")
         return 128 + stop.received
     if args.process_index == 0:
@@ -178,11 +181,13 @@ def finish_run(
     run.watch.lap("report")
     save_model(model, tokenizer, output_dir, run.stop_token_ids)
     run.watch.lap("saving")
-    facts["time"] = f"{run.watch.last:.0f} s: {run.watch.describe()}"
+    since = f" since step {progress.first_step}, where this process went on" if progress.first_step else ""
+    facts["time"] = f"{run.watch.last:.0f} s{since}: {run.watch.describe()}"
     write_report(output_dir / "report.md", f"A run of {run.script}", facts, evaluations, samples)
     record = read_record(output_dir)
     speed = {"tokens_per_second": round(figures["tokens_per_second"]), "mfu": round(figures["mfu"], 3)}
     speed |= {"seconds": round(run.watch.last, 1), "overhead": round(run.watch.overhead(), 4)}
+    speed |= {"since_step": progress.first_step}  # these are of this process alone
     speed |= {"seconds_of": {part: round(value, 2) for part, value in run.watch.seconds.items()}}
     speed |= {f"peak_{name}_bytes": value for name, value in memory.items()}
     outcome = {

@@ -5,6 +5,7 @@ import sys
 from dataclasses import asdict, dataclass, field, fields
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from data_utils.readers.files import ReadArguments
 from errors import InputError
 from options import parse_arguments
 from train_utils import arguments
-from train_utils.arguments import RunArguments, has_fast_bf16
+from train_utils.arguments import RunArguments, dtype_name, has_fast_bf16
 from train_utils.run_options import trainer_names
 
 ROOT = Path(__file__).parents[2]
@@ -245,6 +246,25 @@ def test_cpu_is_used_where_there_is_nothing_else(tmp_path, monkeypatch):
     assert args.device == torch.device("cpu")
 
 
+def test_no_step_waits_unless_asked_to(tmp_path, monkeypatch):
+    args = run_arguments(tmp_path)
+    monkeypatch.setattr(RunArguments, "device", torch.device("cuda"))
+    arguments.avoid_waiting(args)
+    assert args.accelerator_config.non_blocking is True
+    assert (args.logging_nan_inf_filter, args.ddp_find_unused_parameters) == (False, False)
+    asked = ["--logging_nan_inf_filter", "true", "--ddp_find_unused_parameters", "true"]
+    args = run_arguments(tmp_path, *asked, "--accelerator_config", '{"non_blocking": false}')
+    arguments.avoid_waiting(args)
+    assert args.accelerator_config.non_blocking is False
+    assert (args.logging_nan_inf_filter, args.ddp_find_unused_parameters) == (True, True)
+
+
+def test_numbers_have_a_name(tmp_path):
+    names = [dtype_name(run_arguments(tmp_path, *argv)) for argv in (["--bf16", "true"], ["--bf16", "false"])]
+    assert names == ["bf16", "fp32"]
+    assert dtype_name(SimpleNamespace(bf16=False, fp16=True)) == "fp16"
+
+
 @pytest.mark.parametrize(
     ("argv", "wanted"), [([], None), (["--torch_compile", "true"], True), (["--torch_compile", "no"], False)]
 )
@@ -319,6 +339,10 @@ def test_help_all_shows_every_option(capsys, tmp_path):
         (["--label_smoothing_factor", "0.1"], "--label_smoothing_factor changes what a loss means"),
         (["--eval_steps", "0"], "--eval_steps 0.0 is outside"),
         (["--eval_strategy", "no", "--eval_tokens", "1000"], "--eval_tokens has no effect with --eval_strategy no"),
+        (["--lr_scheduler_type", "constant", "--warmup_steps", "20"], "--warmup_steps has no effect with --lr_sched"),
+        (["--save_strategy", "no", "--save_steps", "5"], "--save_steps has no effect with --save_strategy no"),
+        (["--optim", "sgd", "--adam_beta2", "0.9"], "--adam_beta2 has no effect with --optim sgd"),
+        (["--minutes", "3", "--optim", "sgd", "--adam_beta2", "0.9"], "--adam_beta2 has no effect with --optim sgd"),
         (["--eval_strategy", "epoch", "--eval_steps", "0.1"], "--eval_steps has no effect with --eval_strategy epoch"),
     ],
 )
@@ -335,6 +359,7 @@ def test_wrong_options_and_those_without_effect_are_refused_in_one_line(tmp_path
         (train, ["--base", "x", "--model_shape", "y"], "--model_shape has no effect with --base"),
         (train, ["--base", "x", "--vocab_size", "900"], "--vocab_size has no effect with --base"),
         (train, ["--base", "x", "--head_start", "true"], "--head_start has no effect with --base"),
+        (train, ["--streaming", "true", "--head_start", "true"], "--head_start has no effect with --streaming"),
         (train, ["--tokenizer", "x", "--vocab_size", "900"], "--vocab_size has no effect with --tokenizer"),
         (train, ["--sources", "x", "--corpus", "y"], "--corpus has no effect with --sources"),
         (finetune_dialogue, ["--lora_rank", "4"], "--lora_rank has no effect without --lora true"),

@@ -1,13 +1,17 @@
-"""What happens beside the steps: samples that must not cost too much."""
+"""What happens beside the steps: samples that must not cost too much, signals, progress in a log."""
 
+import contextlib
+import math
+import signal
 from types import SimpleNamespace
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, TrainerControl, TrainerState
 
-from train_utils import stopwatch
-from train_utils.callbacks import Samples
+from errors import InputError
+from train_utils import callbacks, stopwatch
+from train_utils.callbacks import SIGNAL_STEPS, Progress, Samples, StopOnDivergence, StopOnSignal
 from train_utils.samples import continue_prompts
 from train_utils.stopwatch import Stopwatch
 
@@ -54,3 +58,83 @@ def test_samples_that_cost_too_much_are_shown_first_and_last_alone(monkeypatch, 
     assert found == shown
     assert samples.last == [("Hello", "100")]
     assert watch.seconds["samples"] == pytest.approx(cost * len(shown))
+
+
+# Progress and divergence
+
+
+@pytest.mark.parametrize(("progress", "left"), [(None, "01:10"), (0.0, "01:10"), (0.5, "00:30")])
+def test_a_log_says_the_time_left(monkeypatch, capsys, progress, left):
+    """30 steps of 100 are done, a step a second; the clock, where there is one, says half of the time is over."""
+    monkeypatch.setattr(callbacks.sys.stderr, "isatty", lambda: False)
+    clock = None if progress is None else SimpleNamespace(progress=progress)
+    shown = Progress(1000, 6e6, 24e9, bytes_per_token=4.0, clock=clock, watch=Stopwatch())
+    args, state = SimpleNamespace(logging_steps=10, disable_tqdm=False), TrainerState(max_steps=100)
+    shown.on_train_begin(args, state, None)
+    shown.step_seconds, shown.last_line = [1.0] * 30, float("-inf")
+    state.global_step, state.log_history = 30, [{}]
+    shown.on_log(args, state, None, logs={"loss": 4 * math.log(2)})
+    expected = f"step 30, 1.000 bits a byte, 25% of peak, 1,000 tokens a second, {left} left\n"
+    assert capsys.readouterr().out == expected
+
+
+@pytest.mark.parametrize(("loss", "fp16", "ends"), [(math.nan, False, True), (math.inf, False, True),
+                                                    (math.nan, True, False), (9.0, False, False)])  # fmt: skip
+def test_a_loss_that_is_no_number_ends_the_run(loss, fp16, ends):
+    told = pytest.raises(InputError, match=r"step 7: the loss is (nan|inf): the training has diverged")
+    with told if ends else contextlib.nullcontext():
+        StopOnDivergence().on_log(SimpleNamespace(fp16=fp16), TrainerState(global_step=7), None, logs={"loss": loss})
+
+
+# Signals
+
+
+@pytest.fixture
+def stop():
+    """A StopOnSignal; the handlers that were there are given back."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield StopOnSignal()
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def end_step(stop: StopOnSignal, step: int, processes: int = 1, is_last: bool = False) -> TrainerControl:
+    """Tell that a step has ended; return what is asked of Trainer."""
+    control = TrainerControl(should_training_stop=is_last)
+    stop.on_step_end(SimpleNamespace(world_size=processes, device="cpu"), TrainerState(global_step=step), control)
+    return control
+
+
+def test_a_signal_saves_and_stops_and_only_then_it_is_called_saved(stop):
+    assert not end_step(stop, 1).should_training_stop
+    signal.raise_signal(signal.SIGTERM)
+    stop.on_save(None, None, None)  # of the mark that was just reached: training goes on after it
+    assert not stop.saved
+    control = end_step(stop, 2)
+    assert (control.should_training_stop, control.should_save, stop.saved) == (True, True, False)
+    stop.on_save(None, None, None)
+    assert (stop.saved, stop.received) == (True, signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):  # asked twice
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_a_signal_in_the_last_step_saves_nothing_more(stop):
+    signal.raise_signal(signal.SIGTERM)
+    assert not end_step(stop, 7, is_last=True).should_save
+    stop.on_save(None, None, None)
+    assert not stop.saved
+
+
+def test_one_process_makes_no_tensor_of_a_signal(stop, monkeypatch):
+    """Reading it back from a GPU would wait, at every step, for all that the GPU was given."""
+    monkeypatch.setattr(callbacks.torch, "tensor", None)
+    assert not end_step(stop, SIGNAL_STEPS).should_save
+
+
+def test_several_processes_ask_one_another_every_few_steps(stop, monkeypatch):
+    asked = []
+    monkeypatch.setattr(callbacks.dist, "all_reduce", lambda value, op: asked.append(op) or value.fill_(15))
+    controls = [end_step(stop, step, processes=2) for step in range(1, SIGNAL_STEPS + 1)]
+    assert [control.should_save for control in controls] == [False] * (SIGNAL_STEPS - 1) + [True]
+    assert len(asked) == 1
+    assert stop.received == 15  # though another process was asked

@@ -18,12 +18,20 @@ from train_utils.stopwatch import Stopwatch
 def test_peak_is_measured_and_the_random_state_stays():
     torch.manual_seed(3)
     machine.measure_peak.cache_clear()
-    found = machine.measure_peak("cpu", False, seconds=0.05)
+    found = machine.measure_peak("cpu", "fp32", seconds=0.05)
     assert 1e8 < found < 1e14
     after = torch.rand(1)
     torch.manual_seed(3)
     assert torch.equal(after, torch.rand(1))
-    assert machine.measure_peak("cpu", False, seconds=0.05) == found  # once for a process
+    assert machine.measure_peak("cpu", "fp32", seconds=0.05) == found  # once for a process
+
+
+def test_peak_is_measured_in_the_numbers_asked_for(monkeypatch):
+    used = []
+    monkeypatch.setattr(machine.torch, "mm", lambda a, b: used.append(a.dtype))
+    for name, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16), ("fp32", torch.float32)):
+        machine.measure_peak("cpu", name, seconds=0.001)
+        assert used.pop() == dtype
 
 
 def test_training_is_measured_below_the_peak():
@@ -40,7 +48,7 @@ def test_figures_leave_out_pauses_and_the_first_step(monkeypatch):
     monkeypatch.setattr(callbacks.time, "perf_counter", lambda: now[0])
     watch = Stopwatch()
     progress = Progress(1000, 6e6, 24e9, bytes_per_token=4.0, clock=None, watch=watch)
-    args = SimpleNamespace(logging_steps=10)
+    args = SimpleNamespace(logging_steps=10, device=torch.device("cpu"))
     for step in range(5):
         state, control = TrainerState(global_step=step), TrainerControl(should_evaluate=step == 2)
         progress.on_step_begin(args, state, control)

@@ -6,13 +6,15 @@ import os
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, EvalPrediction
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, EvalPrediction, Trainer, TrainingArguments
 from transformers.integrations import apply_liger_kernel
 
 from train_utils.metrics import (
     BitsPerByte,
     Perplexity,
     TokenAccuracy,
+    bytes_per_label,
     make_compute_metrics,
     measure_tokens,
     token_losses,
@@ -48,7 +50,8 @@ def test_figures_by_hand():
     assert found["perplexity"] == pytest.approx(2 ** (7 / 4), rel=1e-5)
     assert found["bits_per_byte"] == pytest.approx((1 + 3 + 2) / (3 + 1 + 6), rel=1e-5)
     assert found["accuracy"] == pytest.approx(2 / 4)
-    assert set(found) == {"perplexity", "bits_per_byte", "accuracy"}
+    assert found["loss"] == pytest.approx(math.log(2) * 7 / 4, rel=1e-5)
+    assert set(found) == {"loss", "perplexity", "bits_per_byte", "accuracy"}
 
 
 def test_special_tokens_have_no_bytes_but_count_as_tokens():
@@ -94,6 +97,38 @@ def test_many_rows_give_the_mean_over_tokens_not_over_rows():
     found = evaluate(logits, labels)
     assert found["perplexity"] == pytest.approx(2 ** ((1 + 3 + 2 + 1) / 4), rel=1e-5)
     assert found["accuracy"] == pytest.approx(2 / 4)  # the first of each row
+
+
+def test_trainer_shows_the_mean_over_tokens_not_over_batches(tiny_checkpoint, tmp_path):
+    """Rows with 15, 3 and 1 labels, in batches of two and of one."""
+    ids = torch.randint(1200, (3, 16), generator=torch.Generator().manual_seed(0))
+    labels = ids.clone()
+    labels[1, 4:], labels[2, 2:] = -100, -100
+    rows = [{"input_ids": ids[i], "labels": labels[i]} for i in range(3)]
+    model = AutoModelForCausalLM.from_pretrained(tiny_checkpoint)
+    with torch.no_grad():
+        nats = model(input_ids=ids, labels=labels, num_items_in_batch=1).loss.item()
+    measure_tokens(model)
+    args = TrainingArguments(str(tmp_path), per_device_eval_batch_size=2, use_cpu=True, report_to="none")
+    compute_metrics = make_compute_metrics([1] * 1200)
+    trainer = Trainer(model, args, eval_dataset={"en": rows}, compute_metrics=compute_metrics)
+    found = trainer.evaluate()
+    assert found["eval_en_loss"] == pytest.approx(nats / 19, rel=1e-5)
+    assert found["eval_en_loss"] == pytest.approx(math.log(found["eval_en_perplexity"]))
+
+
+def test_bytes_of_a_token_are_counted_over_all_sources():
+    """Half of the tokens stand for one byte and half for three, one source after the other."""
+    rows = [{"input_ids": [2] * 4}] * 500 + [{"input_ids": [3] * 4}] * 500
+    assert bytes_per_label(Dataset.from_list(rows), BYTE_COUNTS) == pytest.approx(2)
+    assert bytes_per_label(Dataset.from_list(rows[:3]), BYTE_COUNTS) == pytest.approx(1)
+    assert bytes_per_label(rows[499:501], BYTE_COUNTS) == pytest.approx(2)  # a mixture or a stream
+
+
+def test_bytes_of_a_token_are_of_those_that_are_trained():
+    rows = [{"input_ids": [3, 3, 2, 4], "labels": [-100, 3, -100, 4]}, {"input_ids": [4] * 4, "labels": [-100] * 4}]
+    assert bytes_per_label(Dataset.from_list(rows), BYTE_COUNTS) == pytest.approx((3 + 6) / 2)
+    assert bytes_per_label([], BYTE_COUNTS) == 1
 
 
 def test_kept_losses_have_two_numbers_a_token():
@@ -151,7 +186,7 @@ def test_hopeless_model_has_a_finite_perplexity():
     ("metric", "predictions", "references", "expected"),
     [
         (TokenAccuracy, [1.0, 0.0, 0.0, 1.0], [1, 1, 1, 1], {"accuracy": 0.5}),
-        (Perplexity, [math.log(2), math.log(8)], [1, 1], {"perplexity": 4.0}),
+        (Perplexity, [math.log(2), math.log(8)], [1, 1], {"loss": math.log(4), "perplexity": 4.0}),
         (BitsPerByte, [math.log(2), math.log(8), math.log(4)], [1, 3, 0], {"bits_per_byte": 1.0}),
         (BitsPerByte, [math.log(2)], [0], {"bits_per_byte": 0.0}),
     ],
