@@ -68,9 +68,7 @@ def keep_batch(args: RunArguments, plan: Plan) -> Plan:
     """Return the plan with the batch that the user gave, by either of its options, if any."""
     if not {"per_device_train_batch_size", "gradient_accumulation_steps"} & set(args.given):
         return plan
-    return replace(
-        plan, batch_rows=args.per_device_train_batch_size, accumulation=args.gradient_accumulation_steps
-    )  # fmt: skip
+    return replace(plan, batch_rows=args.per_device_train_batch_size, accumulation=args.gradient_accumulation_steps)
 
 
 def plan_pretraining(
