@@ -190,7 +190,7 @@ def main(argv: list[str] | None = None) -> int:
     check_vocabulary(model, tokenizer, shape.base or str(shape.tokenizer))
     check_window(model.config, shape.block_tokens, shape.base or shape.model_shape)
     norm = find_last_norm(model) if shape.head_start and not (shape.base or data.streaming) else None
-    args.embeddings = "trained" if shape.base else "fitted" if norm else "random"
+    args.start = "trained" if shape.base else "fitted" if norm else "random"
     watch.lap("model")
     if norm and not resume:
         loss = fit_bigrams(model.to(args.device), norm, blocks, args.bf16)

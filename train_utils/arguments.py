@@ -38,7 +38,7 @@ class RunArguments(RunOptions, TrainingArguments):
         TrainingArguments.__post_init__(self)
         if optim == "muon":
             self.optim = optim
-        self.embeddings = "trained"  # what they know at the start: train.py says where it is less
+        self.start = "trained"  # what embedding and head know at first: train.py says where it is less
 
 
 def count_step_rows(args: TrainingArguments) -> int:

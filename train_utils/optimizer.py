@@ -23,28 +23,35 @@ class Rates:
     rest: float
 
 
-# AdamW's peak rate at width 256 and 4,096 tokens a step, by what embedding and head know at the start: nothing; which
-# token follows which (train_utils.bigrams); a language.
-ADAMW_RATES = {"random": 0.03, "fitted": 0.009, "trained": 0.003}
+# Peak rates at width 256 and 4,096 tokens a step, by what embedding and head know at the start: nothing; which token
+# follows which (train_utils.bigrams); a language. Measured: benchmarks/LOG.md.
+MUON_RATES = {"random": 0.02, "fitted": 0.02, "trained": 0.008}
+ADAMW_RATES = {"random": 0.03, "fitted": 0.0045, "trained": 0.003}
+FITTED_STEPS = 240  # of the run in which "fitted" was measured; shorter ones should forget less of the fit
+ADAMW_SHARE = 0.2  # of Muon's rate at width 256, where AdamW trains the matrices as well
 
 
-def scale_rates(width: int, batch_tokens: int, embeddings: str = "trained") -> Rates:
-    """Return the peak learning rates for a model's width and the tokens of a step, from one measured setting.
+def scale_rates(width: int, batch_tokens: int, start: str = "trained", steps: int = FITTED_STEPS) -> Rates:
+    """Return the peak learning rates for a model's width, the tokens of a step and the steps of the run.
 
     - Matrices: Muon's update has a spectral norm of 1 (times sqrt(A / B) for a tall A x B), so its rate holds for every
       width (Bernstein 2025, "Deriving Muon").
     - Embeddings, head, norms: 1 / sqrt(width), between the constant and the 1 / width of Yang et al. 2022 (muP), as
-      nanochat measured; from ADAMW_RATES (measured: benchmarks/LOG.md).
+      nanochat measured. After the fit sqrt(steps), up to the rate of embeddings that know nothing: a long run has the
+      time to learn better ones, a short one loses more by a high rate than it learns (measured from 60 to 960 steps).
     - All: sqrt(batch), since a gradient's noise falls with its root (Malladi et al. 2022, for Adam), up to 16 times.
 
-    The horizon enters by the batch, which grows with it (`plan.choose_batch`); at one batch, one rate is used.
-
     >>> scale_rates(256, 4096).matrices, round(scale_rates(1024, 16384).matrices, 3)
-    (0.02, 0.04)
+    (0.008, 0.016)
+    >>> [round(scale_rates(256, 4096, "fitted", steps).rest, 4) for steps in (60, 960, 100_000)]
+    [0.0022, 0.009, 0.03]
     """
+    rate = ADAMW_RATES[start]
+    if start == "fitted":
+        rate = min(rate * math.sqrt(steps / FITTED_STEPS), ADAMW_RATES["random"])
     batch = math.sqrt(min(batch_tokens / 4096, 256))
-    rate = ADAMW_RATES[embeddings] * batch * math.sqrt(256 / width)
-    return Rates(0.02 * batch, rate, rate)
+    rate *= batch * math.sqrt(256 / width)
+    return Rates(MUON_RATES[start] * batch, rate, rate)
 
 
 class MuonAdamW(torch.optim.Optimizer):
@@ -129,19 +136,17 @@ def muon_adamw(
     )
 
 
-def choose_rates(args, model: PreTrainedModel, batch_tokens: int) -> Rates:
-    """Return the rates of a run: by `scale_rates`, replaced by what the user gave.
+def choose_rates(args, model: PreTrainedModel, batch_tokens: int, steps: int) -> Rates:
+    """Return the rates of a run of so many steps: by `scale_rates`, replaced by what the user gave.
 
     `--learning_rate` is AdamW's for all that it trains. Without Muon AdamW trains the matrices as well, which bear the
-    width less: a rate of 0.004 at width 256 falls as 1 / width (Yang et al. 2022).
+    width less: its rate falls as 1 / width (Yang et al. 2022).
     """
     width = model.get_input_embeddings().embedding_dim
-    rates = scale_rates(width, batch_tokens, args.embeddings)
+    rates, given = scale_rates(width, batch_tokens, args.start, steps), args.learning_rate
     if args.optim != "muon":
-        batch = rates.matrices / 0.02
-        rate = args.learning_rate if args.learning_rate is not None else 0.004 * batch * 256 / width
+        rate = given if given is not None else ADAMW_SHARE * rates.matrices * 256 / width
         return Rates(rate, rate, rate)
-    given = args.learning_rate
     matrices = args.matrix_learning_rate if args.matrix_learning_rate is not None else rates.matrices
     return Rates(matrices, *((given, given) if given is not None else (rates.embeddings, rates.rest)))
 

@@ -73,7 +73,8 @@ def train_and_save(
     peak_flops = measure_peak(args.device.type, bool(args.bf16)) * args.world_size
     width = model.get_input_embeddings().embedding_dim
     compiled = settle_compilation(args, width, token_flops * steps * step_tokens, run.resume)
-    rates = choose_rates(args, model, step_tokens)
+    planned = run.data["plan"]["tokens"] // step_tokens if "plan" in run.data else steps
+    rates = choose_rates(args, model, step_tokens, max(1, min(planned, steps)))
     args.learning_rate = rates.rest
     if args.lr_scheduler_type == "warmup_stable_decay" and not args.lr_scheduler_kwargs:
         args.lr_scheduler_kwargs = {"num_decay_steps": round(args.decay_share * steps), "decay_type": "linear"}

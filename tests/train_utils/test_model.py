@@ -9,16 +9,19 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+import train_utils.model
 from errors import InputError
 from train_utils.model import (
     build_model,
     check_packing,
     check_vocabulary,
     check_window,
+    chunked_head_loss,
     count_parameters,
     decoder_layers,
     flops_per_token,
     has_plain_head,
+    head_loss,
     load_model,
     make_fast,
 )
@@ -294,6 +297,25 @@ def test_fast_model_learns_the_same(shape, kind):
     plain, fast = build_for_trainer(shape), build_for_trainer(shape)
     make_fast(fast, compiled=False)
     assert_trains_alike(plain, fast, batch(kind))
+
+
+@pytest.mark.parametrize("kind", ["mean", "num_items_in_batch", "packed"])
+def test_logits_too_large_to_be_held_are_never_computed_whole(kind, monkeypatch):
+    monkeypatch.setattr(train_utils.model, "LOGITS_BYTES", 100)
+    monkeypatch.setattr(train_utils.model, "head_loss", None)  # what holds them
+    plain, fast = build_for_trainer(QWEN3), build_for_trainer(QWEN3)
+    monkeypatch.setattr(train_utils.model, "has_plain_head", lambda model: True)
+    make_fast(fast, compiled=False)
+    assert_trains_alike(plain, fast, batch(kind))
+
+
+def test_chunked_loss_is_in_the_precision_that_autocast_says():
+    hidden, weight, labels = torch.randn(2, T, 32), torch.randn(100, 32), torch.randint(0, 100, (2, T))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = chunked_head_loss(hidden, weight, labels, None)
+        expected = head_loss(hidden, weight, labels, None)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, atol=0.02, rtol=0.01)
 
 
 @pytest.mark.parametrize("shape", [QWEN3, GPT2], ids=["qwen3", "gpt2"])

@@ -194,11 +194,19 @@ def test_layer_learns_the_same_whichever_way_its_weight_is_kept(inputs, outputs)
 def test_rates_scale_by_the_stated_rules():
     base, wide, large = scale_rates(256, 4096), scale_rates(1024, 4096), scale_rates(256, 16384)
     assert wide == Rates(base.matrices, base.embeddings / 2, base.rest / 2)
-    new = scale_rates(256, 4096, "random")
-    assert new == Rates(base.matrices, pytest.approx(10 * base.embeddings), pytest.approx(10 * base.rest))
-    assert base.embeddings < scale_rates(256, 4096, "fitted").embeddings < new.embeddings
     assert large == Rates(2 * base.matrices, 2 * base.embeddings, 2 * base.rest)
     assert scale_rates(256, 2**40) == scale_rates(256, 2**20)  # the root rule ends
+    new = scale_rates(256, 4096, "random")
+    assert new == Rates(
+        pytest.approx(2.5 * base.matrices), pytest.approx(10 * base.rest), pytest.approx(10 * base.rest)
+    )
+    assert scale_rates(256, 4096, "random", 10) == scale_rates(256, 4096, "random", 10_000)
+
+
+def test_the_rate_after_the_fit_grows_with_the_root_of_the_steps():
+    short, long = scale_rates(256, 4096, "fitted", 60), scale_rates(256, 4096, "fitted", 240)
+    assert long == Rates(short.matrices, pytest.approx(2 * short.embeddings), pytest.approx(2 * short.rest))
+    assert scale_rates(256, 4096, "fitted", 10**6) == scale_rates(256, 4096, "random")
 
 
 @pytest.mark.parametrize(
@@ -208,11 +216,18 @@ def test_rates_scale_by_the_stated_rules():
         ({"learning_rate": 0.5}, Rates(scale_rates(32, 4096).matrices, 0.5, 0.5)),
         ({"matrix_learning_rate": 0.5}, Rates(0.5, scale_rates(32, 4096).embeddings, scale_rates(32, 4096).rest)),
         ({"optim": "adamw", "learning_rate": 0.25}, Rates(0.25, 0.25, 0.25)),
+        ({"optim": "adamw"}, Rates(*[pytest.approx(0.0128)] * 3)),
     ],
 )
 def test_what_the_user_gives_counts(tmp_path, argv, expected):
     args = RunArguments(output_dir=str(tmp_path), use_cpu=True, **argv)
-    assert choose_rates(args, build(QWEN3), 4096) == expected
+    assert choose_rates(args, build(QWEN3), 4096, 100) == expected
+
+
+def test_the_steps_of_the_run_count(tmp_path):
+    args = RunArguments(output_dir=str(tmp_path), use_cpu=True)
+    args.start = "fitted"
+    assert choose_rates(args, build(QWEN3), 4096, 60) == scale_rates(32, 4096, "fitted", 60)
 
 
 def train_steps(model: nn.Module, optimizer: MuonAdamW, scheduler, seeds: range) -> None:
