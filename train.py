@@ -14,7 +14,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is fetched unless the us
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from errors import InputError, run_script
@@ -103,7 +103,14 @@ from data_utils.corpus import CORPUS_SOURCES, data_version, split_languages
 from data_utils.documents import find_sources
 from data_utils.held_out import find_beginnings
 from data_utils.packing import collate_blocks
-from data_utils.pretraining import ShardedCorpus, SmallCorpus, open_corpus, pack_held_out, prepare_tokenizer
+from data_utils.pretraining import (
+    ShardedCorpus,
+    SmallCorpus,
+    count_unprepared,
+    open_corpus,
+    pack_held_out,
+    prepare_tokenizer,
+)
 from data_utils.tokenizer import (
     bytes_per_token,
     describe_compression,
@@ -186,11 +193,11 @@ def main(argv: list[str] | None = None) -> int:
     model = load_model(shape.base) if shape.base else build_model(choose_shape(shape, plan), tokenizer)
     check_vocabulary(model, tokenizer, shape.base or str(shape.tokenizer))
     check_window(model.config, shape.block_tokens, shape.base or shape.model_shape)
-    head_start = shape.head_start and not (shape.base or data.streaming) and find_last_norm(model) is not None
-    args.start = "trained" if shape.base else "fitted" if head_start else "random"
+    norm = find_last_norm(model) if shape.head_start and not (shape.base or data.streaming) else None
+    args.start = "trained" if shape.base else "fitted" if norm else "random"
     watch.lap("model")
-    if head_start and not resume:
-        loss = fit_bigrams(model.to(args.device), blocks, args.bf16)
+    if norm and not resume:
+        loss = fit_bigrams(model.to(args.device), norm, blocks, args.bf16)
         say(f"head start: embedding and head fitted to pairs of tokens, loss {loss:.2f}")
         watch.lap("head start")
 
@@ -237,7 +244,11 @@ def plan_run(
         tokens = tokenizer or train_tokenizer([], 300)
         model = load_model(shape.base) if shape.base else on_meta(build_model, find_shape(shape.model_shape), tokens)
         size = shape_of(model, shape.block_tokens, vocab_size or shape.vocab_size)
-    plan = plan_pretraining(args, say, resume, size, vocab_size, corpus.text_bytes(), shape.block_tokens, compression)
+    unprepared = cache(
+        partial(count_unprepared, corpus, given)
+    )  # asked for a width's vocabulary, of which many are one
+    text = (corpus.text_bytes(), shape.block_tokens, compression, unprepared)
+    plan = plan_pretraining(args, say, resume, size, vocab_size, *text)
     shape.vocab_size = plan.shape.vocab_size
     apply_plan(args, plan)
     return plan

@@ -6,6 +6,7 @@ Each has the same four functions: `describe`, `sample`, `pack` and `held_out`, c
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase
@@ -24,7 +25,7 @@ from data_utils.documents import Source, check_held_out, needs_shards
 from data_utils.mixture import Mixture
 from data_utils.packing import pack_documents, stream_blocks, thin_rows, tokenize_documents
 from data_utils.sampling import sample_texts
-from data_utils.shards import tokenize_source
+from data_utils.shards import is_tokenized, tokenize_source
 from data_utils.splitting import SHARE
 from data_utils.streams import TokenStream
 from data_utils.tokenizer import load_tokenizer, tokenizer_fingerprint, train_tokenizer
@@ -33,6 +34,7 @@ from errors import InputError
 SAMPLE_BYTES = 1000  # of each language that a tokenizer is trained on, for each token of its vocabulary
 MIN_SAMPLE_TOKENS = 6000
 MAX_SAMPLE_BYTES = 10_000_000  # of all languages: BPE takes 70 bytes of memory for one of Chinese text, 15 of English
+TRAINING_WORTH = 3  # a tokenizer is trained on a text in the time in which it is tokenized three times
 STREAM_SAMPLE = 10_000  # first documents of a stream, from which its tokenizer and held-out part are taken
 
 
@@ -75,6 +77,10 @@ class SmallCorpus:
         """Return about how many bytes of text there are to train on."""
         return count_text_bytes(self.train)
 
+    def unprepared_bytes(self, key: str | None) -> int:
+        """Return how many bytes of text are still to be tokenized; of a text of this kind all, which takes seconds."""
+        return self.text_bytes()
+
     def sample(self, max_bytes: int, total_bytes: int | None = None) -> Iterator[str]:
         """Yield training texts of at most `max_bytes` of each language, and `total_bytes` in all."""
         batches = self.train.select_columns(["text", "language"]).iter(1000)
@@ -113,6 +119,10 @@ class StreamedCorpus(SmallCorpus):
         """Return more than any run reads: how long a stream is isn't known."""
         return 10**15
 
+    def unprepared_bytes(self, key: str | None) -> int:
+        """Return 0: a stream is tokenized while it is trained on."""
+        return 0
+
     def pack(self, tokenizer, key, block_tokens, seed, step_rows) -> IterableDataset:
         """Return rows of T tokens to train on."""
         return stream_blocks(self.stream, tokenizer, block_tokens, self.eval_fraction)
@@ -143,6 +153,14 @@ class ShardedCorpus:
     def text_bytes(self) -> int:
         """Return about how many bytes of text there are to train on."""
         return int(sum(source.text_bytes() * source.times for source in self.sources) * (1 - self.eval_fraction))
+
+    def unprepared_bytes(self, key: str | None) -> int:
+        """Return how many bytes of text are still to be tokenized with the tokenizer of this key, None: a new one."""
+        return sum(
+            source.text_bytes()
+            for source in self.sources
+            if key is None or not is_tokenized(source, key, self.eval_fraction)
+        )
 
     def sample(self, max_bytes: int, total_bytes: int | None = None) -> Iterator[str]:
         """Yield training texts of at most `max_bytes` of each language and `total_bytes` in all, from everywhere."""
@@ -204,8 +222,7 @@ def prepare_tokenizer(
     less than 1.5 GB of memory for any vocabulary and corpus.
     """
     if path is None:
-        key = cache_key("train_tokenizer", corpus.version(), vocab_size)
-        path = cache_folder() / f"tokenizer-{key}"
+        path = trained_folder(corpus, vocab_size)
         if not path.exists():
             partial_path = path.with_suffix(f".{os.getpid()}")
             share = SAMPLE_BYTES * max(vocab_size, MIN_SAMPLE_TOKENS)
@@ -215,6 +232,22 @@ def prepare_tokenizer(
             partial_path.rename(path)
     tokenizer = load_tokenizer(str(path))
     return tokenizer, tokenizer_fingerprint(tokenizer)
+
+
+def trained_folder(corpus: SmallCorpus | ShardedCorpus, vocab_size: int) -> Path:
+    """Return where the tokenizer of so many tokens that is trained on a corpus is kept."""
+    return cache_folder() / f"tokenizer-{cache_key('train_tokenizer', corpus.version(), vocab_size)}"
+
+
+def count_unprepared(corpus: SmallCorpus | ShardedCorpus, path: str | None, vocab_size: int) -> int:
+    """Return how many bytes of text are to be tokenized before a run can begin, with `prepare_tokenizer`'s tokenizer.
+
+    Its training, where it isn't in the cache, counts as TRAINING_WORTH times its sample.
+    """
+    path = path or trained_folder(corpus, vocab_size)
+    if isinstance(path, Path) and not path.exists():
+        return corpus.unprepared_bytes(None) + TRAINING_WORTH * min(corpus.text_bytes(), MAX_SAMPLE_BYTES)
+    return corpus.unprepared_bytes(tokenizer_fingerprint(load_tokenizer(str(path))))
 
 
 def pack_held_out(

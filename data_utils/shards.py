@@ -46,8 +46,7 @@ def tokenize_source(
     Killed at any moment, it goes on after the last whole shard, and what comes out is the same to the byte. Held-out
     documents (by hash) are kept aside. Memory: a few batches of `BATCH_CHARACTERS`, or the longest document.
     """
-    key = f"{FORMAT}\0{source.version()}\0{tokenizer_key}\0{eval_fraction}\0{shard_tokens}"
-    folder = cache_folder() / f"shards-{xxhash.xxh64(key.encode()).hexdigest()}"
+    folder = shards_folder(source, tokenizer_key, eval_fraction, shard_tokens)
     if (folder / INDEX).exists():
         return folder
     folder.mkdir(exist_ok=True)
@@ -78,6 +77,17 @@ def tokenize_source(
         shards.append(writer.close((len(parts), 0)))
     write_json(folder / INDEX, {"format": FORMAT, "dtype": f"uint{16 if typecode == 'H' else 32}", "shards": shards})
     return folder
+
+
+def shards_folder(source: Source, tokenizer_key: str, eval_fraction: float, shard_tokens: int = SHARD_TOKENS) -> Path:
+    """Return where a source's shards are or will be."""
+    key = f"{FORMAT}\0{source.version()}\0{tokenizer_key}\0{eval_fraction}\0{shard_tokens}"
+    return cache_folder() / f"shards-{xxhash.xxh64(key.encode()).hexdigest()}"
+
+
+def is_tokenized(source: Source, tokenizer_key: str, eval_fraction: float) -> bool:
+    """Tell whether a source's shards are all there."""
+    return (shards_folder(source, tokenizer_key, eval_fraction) / INDEX).exists()
 
 
 def count_bytes(shards: list[dict]) -> int:

@@ -28,12 +28,13 @@ def find_last_norm(model: PreTrainedModel) -> torch.nn.Module | None:
     return norm if norm is not None and not tied and has_plain_head(model) else None
 
 
-def fit_bigrams(model: PreTrainedModel, blocks: TorchDataset, bf16: bool, steps: int = STEPS) -> float:
+def fit_bigrams(
+    model: PreTrainedModel, norm: torch.nn.Module, blocks: TorchDataset, bf16: bool, steps: int = STEPS
+) -> float:
     """Fit embedding and head of a new model, in place, to the pairs of tokens in blocks of T ids (B, T).
 
-    Returns the loss in nats a token of the last step.
+    `norm` is what `find_last_norm` found. Returns the loss in nats a token of the last step.
     """
-    norm = find_last_norm(model)
     embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
     device, size = embedding.device, embedding.shape[0]
     starts, following, uses = sort_pairs(count_source(blocks), size)

@@ -16,7 +16,6 @@ from train_utils.model import flops_per_token, make_fast, model_config
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-COMPILED_GAIN = 1.5  # training steps of all kinds, compiled, against plain ones: 1.6 at width 128, 1.3 at 512
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,8 @@ class Machine:
     """What a plan needs to know of a machine; FLOP/s are of one process.
 
     `peak_flops` is of plain matrix products in the dtype in use; `shares` holds for two widths of a model what share of
-    it real training steps reached.
+    it real training steps reached, not compiled. `memory_bytes` is what a run may have, with the `held_bytes` that its
+    process has already.
     """
 
     device: str
@@ -33,6 +33,7 @@ class Machine:
     shares: tuple[tuple[int, float], ...]
     memory_bytes: int
     disk_bytes: int
+    held_bytes: int = 0
 
     def training_flops(self, width: int) -> float:
         """Return the FLOP/s of training a model of this width: the share grows with the logarithm of the width.
@@ -86,11 +87,16 @@ def keep_freed_memory(device: str) -> None:
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def memory_bytes(device: str) -> int:
-    """Return the memory that is free for a run: of the accelerator, else what this machine has available."""
+def free_bytes(device: str) -> int:
+    """Return the memory that is free: of the accelerator, else what this machine has available."""
     if device == "cuda":
         return torch.cuda.mem_get_info()[0]
     return psutil.virtual_memory().available
+
+
+def held_bytes(device: str) -> int:
+    """Return the memory that this process has already: torch, other libraries and the text; on a GPU nothing yet."""
+    return 0 if device == "cuda" else psutil.Process().memory_info().rss
 
 
 def disk_bytes(folder: Path) -> int:
@@ -103,11 +109,13 @@ def disk_bytes(folder: Path) -> int:
 
 def measure_machine(device: str, bf16: bool, output_dir: Path) -> Machine:
     """Measure a machine for some seconds: matrix products, then real training steps at two widths."""
+    held = held_bytes(device)  # before what follows, whose memory the training uses again
+    memory = free_bytes(device) + held
     keep_freed_memory(device)
     peak = measure_peak(device, "bf16" if bf16 else "fp32")
     widths = (128, 512) if device == "cpu" else (512, 2048)
-    shares = tuple((width, measure_training(device, bf16, width) * COMPILED_GAIN / peak) for width in widths)
-    return Machine(device, "bf16" if bf16 else "fp32", peak, shares, memory_bytes(device), disk_bytes(output_dir))
+    shares = tuple((width, measure_training(device, bf16, width) / peak) for width in widths)
+    return Machine(device, "bf16" if bf16 else "fp32", peak, shares, memory, disk_bytes(output_dir), held)
 
 
 def measure_training(device: str, bf16: bool, width: int, seconds: float = 1.0) -> float:

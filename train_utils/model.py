@@ -1,7 +1,6 @@
 """A causal language model from a shape or a checkpoint, and the same model made fast to train."""
 
 import json
-import shutil
 from functools import wraps
 from pathlib import Path
 
@@ -135,17 +134,6 @@ def flops_per_token(model: PreTrainedModel, row_tokens: int) -> float:
     head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     width = config.num_attention_heads * head_size
     return 6 * weights + 6 * config.num_hidden_layers * width * row_tokens  # causal: half of 12 L D T
-
-
-def repays_compilation(wanted: bool | None, total_flops: float) -> bool:
-    """Decide whether layers are compiled: as the user says, else where the run is long and a C++ compiler is there.
-
-    Compiling costs 10 to 20 seconds once and saves a third of every step, so it repays itself from about a minute of
-    training on: some 1e13 floating-point operations on two CPU cores.
-    """
-    if wanted is not None:
-        return wanted
-    return total_flops > 1e13 and any(shutil.which(name) for name in ("g++", "clang++", "c++"))
 
 
 def head_loss(

@@ -17,10 +17,10 @@ from train_utils.arguments import RunArguments, avoid_waiting, count_step_rows, 
 from train_utils.callbacks import MarkComplete, Progress, Samples, StopOnDivergence, StopOnSignal
 from train_utils.checkpoint import read_record, save_model, start_record, write_record
 from train_utils.clock import Clock
-from train_utils.dial import finish_seconds
+from train_utils.dial import finish_seconds, settle_compilation
 from train_utils.machine import keep_freed_memory, measure_peak
 from train_utils.metrics import bytes_per_label, make_compute_metrics, measure_tokens
-from train_utils.model import count_parameters, flops_per_token, make_fast, repays_compilation
+from train_utils.model import count_parameters, flops_per_token, make_fast
 from train_utils.optimizer import choose_rates, optimizer_factory
 from train_utils.report import describe_memory, peak_memory, plot_loss, write_report
 from train_utils.run_options import EVAL_COST
@@ -71,10 +71,8 @@ def train_and_save(
     steps = args.max_steps if args.max_steps > 0 else math.ceil(len(train_rows) / step_rows * args.num_train_epochs)
     keep_freed_memory(args.device.type)
     peak_flops = measure_peak(args.device.type, dtype_name(args)) * args.world_size
-    total_flops = token_flops * steps * step_tokens
-    if args.minutes is not None:
-        total_flops = min(total_flops, args.minutes * 60 * 0.3 * peak_flops)
-    compiled = not args.use_liger_kernel and repays_compilation(args.compile_layers, total_flops)
+    width = model.get_input_embeddings().embedding_dim
+    compiled = settle_compilation(args, width, token_flops * steps * step_tokens, run.resume)
     planned = run.data["plan"]["tokens"] // step_tokens if "plan" in run.data else steps
     rates = choose_rates(args, model, step_tokens, max(1, min(planned, steps)))
     args.learning_rate = rates.rest
@@ -132,7 +130,7 @@ def train_and_save(
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
     if args.process_index == 0 and not run.resume:
-        start_record(output_dir, run.script, run.settings, run.data)
+        start_record(output_dir, run.script, run.settings, {**run.data, "compiled": compiled})
     run.watch.lap("preparing")
     trainer.train(resume_from_checkpoint=run.resume)
     if stop.saved:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import asdict
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -9,9 +10,10 @@ import torch
 import yaml
 from transformers import TrainerControl, TrainerState
 
+from errors import InputError
 from train_utils import callbacks, dial, machine
 from train_utils.callbacks import Progress
-from train_utils.plan import measure_shape, plan_shape
+from train_utils.plan import Plan, measure_shape, plan_shape
 from train_utils.stopwatch import Stopwatch
 
 
@@ -77,12 +79,57 @@ def test_plan_reaches_the_arguments_and_a_given_batch_stays(given, rows, accumul
     args = SimpleNamespace(
         given=given, per_device_train_batch_size=4, gradient_accumulation_steps=2, world_size=1, max_steps=800
     )
+    plan = dial.keep_batch(args, plan)
     dial.apply_plan(args, plan)
     args.train_batch_size = args.per_device_train_batch_size  # which Trainer's arguments derive
     kept = dial.limit_steps(args, plan, rows=400)
     assert (args.per_device_train_batch_size, args.gradient_accumulation_steps) == (rows, accumulation)
     assert args.max_steps == steps
+    assert (kept["batch_rows"], kept["accumulation"]) == (rows, accumulation)
     assert kept["shape"]["width"] == 128
+    assert args.compile_layers is plan.compiled is True
+
+
+def plan_for(tmp_path, monkeypatch, gone: float, choose, **changes) -> tuple[list[str], Plan]:
+    """Return what `make_plan` shows and makes, for three minutes on a machine that needs no measuring."""
+    laptop = machine.Machine("cpu", "bf16", 4e11, ((128, 0.2), (512, 0.4)), 10**10, 10**11)
+    monkeypatch.setattr(dial, "measure_machine", lambda *_: laptop)
+    monkeypatch.setattr(dial, "process_seconds", lambda: gone)
+    values = {
+        "given": set(), "output_dir": str(tmp_path), "minutes": 3, "bf16": True, "process_index": 0, "world_size": 1,
+        "device": torch.device("cpu"), "optim": "muon", "use_liger_kernel": False, "compile_layers": None,
+    }  # fmt: skip
+    shown = []
+    return shown, dial.make_plan(SimpleNamespace(**values | changes), shown.append, None, choose)
+
+
+SHAPE = partial(plan_shape, measure_shape(128, 4096, 256), text_bytes=10**9, row_tokens=256)
+
+
+def test_plan_that_is_shown_has_the_batch_that_was_given(tmp_path, monkeypatch):
+    given = {
+        "given": {"per_device_train_batch_size"},
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 1,
+    }
+    shown, plan = plan_for(tmp_path, monkeypatch, 10, SHAPE, **given)
+    assert (plan.batch_rows, plan.accumulation) == (4, 1)
+    assert "step        4 rows of 256 tokens = 1,024 tokens" in shown[0]
+    assert f"in about {plan.tokens // 1024:,} steps" in shown[0]
+
+
+def test_user_word_on_compilation_reaches_the_plan(tmp_path, monkeypatch):
+    for wanted in (True, False):
+        shown, plan = plan_for(tmp_path, monkeypatch, 10, SHAPE, compile_layers=wanted)
+        assert plan.compiled is wanted
+        assert ("not compiled" in shown[0]) is not wanted
+
+
+def test_time_that_is_no_more_than_its_preparation_is_refused(tmp_path, monkeypatch):
+    slow = partial(SHAPE, prepare_seconds=lambda vocab_size: 162.0)
+    with pytest.raises(InputError, match="--minutes 3 is too short: 175 s go by before and after the training"):
+        plan_for(tmp_path, monkeypatch, 10, slow)
+    assert plan_for(tmp_path, monkeypatch, 5, slow)[1].train_seconds == pytest.approx(10)
 
 
 @pytest.mark.parametrize("resume", [None, "out/checkpoint-4"])
@@ -97,7 +144,7 @@ def test_only_a_run_that_goes_on_keeps_the_plan_of_its_record(tmp_path, monkeypa
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(record))
     args = SimpleNamespace(
         output_dir=str(tmp_path), resume_from_checkpoint=word, minutes=3, bf16=True, process_index=0, world_size=1,
-        device=torch.device("cpu"),
+        device=torch.device("cpu"), given=set(), optim="muon", use_liger_kernel=False, compile_layers=None,
     )  # fmt: skip
-    found = dial.make_plan(args, lambda *_: None, resume, 0, lambda **_: new)
+    found = dial.make_plan(args, lambda *_: None, resume, lambda **_: new)
     assert found == (old if resume else new)

@@ -24,7 +24,6 @@ from train_utils.model import (
     head_loss,
     load_model,
     make_fast,
-    repays_compilation,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -416,19 +415,3 @@ def test_flops_of_gpt2_leave_the_positions_out():
 
 def test_tied_parameters_count_once():
     assert count_parameters(build(QWEN3)) - count_parameters(build(QWEN3, tie_word_embeddings=True)) == V * D
-
-
-@pytest.mark.parametrize(
-    ("wanted", "flops", "compilers", "expected"),
-    [
-        (None, 1e15, {"g++"}, True),
-        (None, 1e15, {"clang++"}, True),
-        (None, 1e15, set(), False),
-        (None, 1e11, {"g++"}, False),
-        (True, 1e11, set(), True),
-        (False, 1e15, {"g++"}, False),
-    ],
-)
-def test_compilation_must_repay_itself(monkeypatch, wanted, flops, compilers, expected):
-    monkeypatch.setattr("train_utils.model.shutil.which", lambda name: name if name in compilers else None)
-    assert repays_compilation(wanted, flops) is expected
