@@ -67,6 +67,20 @@ class Page:
         (value,) = values
         return json.loads(value)["messages"]
 
+    def refuse(self, is_held: bool = False) -> None:
+        """Let the server refuse what is asked from now on as one that is busy does; held: when `release` says so."""
+        self.run(
+            """const real = window.realFetch ??= fetch;
+            const held = arguments[0] ? new Promise((resolve) => { window.release = resolve; }) : null;
+            window.fetch = async (path, options) => {
+                if (!path.includes('completions')) return real(path, options);
+                await held;
+                const error = {code: 'rate_limit_exceeded', message: 'busy'};
+                return new Response(JSON.stringify({error}), {status: 429});
+            }""",
+            is_held,
+        )
+
     def emulate(self, width: int, height: int, scheme: str) -> None:
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
@@ -267,6 +281,78 @@ def test_failure_gives_the_message_back(page):
     page.say("Hi")
     page.wait_for_reply(2)
     assert not page.one("#error").is_displayed()
+
+
+BUSY = "The server is busy. Try again in a moment."
+
+
+@pytest.fixture
+def two_turns(page) -> list[dict]:
+    """The messages of a conversation of two turns, as the browser keeps them."""
+    page.say("Hello")
+    page.wait_for_reply(2)
+    page.say("More")
+    page.wait_for_reply(4)
+    return page.kept()
+
+
+def test_a_retry_that_fails_leaves_the_conversation_as_it_was(page, two_turns):
+    page.refuse()
+    page.click(".assistant:nth-child(2) [aria-label='Try again']")
+    page.wait(lambda: page.text("#error") == BUSY)
+    assert page.wait_for_reply(4)[1] == two_turns[1]["content"].strip()
+    assert page.kept() == two_turns
+    assert page.one("#input").get_attribute("value") == ""
+    page.open()
+    assert len(page.wait_for_reply(4)) == 4
+
+
+def test_an_edit_that_fails_leaves_the_conversation_and_what_was_written(page, two_turns):
+    page.refuse(is_held=True)
+    page.click(".user:nth-child(1) [aria-label='Edit']")
+    page.one(".editing textarea").send_keys(" there" + Keys.ENTER)
+    page.wait(page.is_running)
+    page.say("a draft", key=None)
+    page.run("release()")
+    page.wait(lambda: page.text("#error") == BUSY)
+    assert page.one(".editing textarea").get_attribute("value") == "Hello there"
+    assert page.one("#input").get_attribute("value") == "a draft"
+    assert page.run("return document.activeElement.id") == "input"
+    assert page.kept() == two_turns
+    page.run("window.fetch = window.realFetch")
+    page.one(".editing textarea").send_keys(Keys.ENTER)
+    page.wait(lambda: page.kept()[0]["content"] == "Hello there")
+    assert len(page.wait_for_reply(2)) == 2
+
+
+def test_a_message_that_fails_stays_beside_a_draft(page):
+    page.refuse(is_held=True)
+    page.say("Hello")
+    page.wait(page.is_running)
+    page.say("a draft", key=None)
+    page.run("release()")
+    page.wait(lambda: page.text("#error") == BUSY)
+    assert page.wait_for_reply(2) == ["Hello", ""]
+    assert page.one("#input").get_attribute("value") == "a draft"
+    assert page.kept() == [
+        {"role": "user", "content": "Hello"}, {"role": "assistant", "content": "", "note": "failed"}
+    ]  # fmt: skip
+    page.click(".assistant [aria-label='Try again']")
+    page.wait(lambda: page.text("#error") == BUSY and not page.is_running())
+    assert page.wait_for_reply(2) == ["Hello", ""]
+    page.run("window.fetch = window.realFetch")
+    page.click(".assistant [aria-label='Try again']")
+    assert page.wait_for_reply(2)[1] == page.kept()[1]["content"].strip() != ""
+
+
+def test_a_retry_that_is_stopped_or_left_before_its_first_word_loses_nothing(page, two_turns, slow_engine):
+    slow_engine.pause_seconds = 0.5
+    for leave in ("document.getElementById('send').click()", "location.reload()"):
+        page.click(".assistant:nth-child(2) [aria-label='Try again']")
+        assert page.is_running()
+        page.run(leave)
+        page.wait(lambda: len(page.all(".message")) == 4 and not page.is_running())
+        assert page.kept() == two_turns
 
 
 def test_a_megabyte_is_refused_at_once_and_stays_to_be_edited(page):
