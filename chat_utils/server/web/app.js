@@ -115,6 +115,7 @@ function drawMessage(article, index) {
 }
 
 function drawThread() {
+  find("save").disabled = !current.messages.length;
   if (!current.messages.length) {
     const welcome = make("div", "welcome");
     const examples = words.examples.map((text) => make("button", "example", text, { type: "button", onclick: () => ask(text) }));
@@ -200,7 +201,7 @@ function ask(text, index = current.messages.length) {
 
 function retry(index) {
   if (running) return;
-  answer(current.messages.slice(0, index));
+  answer(current.messages.slice(0, index), (current.messages[index].tries ?? 0) + 1);
 }
 
 /** Let the user write a message anew; it begins with what it says, or with the text given. */
@@ -225,19 +226,27 @@ function editMessage(index, text = current.messages[index].content) {
   if (document.activeElement !== input) area.focus(); // who writes the next message meanwhile goes on
 }
 
-/** Return what the server is asked: the system prompt, the turns, the settings that are set. */
-function writeRequest(messages) {
-  const system = settings.system?.trim() ? [{ role: "system", content: settings.system }] : [];
-  const turns = messages.map(({ role, content }) => ({ role, content }));
-  const numbers = NUMBERS.filter((name) => settings[name] !== undefined).map((name) => [name, settings[name]]);
-  return { messages: [...system, ...turns], ...Object.fromEntries(numbers) };
+/** Return the system prompt and the turns; an answer without words is "…", as the server reads it and the terminal keeps it. */
+function writeMessages(messages) {
+  const hasWords = (text) => /[^\s\p{C}]/u.test(text);
+  const system = hasWords(settings.system ?? "") ? [{ role: "system", content: settings.system }] : [];
+  const turns = messages.map(({ role, content }) => ({ role, content: role === "user" || hasWords(content) ? content : "…" }));
+  return [...system, ...turns];
+}
+
+/** Return what the server is asked: the messages and the settings that are set; each new try takes the next seed. */
+function writeRequest(messages, tries) {
+  const numbers = Object.fromEntries(NUMBERS.filter((name) => settings[name] !== undefined).map((name) => [name, settings[name]]));
+  const seed = settings.seed ?? model?.defaults.seed;
+  if (tries && typeof seed === "number") numbers.seed = (seed + tries) % 2 ** 53;
+  return { messages: writeMessages(messages), ...numbers };
 }
 
 /** Let the model answer messages, piece by piece; with the reply they take the place of the conversation's own. */
-async function answer(messages) {
+async function answer(messages, tries = 0) {
   const conversation = current, before = current.messages, stopper = new AbortController(), started = performance.now();
-  const body = writeRequest(messages);
-  const message = { role: "assistant", content: "" };
+  const body = writeRequest(messages, tries);
+  const message = { role: "assistant", content: "", ...(tries && { tries }) };
   conversation.messages = [...messages, message];
   running = stopper;
   showError(null);
@@ -338,7 +347,7 @@ function openSettings() {
 function keepSettings() {
   for (const name of NUMBERS) {
     const field = form.elements[name];
-    settings[name] = field.value === "" || !field.validity.valid ? undefined : field.valueAsNumber;
+    if (field.validity.valid) settings[name] = field.value === "" ? undefined : field.valueAsNumber;
   }
   for (const name of ["system", "key"]) settings[name] = form.elements[name].value || undefined;
   if (!keep("settings", settings)) showError({ code: "storage" });
@@ -356,8 +365,8 @@ async function showModel() {
 }
 
 function saveAsJson() {
-  const messages = writeRequest(current.messages).messages.filter((message) => message.content);
-  const blob = new Blob([`${JSON.stringify({ messages })}\n`], { type: "application/json" });
+  const file = JSON.stringify({ messages: writeMessages(current.messages) });
+  const blob = new Blob([`${file}\n`], { type: "application/json" });
   const link = make("a", "", "", { href: URL.createObjectURL(blob), download: "conversation.json" });
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
@@ -393,6 +402,7 @@ find("save").onclick = saveAsJson;
 find("defaults").onclick = () => {
   for (const name of [...NUMBERS, "system"]) form.elements[name].value = "";
 };
+find("dialog").oncancel = (event) => { if (!form.reportValidity()) event.preventDefault(); }; // Escape: say what is wrong
 find("dialog").onclose = keepSettings;
 find("language").onclick = () => {
   language = settings.language = language === "zh" ? "en" : "zh";

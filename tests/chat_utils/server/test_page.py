@@ -15,6 +15,8 @@ if not (shutil.which("chromium") and shutil.which("chromedriver")):
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
+from chat_utils.server.openai_requests import NUMBERS
+from data_utils.dialogue import read_file
 from tests.conftest import run_server
 
 
@@ -136,6 +138,19 @@ def test_type_stream_and_reload(page, slow_engine):
     assert [message["role"] for message in page.kept()] == ["user", "assistant"]
 
 
+def test_a_reply_streams_on_when_the_language_changes(page, slow_engine):
+    slow_engine.pause_seconds = 0.03
+    page.say("Hello")
+    page.wait(lambda: page.text(".assistant .body"))
+    page.click("#language")
+    shown = page.text(".assistant .body")
+    page.wait(lambda: len(page.text(".assistant .body")) > len(shown) + 5)
+    assert page.is_running()
+    slow_engine.pause_seconds = 0
+    assert page.wait_for_reply(2)[1].startswith(shown)
+    assert "个词元" in page.text(".assistant .notes")
+
+
 def test_nothing_is_loaded_from_other_hosts(page):
     page.say("Hello")
     page.wait_for_reply(2)
@@ -245,6 +260,81 @@ def test_settings_reach_the_server(page, slow_engine, monkeypatch):
     page.open()
     page.click("#settings")
     assert page.one("[name=system]").get_attribute("value") == "Be kind. 友好。"
+
+
+def test_a_retry_with_a_seed_takes_the_next_one(page, slow_engine, monkeypatch):
+    seeds = []
+    reply = slow_engine.reply
+    monkeypatch.setattr(slow_engine, "reply", lambda *a: seeds.append(a[1].seed) or reply(*a))
+    retry = ".assistant:last-child [aria-label='Try again']"
+    page.say("Hello")
+    page.wait_for_reply(2)
+    page.click(retry)
+    page.wait_for_reply(2)
+    assert seeds == [0, 1]  # the server's own seed, which the page does not repeat
+    page.click("#settings")
+    page.one("[name=seed]").send_keys("7")
+    page.click("dialog .primary")
+    page.click(retry)
+    page.wait_for_reply(2)
+    page.refuse()
+    page.click(retry)
+    page.wait(lambda: page.text("#error") == BUSY)
+    page.run("window.fetch = window.realFetch")
+    page.open()
+    page.click(retry)
+    page.wait(lambda: page.kept()[1].get("tries") == 3)
+    page.say("More")
+    page.wait_for_reply(4)
+    assert seeds[2:] == [9, 10, 7]
+
+
+def test_a_saved_conversation_is_one_that_can_be_learned_from(page, slow_engine, tmp_path):
+    page.driver.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
+    assert not page.one("#save").is_enabled()  # there is nothing yet
+    slow_engine.pause_seconds = 0.5
+    page.say("Hello")
+    page.click("#send")
+    assert page.wait_for_reply(2)[1] == ""
+    slow_engine.pause_seconds = 0
+    page.say("你好")
+    reply = page.wait_for_reply(4)[3]
+    page.click("#save")
+    file = tmp_path / "conversation.json"
+    page.wait(file.exists)
+    (dialogue,) = read_file(str(file))
+    assert [message["content"] for message in dialogue["messages"]][:3] == ["Hello", "…", "你好"]
+    assert dialogue["messages"][3]["role"] == "assistant"
+    assert reply[:5] in dialogue["messages"][3]["content"]
+
+
+def test_each_number_that_the_server_takes_is_taken_and_no_other(page):
+    values = {"temperature": "0.72", "top_p": "0.97", "repetition_penalty": "1.12", "seed": "-3"}
+    page.click("#settings")
+    for name, value in values.items():
+        page.one(f"[name={name}]").send_keys(value)
+    for name, (_, low, high) in NUMBERS.items():
+        field = page.run("const f = document.querySelector(`[name=${arguments[0]}]`); return f && [f.min, f.max]", name)
+        exact = 2**53 - 1  # the largest whole number that JavaScript has in full
+        assert field in (None, [str(max(low, -exact)), str(min(high, exact))]), name
+    page.one("[name=top_p]").send_keys("1")  # 0.971 still is; then 2.5 is not
+    page.one("[name=temperature]").clear()
+    page.one("[name=temperature]").send_keys("2.5")
+    page.click("dialog .primary")
+    assert page.one("dialog").is_displayed()  # Chromium says what is wrong
+    page.one("[name=temperature]").send_keys(Keys.ESCAPE)
+    assert page.one("dialog").is_displayed()
+    page.run("document.getElementById('dialog').close()")  # as a second Escape does
+    stored = "return JSON.parse(localStorage.settings)"
+    page.wait(lambda: page.run("return localStorage.settings"))
+    assert page.run(stored) == {"top_p": 0.971, "repetition_penalty": 1.12, "seed": -3}
+    page.click("#settings")
+    page.one("[name=temperature]").send_keys("0.72")
+    page.click("dialog .primary")
+    assert page.run(stored)["temperature"] == 0.72
+    page.click("#settings")
+    page.run("document.querySelector('[name=temperature]').value = '9'; document.getElementById('dialog').close()")
+    page.wait(lambda: page.run(stored)["temperature"] == 0.72)  # what is wrong does not take its place
 
 
 def test_phone_in_the_dark_and_in_chinese(page):
