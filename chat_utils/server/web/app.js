@@ -105,7 +105,7 @@ function drawMessage(article, index) {
   const bar = make("div", "bar");
   if (!isRunning) {
     bar.append(makeCopy(() => message.content));
-    if (message.role === "user") bar.append(makeButton("edit", words.edit, () => editMessage(article, index)));
+    if (message.role === "user") bar.append(makeButton("edit", words.edit, () => editMessage(index)));
     else bar.append(makeButton("retry", words.retry, () => retry(index)));
     bar.append(make("span", "notes", drawNotes(message, index)));
   } else if (!message.content) body.append(make("span", "wait"));
@@ -115,6 +115,7 @@ function drawMessage(article, index) {
 }
 
 function drawThread() {
+  find("save").disabled = !current.messages.length;
   if (!current.messages.length) {
     const welcome = make("div", "welcome");
     const examples = words.examples.map((text) => make("button", "example", text, { type: "button", onclick: () => ask(text) }));
@@ -194,21 +195,20 @@ function refuseTooLong(text) {
 /** Put the user's message at a place and the reply after it; return false where it is not taken. */
 function ask(text, index = current.messages.length) {
   if (running || !text.trim() || refuseTooLong(text)) return false;
-  current.messages.length = index;
-  current.messages.push({ role: "user", content: text });
-  answer();
+  answer([...current.messages.slice(0, index), { role: "user", content: text }]);
   return true;
 }
 
 function retry(index) {
   if (running) return;
-  current.messages.length = index;
-  answer();
+  answer(current.messages.slice(0, index), (current.messages[index].tries ?? 0) + 1);
 }
 
-function editMessage(article, index) {
+/** Let the user write a message anew; it begins with what it says, or with the text given. */
+function editMessage(index, text = current.messages[index].content) {
   if (running) return;
-  const area = make("textarea", "", "", { value: current.messages[index].content, dir: "auto", rows: 3 });
+  const article = thread.children[index];
+  const area = make("textarea", "", "", { value: text, dir: "auto", rows: 3 });
   area.setAttribute("aria-label", words.edit);
   const finish = () => ask(area.value, index);
   const cancel = () => drawMessage(article, index);
@@ -223,36 +223,43 @@ function editMessage(article, index) {
   };
   article.classList.add("editing");
   article.replaceChildren(area, actions);
-  area.focus();
+  if (document.activeElement !== input) area.focus(); // who writes the next message meanwhile goes on
 }
 
-/** Return what the server is asked: the system prompt, the turns, the settings that are set. */
-function writeRequest(messages) {
-  const system = settings.system?.trim() ? [{ role: "system", content: settings.system }] : [];
-  const turns = messages.map(({ role, content }) => ({ role, content }));
-  const numbers = NUMBERS.filter((name) => settings[name] !== undefined).map((name) => [name, settings[name]]);
-  return { messages: [...system, ...turns], ...Object.fromEntries(numbers) };
+/** Return the system prompt and the turns; an answer without words is "…", as the server reads it and the terminal keeps it. */
+function writeMessages(messages) {
+  const hasWords = (text) => /[^\s\p{C}]/u.test(text);
+  const system = hasWords(settings.system ?? "") ? [{ role: "system", content: settings.system }] : [];
+  const turns = messages.map(({ role, content }) => ({ role, content: role === "user" || hasWords(content) ? content : "…" }));
+  return [...system, ...turns];
 }
 
-/** Let the model answer the last message, piece by piece. */
-async function answer() {
-  const conversation = current, stopper = new AbortController(), started = performance.now();
-  const body = writeRequest(conversation.messages);
-  const message = { role: "assistant", content: "" };
-  conversation.messages.push(message);
+/** Return what the server is asked: the messages and the settings that are set; each new try takes the next seed. */
+function writeRequest(messages, tries) {
+  const numbers = Object.fromEntries(NUMBERS.filter((name) => settings[name] !== undefined).map((name) => [name, settings[name]]));
+  const seed = settings.seed ?? model?.defaults.seed;
+  if (tries && typeof seed === "number") numbers.seed = (seed + tries) % 2 ** 53;
+  return { messages: writeMessages(messages), ...numbers };
+}
+
+/** Let the model answer messages, piece by piece; with the reply they take the place of the conversation's own. */
+async function answer(messages, tries = 0) {
+  const conversation = current, before = current.messages, stopper = new AbortController(), started = performance.now();
+  const body = writeRequest(messages, tries);
+  const message = { role: "assistant", content: "", ...(tries && { tries }) };
+  conversation.messages = [...messages, message];
   running = stopper;
   showError(null);
-  keepCurrent();
+  if (messages.length > before.length) keepCurrent(); // what is to be replaced stays kept until the reply has begun
   drawList();
   drawThread();
   drawSend();
   thread.setAttribute("aria-busy", "true");
-  const article = thread.lastElementChild;
-  let frame = 0;
+  let frame = 0, failure = null;
   const draw = () => {
     frame = 0;
-    const follow = isNearEnd();
-    if (conversation === current && article.isConnected) drawMessage(article, conversation.messages.indexOf(message));
+    const follow = isNearEnd(), index = conversation.messages.indexOf(message);
+    if (conversation === current && index >= 0) drawMessage(thread.children[index], index);
     if (follow) scrollToEnd();
   };
   try {
@@ -270,34 +277,35 @@ async function answer() {
     }
     say(`${words.assistant}: ${message.content}`);
   } catch (error) {
-    message.note = "stopped";
-    if (error.name !== "AbortError") {
-      showError(error);
-      if (!message.content) takeBack(conversation);
-    }
+    failure = error;
+    message.note = error.name === "AbortError" ? "stopped" : "failed";
   }
   cancelAnimationFrame(frame);
   running = null;
   thread.setAttribute("aria-busy", "false");
+  if (failure && failure.name !== "AbortError") showError(failure);
+  if (failure && !message.content) takeBack(conversation, before, failure.name === "AbortError");
   if (conversations.includes(conversation) && !keepConversation(conversation)) showError({ code: "storage" });
-  if (conversation === current && article.isConnected && conversation.messages.includes(message)) draw();
+  draw();
   drawSend();
 }
 
-/** After a failure before the first word: the message goes back to where it was written. */
-function takeBack(conversation) {
-  conversation.messages.pop();
-  const { content } = conversation.messages.pop();
-  if (!input.value) input.value = content;
-  if (!conversation.messages.length) {
+/** After a reply that ended before its first word: nothing that was there before it, or was written, is lost. */
+function takeBack(conversation, before, isStopped) {
+  const index = conversation.messages.length - 2, asked = conversation.messages[index];
+  const isSent = index === before.length; // else it was to replace what stood there
+  if (isSent && (isStopped || input.value || conversation !== current)) return; // the turn stays, to be tried again
+  conversation.messages = before;
+  if (!before.length) {
     conversations = conversations.filter((other) => other !== conversation);
     dropConversation(conversation.id);
-    drawList();
   }
-  if (conversation === current) {
-    drawThread();
-    fitInput();
-  }
+  drawList();
+  if (conversation !== current) return;
+  drawThread();
+  if (!isSent && asked !== before[index]) editMessage(index, asked.content);
+  if (isSent) input.value = asked.content;
+  fitInput();
 }
 
 // What the user does
@@ -339,7 +347,7 @@ function openSettings() {
 function keepSettings() {
   for (const name of NUMBERS) {
     const field = form.elements[name];
-    settings[name] = field.value === "" || !field.validity.valid ? undefined : field.valueAsNumber;
+    if (field.validity.valid) settings[name] = field.value === "" ? undefined : field.valueAsNumber;
   }
   for (const name of ["system", "key"]) settings[name] = form.elements[name].value || undefined;
   if (!keep("settings", settings)) showError({ code: "storage" });
@@ -357,8 +365,8 @@ async function showModel() {
 }
 
 function saveAsJson() {
-  const messages = writeRequest(current.messages).messages.filter((message) => message.content);
-  const blob = new Blob([`${JSON.stringify({ messages })}\n`], { type: "application/json" });
+  const file = JSON.stringify({ messages: writeMessages(current.messages) });
+  const blob = new Blob([`${file}\n`], { type: "application/json" });
   const link = make("a", "", "", { href: URL.createObjectURL(blob), download: "conversation.json" });
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
@@ -394,6 +402,7 @@ find("save").onclick = saveAsJson;
 find("defaults").onclick = () => {
   for (const name of [...NUMBERS, "system"]) form.elements[name].value = "";
 };
+find("dialog").oncancel = (event) => { if (!form.reportValidity()) event.preventDefault(); }; // Escape: say what is wrong
 find("dialog").onclose = keepSettings;
 find("language").onclick = () => {
   language = settings.language = language === "zh" ? "en" : "zh";
@@ -406,7 +415,7 @@ find("theme").onclick = () => {
   keep("settings", settings);
   drawTheme();
 };
-addEventListener("pagehide", () => { if (running) keepConversation(current); });
+addEventListener("pagehide", () => { if (running && current.messages.at(-1).content) keepConversation(current); });
 
 drawTheme();
 drawWords();

@@ -15,6 +15,8 @@ if not (shutil.which("chromium") and shutil.which("chromedriver")):
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
+from chat_utils.server.openai_requests import NUMBERS
+from data_utils.dialogue import read_file
 from tests.conftest import run_server
 
 
@@ -66,6 +68,20 @@ class Page:
         )
         (value,) = values
         return json.loads(value)["messages"]
+
+    def refuse(self, is_held: bool = False) -> None:
+        """Let the server refuse what is asked from now on as one that is busy does; held: when `release` says so."""
+        self.run(
+            """const real = window.realFetch ??= fetch;
+            const held = arguments[0] ? new Promise((resolve) => { window.release = resolve; }) : null;
+            window.fetch = async (path, options) => {
+                if (!path.includes('completions')) return real(path, options);
+                await held;
+                const error = {code: 'rate_limit_exceeded', message: 'busy'};
+                return new Response(JSON.stringify({error}), {status: 429});
+            }""",
+            is_held,
+        )
 
     def emulate(self, width: int, height: int, scheme: str) -> None:
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
@@ -120,6 +136,19 @@ def test_type_stream_and_reload(page, slow_engine):
     assert page.wait_for_reply(2) == texts
     assert page.text("#list .open") == texts[0]
     assert [message["role"] for message in page.kept()] == ["user", "assistant"]
+
+
+def test_a_reply_streams_on_when_the_language_changes(page, slow_engine):
+    slow_engine.pause_seconds = 0.03
+    page.say("Hello")
+    page.wait(lambda: page.text(".assistant .body"))
+    page.click("#language")
+    shown = page.text(".assistant .body")
+    page.wait(lambda: len(page.text(".assistant .body")) > len(shown) + 5)
+    assert page.is_running()
+    slow_engine.pause_seconds = 0
+    assert page.wait_for_reply(2)[1].startswith(shown)
+    assert "个词元" in page.text(".assistant .notes")
 
 
 def test_nothing_is_loaded_from_other_hosts(page):
@@ -233,6 +262,81 @@ def test_settings_reach_the_server(page, slow_engine, monkeypatch):
     assert page.one("[name=system]").get_attribute("value") == "Be kind. 友好。"
 
 
+def test_a_retry_with_a_seed_takes_the_next_one(page, slow_engine, monkeypatch):
+    seeds = []
+    reply = slow_engine.reply
+    monkeypatch.setattr(slow_engine, "reply", lambda *a: seeds.append(a[1].seed) or reply(*a))
+    retry = ".assistant:last-child [aria-label='Try again']"
+    page.say("Hello")
+    page.wait_for_reply(2)
+    page.click(retry)
+    page.wait_for_reply(2)
+    assert seeds == [0, 1]  # the server's own seed, which the page does not repeat
+    page.click("#settings")
+    page.one("[name=seed]").send_keys("7")
+    page.click("dialog .primary")
+    page.click(retry)
+    page.wait_for_reply(2)
+    page.refuse()
+    page.click(retry)
+    page.wait(lambda: page.text("#error") == BUSY)
+    page.run("window.fetch = window.realFetch")
+    page.open()
+    page.click(retry)
+    page.wait(lambda: page.kept()[1].get("tries") == 3)
+    page.say("More")
+    page.wait_for_reply(4)
+    assert seeds[2:] == [9, 10, 7]
+
+
+def test_a_saved_conversation_is_one_that_can_be_learned_from(page, slow_engine, tmp_path):
+    page.driver.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
+    assert not page.one("#save").is_enabled()  # there is nothing yet
+    slow_engine.pause_seconds = 0.5
+    page.say("Hello")
+    page.click("#send")
+    assert page.wait_for_reply(2)[1] == ""
+    slow_engine.pause_seconds = 0
+    page.say("你好")
+    reply = page.wait_for_reply(4)[3]
+    page.click("#save")
+    file = tmp_path / "conversation.json"
+    page.wait(file.exists)
+    (dialogue,) = read_file(str(file))
+    assert [message["content"] for message in dialogue["messages"]][:3] == ["Hello", "…", "你好"]
+    assert dialogue["messages"][3]["role"] == "assistant"
+    assert reply[:5] in dialogue["messages"][3]["content"]
+
+
+def test_each_number_that_the_server_takes_is_taken_and_no_other(page):
+    values = {"temperature": "0.72", "top_p": "0.97", "repetition_penalty": "1.12", "seed": "-3"}
+    page.click("#settings")
+    for name, value in values.items():
+        page.one(f"[name={name}]").send_keys(value)
+    for name, (_, low, high) in NUMBERS.items():
+        field = page.run("const f = document.querySelector(`[name=${arguments[0]}]`); return f && [f.min, f.max]", name)
+        exact = 2**53 - 1  # the largest whole number that JavaScript has in full
+        assert field in (None, [str(max(low, -exact)), str(min(high, exact))]), name
+    page.one("[name=top_p]").send_keys("1")  # 0.971 still is; then 2.5 is not
+    page.one("[name=temperature]").clear()
+    page.one("[name=temperature]").send_keys("2.5")
+    page.click("dialog .primary")
+    assert page.one("dialog").is_displayed()  # Chromium says what is wrong
+    page.one("[name=temperature]").send_keys(Keys.ESCAPE)
+    assert page.one("dialog").is_displayed()
+    page.run("document.getElementById('dialog').close()")  # as a second Escape does
+    stored = "return JSON.parse(localStorage.settings)"
+    page.wait(lambda: page.run("return localStorage.settings"))
+    assert page.run(stored) == {"top_p": 0.971, "repetition_penalty": 1.12, "seed": -3}
+    page.click("#settings")
+    page.one("[name=temperature]").send_keys("0.72")
+    page.click("dialog .primary")
+    assert page.run(stored)["temperature"] == 0.72
+    page.click("#settings")
+    page.run("document.querySelector('[name=temperature]').value = '9'; document.getElementById('dialog').close()")
+    page.wait(lambda: page.run(stored)["temperature"] == 0.72)  # what is wrong does not take its place
+
+
 def test_phone_in_the_dark_and_in_chinese(page):
     page.emulate(390, 844, "dark")
     page.open()
@@ -267,6 +371,78 @@ def test_failure_gives_the_message_back(page):
     page.say("Hi")
     page.wait_for_reply(2)
     assert not page.one("#error").is_displayed()
+
+
+BUSY = "The server is busy. Try again in a moment."
+
+
+@pytest.fixture
+def two_turns(page) -> list[dict]:
+    """The messages of a conversation of two turns, as the browser keeps them."""
+    page.say("Hello")
+    page.wait_for_reply(2)
+    page.say("More")
+    page.wait_for_reply(4)
+    return page.kept()
+
+
+def test_a_retry_that_fails_leaves_the_conversation_as_it_was(page, two_turns):
+    page.refuse()
+    page.click(".assistant:nth-child(2) [aria-label='Try again']")
+    page.wait(lambda: page.text("#error") == BUSY)
+    assert page.wait_for_reply(4)[1] == two_turns[1]["content"].strip()
+    assert page.kept() == two_turns
+    assert page.one("#input").get_attribute("value") == ""
+    page.open()
+    assert len(page.wait_for_reply(4)) == 4
+
+
+def test_an_edit_that_fails_leaves_the_conversation_and_what_was_written(page, two_turns):
+    page.refuse(is_held=True)
+    page.click(".user:nth-child(1) [aria-label='Edit']")
+    page.one(".editing textarea").send_keys(" there" + Keys.ENTER)
+    page.wait(page.is_running)
+    page.say("a draft", key=None)
+    page.run("release()")
+    page.wait(lambda: page.text("#error") == BUSY)
+    assert page.one(".editing textarea").get_attribute("value") == "Hello there"
+    assert page.one("#input").get_attribute("value") == "a draft"
+    assert page.run("return document.activeElement.id") == "input"
+    assert page.kept() == two_turns
+    page.run("window.fetch = window.realFetch")
+    page.one(".editing textarea").send_keys(Keys.ENTER)
+    page.wait(lambda: page.kept()[0]["content"] == "Hello there")
+    assert len(page.wait_for_reply(2)) == 2
+
+
+def test_a_message_that_fails_stays_beside_a_draft(page):
+    page.refuse(is_held=True)
+    page.say("Hello")
+    page.wait(page.is_running)
+    page.say("a draft", key=None)
+    page.run("release()")
+    page.wait(lambda: page.text("#error") == BUSY)
+    assert page.wait_for_reply(2) == ["Hello", ""]
+    assert page.one("#input").get_attribute("value") == "a draft"
+    assert page.kept() == [
+        {"role": "user", "content": "Hello"}, {"role": "assistant", "content": "", "note": "failed"}
+    ]  # fmt: skip
+    page.click(".assistant [aria-label='Try again']")
+    page.wait(lambda: page.text("#error") == BUSY and not page.is_running())
+    assert page.wait_for_reply(2) == ["Hello", ""]
+    page.run("window.fetch = window.realFetch")
+    page.click(".assistant [aria-label='Try again']")
+    assert page.wait_for_reply(2)[1] == page.kept()[1]["content"].strip() != ""
+
+
+def test_a_retry_that_is_stopped_or_left_before_its_first_word_loses_nothing(page, two_turns, slow_engine):
+    slow_engine.pause_seconds = 0.5
+    for leave in ("document.getElementById('send').click()", "location.reload()"):
+        page.click(".assistant:nth-child(2) [aria-label='Try again']")
+        assert page.is_running()
+        page.run(leave)
+        page.wait(lambda: len(page.all(".message")) == 4 and not page.is_running())
+        assert page.kept() == two_turns
 
 
 def test_a_megabyte_is_refused_at_once_and_stays_to_be_edited(page):
