@@ -3,7 +3,7 @@
     python export.py ckpt_chat/ --to gguf                       # llama.cpp, LM Studio, Ollama (with its Modelfile)
     python export.py ckpt_chat/ --to gguf --quantize q4_k_m     # a phone-sized file
     python export.py ckpt_chat/ --to ctranslate2 --quantize int8
-    python export.py ckpt_chat/ --to onnx                       # ONNX Runtime, Optimum, Transformers.js
+    python export.py ckpt_chat/ --to onnx                       # ONNX Runtime
     python export.py ckpt_chat/ --to peft                       # the adapter of a run with --lora true
     HF_HUB_OFFLINE=0 python export.py ckpt_chat/ --push me/my-chat   # upload it (with --to: what was exported)
 
@@ -22,6 +22,7 @@ from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is fetched unless the user says so
 
+from huggingface_hub.constants import ENV_VARS_TRUE_VALUES
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
@@ -31,7 +32,7 @@ from chat_utils.llama.model import LlamaModel
 from chat_utils.sampling import Sampling
 from chat_utils.verify import check_tokens, compare_replies
 from data_utils.dialogue import stop_token_id
-from errors import InputError, run_script
+from errors import InputError, first_line, run_script
 from export_utils import adapter, ctranslate2, onnx
 from export_utils.ollama import make_modelfile
 from train_utils.checkpoint import weights_version
@@ -68,18 +69,35 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
         missing = [name for name in packages if importlib.util.find_spec(name) is None]
         if missing:
             raise InputError(f"--to {options.to} needs {missing[0]}: pip install -r requirements/export.txt")
-    if options.push and os.environ["HF_HUB_OFFLINE"] != "0":
+    if options.push and os.environ["HF_HUB_OFFLINE"].upper() in ENV_VARS_TRUE_VALUES:
         raise InputError("--push uploads to the hub; allow it by HF_HUB_OFFLINE=0 before the command")
     options.checkpoint = Path(options.checkpoint)
     options.output = Path(options.output or f"{options.checkpoint.resolve().name}-{options.to}")
     return options
 
 
+def check_replaceable(output: Path) -> None:
+    """Raise InputError where something else than an export, or something beside it, would be lost."""
+    if Path.cwd().is_relative_to(output.resolve()):
+        raise InputError(f"--output {output}: the folder of this command or one around it; name a new one")
+    if not output.exists():
+        return
+    record = output / RECORD_FILE
+    written = set(json.loads(record.read_text(encoding="utf-8"))["files"]) if record.is_file() else set()
+    others = set(list_files(output)) - written - {RECORD_FILE} if output.is_dir() else {output.name}
+    if others:
+        raise InputError(f"{output}: holds {min(others)}, which is of no export; choose another --output")
+
+
+def list_files(folder: Path) -> list[str]:
+    """Return the files of a folder and of those in it, by their paths there."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
+
+
 @contextmanager
 def replaced_when_whole(output: Path):
     """Give a folder beside `output` to write in; it takes the place of `output` at the end, or is gone on any error."""
-    if output.exists() and not (output / RECORD_FILE).is_file() and (not output.is_dir() or any(output.iterdir())):
-        raise InputError(f"{output}: holds something that is no export; choose another --output")
+    check_replaceable(output)
     partial, old = (output.with_name(f".{output.name}.{word}") for word in ("partial", "old"))
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -163,7 +181,7 @@ def main(argv: list[str] | None = None) -> int:
             for path in folder.iterdir():
                 path.rename(partial / path.name)
             folder.rmdir()
-            record["weights"] = weights_version(str(source))
+            record |= {"weights": weights_version(str(source)), "files": list_files(partial)}
             (partial / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         source = options.output
         size = sum(path.stat().st_size for path in source.rglob("*") if path.is_file())
@@ -180,7 +198,7 @@ def main(argv: list[str] | None = None) -> int:
 def push(folder: Path, repository: str) -> None:
     """Upload a folder to a model repository of the hub, made private where it isn't there yet."""
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 
     api = HfApi()
     try:
@@ -189,8 +207,11 @@ def push(folder: Path, repository: str) -> None:
             repo_id=repository, folder_path=folder, ignore_patterns=["checkpoint-*", "runs/*", "gguf/*", ".*"]
         )
     except (HfHubHTTPError, HFValidationError, OSError) as error:
-        reason = (str(error).strip().splitlines() or [repr(error)])[0]
-        raise InputError(f"--push {repository}: {reason}; log in with: hf auth login") from error
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        advice = (
+            "; log in with: hf auth login" if status in (401, 403) or isinstance(error, LocalTokenNotFoundError) else ""
+        )
+        raise InputError(f"--push {repository}: {first_line(error)}{advice}") from error
     print(f"pushed to {place.repo_url if hasattr(place, 'repo_url') else repository}")
 
 

@@ -15,7 +15,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from client import ask, is_chinese, is_chinese_locale, parse_options, say
+from client import ask, parse_options, run_example
+from wording import is_chinese, is_chinese_locale, say
 
 CONFIDENT, NEAR, MARGIN = 0.6, 0.3, 0.1  # shares of what was asked: an answer, a suggestion, ahead of the second
 STOP_WORDS = set(
@@ -81,16 +82,18 @@ def answer(faq: Faq, text: str, url: str) -> str:
     return f"{UNKNOWN[is_chinese(text)]} {near}".strip()
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Answer each line of standard input."""
     options = parse_options(__doc__, ("faq", {"help": "Markdown file of questions and answers"}))
     sys.stdin.reconfigure(errors="replace")
     try:
         service = Faq(read_faq(options.faq))
     except (OSError, UnicodeError):
         sys.exit(say("file", is_chinese_locale(), options.faq))
-    try:
-        for line in sys.stdin:
-            if line.strip():
-                print(answer(service, line.strip(), options.url), flush=True)
-    except ConnectionError as error:
-        sys.exit(str(error))
+    for line in sys.stdin:
+        if line.strip():
+            print(answer(service, line.strip(), options.url), flush=True)
+
+
+if __name__ == "__main__":
+    run_example(main)

@@ -6,18 +6,19 @@ python examples/group_chat.py --port 9000        # a webhook:
 curl -d '{"user": "Ada", "text": "Hello!"}' http://127.0.0.1:9000/
 
 A line (or a request) is {"user", "text"}, its answer {"user", "text"}, or {"error"} where something is wrong; the text
-/reset forgets the user's conversation. Several users are answered at once.
+/reset forgets the user's conversation. The webhook answers several users at once; lines are answered in turn.
 """
 
 import json
 import sys
 import threading
-from collections import defaultdict
+from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from client import ask, is_chinese, is_chinese_locale, parse_options, say
+from client import NoReply, ask, parse_options, run_example
+from wording import is_chinese, is_chinese_locale, say
 
-MEMORY_MESSAGES = 20  # of each user
+MEMORY_USERS, MEMORY_MESSAGES = 1000, 20  # the users who wrote last; the last messages of each
 LONGEST_BYTES = 64 * 1024
 # Before a text is read, its language is not known.
 FORM = 'a message is {"user": "name", "text": "words"} 消息的格式是 {"user": "名字", "text": "内容"}'
@@ -29,30 +30,31 @@ class Group:
     """The users' conversations. A user's messages are answered one after the other, different users' at once."""
 
     def __init__(self, url: str) -> None:
-        self.url = url
-        self.dialogues: dict[str, list[dict]] = defaultdict(list)
-        self.locks: dict[str, threading.Lock] = defaultdict(threading.Lock)
+        self.url, self.lock = url, threading.Lock()
+        self.find = lru_cache(MEMORY_USERS)(lambda user: (threading.Lock(), []))  # a user's lock and dialogue
 
-    def answer(self, data: bytes | str) -> dict:
-        """Return the answer to one message in JSON."""
+    def answer(self, data: bytes | str) -> tuple[int, dict]:
+        """Return (HTTP status, answer) to one message in JSON."""
         try:
             message = json.loads(data)
             user, text = message["user"], message["text"]
             if not (isinstance(user, str) and user and isinstance(text, str) and text.strip()):
                 raise ValueError
         except (ValueError, KeyError, TypeError, RecursionError):
-            return {"error": FORM}
-        with self.locks[user]:
+            return 400, {"error": FORM}
+        with self.lock:
+            lock, dialogue = self.find(user)
+        with lock:
             if text.strip() == "/reset":
-                self.dialogues.pop(user, None)
-                return {"user": user, "text": FORGOTTEN}
-            dialogue = [*self.dialogues[user][-MEMORY_MESSAGES:], {"role": "user", "content": text}]
+                dialogue.clear()
+                return 200, {"user": user, "text": FORGOTTEN}
+            asked = [*dialogue[-MEMORY_MESSAGES:], {"role": "user", "content": text}]
             try:
-                reply = ask(self.url, dialogue, is_chinese(text), max_tokens=80)
-            except ConnectionError as error:
-                return {"user": user, "error": str(error)}
-            self.dialogues[user] = [*dialogue, {"role": "assistant", "content": reply}]
-        return {"user": user, "text": reply}
+                reply = ask(self.url, asked, is_chinese(text), max_tokens=80)
+            except NoReply as error:  # 400: the text is at fault, it is too long; 503: try again later
+                return 400 if error.status in (400, 413) else 503, {"user": user, "error": str(error)}
+            dialogue[:] = [*asked, {"role": "assistant", "content": reply}]
+        return 200, {"user": user, "text": reply}
 
 
 def make_webhook(group: Group, port: int) -> ThreadingHTTPServer:
@@ -62,9 +64,9 @@ def make_webhook(group: Group, port: int) -> ThreadingHTTPServer:
         def do_POST(self) -> None:
             size = self.headers.get("content-length", "")
             is_right = size.isascii() and size.isdigit() and int(size) <= LONGEST_BYTES
-            answer = group.answer(self.rfile.read(int(size))) if is_right else {"error": TOO_LONG}
+            status, answer = group.answer(self.rfile.read(int(size))) if is_right else (400, {"error": TOO_LONG})
             data = json.dumps(answer, ensure_ascii=False).encode("utf-8", "replace")
-            self.send_response(400 if "error" in answer else 200)
+            self.send_response(status)
             self.send_header("content-type", "application/json; charset=utf-8")
             self.send_header("content-length", str(len(data)))
             self.end_headers()
@@ -76,19 +78,22 @@ def make_webhook(group: Group, port: int) -> ThreadingHTTPServer:
     return ThreadingHTTPServer(("127.0.0.1", port), Webhook)
 
 
-if __name__ == "__main__":
-    options = parse_options(__doc__, ("--port", {"type": int, "help": "serve a webhook here instead of reading stdin"}))
-    chat = Group(options.url)
+def main() -> None:
+    """Answer each request, or each line of standard input."""
+    options = parse_options(__doc__, ("--port", {"type": int, "help": "serve a webhook here (none: read lines)"}))
+    group = Group(options.url)
     if options.port is not None:
         try:
-            server = make_webhook(chat, options.port)
+            server = make_webhook(group, options.port)
         except (OSError, OverflowError):
             sys.exit(say("port", is_chinese_locale(), options.port))
         print(f"http://127.0.0.1:{server.server_port}/", flush=True)
         server.serve_forever()
+    sys.stdout.reconfigure(encoding="utf-8", errors="replace")
     for line in sys.stdin.buffer:
         if line.strip():
-            sys.stdout.buffer.write(
-                json.dumps(chat.answer(line), ensure_ascii=False).encode("utf-8", "replace") + b"\n"
-            )
-            sys.stdout.flush()
+            print(json.dumps(group.answer(line)[1], ensure_ascii=False), flush=True)
+
+
+if __name__ == "__main__":
+    run_example(main)

@@ -4,13 +4,15 @@ python chat.py --serve &
 python examples/practice_partner.py --learn en      # 母语中文，练英语
 python examples/practice_partner.py --learn zh      # you speak English and learn Chinese
 
-It opens a topic in the language that you learn and chats on. Where you fall back into your own, it reminds you once and
-waits. /hint translates its opening, /topic takes another, /quit leaves.
+It opens a topic in the language that you learn and chats on. A line in your own gets a reminder in place
+of an answer. /hint translates its opening, /topic takes another, /quit leaves.
 """
 
+import re
 import sys
 
-from client import is_chinese, parse_options, stream_reply
+from client import NoReply, parse_options, run_example, stream_reply
+from wording import is_chinese
 
 TOPICS = [
     ("What did you eat for breakfast today?", "你今天早饭吃了什么？"),
@@ -30,6 +32,7 @@ WELCOME = {
     "en": "用英语聊天吧。/hint 翻译问题，/topic 换话题，/quit 离开。",
     "zh": "Let's talk in Chinese. /hint translates the question, /topic takes another, /quit leaves.",
 }
+ENGLISH = re.compile("[A-Za-z][a-z]{2}")  # a word; OK, KTV, 7:30 and 👍 stand in Chinese too
 MEMORY_MESSAGES = 12
 
 
@@ -52,7 +55,7 @@ class Partner:
 
     def answer(self, text: str):
         """Yield the pieces of the reply to what the learner says."""
-        if is_chinese(text) != (self.learn == "zh"):
+        if is_chinese(text) if self.learn == "en" else ENGLISH.search(text) and not is_chinese(text):
             yield REMINDER[self.learn]
             return
         messages = [*self.messages[-MEMORY_MESSAGES:], {"role": "user", "content": text}]
@@ -81,11 +84,16 @@ def practise(partner: Partner) -> None:
             try:
                 for piece in partner.answer(text):
                     print(piece, end="", flush=True)
-            except ConnectionError as error:
+            except NoReply as error:
                 print(f"[{error}]", end="")
             print(flush=True)
 
 
+def main() -> None:
+    """Practise the language that is asked for."""
+    learn = {"choices": ["en", "zh"], "default": "en", "help": "the language to practise (%(default)s)"}
+    practise(Partner(**vars(parse_options(__doc__, ("--learn", learn)))))
+
+
 if __name__ == "__main__":
-    options = parse_options(__doc__, ("--learn", {"choices": ["en", "zh"], "default": "en", "help": "en or zh"}))
-    practise(Partner(options.url, options.learn))
+    run_example(main)

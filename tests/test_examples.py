@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from chat_utils.terminal.markdown import make_printable
 from tests.conftest import run_server
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -76,6 +78,72 @@ def test_a_key_that_is_missing_is_said_in_the_users_language(load_example, slow_
     client = load_example("client")
     with run_server(slow_engine, api_key="secret") as url, pytest.raises(ConnectionError, match=error):
         client.ask(f"{url}/v1", [{"role": "user", "content": "Hi"}], in_chinese)
+
+
+def test_a_busy_server_is_told_from_a_text_that_is_wrong(load_example, slow_engine):
+    group = load_example("group_chat")
+    message = json.dumps({"user": "Ada", "text": "Hello!"})
+    slow_engine.pause_seconds = 0.05
+    try:
+        with run_server(slow_engine, slots=1, max_queue=0) as url, ThreadPoolExecutor(4) as pool:
+            groups = [group.Group(f"{url}/v1") for _ in range(4)]
+            answers = list(pool.map(lambda one: one.answer(message), groups))
+    finally:
+        slow_engine.pause_seconds = 0
+    assert {status for status, _ in answers} == {200, 503}
+    assert {answer["error"] for status, answer in answers if status == 503} == {
+        "the server is busy; try again in a moment"
+    }
+
+
+def test_what_is_unsafe_for_a_terminal_is_dropped_as_the_chat_drops_it(load_example):
+    client = load_example("client")
+    told = [chr(i) for i in range(0x110000) if client.UNPRINTABLE.sub("", chr(i)) != make_printable(chr(i))]
+    assert told == []
+    assert client.UNPRINTABLE.sub("", "a\x1b[31m\u202eb\ufeff好👍🏽\n\t") == "a[31mb好👍🏽\n\t"
+
+
+@pytest.mark.parametrize(
+    ("command", "begins"),
+    [
+        (("faq_bot.py", str(EXAMPLES / "faq_en.md")), "Open "),
+        (("practice_partner.py",), "用英语聊天吧"),
+        (("group_chat.py",), '{"error"'),
+        (("group_chat.py", "--port", "0"), "http://127.0.0.1:"),
+    ],
+)
+def test_ctrl_c_and_a_reader_that_leaves_end_it_without_a_traceback(command, begins):
+    for leaves in (False, True):
+        example = subprocess.Popen(
+            [sys.executable, str(EXAMPLES / command[0]), *command[1:]], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, encoding="utf-8", env={"PYTHONIOENCODING": "utf-8"},
+        )  # fmt: skip
+        example.stdin.write("where is my parcel\n")
+        example.stdin.flush()
+        assert example.stdout.readline().startswith(begins)
+        if leaves and "--port" not in command:
+            example.stdout.close()
+            example.stdin.write("where is my parcel\n")
+            example.stdin.close()
+            assert example.wait(20) == 141
+        else:
+            example.send_signal(signal.SIGINT)
+            assert example.wait(20) == 130
+        assert example.stderr.read() == ""
+        for stream in (example.stdin, example.stdout, example.stderr):
+            stream.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("faq_bot.py", "--url URL the server's address (http://127.0.0.1:8000/v1)"),
+        ("practice_partner.py", "--learn {en,zh} the language to practise (en)"),
+        ("group_chat.py", "--port PORT serve a webhook here (none: read lines)"),
+    ],
+)
+def test_help_gives_each_default(name, shown):
+    assert shown in " ".join(" ".join(run_example(name, "--help", text="")).split())
 
 
 # The FAQ bot
@@ -165,6 +233,21 @@ def test_practice_partner(server_url, learn, text, reminder, topics):
     assert "[" not in lines[5][:1]
 
 
+@pytest.mark.parametrize(
+    ("learn", "text", "is_answered"),
+    [
+        ("zh", "OK", True), ("zh", "3.14", True), ("zh", "👍🏽", True), ("zh", "KTV", True), ("zh", "好 good", True),
+        ("zh", "Yes", False), ("zh", "what is that", False), ("en", "OK 👍🏽 3", True), ("en", "好", False),
+    ],
+)  # fmt: skip
+def test_practice_partner_reminds_of_words_of_the_other_language_alone(
+    load_example, monkeypatch, learn, text, is_answered
+):
+    module = load_example("practice_partner")
+    monkeypatch.setattr(module, "stream_reply", lambda *_, **__: iter(["fine"]))
+    assert list(module.Partner("", learn).answer(text)) == (["fine"] if is_answered else [module.REMINDER[learn]])
+
+
 def test_practice_partner_remembers_and_says_when_no_server_runs(load_example, server_url):
     module = load_example("practice_partner")
     partner = module.Partner(f"{server_url}/v1", "zh")
@@ -185,16 +268,26 @@ def test_practice_partner_remembers_and_says_when_no_server_runs(load_example, s
 
 def test_group_chat_keeps_a_conversation_for_each_user(load_example, server_url):
     group = load_example("group_chat").Group(f"{server_url}/v1")
-    tell = lambda user, text: group.answer(json.dumps({"user": user, "text": text}))  # noqa: E731
+    tell = lambda user, text: group.answer(json.dumps({"user": user, "text": text}))[1]  # noqa: E731
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(lambda i: tell(f"user {i % 4}", f"message {i}"), range(12)))
     assert all(answer["text"] for answer in answers)
-    assert group.dialogues.keys() == {f"user {i}" for i in range(4)}
+    assert group.find.cache_info().currsize == 4
     for i in range(4):
-        said = [m["content"] for m in group.dialogues[f"user {i}"] if m["role"] == "user"]
+        said = [m["content"] for m in group.find(f"user {i}")[1] if m["role"] == "user"]
         assert sorted(said) == sorted(f"message {n}" for n in (i, i + 4, i + 8))
     assert tell("user 0", "/reset") == {"user": "user 0", "text": "Let's start afresh. 我们重新开始吧。"}
-    assert "user 0" not in group.dialogues
+    assert group.find("user 0")[1] == []
+
+
+def test_group_chat_forgets_who_has_been_silent_for_longest(load_example, server_url, monkeypatch):
+    module = load_example("group_chat")
+    monkeypatch.setattr(module, "MEMORY_USERS", 3)
+    group = module.Group(f"{server_url}/v1")
+    for user in "abcad":
+        assert group.answer(json.dumps({"user": user, "text": "Hi"}))[0] == 200
+    assert group.find.cache_info().currsize == 3
+    assert [len(group.find(user)[1]) for user in "acdb"] == [4, 2, 2, 0]
 
 
 def test_group_chat_in_lines(server_url):
@@ -216,7 +309,8 @@ def test_group_chat_in_lines(server_url):
 
 def test_group_chat_as_a_webhook(load_example, server_url):
     module = load_example("group_chat")
-    webhook = module.make_webhook(module.Group(f"{server_url}/v1"), 0)
+    group = module.Group(f"{server_url}/v1")
+    webhook = module.make_webhook(group, 0)
     threading.Thread(target=webhook.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{webhook.server_port}/"
     data = json.dumps({"user": "Ada", "text": "Hello!"}).encode()
@@ -226,6 +320,13 @@ def test_group_chat_as_a_webhook(load_example, server_url):
         with pytest.raises(urllib.error.HTTPError) as caught:
             urllib.request.urlopen(urllib.request.Request(url, wrong), timeout=30)
         assert caught.value.code == 400
+    long = json.dumps({"user": "Ada", "text": "好" * 5_000}).encode()
+    free = "http://127.0.0.1:9/v1"  # where no server is
+    for message, server, status in ((long, f"{server_url}/v1", 400), (data, free, 503)):
+        group.url = server
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(urllib.request.Request(url, message), timeout=30)
+        assert (caught.value.code, json.load(caught.value)["user"]) == (status, "Ada")
     webhook.shutdown()
     webhook.server_close()
 
