@@ -244,9 +244,7 @@ def plan_run(
         tokens = tokenizer or train_tokenizer([], 300)
         model = load_model(shape.base) if shape.base else on_meta(build_model, find_shape(shape.model_shape), tokens)
         size = shape_of(model, shape.block_tokens, vocab_size or shape.vocab_size)
-    unprepared = cache(
-        partial(count_unprepared, corpus, given)
-    )  # asked for a width's vocabulary, of which many are one
+    unprepared = cache(partial(count_unprepared, corpus, given))  # many widths have one vocabulary
     text = (corpus.text_bytes(), shape.block_tokens, compression, unprepared)
     plan = plan_pretraining(args, say, resume, size, vocab_size, *text)
     shape.vocab_size = plan.shape.vocab_size
