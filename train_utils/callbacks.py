@@ -93,8 +93,8 @@ class Progress(TrainerCallback):
                     print(f"{line}, {rate:,.0f} tokens a second, {tqdm.format_interval(left)} left", flush=True)
 
     def figures(self, loss: float, last_steps: int = 0) -> dict[str, float]:
-        """Return tokens a second over the last steps (0: all but the first, which compiles), MFU, bits per byte."""
-        seconds = self.step_seconds[-last_steps:] if last_steps > 0 else self.step_seconds[1:] or self.step_seconds
+        """Return tokens a second over the last steps (0: all) but the first, which compiles, MFU, bits per byte."""
+        seconds = self.step_seconds[1:][-last_steps:] or self.step_seconds
         rate = self.tokens_per_step * len(seconds) / max(sum(seconds), 1e-9)
         return {
             "tokens_per_second": rate,

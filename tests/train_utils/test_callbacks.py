@@ -63,6 +63,15 @@ def test_samples_that_cost_too_much_are_shown_first_and_last_alone(monkeypatch, 
 # Progress and divergence
 
 
+def test_the_first_step_which_compiles_counts_in_no_speed():
+    shown = Progress(1000, 6e6, 24e9, bytes_per_token=4.0, clock=None, watch=Stopwatch())
+    shown.step_seconds = [50.0]
+    assert shown.figures(1.0)["tokens_per_second"] == 20  # there is no other
+    shown.step_seconds += [1.0] * 3 + [2.0] * 3
+    rates = [shown.figures(1.0, last)["tokens_per_second"] for last in (0, 3, 6, 10)]
+    assert rates == [pytest.approx(1000 * 6 / 9), 500, pytest.approx(1000 * 6 / 9), pytest.approx(1000 * 6 / 9)]
+
+
 @pytest.mark.parametrize(("progress", "left"), [(None, "01:10"), (0.0, "01:10"), (0.5, "00:30")])
 def test_a_log_says_the_time_left(monkeypatch, capsys, progress, left):
     """30 steps of 100 are done, a step a second; the clock, where there is one, says half of the time is over."""
