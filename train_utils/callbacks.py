@@ -89,7 +89,8 @@ class Progress(TrainerCallback):
                 if self.bar.disable and not args.disable_tqdm and time.monotonic() - self.last_line > LINE_SECONDS:
                     self.last_line = time.monotonic()
                     rate = figures["tokens_per_second"]
-                    left = (self.count_steps(state) - state.global_step) * self.tokens_per_step / rate
+                    tokens = (self.count_steps(state) - state.global_step) * self.tokens_per_step
+                    left = tokens / self.figures(logs["loss"])["tokens_per_second"]  # of all steps, some slow by chance
                     print(f"{line}, {rate:,.0f} tokens a second, {tqdm.format_interval(left)} left", flush=True)
 
     def figures(self, loss: float, last_steps: int = 0) -> dict[str, float]:
