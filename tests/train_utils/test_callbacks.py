@@ -74,7 +74,7 @@ def test_the_first_step_which_compiles_counts_in_no_speed():
 
 @pytest.mark.parametrize(("progress", "left"), [(None, "01:10"), (0.0, "01:10"), (0.5, "00:30")])
 def test_a_log_says_the_time_left(monkeypatch, capsys, progress, left):
-    """30 steps of 100 are done, one a second, the last ones slower; the clock, if any, says half of the time is over."""
+    """30 steps of 100 are done, one a second, the last ones slower; the clock, if any, says half is over."""
     monkeypatch.setattr(callbacks.sys.stderr, "isatty", lambda: False)
     clock = None if progress is None else SimpleNamespace(progress=progress)
     shown = Progress(1000, 6e6, 24e9, bytes_per_token=4.0, clock=clock, watch=Stopwatch())
