@@ -1,7 +1,7 @@
 """A checkpoint as an ONNX graph with its key-value cache as inputs and outputs, and the same run by ONNX Runtime.
 
-Names of inputs and outputs are Optimum's (input_ids, attention_mask, position_ids, past_key_values.0.key; logits,
-present.0.key), which Transformers.js and ONNX Runtime GenAI know too.
+Names of inputs and outputs are Optimum's: input_ids, attention_mask, position_ids, past_key_values.0.key; logits,
+present.0.key.
 """
 
 import contextlib

@@ -16,7 +16,7 @@ from peft import LoraConfig, get_peft_model
 import export
 from chat_utils.engine import load_checkpoint
 from chat_utils.sampling import Sampling
-from chat_utils.verify import PROMPTS
+from chat_utils.verify import MAX_TIES, MIN_AGREEMENT, PROMPTS, TIE
 from errors import InputError
 from export_utils.ollama import make_modelfile, split_template
 from train_utils.checkpoint import save_model
@@ -84,7 +84,7 @@ def test_an_export_is_replaced_by_the_next_but_nothing_else_is(exported, tiny_ch
     (folder / "mine" / "thesis.txt").write_text("x")
     (output / "notes.txt").write_text("y")
     for path in (folder / "mine" / "thesis.txt", output / "notes.txt"):
-        with pytest.raises(InputError, match=f"{path.parent.name}: holds {path.name}, which is of no export"):
+        with pytest.raises(InputError, match=f"{path.parent.name}: holds {path.name}, which no export is known"):
             run(tiny_checkpoint, "--to", "gguf", "--output", path.parent.name)
         assert path.exists()
     (output / "notes.txt").unlink()
@@ -104,6 +104,14 @@ def test_an_export_is_replaced_by_the_next_but_nothing_else_is(exported, tiny_ch
     with pytest.raises(InputError, match="another model"):
         run(tiny_checkpoint, "--to", "gguf", "--output", "new")
     assert sorted(path.name for path in folder.iterdir()) == ["mine", "out"]
+
+
+@pytest.mark.parametrize("record", ["{}", "[]", '{"files": 1}', "my notes, not JSON"])
+def test_a_folder_with_another_export_json_is_left(folder, record):
+    (folder / "mine").mkdir()
+    (folder / "mine" / "export.json").write_text(record)
+    with pytest.raises(InputError, match=r"mine: holds export\.json, which no export is known to have written"):
+        export.check_replaceable(folder / "mine")
 
 
 # Ollama
@@ -240,6 +248,8 @@ def test_help_gives_each_type_and_default(capsys):
     with pytest.raises(SystemExit):
         export.main(["--help"])
     text = " ".join(capsys.readouterr().out.split())
+    assert "but at ties (it leads the next by 0.01 logits at most), which are counted" in text
+    assert (TIE, MAX_TIES, MIN_AGREEMENT) == (0.01, 0.25, 0.5)  # as the help says
     assert "gguf: f32, bf16, f16, q8_0, q6_k, q5_k_m, q5_0, q4_k_m, q4_0 (q8_0)" in text
     assert "--output OUTPUT folder to write (the checkpoint's name and the form: ckpt_chat-gguf)" in text
 

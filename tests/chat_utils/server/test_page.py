@@ -275,6 +275,7 @@ def test_a_retry_with_a_seed_takes_the_next_one(page, slow_engine, monkeypatch):
     page.click("#settings")
     page.one("[name=seed]").send_keys("7")
     page.click("dialog .primary")
+    page.wait(lambda: page.run("return JSON.parse(localStorage.settings ?? '{}').seed") == 7)
     page.click(retry)
     page.wait_for_reply(2)
     page.refuse()
@@ -331,10 +332,12 @@ def test_each_number_that_the_server_takes_is_taken_and_no_other(page):
     page.click("#settings")
     page.one("[name=temperature]").send_keys("0.72")
     page.click("dialog .primary")
-    assert page.run(stored)["temperature"] == 0.72
+    page.wait(lambda: page.run(stored).get("temperature") == 0.72)
     page.click("#settings")
-    page.run("document.querySelector('[name=temperature]').value = '9'; document.getElementById('dialog').close()")
-    page.wait(lambda: page.run(stored)["temperature"] == 0.72)  # what is wrong does not take its place
+    page.run("document.querySelector('[name=temperature]').value = '9'")
+    page.run("document.querySelector('[name=top_p]').value = '0.5'; document.getElementById('dialog').close()")
+    page.wait(lambda: page.run(stored)["top_p"] == 0.5)
+    assert page.run(stored)["temperature"] == 0.72  # what is wrong does not take its place
 
 
 def test_phone_in_the_dark_and_in_chinese(page):
