@@ -12,7 +12,7 @@ python chat.py --serve                          # OpenAI's protocol at http://12
 import argparse
 import os
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is fetched unless the user says so
@@ -126,7 +126,9 @@ def main(argv: list[str] | None = None) -> int:
     engine = load(options.model or find_model())
     freeze_loaded()
     try:
-        system = engine.check_system(options.system or "", sampling)
+        # A caller of the server may ask for a longer reply than the default, up to the whole window.
+        longest = replace(sampling, max_new_tokens=engine.window) if is_server else sampling
+        system = engine.check_system(options.system or "", longest)
     except DialogueError as error:
         raise InputError(f"command line: --system: {error}") from error
     if is_server:

@@ -1,6 +1,7 @@
 """What a model is asked, made what it learned from: in order, its words cleaned, without what no window holds."""
 
 import re
+import unicodedata
 from typing import Any
 
 from chat_utils.window import is_too_long, keep_end
@@ -25,6 +26,15 @@ def replace_surrogates(value: Any) -> Any:
     return value
 
 
+def has_words(text: str) -> bool:
+    """Tell whether a text has a character that is seen: neither a space, nor a control or format character.
+
+    >>> has_words("\u200b \u200e"), has_words("\u200b?")
+    (False, True)
+    """
+    return any(not char.isspace() and unicodedata.category(char) not in ("Cc", "Cf") for char in text)
+
+
 def clean_message(text: str, role: str, window: int, number: int | None = None) -> str:
     """Return a message's words, cleaned as those are that the model learned from; a user's message must have some.
 
@@ -34,6 +44,7 @@ def clean_message(text: str, role: str, window: int, number: int | None = None) 
     if is_too_long(text, window):
         raise too_long(role, window, number=number)
     text = clean_text(replace_surrogates(text))
+    text = text if has_words(text) else ""
     if not text and role == "user":
         raise DialogueError("the message has no words that can be read", "empty_message", number)
     return text
@@ -45,6 +56,8 @@ def clean_dialogue(dialogue: list[dict], window: int) -> tuple[list[dict], int]:
     Those left out can't be in the window. A system turn without words goes too; an answer without words becomes
     NO_ANSWER. Raises DialogueError for what is no such dialogue.
     """
+    if not isinstance(dialogue, list) or not all(isinstance(message, dict) for message in dialogue):
+        raise DialogueError('a dialogue is a list of messages: [{"role": "user", "content": "Hello!"}]')
     for number, message in enumerate(dialogue, 1):
         if message.get("role") not in ROLES:
             raise DialogueError(

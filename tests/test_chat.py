@@ -97,6 +97,7 @@ def test_terminal_session(tiny_checkpoint, tmp_path):
         (["--max_new_tokens", "0"], "--max_new_tokens 0 is outside 1 to"),
         (["--system", "long " * 500], "--system: the system prompt is longer than the model's window of 256 tokens"),
         (["--serve", "--system", "long " * 500], "--system: the system prompt is longer than"),
+        (["--serve", "--max_new_tokens", "1", "--system", "qzx" * 60], "--system: the system prompt is longer than"),
         (["--prompt", "\a"], "--prompt: the message has no words that can be read"),
         (["--temp", "0"], "unrecognized arguments: --temp"),
         (["--serve", "--web"], "--serve has no effect with --web, which has the API"),

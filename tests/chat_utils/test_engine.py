@@ -389,6 +389,10 @@ BAD = [
     ([{"role": "bot", "content": "Hi"}], "role 'bot' is not user, assistant or system"),
     ([{"role": "user", "content": None}], r"message 1 \(user\) has no text in 'content'"),
     (say("Hi", "Hello!", "\x1b\x00"), "the message has no words that can be read"),
+    (say(" \u200b\u200e\u00ad"), "the message has no words that can be read"),
+    (None, "a dialogue is a list of messages"),
+    ("Hello!", "a dialogue is a list of messages"),
+    (["Hello!"], "a dialogue is a list of messages"),
 ]
 
 

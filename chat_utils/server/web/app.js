@@ -228,7 +228,7 @@ function editMessage(index, text = current.messages[index].content) {
 
 /** Return the system prompt and the turns; an answer without words is "…", as the server reads it and the terminal keeps it. */
 function writeMessages(messages) {
-  const hasWords = (text) => /[^\s\p{C}]/u.test(text);
+  const hasWords = (text) => /[^\s\p{Cc}\p{Cf}]/u.test(text);
   const system = hasWords(settings.system ?? "") ? [{ role: "system", content: settings.system }] : [];
   const turns = messages.map(({ role, content }) => ({ role, content: role === "user" || hasWords(content) ? content : "…" }));
   return [...system, ...turns];
