@@ -6,7 +6,7 @@ from typing import Any
 
 from chat_utils.window import is_too_long, keep_end
 from data_utils.corpus import clean_text
-from data_utils.dialogue import ROLES, DialogueError, check_order, too_long
+from data_utils.dialogue import DialogueError, check_message, check_order, too_long
 
 NO_ANSWER = "…"  # stands where nothing was answered, and after what was cut short
 
@@ -59,12 +59,7 @@ def clean_dialogue(dialogue: list[dict], window: int) -> tuple[list[dict], int]:
     if not isinstance(dialogue, list) or not all(isinstance(message, dict) for message in dialogue):
         raise DialogueError('a dialogue is a list of messages: [{"role": "user", "content": "Hello!"}]')
     for number, message in enumerate(dialogue, 1):
-        if message.get("role") not in ROLES:
-            raise DialogueError(
-                f"role {message.get('role')!r} is not user, assistant or system; rename it", number=number
-            )
-        if not isinstance(message.get("content"), str):
-            raise DialogueError(f"message {number} ({message['role']}) has no text in 'content'", number=number)
+        check_message(message, number)
     if not dialogue or dialogue[-1]["role"] != "user":
         raise DialogueError("the last message must be the user's, since that is what is answered")
     check_order(dialogue)

@@ -139,12 +139,8 @@ def check_dialogue(messages: list[dict]) -> list[dict]:
         raise DialogueError("the dialogue has no messages")
     checked = []
     for number, message in enumerate(messages, 1):
-        role, content = message.get("role"), message.get("content")
-        if role not in ROLES:
-            raise DialogueError(f"role {role!r} is not user, assistant or system; rename it")
-        if not isinstance(content, str):
-            raise DialogueError(f"message {number} ({role}) has no text in 'content'")
-        content = clean_text(content)
+        check_message(message, number)
+        role, content = message["role"], clean_text(message["content"])
         if not content:
             raise DialogueError(f"message {number} ({role}) is empty")
         checked.append({"role": role, "content": content})
@@ -152,6 +148,15 @@ def check_dialogue(messages: list[dict]) -> list[dict]:
     if checked[-1]["role"] != "assistant":
         raise DialogueError("the last message must be the assistant's, since that is what is learned")
     return checked
+
+
+def check_message(message: dict, number: int) -> None:
+    """Raise DialogueError unless a message, the `number`-th from 1, has a role and a text."""
+    role = message.get("role")
+    if role not in ROLES:
+        raise DialogueError(f"role {role!r} is not user, assistant or system; rename it", number=number)
+    if not isinstance(message.get("content"), str):
+        raise DialogueError(f"message {number} ({role}) has no text in 'content'", number=number)
 
 
 def check_order(messages: list[dict]) -> None:

@@ -4,8 +4,8 @@ import shutil
 
 # How many times as fast compiled steps are as plain ones, both without logits. Measured on two cores: in bf16, with
 # its instructions, 1.6 at width 128 and 1.3 at 512; in fp32, on a processor without them and with other work beside
-# it, 1.04 to 1.19 at width 128, 1.15 at 256 and 1.02 to 1.07 at 512. Not measured on a GPU,
-# nor in fp16, which is one's.
+# it, 1.04 to 1.19 at width 128, 1.15 at 256 and 1.02 to 1.07 at 512. Not measured: on a GPU, and fp16, which only a GPU
+# computes in.
 COMPILED_GAIN = {"bf16": 1.5, "fp16": 1.5, "fp32": 1.15}
 # Layers and head, the first time on a machine and at any width: 45 seconds of one core, two thirds of them in g++,
 # which runs beside the rest. The next time they come from the compiler's cache in 2 seconds: no plan counts on it.

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from errors import InputError
-from train_utils.arguments import RunArguments, count_step_rows
+from train_utils.arguments import RunArguments, count_step_rows, dtype_name
 from train_utils.checkpoint import read_record
 from train_utils.clock import process_seconds
 from train_utils.compilation import may_compile, repays_compilation
@@ -50,7 +50,7 @@ def measure_and_choose(args: RunArguments, say: Callable, resume: str | None, ch
     kept = (record or {}).get("data", {}).get("plan")
     if resume and kept:
         return keep_batch(args, Plan(**{**kept, "shape": Shape(**kept["shape"])}))
-    machine = measure_machine(args.device.type, args.bf16, Path(args.output_dir))
+    machine = measure_machine(args.device.type, dtype_name(args), Path(args.output_dir))
     gone = process_seconds()
     finish = finish_seconds(args.minutes)
     seconds = args.minutes * 60 - gone - finish
@@ -131,8 +131,8 @@ def settle_compilation(args: RunArguments, width: int, total_flops: float, resum
     wanted = (record or {}).get("data", {}).get("compiled") if wanted is None else wanted
     box = [wanted]
     if wanted is None and args.process_index == 0:
-        flops = measure_training(args.device.type, bool(args.bf16), min(width, 512), 0.5) * args.world_size
-        box = [repays_compilation(None, total_flops / flops, "bf16" if args.bf16 else "fp32")]
+        flops = measure_training(args.device.type, dtype_name(args), min(width, 512), 0.5) * args.world_size
+        box = [repays_compilation(None, total_flops / flops, dtype_name(args))]
     if wanted is None and args.world_size > 1:
         dist.broadcast_object_list(box, src=0, device=args.device)
     return box[0]

@@ -107,19 +107,19 @@ def disk_bytes(folder: Path) -> int:
     return shutil.disk_usage(place).free
 
 
-def measure_machine(device: str, bf16: bool, output_dir: Path) -> Machine:
+def measure_machine(device: str, dtype: str, output_dir: Path) -> Machine:
     """Measure a machine for some seconds: matrix products, then real training steps at two widths."""
     held = held_bytes(device)  # before what follows, whose memory the training uses again
     memory = free_bytes(device) + held
     keep_freed_memory(device)
-    peak = measure_peak(device, "bf16" if bf16 else "fp32")
+    peak = measure_peak(device, dtype)
     widths = (128, 512) if device == "cpu" else (512, 2048)
-    shares = tuple((width, measure_training(device, bf16, width) / peak) for width in widths)
-    return Machine(device, "bf16" if bf16 else "fp32", peak, shares, memory, disk_bytes(output_dir), held)
+    shares = tuple((width, measure_training(device, dtype, width) / peak) for width in widths)
+    return Machine(device, dtype, peak, shares, memory, disk_bytes(output_dir), held)
 
 
-def measure_training(device: str, bf16: bool, width: int, seconds: float = 1.0) -> float:
-    """Return the FLOP/s of forward and backward passes of two layers of a width, not compiled."""
+def measure_training(device: str, dtype: str, width: int, seconds: float = 1.0) -> float:
+    """Return the FLOP/s of forward and backward passes of two layers of a width in a dtype, not compiled."""
     shape = {**model_config(width), "num_hidden_layers": 2}
     config = AutoConfig.for_model(**shape, vocab_size=8 * width, pad_token_id=0)
     with torch.random.fork_rng(), torch.device(device):
@@ -130,7 +130,7 @@ def measure_training(device: str, bf16: bool, width: int, seconds: float = 1.0) 
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or not best:
         start = time.perf_counter()
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=bf16):
+        with torch.autocast(device, dtype=DTYPES[dtype], enabled=dtype != "fp32"):
             loss = model(input_ids=ids, labels=ids).loss
         loss.backward()
         model.zero_grad()

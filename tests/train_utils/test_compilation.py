@@ -62,23 +62,29 @@ def test_short_text_repays_nothing():
     assert not plan(3600, text_bytes=10**6).compiled
 
 
-def settle(folder, resume=None, total_flops=1e13, wanted=None) -> bool:
+def settle(folder, resume=None, total_flops=1e13, wanted=None, fp16=False) -> bool:
     args = SimpleNamespace(
         output_dir=str(folder), use_liger_kernel=False, compile_layers=wanted, process_index=0, world_size=1,
-        bf16=False, device=torch.device("cpu"),
+        bf16=False, fp16=fp16, device=torch.device("cpu"),
     )  # fmt: skip
     return dial.settle_compilation(args, 1024, total_flops, resume)
 
 
 def test_run_by_steps_measures_the_machine(tmp_path, monkeypatch):
     widths = []
-    monkeypatch.setattr(dial, "measure_training", lambda device, bf16, width, seconds: widths.append(width) or 1e11)
+    monkeypatch.setattr(dial, "measure_training", lambda device, dtype, width, seconds: widths.append(width) or 1e11)
     monkeypatch.setattr("train_utils.compilation.shutil.which", lambda name: name)
     assert not settle(tmp_path, total_flops=1e11 * 200)
     assert settle(tmp_path, total_flops=1e11 * 300)
     assert widths == [512, 512]
     assert settle(tmp_path, total_flops=1, wanted=True)
     assert len(widths) == 2  # which a run with a plan, or the user's word, doesn't
+
+
+def test_the_gain_is_that_of_the_dtype_in_use(tmp_path, monkeypatch):
+    monkeypatch.setattr(dial, "measure_training", lambda device, dtype, *_: {"fp16": 1e11, "fp32": 1e11}[dtype])
+    monkeypatch.setattr("train_utils.compilation.shutil.which", lambda name: name)
+    assert [settle(tmp_path, total_flops=1e11 * 200, fp16=fp16) for fp16 in (False, True)] == [False, True]
 
 
 def test_run_that_goes_on_computes_as_it_began(tmp_path, monkeypatch):

@@ -38,7 +38,7 @@ def test_peak_is_measured_in_the_numbers_asked_for(monkeypatch):
 
 def test_training_is_measured_below_the_peak():
     torch.manual_seed(3)
-    found = machine.measure_training("cpu", False, 64, seconds=0.01)
+    found = machine.measure_training("cpu", "fp32", 64, seconds=0.01)
     after = torch.rand(1)
     torch.manual_seed(3)
     assert torch.equal(after, torch.rand(1))
