@@ -17,6 +17,11 @@ from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is fetched unless the user says so
 
+from errors import InputError, run_script, say_interrupts
+
+if __name__ == "__main__":  # what follows takes seconds to import
+    say_interrupts()
+
 from chat_utils.engine import DTYPES, KINDS, Engine, freeze_loaded, load_engine
 from chat_utils.sampling import Sampling
 from chat_utils.server.serve import ServerOptions, check_packages, serve
@@ -25,7 +30,6 @@ from chat_utils.terminal.loop import Chat, talk
 from chat_utils.terminal.prompt import default_history
 from chat_utils.terminal.screen import Screen
 from data_utils.dialogue import DialogueError
-from errors import InputError, run_script
 from options import add_options, name_options, read_options
 
 SAMPLE_PROMPTS = ("Hello! How are you today?", "What is your name?", "你好！", "你叫什么名字？")

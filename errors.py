@@ -4,12 +4,14 @@ import errno
 import os
 import sys
 from collections.abc import Callable
+from types import TracebackType
 
 
 class InputError(Exception):
     """A fault in what the user gave (a file, an option, a checkpoint); its text says where, what and what to do."""
 
 
+INTERRUPTED = "interrupted; what was complete before is untouched"
 # By number where Python reports it, by words where torch, safetensors and pyarrow do.
 MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO}
 MACHINE_WORDS = ("No space left", "File too large", "Disk quota", "I/O error", "write failed", "failed writing")
@@ -26,6 +28,18 @@ def is_machine_fault(error: Exception) -> bool:
 def first_line(error: Exception) -> str:
     """Return the first line of an error's text, or its kind where it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def say_interrupts() -> None:
+    """Have Ctrl-C end the process with a line instead of a traceback, before `run_script` too: imports take seconds."""
+
+    def tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if kind is KeyboardInterrupt:
+            print(f"error: {INTERRUPTED}", file=sys.stderr)
+        else:
+            sys.__excepthook__(kind, error, trace)
+
+    sys.excepthook = tell
 
 
 def run_script(main: Callable[[], int | None]) -> None:
@@ -45,7 +59,7 @@ def run_guarded(main: Callable[[], int | None]) -> int:
     except InputError as error:
         code, message = 2, str(error)
     except KeyboardInterrupt:
-        code, message = 130, "interrupted; what was complete before is untouched"
+        code, message = 130, INTERRUPTED
     except MemoryError as error:
         code, message = 1, f"out of memory: {error}; try a smaller --per_device_train_batch_size or model"
     except BrokenPipeError:  # whoever read our output has left

@@ -25,6 +25,11 @@ from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is fetched unless the user says so
 
+from errors import InputError, first_line, run_script, say_interrupts
+
+if __name__ == "__main__":  # what follows takes seconds to import
+    say_interrupts()
+
 from huggingface_hub.constants import ENV_VARS_TRUE_VALUES
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
@@ -35,7 +40,6 @@ from chat_utils.llama.model import LlamaModel
 from chat_utils.sampling import Sampling
 from chat_utils.verify import check_tokens, compare_replies
 from data_utils.dialogue import stop_token_id
-from errors import InputError, first_line, run_script
 from export_utils import adapter, ctranslate2, onnx
 from export_utils.ollama import make_modelfile
 from train_utils.checkpoint import weights_version

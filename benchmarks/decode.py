@@ -30,6 +30,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging
 
 from chat_utils.engine import DTYPES, KINDS, Engine, load_checkpoint, load_engine
+from chat_utils.reply import LOOP_TOKENS
 from chat_utils.sampling import Sampling
 from data_utils.dialogue import encode_prompt, stop_token_id
 from data_utils.tokenizer import train_tokenizer
@@ -69,7 +70,7 @@ def decode(engine: Engine, ids: list[int], sampling: Sampling, tokens: int) -> l
     """Return `tokens` ids after a prompt; the end token ends nothing here."""
     session = engine.decoder.open(ids, sampling)
     while len(session.ids) < len(ids) + tokens:
-        session.step()
+        session.step(min(LOOP_TOKENS, len(ids) + tokens - len(session.ids)))  # as replies do
     return session.ids[len(ids) :]
 
 

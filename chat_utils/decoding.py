@@ -6,7 +6,9 @@ It owns the turns of open replies and the pool of computed states; a runtime say
 copied.
 """
 
+import time
 from abc import ABC, abstractmethod
+from collections.abc import Set
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from chat_utils.states import StatePool
 from chat_utils.turns import OneThread, Turns
 
 PREFILL_TOKENS = 256  # of a prompt in one turn, so that a long prompt doesn't keep other replies waiting
+TURN_SECONDS = 0.004  # that a lone reply goes on: what leads up to a turn costs as much as a token of a small model
 POOL_BYTES = 256 * 2**20  # counted by the tokens that states have room for
 
 
@@ -45,8 +48,10 @@ def is_same(model: PreTrainedModel, found: np.ndarray, expected: np.ndarray) -> 
 class Session:
     """One reply in a decoder: its ids, the state that holds the computed ones, and what draws the next."""
 
-    def __init__(self, decoder: "Decoder", ids: list[int], sampling: Sampling) -> None:
+    def __init__(self, decoder: "Decoder", ids: list[int], sampling: Sampling, stop_ids: Set[int]) -> None:
         self.decoder: Decoder | None = decoder
+        self.stop_ids = stop_ids
+        self.limit = 1  # tokens that are wanted of the next turn, at most
         self.ids = list(ids)
         self.sampler = Sampler(sampling, ids)
         self.state: Any = None
@@ -56,9 +61,19 @@ class Session:
         # same again is computed alone, unless the decoder's steps always have one shape.
         self.can_share = decoder.shares_all or (sampling.seed is None and sampling.temperature > 0)
 
-    def step(self) -> int | None:
-        """Compute what is pending and return the token drawn; None where part of a long prompt is still to come."""
+    def step(self, limit: int = 1) -> list[int]:
+        """Compute what is pending and return the tokens drawn, at most `limit`; one of `stop_ids` is the last.
+
+        None yet where part of a long prompt is still to come.
+        """
+        self.limit = limit
         return self.decoder.turns.step(self)
+
+    def advance(self, computed: int, token: int | None) -> None:
+        """Note that so many ids more are computed, and the token that was drawn, if any."""
+        self.computed += computed
+        if token is not None:
+            self.ids.append(token)
 
     def close(self) -> None:
         """Leave what was computed to the pool, for the next turn of the same dialogue, and let go of the model."""
@@ -83,11 +98,23 @@ class Decoder(ABC):
         """`token_bytes`: memory that a state takes for each token."""
         self.window = window
         self.pool = StatePool(self, POOL_BYTES // max(token_bytes, 1))
-        self.turns = Turns(OneThread(self._step) if self.one_thread else self._step, self.step_limit)
+        self.turns = Turns(OneThread(self._turn) if self.one_thread else self._turn, self.step_limit)
 
-    def open(self, ids: list[int], sampling: Sampling) -> Session:
-        """Begin a reply after the ids of its prompt (one at least)."""
-        return Session(self, ids, sampling)
+    def open(self, ids: list[int], sampling: Sampling, stop_ids: Set[int] = frozenset()) -> Session:
+        """Begin a reply after the ids of its prompt (one at least); no token is drawn after one of `stop_ids`."""
+        return Session(self, ids, sampling, stop_ids)
+
+    def _turn(self, sessions: list[Session]) -> list[list[int]]:
+        """Return the tokens drawn for each session: one, or as many of one that is alone as a turn has time for."""
+        until = time.perf_counter() + TURN_SECONDS
+        drawn = [[] if token is None else [token] for token in self._step(sessions)]
+        if len(sessions) == 1 and drawn[0]:
+            (tokens,), (session,) = drawn, sessions
+            while len(tokens) < session.limit and tokens[-1] not in session.stop_ids and time.perf_counter() < until:
+                (logits,) = self.feed(sessions, [session.ids[-1:]])  # what _step does for more, without its cost
+                session.advance(1, session.sampler.draw(logits))
+                tokens.append(session.ids[-1])
+        return drawn
 
     def _step(self, sessions: list[Session]) -> list[int | None]:
         parts = []
@@ -95,17 +122,15 @@ class Decoder(ABC):
             if session.state is None:
                 session.state, session.computed = self.pool.take(session.ids[:-1])
                 session.cached_tokens = session.computed
-            parts.append(session.ids[session.computed :][:PREFILL_TOKENS])
+            parts.append(session.ids[session.computed : session.computed + PREFILL_TOKENS])
         rows = self.feed(sessions, parts)
-        drawn = [
-            session.sampler.draw(logits) if session.computed + len(part) == len(session.ids) else None
-            for session, part, logits in zip(sessions, parts, rows, strict=True)
-        ]
+        drawn = []
+        for session, part, logits in zip(sessions, parts, rows, strict=True):
+            is_last = session.computed + len(part) == len(session.ids)
+            drawn.append(session.sampler.draw(logits) if is_last else None)
         # All or none go on: where a draw fails, each is computed again by itself.
         for session, part, token in zip(sessions, parts, drawn, strict=True):
-            session.computed += len(part)
-            if token is not None:
-                session.ids.append(token)
+            session.advance(len(part), token)
         return drawn
 
     @abstractmethod

@@ -193,7 +193,7 @@ class Engine:
         stats = Stats(len(ids), dropped_messages=dropped, seconds=time.perf_counter() - started)
         text = TextStream(self.tokenizer, sampling.stop)
         room = min(sampling.max_new_tokens, self.window - len(ids))  # all that the prompt leaves
-        return Reply(self.decoder.open(ids, sampling), text, self.stop_ids, room, stats)
+        return Reply(self.decoder.open(ids, sampling, self.stop_ids), text, room, stats)
 
 
 def freeze_loaded() -> None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from chat_utils.decoding import Session
 from chat_utils.streaming import TextStream
 
+LOOP_TOKENS = 8  # loops are looked for after each so many, however fast they come: a seed's reply has one end
+
 
 @dataclass
 class Stats:
@@ -33,10 +35,10 @@ class Reply(Iterator[str]):
     itself and was ended) or "cancelled".
     """
 
-    def __init__(self, session: Session, text: TextStream, stop_ids: set[int], room: int, stats: Stats) -> None:
+    def __init__(self, session: Session, text: TextStream, room: int, stats: Stats) -> None:
         """`room`: the longest reply in tokens; `stats.seconds` may already count what preparing took."""
         self.stats, self.finish_reason = stats, None
-        self._session, self._text, self._stop_ids, self._room = session, text, stop_ids, room
+        self._session, self._text, self._room = session, text, room
         self._started = time.perf_counter() - stats.seconds
         self._lock = threading.RLock()
         self._is_cancelled = False
@@ -64,27 +66,32 @@ class Reply(Iterator[str]):
         self.close()
 
     def _advance(self) -> str:
-        """Compute one step and return the text that it made certain."""
-        token = self._session.step()
+        """Let the model go on for a turn and return the text that this made certain, often nothing."""
         stats = self.stats
+        limit = min(LOOP_TOKENS - stats.reply_tokens % LOOP_TOKENS, self._room - stats.reply_tokens)
+        if stats.reply_tokens == 0 or self._text.stop:  # the first comes at once; a stop text ends at its token
+            limit = 1
+        tokens = self._session.step(limit)
         stats.seconds = time.perf_counter() - self._started
         stats.cached_tokens = self._session.cached_tokens
-        if token is None:
+        if not tokens:
             return ""
-        stats.reply_tokens += 1
-        if stats.reply_tokens == 1:
+        if stats.reply_tokens == 0:
             stats.first_token_seconds = stats.seconds
-        piece, reason = "", None
-        if token in self._stop_ids:
+        stats.reply_tokens += len(tokens)
+        reason = None
+        if tokens[-1] in self._session.stop_ids:
             reason = "stop"
-        else:
-            piece = self._text.push(token)
-            if self._text.stopped:
-                reason = "stop"
-            elif piece and self._text.is_looping():
-                reason = "loop"
-            elif stats.reply_tokens >= self._room:
-                reason = "length"
+            tokens.pop()
+        for token in tokens:
+            self._text.push(token)
+        piece = self._text.read()
+        if self._text.stopped:
+            reason = "stop"
+        elif reason is None and stats.reply_tokens % LOOP_TOKENS == 0 and self._text.is_looping():
+            reason = "loop"
+        elif reason is None and stats.reply_tokens >= self._room:
+            reason = "length"
         if reason is None:
             return piece
         if not self._text.stopped:

@@ -36,35 +36,33 @@ class Sampler:
 
     def __init__(self, sampling: Sampling, prompt_ids: list[int]) -> None:
         self.sampling = sampling
+        self._penalty, self._temperature = np.float32(sampling.repetition_penalty), np.float32(sampling.temperature)
+        self._penalizes = bool(self._penalty != 1)
+        self._is_greedy = bool(self._temperature == 0)  # also of one too small for a float
         self._random = np.random.default_rng(sampling.seed)
         self._seen = set(prompt_ids)
         self._seen_ids = np.fromiter(self._seen, dtype=np.int64)
 
     def draw(self, logits: np.ndarray) -> int:
         """Choose the next id from logits (V, float32), which are left alone, and remember it as seen."""
-        token = self._choose(self._penalize(logits))
-        if self.sampling.repetition_penalty != 1 and token not in self._seen:
+        scores = self._penalize(logits) if self._penalizes else logits
+        token = int(scores.argmax()) if self._is_greedy else self._choose(scores)
+        if self._penalizes and token not in self._seen:
             self._seen.add(token)
             self._seen_ids = np.append(self._seen_ids, token)
         return token
 
     def _penalize(self, logits: np.ndarray) -> np.ndarray:
         """Lower the scores of tokens that the dialogue holds. Source: Keskar et al. 2019 (CTRL), section 4.1."""
-        penalty = np.float32(self.sampling.repetition_penalty)
-        if penalty == 1:
-            return logits
         scores = logits.copy()
         seen = scores[self._seen_ids]
-        scores[self._seen_ids] = np.where(seen < 0, seen * penalty, seen / penalty)
+        scores[self._seen_ids] = np.where(seen < 0, seen * self._penalty, seen / self._penalty)
         return scores
 
     def _choose(self, scores: np.ndarray) -> int:
         """Draw from the scores (V) by temperature, top_k and top_p."""
         settings = self.sampling
-        temperature = np.float32(settings.temperature)
-        if temperature == 0:  # also of one too small for a float
-            return int(scores.argmax())
-        weights = np.exp((scores - scores.max()) / temperature)
+        weights = np.exp((scores - scores.max()) / self._temperature)
         if settings.top_k == 0 and settings.top_p >= 1:
             return self._pick(np.arange(len(weights)), weights)
         total = weights.sum()

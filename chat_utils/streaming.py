@@ -8,6 +8,7 @@ CUT_OFF = "\ufffd"  # what tokenizers decode bytes to that are no whole characte
 LOOP_COPIES = 4
 LOOP_BYTES = 160  # of UTF-8: some 30 English words, 53 Chinese characters
 LONGEST_PHRASE_BYTES = 512
+CONTEXT_TOKENS = 8  # that are out and decoded again with what follows; to let go of them costs one decoding more
 
 
 def is_looping(text: str) -> bool:
@@ -36,37 +37,48 @@ def is_looping(text: str) -> bool:
 
 
 class TextStream:
-    """Tokens in, text out that will not change any more; `stopped` tells that a stop text was met."""
+    """Tokens in, text out that will not change any more; `stopped` tells that a stop text was met.
+
+    The text of all pieces is the same however often it is read.
+    """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: list[str]) -> None:
         self.stopped = False
-        self._tokenizer, self._stop = tokenizer.backend_tokenizer, [text for text in stop if text]
-        self._ids: list[int] = []  # since the piece before the last, so that what follows is read in its context
-        self._out_ids, self._out = 0, ""  # how many of them are out already, and as what
+        self.stop = [text for text in stop if text]
+        self._tokenizer = tokenizer.backend_tokenizer
+        self._ids: list[int] = []  # the last ones, so that what follows is read in their context
+        self._out_ids, self._out = 0, ""  # of them: how many are known to be whole characters, and what text is out
         self._decoded = self._held = ""
 
-    def push(self, token: int) -> str:
-        """Add a token and return the text that is now certain, often nothing."""
+    def push(self, token: int) -> None:
+        """Add a token."""
         self._ids.append(token)
-        piece = self._read_new()
-        if not piece or piece.endswith(CUT_OFF):  # a character of several tokens comes out with its last byte
+
+    def read(self) -> str:
+        """Return the text that is certain now and not out yet, often nothing."""
+        text = self._decode()
+        piece = self._cut_new(text).rstrip(CUT_OFF)  # a character of several tokens comes out with its last byte
+        if not piece:
             return ""
-        self._ids = self._ids[self._out_ids :]
-        self._out_ids, self._out = len(self._ids), self._decode()
+        self._out = text.rstrip(CUT_OFF)
+        if self._out == text:
+            before, self._out_ids = self._out_ids, len(self._ids)
+            if before >= CONTEXT_TOKENS:
+                self._ids = self._ids[before:]
+                self._out_ids, self._out = len(self._ids), self._decode()
         self._decoded += piece
         return self._release(piece)
 
     def finish(self) -> str:
         """Return what was held back. Of a character that is cut off within, nothing."""
-        piece = self._release(self._read_new().rstrip(CUT_OFF))
+        piece = self.read()
         return piece if self.stopped else piece + self._held
 
     def _decode(self) -> str:
         return self._tokenizer.decode(self._ids, skip_special_tokens=True)
 
-    def _read_new(self) -> str:
-        """Return the text of the ids that are not out yet."""
-        text = self._decode()
+    def _cut_new(self, text: str) -> str:
+        """Return the part of the ids' text that is not out yet."""
         if text.startswith(self._out):
             return text[len(self._out) :]
         # Where each byte is a token ("<0xE4>"), a wrong one is decoded with the right ones before it, which are out.
@@ -78,15 +90,15 @@ class TextStream:
 
     def _release(self, piece: str) -> str:
         """Return the part of the held text and `piece` that cannot be the beginning of a stop text."""
-        if not self._stop:
+        if not self.stop:
             return piece
         self._held += piece
-        found = [place for text in self._stop if (place := self._held.find(text)) >= 0]
+        found = [place for text in self.stop if (place := self._held.find(text)) >= 0]
         if found:
             self.stopped = True
             return self._held[: min(found)]
         certain = len(self._held)
-        for text in self._stop:
+        for text in self.stop:
             for length in range(min(len(text) - 1, len(self._held)), 0, -1):
                 if self._held.endswith(text[:length]):
                     certain = min(certain, len(self._held) - length)

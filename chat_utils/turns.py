@@ -19,10 +19,11 @@ class OneThread:
     def __init__(self, function: Callable) -> None:
         self._function = function
         self._executor = ThreadPoolExecutor(1, "decoder")
+        self._main = threading.main_thread().ident
 
     def __call__(self, *args):
         """Call the function there, and wait for what it returns."""
-        if threading.current_thread() is threading.main_thread():
+        if threading.get_ident() == self._main:
             return self._function(*args)
         return self._executor.submit(self._function, *args).result()
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -134,3 +135,12 @@ def test_reader_who_has_left_is_no_fault(when):
     _, said = process.communicate("go\n", timeout=30)
     assert said == ""
     assert process.returncode == 141
+
+
+def test_interrupt_before_a_script_begins_is_a_line_too():
+    code = "from errors import say_interrupts; say_interrupts(); raise KeyboardInterrupt"
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == -signal.SIGINT
+    assert ended.stderr == "error: interrupted; what was complete before is untouched\n"

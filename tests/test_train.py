@@ -28,6 +28,10 @@ from train_utils.machine import Machine
 ROOT = Path(__file__).parents[1]
 
 
+LAUNCH_TWO = [
+    sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_machines", "1", "--mixed_precision", "no",
+    "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1", "--num_processes", "2", "train.py",
+]  # fmt: skip
 CLOCKED = ("--max_steps", "--warmup_steps", "--eval_steps", "--save_steps")  # set by the clock, or by shares
 
 
@@ -164,6 +168,19 @@ def test_every_optimizer_resumes_bit_for_bit(train_options, tmp_path, optimizer)
     shutil.copytree(whole, again)
     forget_the_end(again, "checkpoint-2")
     assert train.main([*options, "--output_dir", str(again), "--resume_from_checkpoint", "true"]) == 0
+    assert_same_weights(whole, again)
+
+
+def test_run_with_a_head_start_resumes_bit_for_bit(train_options, tmp_path, capsys):
+    """What was fitted is in the checkpoint, and is not fitted again; its rates are those of the first part."""
+    options = [*without(unevaluated(train_options), "--head_start"), "--max_steps", "4", "--save_steps", "2"]
+    whole, again = tmp_path / "whole", tmp_path / "again"
+    assert train.main([*options, "--output_dir", str(whole)]) == 0
+    assert "head start: embedding and head fitted" in capsys.readouterr().out
+    shutil.copytree(whole, again)
+    forget_the_end(again, "checkpoint-2")
+    assert train.main([*options, "--output_dir", str(again), "--resume_from_checkpoint", "true"]) == 0
+    assert "head start" not in capsys.readouterr().out
     assert_same_weights(whole, again)
 
 
@@ -309,27 +326,9 @@ def test_signal_in_the_last_evaluation_loses_nothing(train_options, tmp_path, fa
 
 def test_two_processes_equal_twice_the_accumulation(train_options, tmp_path):
     """Two gloo processes and one with accumulation 2 see the same rows in a step: the same loss."""
-    options = [
-        *without(unevaluated(train_options), "--save_steps"),
-        "--max_steps",
-        "6",
-        "--save_strategy",
-        "no",
-        "--logging_steps",
-        "1",
-    ]
-    launch = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_machines",
-        "1",
-        "--mixed_precision",
-        "no",
-    ]
-    launch += ["--dynamo_backend", "no", "--num_cpu_threads_per_process", "1"]
-    two = run_script(*launch, "--num_processes", "2", "train.py", *options, "--output_dir", str(tmp_path / "two"))
+    options = [*without(unevaluated(train_options), "--save_steps"), "--max_steps", "6", "--save_strategy", "no",
+               "--logging_steps", "1"]  # fmt: skip
+    two = run_script(*LAUNCH_TWO, *options, "--output_dir", str(tmp_path / "two"))
     assert two.returncode == 0, two.stdout + two.stderr
     one = ["--gradient_accumulation_steps", "2", "--output_dir", str(tmp_path / "one")]
     assert train.main([*options, *one]) == 0
@@ -338,6 +337,20 @@ def test_two_processes_equal_twice_the_accumulation(train_options, tmp_path):
     first, second = weights(tmp_path / "one"), weights(tmp_path / "two")
     for name in first:
         torch.testing.assert_close(first[name], second[name], atol=2e-3, rtol=0)
+
+
+@pytest.mark.skipif(not os.environ.get("SLOW_TESTS"), reason="half a minute: SLOW_TESTS=1 runs it")
+def test_two_processes_by_the_clock_make_one_plan_and_end_in_time(train_options, tmp_path):
+    options = [*without(train_options, *CLOCKED), "--minutes", "0.6"]
+    start = time.monotonic()
+    two = run_script(*LAUNCH_TWO, *options, "--output_dir", str(tmp_path))
+    assert two.returncode == 0, two.stdout + two.stderr
+    assert time.monotonic() - start < 1.3 * 36
+    assert two.stdout.count("plan:") == 1
+    record = yaml.safe_load((tmp_path / "run.yaml").read_text())
+    assert record["data"]["plan"]["processes"] == 2
+    assert record["steps"] > 1
+    assert record["status"] == "finished"
 
 
 def test_goes_on_from_a_base(trained, train_options, tmp_path):

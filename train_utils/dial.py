@@ -21,6 +21,7 @@ from train_utils.machine import measure_machine, measure_training
 from train_utils.model import count_parameters, flops_per_token
 from train_utils.plan import MAX_TUNING_EPOCHS, Plan, Shape, choose_plan, describe_plan, muon_flops, plan_shape
 
+LEAST_TRAINING = 0.05  # of a run by the clock
 FINISH_SECONDS = 3.0  # the report, saving and leaving, after the last evaluation
 # Text tokenized by a core: between the 4 MB of benchmarks/README.md, where two read and write 7.3 to 8.7 MB/s, and the
 # 2 MB of a slower processor.
@@ -57,9 +58,13 @@ def measure_and_choose(args: RunArguments, say: Callable, resume: str | None, ch
     muon = args.optim == "muon"
     plan = choose(seconds=seconds, machine=machine, compile_layers=may_compile(args), muon=muon)
     plan = keep_batch(args, plan)
-    if seconds - plan.before_seconds < 0.05 * args.minutes * 60:
-        around = gone + plan.before_seconds + finish
-        raise InputError(f"--minutes {args.minutes:g} is too short: {around:.0f} s go by before and after the training")
+    if seconds - plan.before_seconds < LEAST_TRAINING * args.minutes * 60:
+        around = gone + plan.before_seconds + FINISH_SECONDS
+        least = math.ceil(around / (1 - LEAST_TRAINING) / 6) / 10
+        raise InputError(
+            f"--minutes {args.minutes:g} is too short: {around:.0f} s go by before and after the training; give it "
+            f"{least:g} at least"
+        )
     say(describe_plan(plan, machine, args.minutes, gone, finish))
     return plan
 

@@ -88,7 +88,7 @@ def find_weakness(figures: list[tuple[int, str, list[float]]], samples: list[tup
         losses = [value[0] for value in values]
         if len(losses) > 1 and losses[-1] > min(losses) * 1.01:
             found.append(
-                f"{part}: the held-out loss rose from {min(losses):.3f} to {losses[-1]:.3f}: trained for too long"
+                f"{part}: the held-out loss rose from {min(losses):.3f} to {losses[-1]:.3f}: fewer steps would lower it"
             )
         elif len(losses) > 1 and losses[-1] < losses[-2] * 0.97:
             found.append(f"{part}: the held-out loss still fell at the end: more steps would help")

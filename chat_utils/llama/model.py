@@ -57,6 +57,9 @@ class LlamaModel(SlotModel):
         if not self._context:
             raise InputError(f"{file}: there is not the memory for a window of {self.window} tokens")
         self._memory = lib.llama_get_memory(self._context)
+        # As a number: the package makes an object of each pointer, which takes four times as long.
+        function = ctypes.cast(lib.llama_get_logits_ith, ctypes.c_void_p).value
+        self._find_logits = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32)(function)
         self.close = weakref.finalize(self, _free, lib, self._model, self._context)
         self._make_batch(params.n_batch)
 
@@ -94,21 +97,22 @@ class LlamaModel(SlotModel):
         last = []
         for slot, position, ids in parts:
             start, end = end, end + len(ids)
+            last.append(end - 1)
             if len(ids) == 1:  # each microsecond shows here
                 self._tokens[start], self._positions[start] = ids[0], position
-            else:
-                self._tokens[start:end], self._positions[start:end] = ids, range(position, position + len(ids))
+                self._slot_pointers[start], self._wants_logits[start] = self._slot_addresses[slot], 1
+                continue
+            self._tokens[start:end], self._positions[start:end] = ids, range(position, position + len(ids))
             self._slot_pointers[start:end] = self._slot_addresses[slot]
             self._wants_logits[start:end] = 0
             self._wants_logits[end - 1] = 1
-            last.append(end - 1)
         self._batch.n_tokens = end
         if self.library.llama_decode(self._context, self._batch) != 0:
             raise RuntimeError(f"llama.cpp could not compute {end} tokens")
         return [self._logits(place) for place in last]
 
     def _logits(self, place: int) -> np.ndarray:
-        address = ctypes.addressof(self.library.llama_get_logits_ith(self._context, place).contents)
+        address = self._find_logits(self._context, place)
         if address not in self._rows:
             row = (ctypes.c_float * self.vocab_size).from_address(address)
             self._rows[address] = np.frombuffer(row, np.float32)

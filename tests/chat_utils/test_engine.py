@@ -16,11 +16,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging
 
-from chat_utils import numpy_decoder
+from chat_utils import decoding, numpy_decoder
 from chat_utils.decoding import POOL_BYTES, Session, TransformersDecoder
 from chat_utils.engine import SLOTS, Engine, choose_decoder, load_engine
 from chat_utils.numpy_decoder import State
-from chat_utils.reply import Reply
+from chat_utils.reply import LOOP_TOKENS, Reply
 from chat_utils.sampling import Sampler, Sampling
 from chat_utils.streaming import TextStream
 from data_utils.dialogue import DialogueError, encode_prompt
@@ -104,9 +104,9 @@ def prompts(monkeypatch) -> list[list[int]]:
     seen: list[list[int]] = []
     begin = Session.__init__
 
-    def record(session, decoder, ids, sampling) -> None:
+    def record(session, decoder, ids, *rest) -> None:
         seen.append(list(ids))
-        begin(session, decoder, ids, sampling)
+        begin(session, decoder, ids, *rest)
 
     monkeypatch.setattr(Session, "__init__", record)
     return seen
@@ -458,10 +458,22 @@ def test_pieces_are_whole_characters_and_join_to_the_text(engine, monkeypatch, t
 
 
 def test_characters_come_as_soon_as_they_are_whole(engine, monkeypatch):
+    monkeypatch.setattr(decoding, "TURN_SECONDS", 0)
     ids = [engine.tokenizer(char, add_special_tokens=False)["input_ids"] for char in ("🌍", "龘", "a")]
     assert [len(char) > 1 for char in ids] == [True, True, False]  # or nothing is tested here
     force_tokens(monkeypatch, [token for char in ids for token in char] + [2])
     assert list(engine.reply(say("说"), Sampling())) == ["🌍", "龘", "a"]
+
+
+def test_what_a_turn_has_time_for_comes_in_one_piece(engine, monkeypatch):
+    monkeypatch.setattr(decoding, "TURN_SECONDS", 1e9)
+    text = "a龘bc🌍d, and on it goes. 好，就这样。"
+    ids = engine.tokenizer(text, add_special_tokens=False)["input_ids"]
+    force_tokens(monkeypatch, [*ids, 2])
+    pieces = list(engine.reply(say("说"), Sampling()))
+    assert pieces[0] == "a"  # the first at once
+    assert len(pieces) <= 2 + len(ids) // LOOP_TOKENS < len(ids) / 2
+    assert "".join(pieces) == text
 
 
 def test_character_that_is_cut_off_at_the_end_is_left_out(engine, monkeypatch):
@@ -512,11 +524,16 @@ def test_reply_ends_at_a_stop_text(engine, monkeypatch, stop):
 @pytest.mark.parametrize("phrase", ["I like to play with you. ", "我喜欢和你玩。"])
 def test_reply_that_repeats_itself_is_ended(engine, monkeypatch, phrase):
     ids = engine.tokenizer(phrase * 40, add_special_tokens=False)["input_ids"]
-    force_tokens(monkeypatch, ids)
-    reply = ask(engine, say("Hi"), max_new_tokens=1000)
-    assert reply.finish_reason == "loop"
-    assert 160 <= len(reply.text.encode()) <= 160 + 2 * len(phrase.encode())
-    assert (phrase * 40).startswith(reply.text)
+    texts = []
+    for seconds in (0, 1e9):  # it ends at the same token, on a slow machine and a fast one
+        monkeypatch.setattr(decoding, "TURN_SECONDS", seconds)
+        force_tokens(monkeypatch, ids)
+        reply = ask(engine, say("Hi"), max_new_tokens=1000)
+        assert reply.finish_reason == "loop"
+        texts.append(reply.text)
+    assert texts[0] == texts[1]
+    assert 160 <= len(texts[0].encode()) <= 160 + 2 * len(phrase.encode())
+    assert (phrase * 40).startswith(texts[0])
 
 
 # Several at once
@@ -828,3 +845,19 @@ def test_a_draw_that_fails_takes_no_token_from_who_shares_its_step(tiny_checkpoi
     assert (first.ids, first.computed) == ([5, 6, 7], 0)
     [token] = decoder._step([first])
     assert first.ids == [5, 6, 7, token]
+
+
+@pytest.mark.parametrize("kind", ["auto", "batched", "transformers"])
+def test_a_lone_reply_goes_on_for_a_turn_up_to_its_limit_or_its_end(tiny_checkpoint, monkeypatch, kind):
+    decoder = load_engine(str(tiny_checkpoint), kind).decoder
+    monkeypatch.setattr(decoding, "TURN_SECONDS", 1e9)
+    force_tokens(monkeypatch, [11, 12, 13, 14, 15, 2, 16, 17, 18])  # 2 ends it
+    session = decoder.open([5, 6, 7], Sampling(temperature=0), {2})
+    assert [session.step(), session.step(3), session.step(4)] == [[11], [12, 13, 14], [15, 2]]
+    assert session.ids == [5, 6, 7, 11, 12, 13, 14, 15, 2]
+    monkeypatch.setattr(decoding, "TURN_SECONDS", 0)
+    assert session.step(3) == [16]
+    if decoder.step_limit > 1:
+        other = decoder.open([8], Sampling(temperature=0))
+        session.limit = other.limit = 3
+        assert decoder._turn([session, other]) == [[17], [18]]  # who shares a step has one token of it

@@ -27,7 +27,7 @@ def make_decoder(request):
 def compute(decoder: Decoder, ids: list[int]) -> Session:
     """Return the closed session of a reply of one token."""
     session = decoder.open(ids, Sampling(temperature=0))
-    while session.step() is None:
+    while not session.step():
         pass
     session.close()
     return session

@@ -15,11 +15,17 @@ from tests.conftest import own_texts
 ROOT = Path(__file__).parents[2]
 
 
+def push(stream: TextStream, token: int) -> str:
+    """Add a token, and return the text that this made certain."""
+    stream.push(token)
+    return stream.read()
+
+
 def stream_pieces(tokenizer, text: str, stop: list[str]) -> tuple[list[str], bool]:
     """Return the pieces that a text comes out in, and whether a stop text ended it."""
     stream, pieces = TextStream(tokenizer, stop), []
     for token in tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]:
-        pieces.append(stream.push(token))
+        pieces.append(push(stream, token))
         if stream.stopped:
             return pieces, True
     pieces.append(stream.finish())
@@ -71,7 +77,7 @@ def test_any_text_is_cut_at_the_earliest_stop_text(tokenizer, text, stop):
 
 def test_only_what_may_begin_a_stop_text_is_held_back(tokenizer):
     stream = TextStream(tokenizer, ["###"])
-    pieces = [stream.push(token) for token in tokenizer("a#b##", add_special_tokens=False)["input_ids"]]
+    pieces = [push(stream, token) for token in tokenizer("a#b##", add_special_tokens=False)["input_ids"]]
     assert "".join(pieces) == "a#b"
     assert stream.finish() == "##"
 
@@ -94,11 +100,29 @@ def make_byte_level(parts: list[bytes]) -> PreTrainedTokenizerFast:
 def test_bytes_cut_anywhere_into_tokens_come_out_as_their_text(parts):
     vocabulary = list(dict.fromkeys(parts))
     stream = TextStream(make_byte_level(vocabulary), [])
-    pieces = [stream.push(vocabulary.index(part)) for part in parts]
+    pieces = [push(stream, vocabulary.index(part)) for part in parts]
     text = b"".join(parts).decode(errors="replace")
     assert text.startswith("".join(pieces))  # nothing that is out changes
     assert not any(piece.endswith("\ufffd") for piece in pieces)
     assert "".join(pieces) + stream.finish() == text.rstrip("\ufffd")
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from([*BYTES, b"ab", "好".encode()]), st.booleans()), min_size=1, max_size=40))
+def test_text_is_the_same_however_often_it_is_read(parts):
+    """So that a loop is seen at the same token on a slow machine and on a fast one."""
+    vocabulary = list(dict.fromkeys(part for part, _ in parts))
+    tokenizer = make_byte_level(vocabulary)
+    often, seldom = TextStream(tokenizer, []), TextStream(tokenizer, [])
+    shown = ["", ""]
+    for part, reads in parts:
+        for stream in (often, seldom):
+            stream.push(vocabulary.index(part))
+        shown[0] += often.read()
+        if reads:
+            shown[1] += seldom.read()
+            assert shown[1] == shown[0]
+    assert shown[1] + seldom.finish() == shown[0] + often.finish()
 
 
 PIECES = ["▁a", "b", "好", "▁", "▁the"]
@@ -115,7 +139,7 @@ def test_wrong_bytes_lose_nothing_where_each_byte_is_a_token(tokens):
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
     stream = TextStream(tokenizer, [])
     ids = [token if isinstance(token, int) else vocabulary[token] for token in tokens]
-    pieces = [stream.push(token) for token in ids]
+    pieces = [push(stream, token) for token in ids]
     text = "".join(pieces) + stream.finish()
     words = "".join(token.replace("▁", " ") for token in tokens if isinstance(token, str))
     if tokens[0] != "▁" and isinstance(tokens[0], str):
@@ -131,7 +155,7 @@ def test_a_wrong_byte_after_a_character_of_bytes_neither_fails_nor_repeats_it():
     backend = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, [], byte_fallback=True))
     backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     stream = TextStream(PreTrainedTokenizerFast(tokenizer_object=backend), [])
-    assert [stream.push(token) for token in range(5)] == ["", "", "好", "", "\ufffd ok"]
+    assert [push(stream, token) for token in range(5)] == ["", "", "好", "", "\ufffd ok"]
     assert stream.finish() == ""
 
 

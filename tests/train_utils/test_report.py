@@ -64,7 +64,7 @@ def figures(*losses: float, part: str = "en", bits: float = 2.0, accuracy: float
 @pytest.mark.parametrize(
     ("losses", "words"),
     [
-        ((3.0, 2.5, 2.8), "en: the held-out loss rose from 2.500 to 2.800: trained for too long"),
+        ((3.0, 2.5, 2.8), "en: the held-out loss rose from 2.500 to 2.800: fewer steps would lower it"),
         ((3.0, 2.5), "en: the held-out loss still fell at the end: more steps would help"),
         ((3.0, 2.5, 2.49), None),
         ((3.0,), None),
@@ -116,7 +116,7 @@ def test_report_holds_facts_figures_samples_and_weakness(tmp_path):
     assert r"- **你好** 你好！ 我是\*小明\*" in lines
     assert r"- **Hi** a \| b" in lines
     assert "- en: the held-out loss still fell at the end: more steps would help" in lines
-    assert "- zh: the held-out loss rose from 4.900 to 4.960: trained for too long" in lines
+    assert "- zh: the held-out loss rose from 4.900 to 4.960: fewer steps would lower it" in lines
 
 
 def test_report_without_evaluations_is_still_a_page(tmp_path):

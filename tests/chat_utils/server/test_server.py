@@ -66,7 +66,7 @@ def wait_until(condition, seconds: float = 20) -> None:
 # Replies
 
 
-def test_whole_and_streamed_replies_are_the_engines(server_url, slow_engine):
+def test_whole_and_streamed_replies_are_the_engines(server_url, slow_engine, monkeypatch):
     expected = slow_engine.reply(HI, Sampling(temperature=0, max_new_tokens=8))
     text = "".join(expected)
     status, whole, _ = chat(server_url, temperature=0)
@@ -79,6 +79,7 @@ def test_whole_and_streamed_replies_are_the_engines(server_url, slow_engine):
     assert whole["usage"]["prompt_tokens"] == expected.stats.prompt_tokens
     assert whole["usage"]["completion_tokens"] == 8
     assert whole["usage"]["total_tokens"] == expected.stats.prompt_tokens + 8
+    monkeypatch.setattr(slow_engine, "pause_seconds", 0.005)  # a turn of a reply that is faster has several tokens
     status, events, headers = chat(server_url, temperature=0, stream=True, stream_options={"include_usage": True})
     assert headers.get_content_type() == "text/event-stream"
     chunks = read_events(events)

@@ -5,9 +5,10 @@ import threading
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from chat_utils.messages import has_words
 from chat_utils.reply import Stats
 from chat_utils.sampling import Sampling
 from chat_utils.terminal.conversation import Conversation, answered, read_ahead
@@ -146,12 +147,13 @@ def test_saved_conversation_is_a_dialogue_to_learn_from(name, last, tmp_path):
 
 
 words = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40).filter(
-    lambda text: bool(clean_text(text))
+    lambda text: has_words(clean_text(text))
 )
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(words, words), min_size=1, max_size=4))
+@example([("\xad?", "0")])
 def test_any_conversation_comes_back_from_its_file(tmp_path_factory, exchanges):
     conversation = converse(*([answer] for _, answer in exchanges))
     for question, _ in exchanges:
