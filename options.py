@@ -14,7 +14,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import yaml
 from transformers import HfArgumentParser
 
-from errors import InputError, first_line, run_guarded, say_interrupts
+from errors import InputError, first_line, run_guarded
 
 
 def check_range(name: str, value: float, low: float, high: float) -> None:
@@ -82,10 +82,8 @@ def answer_early(
 ) -> None:
     """Leave the process where the command line asks for help or is wrong, before all that training needs is imported.
 
-    Ctrl-C during that import is said in a line. Takes what `parse_arguments` takes; a script calls it between its
-    options and its imports of the rooms.
+    Takes what `parse_arguments` takes; a script calls it between its options and its imports of the rooms.
     """
-    say_interrupts()
     code = run_guarded(
         lambda: parse_arguments(dataclass_types, None, default_config, description, other_names) and None
     )

@@ -12,12 +12,16 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is fetched unless the user says so
 
+from errors import InputError, run_script, say_interrupts
+
+if __name__ == "__main__":  # what follows takes seconds to import
+    say_interrupts()
+
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 
-from errors import InputError, run_script
 from options import answer_early, check_range, parse_arguments
 from train_utils.run_options import EVAL_TOKENS, RunOptions, trainer_names
 

@@ -62,9 +62,9 @@ class Session:
         self.can_share = decoder.shares_all or (sampling.seed is None and sampling.temperature > 0)
 
     def step(self, limit: int = 1) -> list[int]:
-        """Compute what is pending and return the tokens drawn, at most `limit`; one of `stop_ids` is the last.
+        """Compute what is pending and return the tokens drawn, at most `limit`, none after one of `stop_ids`.
 
-        None yet where part of a long prompt is still to come.
+        They are an empty list where part of a long prompt is still to come.
         """
         self.limit = limit
         return self.decoder.turns.step(self)
@@ -101,7 +101,7 @@ class Decoder(ABC):
         self.turns = Turns(OneThread(self._turn) if self.one_thread else self._turn, self.step_limit)
 
     def open(self, ids: list[int], sampling: Sampling, stop_ids: Set[int] = frozenset()) -> Session:
-        """Begin a reply after the ids of its prompt (one at least); no token is drawn after one of `stop_ids`."""
+        """Begin a reply after the ids of its prompt (one at least), whose turns end with the first of `stop_ids`."""
         return Session(self, ids, sampling, stop_ids)
 
     def _turn(self, sessions: list[Session]) -> list[list[int]]:

@@ -53,7 +53,7 @@ class Reply(Iterator[str]):
         raise StopIteration
 
     def close(self) -> None:
-        """Cancel the reply where it still runs, from any thread; waits for a step in progress at most."""
+        """Cancel the reply where it still runs, from any thread; waits for a turn in progress at most."""
         self._is_cancelled = True
         with self._lock:
             if self.finish_reason is None:
@@ -68,9 +68,10 @@ class Reply(Iterator[str]):
     def _advance(self) -> str:
         """Let the model go on for a turn and return the text that this made certain, often nothing."""
         stats = self.stats
-        limit = min(LOOP_TOKENS - stats.reply_tokens % LOOP_TOKENS, self._room - stats.reply_tokens)
         if stats.reply_tokens == 0 or self._text.stop:  # the first comes at once; a stop text ends at its token
             limit = 1
+        else:
+            limit = min(LOOP_TOKENS - stats.reply_tokens % LOOP_TOKENS, self._room - stats.reply_tokens)
         tokens = self._session.step(limit)
         stats.seconds = time.perf_counter() - self._started
         stats.cached_tokens = self._session.cached_tokens

@@ -36,18 +36,17 @@ class Sampler:
 
     def __init__(self, sampling: Sampling, prompt_ids: list[int]) -> None:
         self.sampling = sampling
-        self._penalty, self._temperature = np.float32(sampling.repetition_penalty), np.float32(sampling.temperature)
-        self._penalizes = bool(self._penalty != 1)
-        self._is_greedy = bool(self._temperature == 0)  # also of one too small for a float
+        self._penalty = float(np.float32(sampling.repetition_penalty))
+        self._temperature = float(np.float32(sampling.temperature))  # 0 too where it is too small for the logits' type
         self._random = np.random.default_rng(sampling.seed)
         self._seen = set(prompt_ids)
         self._seen_ids = np.fromiter(self._seen, dtype=np.int64)
 
     def draw(self, logits: np.ndarray) -> int:
         """Choose the next id from logits (V, float32), which are left alone, and remember it as seen."""
-        scores = self._penalize(logits) if self._penalizes else logits
-        token = int(scores.argmax()) if self._is_greedy else self._choose(scores)
-        if self._penalizes and token not in self._seen:
+        scores = logits if self._penalty == 1 else self._penalize(logits)
+        token = int(scores.argmax()) if self._temperature == 0 else self._choose(scores)
+        if self._penalty != 1 and token not in self._seen:
             self._seen.add(token)
             self._seen_ids = np.append(self._seen_ids, token)
         return token

@@ -55,13 +55,13 @@ class SlotDecoder(Decoder):
         super().__init__(model.window, model.token_bytes)
         self._free_slots = list(range(model.slots))
         self._placed: dict[int, weakref.ref[SlotState]] = {}  # by slot, the one that was used last at the end
-        self._last_slot: int | None = None  # which that is
 
     def feed(self, sessions: list[Session], parts: list[list[int]]) -> list[np.ndarray]:
         """Compute the parts of several replies in one step; see Decoder."""
         states = [session.state for session in sessions]
+        last = next(reversed(self._placed), -1)
         for state in states:
-            if state.slot is None or state.slot != self._last_slot:
+            if state.slot != last:
                 self._place(state, states)
         try:
             return self.model.decode(
@@ -91,7 +91,6 @@ class SlotDecoder(Decoder):
                 state.kept = None
         self._placed.pop(state.slot, None)
         self._placed[state.slot] = state.reference
-        self._last_slot = state.slot
 
     def new_state(self) -> SlotState:
         """Return the state of an empty beginning; it gets a slot when it is fed."""

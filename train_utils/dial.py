@@ -21,7 +21,7 @@ from train_utils.machine import measure_machine, measure_training
 from train_utils.model import count_parameters, flops_per_token
 from train_utils.plan import MAX_TUNING_EPOCHS, Plan, Shape, choose_plan, describe_plan, muon_flops, plan_shape
 
-LEAST_TRAINING = 0.05  # of a run by the clock
+LEAST_TRAINING = 0.05  # share of a run by the clock, or it is too short
 FINISH_SECONDS = 3.0  # the report, saving and leaving, after the last evaluation
 # Text tokenized by a core: between the 4 MB of benchmarks/README.md, where two read and write 7.3 to 8.7 MB/s, and the
 # 2 MB of a slower processor.
