@@ -82,7 +82,7 @@ def measure_speed(width: int, vocab_size: int, accumulation: int, kind: str, ste
     factory = None
     if kind == "ours":
         keep_freed_memory(device_name())
-        make_fast(model, compiled=True)
+        make_fast(model, BATCH_ROWS)
         rates = scale_rates(width, step_tokens)
         factory = (
             lambda: muon_adamw,

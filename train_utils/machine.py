@@ -125,7 +125,7 @@ def measure_training(device: str, dtype: str, width: int, seconds: float = 1.0) 
     with torch.random.fork_rng(), torch.device(device):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).train()
         ids = torch.randint(config.vocab_size, (8, 256))
-    make_fast(model, compiled=False)
+    make_fast(model)
     flops, best = ids.numel() * flops_per_token(model, 256), 0.0
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or not best:

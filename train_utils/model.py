@@ -160,23 +160,26 @@ def chunked_head_loss(
     return loss if num_items_in_batch is None else loss / num_items_in_batch
 
 
-def make_fast(model: PreTrainedModel, compiled: bool) -> None:
+def make_fast(model: PreTrainedModel, compiled_rows: int | None = None) -> None:
     """Make training steps of a model fast, in place: no logits are returned, and its layers are compiled if asked.
 
     Only training is touched: evaluation and generation run the model as it is. The layers are compiled one by one (they
     share one compilation, seconds instead of a minute for the whole) and attend by blocks on a CPU; and so is the head
     with its loss, where the logits, the largest tensor, are held once; above LOGITS_BYTES they never are. A model whose
     loss differs from the plain head's keeps its own forward.
+
+    Compiled are batches of `compiled_rows` rows. Others run plain, as the last of an epoch often does: to compile for
+    its rows too would take half a minute, for one step.
     """
-    if compiled:
+    if compiled_rows:
         use_block_attention(model)
         for layer in decoder_layers(model):
-            layer.forward = only_in_training(layer, torch.compile(layer.forward))
+            layer.forward = only_for_rows(layer, torch.compile(layer.forward), compiled_rows)
     head = model.get_output_embeddings()
     if head is None or head.bias is not None or not has_plain_head(model):
         return
     original = model.forward
-    loss_function = torch.compile(head_loss) if compiled else head_loss
+    compiled_loss = torch.compile(head_loss) if compiled_rows else None
 
     @wraps(original)
     def forward(input_ids=None, labels=None, position_ids=None, num_items_in_batch=None, **kwargs):
@@ -186,19 +189,21 @@ def make_fast(model: PreTrainedModel, compiled: bool) -> None:
             return original(input_ids=input_ids, labels=labels, position_ids=position_ids, **kwargs)
         hidden = model.base_model(input_ids=input_ids, position_ids=position_ids, use_cache=False, **kwargs)[0]
         is_large = 4 * labels.numel() * len(head.weight) > LOGITS_BYTES
+        loss_function = compiled_loss if len(labels) == compiled_rows else head_loss
         find_loss = chunked_head_loss if is_large else loss_function
         return CausalLMOutput(loss=find_loss(hidden, head.weight, labels, num_items_in_batch))
 
     model.forward = forward
 
 
-def only_in_training(module: nn.Module, compiled):
-    """Return a forward that is compiled in training and plain in evaluation, where lengths vary."""
+def only_for_rows(module: nn.Module, compiled, rows: int):
+    """Return a layer's forward that is compiled in training on hidden states of so many rows, and plain otherwise."""
     plain = module.forward
 
     @wraps(plain)
-    def forward(*args, **kwargs):
-        return (compiled if module.training else plain)(*args, **kwargs)
+    def forward(hidden_states, *args, **kwargs):
+        chosen = compiled if module.training and len(hidden_states) == rows else plain
+        return chosen(hidden_states, *args, **kwargs)
 
     return forward
 

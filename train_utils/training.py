@@ -96,7 +96,7 @@ def train_and_save(
         apply_liger_kernel(base, args.liger_kernel_config)
         args.use_liger_kernel = False  # or Trainer would put it over what follows
     else:
-        make_fast(base, compiled)
+        make_fast(base, args.per_device_train_batch_size if compiled else None)
     measure_tokens(base)
     say(
         f"model: {model.config.model_type}, {count_parameters(model) / 1e6:.2f} M parameters, on {args.device.type} in "

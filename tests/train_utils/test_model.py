@@ -239,7 +239,7 @@ def test_packed_dialogue_sees_no_other(shape):
 @FAMILIES
 def test_each_row_of_a_batch_has_dialogues_of_its_own_lengths(shape):
     model = build(shape, initializer_range=0.2)
-    make_fast(model, compiled=False)
+    make_fast(model)
     model.eval()
     lengths = [(9, 12, 3), (20, 4)]
     rows = random_ids(2, T)
@@ -295,7 +295,7 @@ def assert_trains_alike(plain: torch.nn.Module, fast: torch.nn.Module, values: d
 @pytest.mark.parametrize("shape", [QWEN3, LLAMA, GPT2, GEMMA2], ids=["qwen3", "llama", "gpt2", "gemma2"])
 def test_fast_model_learns_the_same(shape, kind):
     plain, fast = build_for_trainer(shape), build_for_trainer(shape)
-    make_fast(fast, compiled=False)
+    make_fast(fast)
     assert_trains_alike(plain, fast, batch(kind))
 
 
@@ -305,7 +305,7 @@ def test_logits_too_large_to_be_held_are_never_computed_whole(kind, monkeypatch)
     monkeypatch.setattr(train_utils.model, "head_loss", None)  # what holds them
     plain, fast = build_for_trainer(QWEN3), build_for_trainer(QWEN3)
     monkeypatch.setattr(train_utils.model, "has_plain_head", lambda model: True)
-    make_fast(fast, compiled=False)
+    make_fast(fast)
     assert_trains_alike(plain, fast, batch(kind))
 
 
@@ -321,8 +321,29 @@ def test_chunked_loss_is_in_the_precision_that_autocast_says():
 @pytest.mark.parametrize("shape", [QWEN3, GPT2], ids=["qwen3", "gpt2"])
 def test_fast_training_returns_no_logits(shape):
     fast = build_for_trainer(shape)
-    make_fast(fast, compiled=False)
+    make_fast(fast)
     assert fast.train()(**batch("mean")).logits is None
+
+
+@pytest.mark.parametrize("shape", [QWEN3, GPT2], ids=["qwen3", "gpt2"])
+def test_only_whole_batches_are_compiled(shape, monkeypatch):
+    """To compile for the rows that an epoch's end leaves took half a minute, for one step."""
+    seen: list[int] = []
+
+    def compile_(function):
+        return lambda first, *args, **kwargs: seen.append(len(first)) or function(first, *args, **kwargs)
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    plain, fast = build_for_trainer(shape), build_for_trainer(shape)
+    make_fast(fast, 2)
+    values = batch("mean")
+    assert len(values["labels"]) == 2
+    assert_trains_alike(plain, fast, values)
+    assert seen == [2] * (fast.config.num_hidden_layers + 1)  # and the head with its loss
+    seen.clear()
+    assert_trains_alike(plain, fast, {name: value[:1] for name, value in values.items()})
+    fast.eval()(**values)
+    assert seen == []
 
 
 @pytest.mark.parametrize("kind", ["mean", "packed"])
@@ -334,7 +355,7 @@ def test_fast_model_with_adapters_learns_the_same(kind):
         return get_peft_model(base, config)
 
     plain, fast = adapt(), adapt()
-    make_fast(fast.get_base_model(), compiled=False)  # as train_utils.training does
+    make_fast(fast.get_base_model())  # as train_utils.training does
     assert_trains_alike(plain, fast, batch(kind))
 
 
@@ -342,7 +363,7 @@ def test_fast_model_with_adapters_learns_the_same(kind):
 def test_evaluation_and_generation_stay_as_they_are(shape):
     plain, fast = build_for_trainer(shape).eval(), build_for_trainer(shape)
     fast.train()
-    make_fast(fast, compiled=False)
+    make_fast(fast)
     assert fast.training  # the trial leaves the mode as it was
     fast.eval()
     with torch.no_grad():
