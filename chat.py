@@ -47,11 +47,13 @@ def parse_options(argv: list[str] | None) -> tuple[argparse.Namespace, Sampling,
     parser.error = fail
     parser.add_argument("--model", metavar="FOLDER", help="checkpoint to talk to (ckpt_chat, else ckpt)")
     parser.add_argument("--system", metavar="TEXT", help="system prompt: how the assistant should behave (none)")
-    parser.add_argument("--prompt", metavar="TEXT", help="answer this and leave")
-    parser.add_argument("--web", action="store_true", help="serve a page to chat in, and the API beside it")
-    parser.add_argument("--serve", action="store_true", help="serve the API alone: OpenAI's protocol over HTTP")
-    parser.add_argument("--samples", action="store_true", help="answer four sample prompts and leave")
-    parser.add_argument("--stats", action="store_true", help="after each reply: ms to its first token, tokens a second")
+    parser.add_argument("--prompt", metavar="TEXT", help="answer this and leave (none)")
+    parser.add_argument("--web", action="store_true", help="serve a page to chat in, and the API beside it (off)")
+    parser.add_argument("--serve", action="store_true", help="serve the API alone: OpenAI's protocol over HTTP (off)")
+    parser.add_argument("--samples", action="store_true", help="answer four sample prompts and leave (off)")
+    parser.add_argument(
+        "--stats", action="store_true", help="after each reply: ms to its first token, tokens a second (off)"
+    )
     parser.add_argument(
         "--engine", choices=KINDS, default="auto",
         help="what computes the replies: transformers, the reference; batched, the same for several replies in one "

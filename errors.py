@@ -30,12 +30,18 @@ def first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+def say_error(message: str) -> None:
+    """Print the line that a process ends with; of several (accelerate launch) only the first of a machine prints."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(f"error: {message}", file=sys.stderr)
+
+
 def say_interrupts() -> None:
     """Have Ctrl-C end the process with a line instead of a traceback, before `run_script` too: imports take seconds."""
 
     def tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if kind is KeyboardInterrupt:
-            print(f"error: {INTERRUPTED}", file=sys.stderr)
+            say_error(INTERRUPTED)
         else:
             sys.__excepthook__(kind, error, trace)
 
@@ -48,11 +54,7 @@ def run_script(main: Callable[[], int | None]) -> None:
 
 
 def run_guarded(main: Callable[[], int | None]) -> int:
-    """Run `main` and return its exit code: 0 done, 1 the machine's fault, 2 the user's input, 130 interrupted.
-
-    Of several processes (accelerate launch) only the first of a machine prints, so that a fault is said once.
-    """
-    is_printer = os.environ.get("LOCAL_RANK", "0") == "0"
+    """Run `main` and return its exit code: 0 done, 1 the machine's fault, 2 the user's input, 130 interrupted."""
     try:
         code, message = main() or 0, None
         sys.stdout.flush()
@@ -74,6 +76,6 @@ def run_guarded(main: Callable[[], int | None]) -> int:
         if isinstance(error, OSError) and error.strerror:
             reason = f"{error.strerror} ({error.filename})" if error.filename else error.strerror
         code, message = 1, f"{reason}; what was complete before is untouched"
-    if message and is_printer:
-        print(f"error: {message}", file=sys.stderr)
+    if message:
+        say_error(message)
     return code

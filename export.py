@@ -62,12 +62,15 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("checkpoint", help="folder of a checkpoint, as train.py and finetune_dialogue.py write it")
     parser.add_argument("--to", choices=FORMS, help="form to write (none: only --push)")
     types = "; ".join(f"{form}: {', '.join(types)} ({default})" for form, (types, default, _) in FORMS.items())
-    parser.add_argument("--quantize", metavar="TYPE", help=f"type of the weights, whole ones first. {types}")
+    parser.add_argument("--quantize", metavar="TYPE", help=f"type of the weights, the default in brackets. {types}")
     parser.add_argument("--output", help="folder to write (the checkpoint's name and the form: ckpt_chat-gguf)")
     parser.add_argument("--push", metavar="OWNER/NAME", help="upload to this repository of the Hugging Face hub (none)")
     options = parser.parse_args(argv)
     if not options.to and not options.push:
         raise InputError(f"command line: name a form: --to {', '.join(FORMS)}")
+    for name in ("quantize", "output") if not options.to else ():
+        if getattr(options, name):
+            raise InputError(f"command line: --{name} has no effect without --to")
     if options.to:
         types, default, packages = FORMS[options.to]
         options.quantize = options.quantize or default

@@ -40,7 +40,7 @@ def parse_arguments(
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = HfArgumentParser(dataclass_types, description=description, add_help=False, allow_abbrev=False)
-    if "--help_all" in argv and not other_names:
+    if "--help_all" in argv:
         parser.print_help()
         sys.exit(0)
     if "-h" in argv or "--help" in argv:
@@ -84,6 +84,8 @@ def answer_early(
 
     Takes what `parse_arguments` takes; a script calls it between its options and its imports of the rooms.
     """
+    if "--help_all" in sys.argv:  # lists those of `other_names` too, which only what follows knows
+        return
     code = run_guarded(
         lambda: parse_arguments(dataclass_types, None, default_config, description, other_names) and None
     )
@@ -148,6 +150,7 @@ def format_help(dataclass_types: tuple[type, ...], default_config: Path, descrip
                 default = option.default if option.default is not MISSING else option.default_factory()
                 default = config.get(name, default)
                 default = " ".join(default) if isinstance(default, list) else default
+                default = "unset" if default in (None, "") else default
                 text = shorten(str(option.metadata.get("help", "")), 160, placeholder=" ...")
                 lines.append(f"  --{name} ({default})\n        {text}")
     if any(hasattr(type_, "COMMON") for type_ in dataclass_types):
@@ -163,7 +166,7 @@ def default_of(option: Field) -> Any:
 def add_options(parser: argparse.ArgumentParser, dataclass_type: type, title: str) -> None:
     """Add an option for each field of a dataclass: its type, its default and the help of its metadata.
 
-    A bool is a flag, a list takes several values.
+    A bool is a flag, off by default, a list takes several values.
     """
     group = parser.add_argument_group(title)
     hints = get_type_hints(dataclass_type)
@@ -178,9 +181,9 @@ def add_options(parser: argparse.ArgumentParser, dataclass_type: type, title: st
                 kind = get_args(kind)[0]
             kinds = [one for one in get_args(kind) or (kind,) if one is not NoneType]
             how |= {"type": kinds[0], "metavar": kinds[0].__name__.upper().replace("STR", "TEXT")}
-        shown = "" if kind is bool else f" ({'none' if default in (None, []) else default})"
+        shown = "off" if kind is bool else "none" if default in (None, []) else default
         text = str(option.metadata.get("help", "")).replace("%", "%%")
-        group.add_argument(f"--{option.name}", help=text + shown, **how)
+        group.add_argument(f"--{option.name}", help=f"{text} ({shown})", **how)
 
 
 def read_options(options: argparse.Namespace, dataclass_type: type) -> Any:

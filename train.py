@@ -55,6 +55,8 @@ class CorpusArguments:
 
     def __post_init__(self) -> None:
         check_range("eval_fraction", self.eval_fraction, 0, 1)
+        if self.streaming and self.sources:
+            raise ValueError("--sources has no effect with --streaming true, which does not mix; use --corpus")
 
     def check_typed(self, typed: set[str]) -> None:
         """Raise ValueError for an option of the command line that another one replaces."""
@@ -72,10 +74,13 @@ class ModelArguments:
 
     base: str | None = field(default=None, metadata={"help": "Go on from this checkpoint instead of random weights"})
     model_shape: str = field(
-        default="configs/models/qwen3-5m.json", metadata={"help": "Shape of a new model, a JSON of configs/models/"}
+        default="configs/models/qwen3-5m.json",
+        metadata={"help": "Shape of a new model, a JSON of configs/models/; with --minutes: by the plan"},
     )
     tokenizer: str | None = field(default=None, metadata={"help": "Use this tokenizer instead of training one"})
-    vocab_size: int = field(default=8192, metadata={"help": "Tokens of the tokenizer that is trained"})
+    vocab_size: int = field(
+        default=8192, metadata={"help": "Tokens of the tokenizer that is trained; with --minutes: by the plan"}
+    )
     head_start: bool = field(
         default=True, metadata={"help": "Fit a new model's embedding and head to the text's pairs of tokens first"}
     )

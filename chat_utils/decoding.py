@@ -53,6 +53,7 @@ class Session:
         self.stop_ids = stop_ids
         self.limit = 1  # tokens that are wanted of the next turn, at most
         self.ids = list(ids)
+        self.given = len(ids)  # how many of them the caller has
         self.sampler = Sampler(sampling, ids)
         self.state: Any = None
         self.computed = 0  # how many of the ids the state holds
@@ -64,10 +65,14 @@ class Session:
     def step(self, limit: int = 1) -> list[int]:
         """Compute what is pending and return the tokens drawn, at most `limit`, none after one of `stop_ids`.
 
-        They are an empty list where part of a long prompt is still to come.
+        They are an empty list where part of a long prompt is still to come. Where the last turn was interrupted, they
+        are those that it drew before.
         """
         self.limit = limit
-        return self.decoder.turns.step(self)
+        if self.given == len(self.ids):
+            self.decoder.turns.step(self)
+        drawn, self.given = self.ids[self.given :], len(self.ids)
+        return drawn
 
     def advance(self, computed: int, token: int | None) -> None:
         """Note that so many ids more are computed, and the token that was drawn, if any."""
@@ -104,19 +109,22 @@ class Decoder(ABC):
         """Begin a reply after the ids of its prompt (one at least), whose turns end with the first of `stop_ids`."""
         return Session(self, ids, sampling, stop_ids)
 
-    def _turn(self, sessions: list[Session]) -> list[list[int]]:
-        """Return the tokens drawn for each session: one, or as many of one that is alone as a turn has time for."""
+    def _turn(self, sessions: list[Session]) -> None:
+        """Draw a token for each session; for one that nobody else waits beside, as many as a turn has time for."""
         until = time.perf_counter() + TURN_SECONDS
-        drawn = [[] if token is None else [token] for token in self._step(sessions)]
-        if len(sessions) == 1 and drawn[0]:
-            (tokens,), (session,) = drawn, sessions
-            while len(tokens) < session.limit and tokens[-1] not in session.stop_ids and time.perf_counter() < until:
+        self._step(sessions)
+        if len(sessions) == 1:
+            (session,) = sessions
+            while (
+                0 < len(session.ids) - session.given < session.limit
+                and session.ids[-1] not in session.stop_ids
+                and not self.turns.is_wanted
+                and time.perf_counter() < until
+            ):
                 (logits,) = self.feed(sessions, [session.ids[-1:]])  # what _step does for more, without its cost
                 session.advance(1, session.sampler.draw(logits))
-                tokens.append(session.ids[-1])
-        return drawn
 
-    def _step(self, sessions: list[Session]) -> list[int | None]:
+    def _step(self, sessions: list[Session]) -> None:
         parts = []
         for session in sessions:
             if session.state is None:
@@ -131,7 +139,6 @@ class Decoder(ABC):
         # All or none go on: where a draw fails, each is computed again by itself.
         for session, part, token in zip(sessions, parts, drawn, strict=True):
             session.advance(len(part), token)
-        return drawn
 
     @abstractmethod
     def feed(self, sessions: list[Session], parts: list[list[int]]) -> list[np.ndarray]:

@@ -68,7 +68,7 @@ class Reply(Iterator[str]):
     def _advance(self) -> str:
         """Let the model go on for a turn and return the text that this made certain, often nothing."""
         stats = self.stats
-        if stats.reply_tokens == 0 or self._text.stop:  # the first comes at once; a stop text ends at its token
+        if stats.reply_tokens == 0 or self._text.by_token:  # the first comes at once
             limit = 1
         else:
             limit = min(LOOP_TOKENS - stats.reply_tokens % LOOP_TOKENS, self._room - stats.reply_tokens)

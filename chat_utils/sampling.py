@@ -14,7 +14,9 @@ class Sampling:
     temperature: float = field(default=0.4, metadata={"help": "0: always the most likely token; higher: more varied"})
     top_p: float = field(default=0.9, metadata={"help": "Draw from the most likely tokens that hold this probability"})
     top_k: int = field(default=0, metadata={"help": "Draw from this many most likely tokens; 0: no limit"})
-    repetition_penalty: float = field(default=1.1, metadata={"help": "Above 1: tokens of the dialogue come up less"})
+    repetition_penalty: float = field(
+        default=1.1, metadata={"help": "Above 1: tokens of the dialogue come up less; 1: off"}
+    )
     max_new_tokens: int = field(default=256, metadata={"help": "Longest reply in tokens, if the window has room"})
     seed: int | None = field(default=None, metadata={"help": "Same seed and dialogue: same reply"})
     stop: list[str] = field(default_factory=list, metadata={"help": "Texts that end a reply, left out of it"})

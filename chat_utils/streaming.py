@@ -39,13 +39,15 @@ def is_looping(text: str) -> bool:
 class TextStream:
     """Tokens in, text out that will not change any more; `stopped` tells that a stop text was met.
 
-    The text of all pieces is the same however often it is read.
+    The text of all pieces is the same however often it is read, but where it must be read `by_token`: a stop text ends
+    at its token, and where each byte is a token ("<0xE5>") a wrong one spoils those that are decoded with it.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: list[str]) -> None:
         self.stopped = False
         self.stop = [text for text in stop if text]
         self._tokenizer = tokenizer.backend_tokenizer
+        self.by_token = bool(self.stop) or self._tokenizer.token_to_id("<0xE5>") is not None
         self._ids: list[int] = []  # the last ones, so that what follows is read in their context
         self._out_ids, self._out = 0, ""  # of them: how many are known to be whole characters, and what text is out
         self._decoded = self._held = ""
@@ -81,7 +83,7 @@ class TextStream:
         """Return the part of the ids' text that is not out yet."""
         if text.startswith(self._out):
             return text[len(self._out) :]
-        # Where each byte is a token ("<0xE4>"), a wrong one is decoded with the right ones before it, which are out.
+        # Where each byte is a token, a wrong one is decoded with the right ones before it, which are out.
         return CUT_OFF + text[count_shared(text, self._out) :].lstrip(CUT_OFF)
 
     def is_looping(self) -> bool:

@@ -35,17 +35,16 @@ class _Turn:
         self.session = session
         self.ready = threading.Event()  # it was computed, or it is its turn to compute
         self.is_done = False
-        self.result = None
 
 
 class Turns:
-    """Runs `compute(sessions) -> results` for the threads that call `step`.
+    """Runs `compute(sessions)` for the threads that call `step`.
 
     No thread of its own: who waits longest computes, for itself and for up to `limit` others whose sessions `can_share`
     a step. A lone reply pays nothing.
     """
 
-    def __init__(self, compute: Callable[[list], list], limit: int = 1) -> None:
+    def __init__(self, compute: Callable[[list], None], limit: int = 1) -> None:
         self._compute, self._limit = compute, limit
         self._lock = threading.Lock()
         self._arrived = threading.Condition(self._lock)
@@ -54,17 +53,23 @@ class Turns:
         self._shared_last: list[list] = [[], []]  # the sessions of the last two steps
         self._step_seconds = 0.0
 
-    def step(self, session):
-        """Return the result of the next step of `session`, after those that asked before."""
+    @property
+    def is_wanted(self) -> bool:
+        """Whether anybody waits."""
+        return bool(self._waiting)
+
+    def step(self, session) -> None:
+        """Compute the next step of `session`, after those that asked before."""
         with self._lock:
             is_alone = not self._is_busy and (self._limit == 1 or not session.can_share)
             self._is_busy = self._is_busy or is_alone
         if is_alone:  # the common case, without what the others need
             try:
-                return self._compute([session])[0]
+                self._compute([session])
             finally:
                 with self._lock:
                     self._pass_on()
+            return
         turn = _Turn(session)
         with self._lock:
             self._waiting.append(turn)
@@ -77,9 +82,10 @@ class Turns:
         except BaseException:  # Ctrl-C while others compute
             self._leave(turn)
             raise
-        return turn.result if turn.is_done else self._lead(turn)
+        if not turn.is_done:
+            self._lead(turn)
 
-    def _lead(self, own: _Turn):
+    def _lead(self, own: _Turn) -> None:
         """Compute for those who wait, `own` among them, and pass the lead on."""
         batch = [own]
         try:
@@ -89,17 +95,18 @@ class Turns:
                     batch += self._gather(own)
             started = time.perf_counter()
             try:
-                results = self._compute([turn.session for turn in batch])
+                self._compute([turn.session for turn in batch])
+                computed = batch
             except Exception:
                 if len(batch) == 1:
                     raise
                 for turn in batch:  # each by itself from now on, so that the error is for the one that caused it
                     turn.session.can_share = False
-                results = self._compute([own.session])
-            for turn, result in zip(batch, results, strict=False):
-                turn.result, turn.is_done = result, True
+                self._compute([own.session])
+                computed = [own]
+            for turn in computed:
+                turn.is_done = True
             self._step_seconds = time.perf_counter() - started
-            return own.result
         finally:
             with self._lock:
                 if own in self._waiting:

@@ -15,11 +15,15 @@ import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from errors import InputError, run_script, say_interrupts
+
+if __name__ == "__main__":  # what follows takes seconds to import
+    say_interrupts()
+
 from filelock import FileLock, Timeout
 
 from data_utils.caching import cache_key
 from data_utils.folder import MANIFEST
-from errors import InputError, run_script
 from options import check_range, parse_arguments
 
 ROOT = Path(__file__).parents[1]
@@ -65,6 +69,16 @@ class PrepareArguments:
         for name in ("near_similarity", "eval_fraction", "max_broken_fraction"):
             check_range(name, getattr(self, name), 0, 1)
         check_range("task_megabytes", self.task_megabytes, 0.001, 10**6)
+
+    def check_typed(self, typed: set[str]) -> None:
+        """Raise ValueError for an option of the command line that another one leaves without effect."""
+        for names, needed, value in (
+            ({"near_similarity"}, "duplicates", "near"),
+            ({"ray_address"}, "executor", "ray"),
+            ({"slurm_partition", "slurm_time"}, "executor", "slurm"),
+        ):
+            for name in sorted(names & typed) if getattr(self, needed) != value else ():
+                raise ValueError(f"--{name} has no effect without --{needed} {value}")
 
 
 # What may change between a stop and going on: it changes nothing in the corpus.
@@ -114,7 +128,8 @@ def main(argv: list[str] | None = None) -> int:
             plan = Plan(files, tasks, reading, cleaning, *duplicates, *held_out, args.max_broken_fraction)
             stages = plan.stages(work, settings)
             slurm = {"partition": args.slurm_partition, "time": args.slurm_time}
-            workers = args.workers or (-1 if args.executor == "slurm" else len(os.sched_getaffinity(0)))
+            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+            workers = args.workers or (-1 if args.executor == "slurm" else cores)
             if not run_stages(stages, args.executor, work, workers, slurm, args.ray_address, print):
                 return 0
             shutil.rmtree(work)
@@ -131,7 +146,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     if not held_out:
         print("note: training needs a held-out document: give more text, or a larger --eval_fraction here and there")
-    print(f"next: python train.py --corpus {output}")
+    print(f"next: python train.py --corpus {output} --output_dir ckpt_{output.name}")
     return 0
 
 

@@ -41,10 +41,13 @@ STREAM_SAMPLE = 10_000  # first documents of a stream, from which its tokenizer 
 def open_corpus(sources: list[Source], eval_fraction: float, streaming: bool) -> "SmallCorpus | ShardedCorpus":
     """Return the sources as a corpus of the kind that fits them: streamed if asked for, else by their size.
 
-    Raises InputError where more is held out than a corpus folder was checked for.
+    Raises InputError where more is held out than a corpus folder was checked for, and for a stream that is repeated.
     """
     check_held_out(sources, eval_fraction)
     if streaming:
+        for source in sources:
+            if source.times != 1:
+                raise InputError(f"{source.path}@{source.times:g}: with --streaming true it is read once; leave out @")
         return StreamedCorpus(sources, eval_fraction)
     return (ShardedCorpus if needs_shards(sources) else SmallCorpus)(sources, eval_fraction)
 

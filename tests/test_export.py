@@ -220,6 +220,8 @@ def test_a_checkpoint_without_an_adapter_says_how_to_get_one(tiny_checkpoint, fo
         ([], "name a form: --to gguf, ctranslate2, onnx, peft"),
         (["--to", "word"], "invalid choice: 'word'"),
         (["--to", "peft", "--quantize", "q8_0"], "peft has float32"),
+        (["--push", "me/chat", "--quantize", "q8_0"], "--quantize has no effect without --to"),
+        (["--push", "me/chat", "--output", "out"], "--output has no effect without --to"),
         (["--push", "me/chat"], "allow it by HF_HUB_OFFLINE=0"),
         (["--too", "gguf"], "unrecognized arguments: --too"),
         (["--to", "peft", "--output", "."], "--output .: the folder of this command or one around it"),

@@ -405,6 +405,9 @@ def test_streams_compressed_files(train_options, corpus_file, tmp_path):
     assert {"eval_en_bits_per_byte", "eval_zh_bits_per_byte"} <= metrics.keys()
     with pytest.raises(InputError, match="needs --max_steps"):
         train.main([*options, *corpus, "-1", "--output_dir", str(tmp_path / "none")])
+    corpus[1] += "@2"
+    with pytest.raises(InputError, match=r"corpus\.jsonl\.gz@2: with --streaming true it is read once"):
+        train.main([*options, *corpus, "3", "--output_dir", str(tmp_path / "twice")])
 
 
 def test_missing_reporter_is_one_line(train_options, tmp_path):
@@ -515,6 +518,12 @@ def test_help_teaches(capsys):
     text = capsys.readouterr().out
     assert "accelerate launch train.py" in text
     assert "--block_tokens (256)" in text
+    listing = subprocess.run(
+        [sys.executable, "train.py", "--help_all"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert listing.returncode == 0, listing.stderr
+    assert "--block_tokens" in listing.stdout  # ours, and Trainer's
+    assert "--dataloader_num_workers" in listing.stdout
 
 
 # Prepared corpora and mixes

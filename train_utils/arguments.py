@@ -29,6 +29,8 @@ class RunArguments(RunOptions, TrainingArguments):
             raise ValueError("--use_liger_kernel needs a GPU")
         if self.label_smoothing_factor:
             raise ValueError("--label_smoothing_factor changes what a loss means; bits per byte need the plain one")
+        if self.auto_find_batch_size:
+            raise ValueError("--auto_find_batch_size changes the batch that rates and plan are for; give a smaller one")
         if self.bf16 is None:
             self.bf16 = not self.fp16 and has_fast_bf16(self.use_cpu)
         if self.tf32 is None and not self.use_cpu and is_torch_tf32_available():
@@ -36,6 +38,10 @@ class RunArguments(RunOptions, TrainingArguments):
         # Layers are compiled in place (train_utils.model), which leaves no trace in the checkpoint.
         self.compile_layers, self.torch_compile = self.torch_compile, False
         TrainingArguments.__post_init__(self)
+        if self.accelerator_config.split_batches:
+            raise ValueError("split_batches divides the batch; give --per_device_train_batch_size for each process")
+        # One process has one GPU: torch's DataParallel would copy the model at each step, and not its fast forward.
+        self._n_gpu = min(self.n_gpu, 1)
         if optim == "muon":
             self.optim = optim
         self.start = "trained"  # what embedding and head know at first: train.py says where it is less

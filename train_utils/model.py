@@ -169,7 +169,7 @@ def make_fast(model: PreTrainedModel, compiled_rows: int | None = None) -> None:
     loss differs from the plain head's keeps its own forward.
 
     Compiled are batches of `compiled_rows` rows. Others run plain, as the last of an epoch often does: to compile for
-    its rows too would take half a minute, for one step.
+    its rows too would take half a minute, for one step. For as many rows plain ones need more memory.
     """
     if compiled_rows:
         use_block_attention(model)

@@ -45,7 +45,7 @@ class RunOptions:
     plan_only: bool = field(default=False, metadata={"help": "Print the plan and leave; needs --minutes"})
     max_steps: int = field(default=-1, metadata={"help": "Optimizer steps of the run; -1: by --num_train_epochs"})
     num_train_epochs: float = field(
-        default=3.0, metadata={"help": "How often the run sees each row; --max_steps comes before it"}
+        default=3.0, metadata={"help": "How often the run sees each row, instead of --max_steps"}
     )
     learning_rate: float | None = field(
         default=None, metadata={"help": "Peak learning rate of AdamW; unset: by the model's width and the batch"}
@@ -57,8 +57,12 @@ class RunOptions:
         default="muon",
         metadata={"help": "muon (Muon on matrices, AdamW on the rest), adamw, sgd, or any name that Trainer knows"},
     )
-    per_device_train_batch_size: int = field(default=8, metadata={"help": "Rows of a pass on each GPU or process"})
-    gradient_accumulation_steps: int = field(default=1, metadata={"help": "Passes of an optimizer step"})
+    per_device_train_batch_size: int = field(
+        default=8, metadata={"help": "Rows of a pass on each GPU or process; with --minutes: by the plan"}
+    )
+    gradient_accumulation_steps: int = field(
+        default=1, metadata={"help": "Passes of an optimizer step; with --minutes: by the plan"}
+    )
     warmup_steps: float = field(
         default=0, metadata={"help": "Steps in which the learning rate rises; below 1: share of the run"}
     )
@@ -127,7 +131,10 @@ class RunOptions:
                 raise ValueError("--use_liger_kernel needs a package: pip install liger-kernel")
 
     def check_typed(self, typed: set[str]) -> None:
-        """Raise ValueError for an option of the command line that another one replaces; a recipe may hold any."""
+        """Raise ValueError for an option of the command line that another one replaces; a recipe may hold any.
+
+        Epochs of the command line replace a recipe's steps.
+        """
         if self.minutes is not None:
             for name in sorted(typed & REPLACED_BY_CLOCK):
                 raise ValueError(f"--{name} has no effect with --minutes, which sets it; leave out one of the two")
@@ -135,8 +142,10 @@ class RunOptions:
                 raise ValueError(
                     f"--logging_steps {self.logging_steps:g} is below 1; --minutes needs a number of steps"
                 )
-        elif {"max_steps", "num_train_epochs"} <= typed and self.max_steps > 0:
-            raise ValueError("--num_train_epochs has no effect with --max_steps; leave out one of the two")
+        elif "num_train_epochs" in typed and self.max_steps > 0:
+            if "max_steps" in typed:
+                raise ValueError("--num_train_epochs has no effect with --max_steps; leave out one of the two")
+            self.max_steps = -1
         for option, values, useless in WITHOUT_EFFECT:
             value = getattr(self, option, None)  # save_strategy is Trainer's, which isn't imported for --help
             value = getattr(value, "value", value)

@@ -174,7 +174,9 @@ FILE, FOLDER, TEXT, NOTHING = ("FILE", "文件"), ("FOLDER", "文件夹"), ("TEX
 
 COMMANDS = (
     Command("help", NOTHING, ("these commands and keys", "列出命令和按键"), show_help),
-    Command("system", TEXT, ("set the system prompt; without TEXT: none", "设置系统提示；不写文字则取消"), set_system),
+    Command(
+        "system", TEXT, ("set the system prompt; without TEXT: none", "设置系统提示词；不写文字则取消"), set_system
+    ),
     Command("retry", NOTHING, ("another reply to your last message", "重新回答上一条消息"), retry),
     Command("edit", NOTHING, ("change your last message, and get its answer", "修改上一条消息并重新回答"), edit),
     Command("save", FILE, ("keep the conversation as JSON to train on", "把对话保存为 JSON，可用于训练"), save, True),

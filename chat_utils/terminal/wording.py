@@ -40,8 +40,8 @@ MESSAGES = {
     "unknown": ("no command /{name}; /help lists them", "没有命令 /{name}；/help 列出全部命令"),
     "near": ("no command /{name}; did you mean /{near}?", "没有命令 /{name}；是不是 /{near}？"),
     "forgotten": ("forgotten", "已清空对话"),
-    "system_set": ("system prompt set", "已设置系统提示"),
-    "system_none": ("no system prompt", "没有系统提示"),
+    "system_set": ("system prompt set", "已设置系统提示词"),
+    "system_none": ("no system prompt", "没有系统提示词"),
     "nothing": ("nothing to /{name} yet", "还没有可以 /{name} 的消息"),
     "edit": ("change your last message and press Enter; Ctrl-C leaves it", "修改上一条消息后按 Enter；Ctrl-C 放弃修改"),
     "unchanged": ("left as it was", "未修改"),
@@ -55,7 +55,7 @@ MESSAGES = {
     "model": ("{name}; /model FOLDER loads another", "{name}；/model 文件夹 可换一个模型"),
     "model_loaded": ("now talking to {name}; the conversation goes on", "现在由 {name} 回答；对话继续"),
     "refused": ("{reason}", "无法回答：{reason}"),
-    "no_system": ("{reason}", "无法设置系统提示：{reason}"),
+    "no_system": ("{reason}", "无法设置系统提示词：{reason}"),
     "no_model": ("{reason}", "无法换模型：{reason}"),
     "failed": ("the reply failed: {reason}", "回答失败：{reason}"),
     "pasted": ("pasted text {number}: {count} characters", "粘贴的文字 {number}：{count} 个字符"),
@@ -67,9 +67,11 @@ REASONS = {
     r"the message is longer .+ window of (\d+) .+ leaves it (\d+); .+": (
         r"消息太长：模型 \1 个词元的窗口只给它留下 \2 个，请缩短"
     ),
-    r"the system prompt is longer .+ window of (\d+) tokens allows; .+": r"系统提示超出了模型 \1 个词元的窗口，请缩短",
+    r"the system prompt is longer .+ window of (\d+) tokens allows; .+": (
+        r"系统提示词超出了模型 \1 个词元的窗口，请缩短"
+    ),
     r"the system prompt is longer .+ window of (\d+) .+ leaves it (\d+); .+": (
-        r"系统提示太长：模型 \1 个词元的窗口只给它留下 \2 个，请缩短"
+        r"系统提示词太长：模型 \1 个词元的窗口只给它留下 \2 个，请缩短"
     ),
     r"the message has no words that can be read": "消息里没有可读的文字",
     r"the dialogue has no message of the user's": "对话里没有用户的消息",

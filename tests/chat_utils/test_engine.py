@@ -239,8 +239,8 @@ def test_another_dialogue_on_a_warm_engine(checkpoint, second):
 
 def test_cancelled_reply_leaves_the_next_right(checkpoint):
     engine = Engine(str(checkpoint))
-    pieces = list(islice(engine.reply(say("Hello there"), Sampling(**GREEDY, max_new_tokens=30)), 3))
-    assert len(pieces) == 3
+    pieces = list(islice(engine.reply(say("Hello there"), Sampling(**GREEDY, max_new_tokens=30)), 2))
+    assert len(pieces) == 2
     following = say("Hello there", "".join(pieces).strip(), "go on")
     assert answer(engine, following) == answer(Engine(str(checkpoint)), following)
 
@@ -843,8 +843,7 @@ def test_a_draw_that_fails_takes_no_token_from_who_shares_its_step(tiny_checkpoi
     with pytest.raises(ZeroDivisionError):
         decoder._step([first, second])
     assert (first.ids, first.computed) == ([5, 6, 7], 0)
-    [token] = decoder._step([first])
-    assert first.ids == [5, 6, 7, token]
+    assert first.ids == [5, 6, 7, *first.step()]
 
 
 @pytest.mark.parametrize("kind", ["auto", "batched", "transformers"])
@@ -860,4 +859,40 @@ def test_a_lone_reply_goes_on_for_a_turn_up_to_its_limit_or_its_end(tiny_checkpo
     if decoder.step_limit > 1:
         other = decoder.open([8], Sampling(temperature=0))
         session.limit = other.limit = 3
-        assert decoder._turn([session, other]) == [[17], [18]]  # who shares a step has one token of it
+        decoder._turn([session, other])
+        assert [session.step(), other.step()] == [[17], [18]]  # who shares a step has one token of it
+
+
+@pytest.mark.parametrize("kind", ["auto", "batched", "transformers"])
+def test_who_is_waited_for_has_one_token_of_a_turn(tiny_checkpoint, monkeypatch, kind):
+    decoder = load_engine(str(tiny_checkpoint), kind).decoder
+    monkeypatch.setattr(decoding, "TURN_SECONDS", 1e9)
+    session = decoder.open([5, 6, 7], Sampling(temperature=0))
+    session.limit = 4
+    decoder.turns._waiting.append(None)
+    decoder._turn([session])
+    decoder.turns._waiting.clear()
+    assert len(session.step()) == 1
+    assert len(session.step(4)) == 4
+
+
+@pytest.mark.parametrize("kind", ["auto", "batched", "transformers"])
+def test_an_interrupted_turn_loses_no_token_and_the_reply_goes_on(tiny_checkpoint, monkeypatch, kind):
+    decoder = load_engine(str(tiny_checkpoint), kind).decoder
+    monkeypatch.setattr(decoding, "TURN_SECONDS", 1e9)
+    sampling = Sampling(temperature=1, seed=3)
+    whole = decoder.open([5, 6, 7], sampling).step(8)
+    feed, calls = decoder.feed, []
+
+    def interrupt_third(*given):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return feed(*given)
+
+    monkeypatch.setattr(decoder, "feed", interrupt_third)
+    session = decoder.open([5, 6, 7], sampling)
+    with pytest.raises(KeyboardInterrupt):
+        session.step(8)
+    assert session.step(8) == whole[:2]
+    assert session.step(6) == whole[2:]

@@ -155,6 +155,8 @@ def test_a_wrong_byte_after_a_character_of_bytes_neither_fails_nor_repeats_it():
     backend = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, [], byte_fallback=True))
     backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     stream = TextStream(PreTrainedTokenizerFast(tokenizer_object=backend), [])
+    assert stream.by_token
+    assert not TextStream(make_byte_level([b"ok"]), []).by_token
     assert [push(stream, token) for token in range(5)] == ["", "", "好", "", "\ufffd ok"]
     assert stream.finish() == ""
 

@@ -212,6 +212,8 @@ def test_too_much_broken_input_stops_with_one_line_and_leaves_no_corpus(tmp_path
         (["--executor", "cloud"], "executor cloud: use one of local, slurm, ray"),
         (["--duplicates", "some"], "use one of near, exact, none"),
         (["--near_similarity", "3"], "outside 0 to 1"),
+        (["--duplicates", "exact", "--near_similarity", "0.8"], "--near_similarity has no effect without --duplicates"),
+        (["--slurm_time", "1:00:00"], "--slurm_time has no effect without --executor slurm"),
         (["--sources", "missing"], "missing: no such file"),
         (["--output_dir", "OTHER"], "holds other files"),
     ],

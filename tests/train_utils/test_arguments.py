@@ -288,7 +288,7 @@ def test_help_shows_our_options_with_the_values_of_the_default_recipe(capsys, tm
     assert text.startswith("What it does.")
     assert "recipe.yaml" in text
     for line in (
-        "--rate (0.5)\n        How fast", "--files (a b)", "--quiet (False)", "--name (None)", "--count (12)",
+        "--rate (0.5)\n        How fast", "--files (a b)", "--quiet (False)", "--name (unset)", "--count (12)",
         "--output_dir (ckpt)", "--max_steps (-1)", "--learning_rate (5e-2)", "--optim (muon)", "--overwrite (False)",
     ):  # fmt: skip
         assert line in text
@@ -338,6 +338,8 @@ def test_help_all_shows_every_option(capsys, tmp_path):
         (["--use_liger_kernel", "true"], "--use_liger_kernel needs"),
         (["--label_smoothing_factor", "0.1"], "--label_smoothing_factor changes what a loss means"),
         (["--eval_steps", "0"], "--eval_steps 0.0 is outside"),
+        (["--auto_find_batch_size", "true"], "--auto_find_batch_size changes the batch"),
+        (["--accelerator_config", '{"split_batches": true}'], "split_batches divides the batch"),
         (["--eval_strategy", "no", "--eval_tokens", "1000"], "--eval_tokens has no effect with --eval_strategy no"),
         (["--lr_scheduler_type", "constant", "--warmup_steps", "20"], "--warmup_steps has no effect with --lr_sched"),
         (["--save_strategy", "no", "--save_steps", "5"], "--save_steps has no effect with --save_strategy no"),
@@ -353,6 +355,21 @@ def test_wrong_options_and_those_without_effect_are_refused_in_one_line(tmp_path
     assert "\n" not in str(caught.value)
 
 
+def test_a_process_takes_one_gpu_of_several(tmp_path, monkeypatch):
+    def see_two(args: TrainingArguments) -> torch.device:
+        args._n_gpu = 2
+        return torch.device("cpu")
+
+    monkeypatch.setattr(TrainingArguments, "_setup_devices", property(see_two))
+    args = run_arguments(tmp_path, "--per_device_train_batch_size", "3")
+    assert (args.n_gpu, args.train_batch_size) == (1, 3)
+
+
+def test_epochs_of_the_command_line_replace_the_steps_of_a_recipe(tmp_path):
+    assert run_arguments(tmp_path, "--num_train_epochs", "2", text="max_steps: 800").max_steps == -1
+    assert run_arguments(tmp_path, text="max_steps: 800\nnum_train_epochs: 2").max_steps == 800
+
+
 @pytest.mark.parametrize(
     ("script", "argv", "part"),
     [
@@ -362,6 +379,7 @@ def test_wrong_options_and_those_without_effect_are_refused_in_one_line(tmp_path
         (train, ["--streaming", "true", "--head_start", "true"], "--head_start has no effect with --streaming"),
         (train, ["--tokenizer", "x", "--vocab_size", "900"], "--vocab_size has no effect with --tokenizer"),
         (train, ["--sources", "x", "--corpus", "y"], "--corpus has no effect with --sources"),
+        (train, ["--sources", "x", "--streaming", "true"], "--sources has no effect with --streaming"),
         (finetune_dialogue, ["--lora_rank", "4"], "--lora_rank has no effect without --lora true"),
         (finetune_dialogue, ["--lora", "false", "--lora_targets", "a"], "--lora_targets has no effect without --lora"),
         (finetune_dialogue, ["--replay_corpus", "x"], "--replay_corpus has no effect without --replay"),

@@ -266,7 +266,7 @@ def test_system_prompt_that_leaves_no_room_is_refused_in_the_users_language(tiny
     chat = Chat(Conversation(Engine(str(tiny_checkpoint)), Sampling(seed=0)), Screen(True), Engine)
     for chat.language, output in (
         ("en", r"\[the system prompt is longer than the model's window of 256 tokens allows, which leaves it 1\d\d; "),
-        ("zh", r"\[无法设置系统提示：系统提示太长：模型 256 个词元的窗口只给它留下 1\d\d 个，请缩短\]"),
+        ("zh", r"\[无法设置系统提示词：系统提示词太长：模型 256 个词元的窗口只给它留下 1\d\d 个，请缩短\]"),
     ):
         take_line(chat, f"/system {'很' * 300}")
         assert re.match(output, capsys.readouterr().out)
