@@ -147,8 +147,7 @@ def format_help(dataclass_types: tuple[type, ...], default_config: Path, descrip
         for name in getattr(type_, "COMMON", options):
             if name in options:
                 option = options[name]
-                default = option.default if option.default is not MISSING else option.default_factory()
-                default = config.get(name, default)
+                default = config.get(name, default_of(option))
                 default = " ".join(default) if isinstance(default, list) else default
                 default = "unset" if default in (None, "") else default
                 text = shorten(str(option.metadata.get("help", "")), 160, placeholder=" ...")

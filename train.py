@@ -75,11 +75,12 @@ class ModelArguments:
     base: str | None = field(default=None, metadata={"help": "Go on from this checkpoint instead of random weights"})
     model_shape: str = field(
         default="configs/models/qwen3-5m.json",
-        metadata={"help": "Shape of a new model, a JSON of configs/models/; with --minutes: by the plan"},
+        metadata={"help": "Shape of a new model, a JSON of configs/models/; with --minutes by the plan, unless given"},
     )
     tokenizer: str | None = field(default=None, metadata={"help": "Use this tokenizer instead of training one"})
     vocab_size: int = field(
-        default=8192, metadata={"help": "Tokens of the tokenizer that is trained; with --minutes: by the plan"}
+        default=8192,
+        metadata={"help": "Tokens of the tokenizer that is trained; with --minutes by the plan, unless given"},
     )
     head_start: bool = field(
         default=True, metadata={"help": "Fit a new model's embedding and head to the text's pairs of tokens first"}

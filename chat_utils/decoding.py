@@ -65,12 +65,11 @@ class Session:
     def step(self, limit: int = 1) -> list[int]:
         """Compute what is pending and return the tokens drawn, at most `limit`, none after one of `stop_ids`.
 
-        They are an empty list where part of a long prompt is still to come. Where the last turn was interrupted, they
-        are those that it drew before.
+        They are an empty list where part of a long prompt is still to come. Where the caller was interrupted in the
+        last turn, they are those of that turn.
         """
         self.limit = limit
-        if self.given == len(self.ids):
-            self.decoder.turns.step(self)
+        self.decoder.turns.step(self)
         drawn, self.given = self.ids[self.given :], len(self.ids)
         return drawn
 
@@ -112,13 +111,16 @@ class Decoder(ABC):
     def _turn(self, sessions: list[Session]) -> None:
         """Draw a token for each session; for one that nobody else waits beside, as many as a turn has time for."""
         until = time.perf_counter() + TURN_SECONDS
+        sessions = [session for session in sessions if session.given == len(session.ids)]
+        if not sessions:  # an interrupted turn drew what is to be given first
+            return
         self._step(sessions)
         if len(sessions) == 1:
             (session,) = sessions
             while (
                 0 < len(session.ids) - session.given < session.limit
                 and session.ids[-1] not in session.stop_ids
-                and not self.turns.is_wanted
+                and not self.turns.has_waiting
                 and time.perf_counter() < until
             ):
                 (logits,) = self.feed(sessions, [session.ids[-1:]])  # what _step does for more, without its cost

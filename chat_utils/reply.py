@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from chat_utils.decoding import Session
 from chat_utils.streaming import TextStream
 
-LOOP_TOKENS = 8  # loops are looked for after each so many, however fast they come: a seed's reply has one end
+LOOP_TOKENS = 16  # loops are looked for after each so many, however fast they come: a seed's reply has one end
 
 
 @dataclass

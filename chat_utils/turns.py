@@ -29,7 +29,7 @@ class OneThread:
 
 
 class _Turn:
-    """One wish for a step, and what came of it."""
+    """One wish for a step, and whether it was computed."""
 
     def __init__(self, session) -> None:
         self.session = session
@@ -54,8 +54,8 @@ class Turns:
         self._step_seconds = 0.0
 
     @property
-    def is_wanted(self) -> bool:
-        """Whether anybody waits."""
+    def has_waiting(self) -> bool:
+        """Whether anybody waits for a step."""
         return bool(self._waiting)
 
     def step(self, session) -> None:
@@ -139,6 +139,8 @@ class Turns:
                 self._waiting.remove(turn)
                 if turn.ready.is_set():  # it was to lead
                     self._pass_on()
+            else:  # it is computed now, or was; not again where that fails
+                turn.is_done = True
 
     def _pass_on(self) -> None:
         self._is_busy = bool(self._waiting)

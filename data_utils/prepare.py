@@ -56,7 +56,7 @@ class PrepareArguments:
     workers: int = field(default=0, metadata={"help": "Tasks at a time; 0: one for each core (slurm: no limit)"})
     task_megabytes: float = field(default=32, metadata={"help": "Input of a task at most, which is what a kill costs"})
     ray_address: str | None = field(
-        default=None, metadata={"help": "Ray cluster; none: Ray is started on this machine"}
+        default=None, metadata={"help": "Ray cluster; unset: Ray is started on this machine"}
     )
     slurm_partition: str = field(default="normal", metadata={"help": "Slurm partition"})
     slurm_time: str = field(default="12:00:00", metadata={"help": "Slurm time limit of a task, hours:minutes:seconds"})

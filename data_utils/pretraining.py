@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from data_utils.caching import cache_folder, cache_key
 from data_utils.corpus import (
+    CORPUS_SOURCES,
     FEATURES,
     clean_corpus,
     count_text_bytes,
@@ -41,11 +42,13 @@ STREAM_SAMPLE = 10_000  # first documents of a stream, from which its tokenizer 
 def open_corpus(sources: list[Source], eval_fraction: float, streaming: bool) -> "SmallCorpus | ShardedCorpus":
     """Return the sources as a corpus of the kind that fits them: streamed if asked for, else by their size.
 
-    Raises InputError where more is held out than a corpus folder was checked for, and for a stream that is repeated.
+    Raises InputError where more is held out than a corpus folder was checked for, and for what can't be streamed.
     """
     check_held_out(sources, eval_fraction)
     if streaming:
         for source in sources:
+            if source.path in CORPUS_SOURCES:
+                raise InputError(f"{source.path}: no built-in source is streamed; name files or hub data by --corpus")
             if source.times != 1:
                 raise InputError(f"{source.path}@{source.times:g}: with --streaming true it is read once; leave out @")
         return StreamedCorpus(sources, eval_fraction)

@@ -58,10 +58,10 @@ class RunOptions:
         metadata={"help": "muon (Muon on matrices, AdamW on the rest), adamw, sgd, or any name that Trainer knows"},
     )
     per_device_train_batch_size: int = field(
-        default=8, metadata={"help": "Rows of a pass on each GPU or process; with --minutes: by the plan"}
+        default=8, metadata={"help": "Rows of a pass on each GPU or process; with --minutes by the plan, unless given"}
     )
     gradient_accumulation_steps: int = field(
-        default=1, metadata={"help": "Passes of an optimizer step; with --minutes: by the plan"}
+        default=1, metadata={"help": "Passes of an optimizer step; with --minutes by the plan, unless given"}
     )
     warmup_steps: float = field(
         default=0, metadata={"help": "Steps in which the learning rate rises; below 1: share of the run"}

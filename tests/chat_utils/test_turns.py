@@ -7,15 +7,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from chat_utils.turns import OneThread, Turns
+from chat_utils.turns import OneThread, Turns, _Turn
 
 
 def make_session(name: str, can_share: bool = True) -> SimpleNamespace:
-    return SimpleNamespace(name=name, can_share=can_share)
+    return SimpleNamespace(name=name, can_share=can_share, drawn=0)
 
 
 def run_threads(turns: Turns, sessions: list, steps: int) -> dict[str, list]:
-    """Have a thread for each session take its steps; return what each got."""
+    """Have a thread for each session take its steps; return how many each had after each step."""
     got: dict[str, list] = {session.name: [] for session in sessions}
 
     def work(session) -> None:
@@ -34,7 +34,7 @@ def run_threads(turns: Turns, sessions: list, steps: int) -> dict[str, list]:
 
 def draw(sessions: list) -> None:
     for session in sessions:
-        session.drawn = session.name
+        session.drawn += 1
 
 
 def compute_slowly(batches: list, seconds: float = 0.002):
@@ -50,7 +50,7 @@ def test_one_at_a_time_in_fair_turns():
     batches: list[list[str]] = []
     sessions = [make_session(name) for name in "abcd"]
     got = run_threads(Turns(compute_slowly(batches)), sessions, 25)
-    assert got == {name: [name] * 25 for name in "abcd"}
+    assert got == {name: list(range(1, 26)) for name in "abcd"}
     assert all(len(batch) == 1 for batch in batches)
     # While all four run, none has two steps more than another.
     order = [name for (name,) in batches][8:80]
@@ -62,7 +62,7 @@ def test_those_who_can_share_compute_together():
     batches: list[list[str]] = []
     sessions = [make_session(name) for name in "abcd"] + [make_session("x", can_share=False)]
     got = run_threads(Turns(compute_slowly(batches), limit=4), sessions, 25)
-    assert got == {name: [name] * 25 for name in "abcdx"}
+    assert got == {name: list(range(1, 26)) for name in "abcdx"}
     assert all(batch == ["x"] for batch in batches if "x" in batch)
     shared = [batch for batch in batches if "x" not in batch]
     assert max(len(batch) for batch in shared) == 4
@@ -76,7 +76,7 @@ def test_a_lone_session_never_waits():
     for _ in range(200):
         turns.step(session)
     assert time.perf_counter() - started < 0.5
-    assert session.drawn == "a"
+    assert session.drawn == 200
 
 
 def test_one_thread_computes_for_all_others():
@@ -107,13 +107,14 @@ def test_error_is_for_the_one_that_causes_it_and_others_go_on():
 
     thread = threading.Thread(target=fail, daemon=True)
     thread.start()
-    for _ in range(20):
-        good = make_session("good")
+    good = make_session("good")
+    for number in range(20):
         turns.step(good)
-        assert good.drawn == "good"
+        assert good.drawn == number + 1
     thread.join(timeout=10)
     assert len(caught) == 5
     turns.step(good)
+    assert good.drawn == 21
 
 
 def test_interrupted_wait_leaves_no_gap():
@@ -143,4 +144,31 @@ def test_interrupted_wait_leaves_no_gap():
     finally:
         threading.Event = event
     turns.step(waiting)
-    assert waiting.drawn == "b"
+    assert waiting.drawn == 1
+
+
+def test_who_leaves_a_step_that_then_fails_holds_nobody_up():
+    """It was gathered already: given back to the queue, it would be told to lead, and nobody would."""
+    started, go_on = threading.Event(), threading.Event()
+
+    def compute(sessions: list) -> None:
+        if len(sessions) > 1:
+            started.set()
+            go_on.wait(10)
+            raise ValueError("all of them")
+        draw(sessions)
+
+    turns = Turns(compute, limit=2)
+    left, leader, late = (make_session(name) for name in ("left", "leader", "late"))
+    waiting = _Turn(left)
+    turns._waiting.append(waiting)
+    thread = threading.Thread(target=turns.step, args=(leader,), daemon=True)
+    thread.start()
+    started.wait(10)
+    turns._leave(waiting)  # what Ctrl-C does to who waits
+    go_on.set()
+    thread.join(10)
+    other = threading.Thread(target=turns.step, args=(late,), daemon=True)
+    other.start()
+    other.join(10)
+    assert (left.drawn, leader.drawn, late.drawn) == (0, 1, 1)
