@@ -144,3 +144,17 @@ def test_interrupt_before_a_script_begins_is_a_line_too():
     )
     assert ended.returncode == -signal.SIGINT
     assert ended.stderr == "error: interrupted; what was complete before is untouched\n"
+
+
+@pytest.mark.parametrize(
+    "script", ["train.py", "finetune_dialogue.py", "chat.py", "export.py", "-m data_utils.prepare"]
+)
+def test_interrupt_while_a_script_imports_is_a_line(tmp_path, script):
+    for package in ("transformers", "datasets"):
+        (tmp_path / f"{package}.py").write_text("raise KeyboardInterrupt")
+    ended = subprocess.run(
+        [sys.executable, *script.split()], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    assert ended.returncode == -signal.SIGINT
+    assert ended.stderr == "error: interrupted; what was complete before is untouched\n"
