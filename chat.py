@@ -30,7 +30,7 @@ from chat_utils.terminal.loop import Chat, talk
 from chat_utils.terminal.prompt import default_history
 from chat_utils.terminal.screen import Screen
 from data_utils.dialogue import DialogueError
-from options import add_options, name_options, read_options
+from options import add_options, name_options, read_options, refuse_useless
 
 SAMPLE_PROMPTS = ("Hello! How are you today?", "What is your name?", "你好！", "你叫什么名字？")
 
@@ -94,8 +94,8 @@ def check_effect(options: argparse.Namespace, typed: set[str]) -> None:
         ({"top_p", "top_k", "seed"}, options.temperature == 0 and not is_server, "with --temperature 0"),
     )
     for names, applies, why in without_effect:
-        for name in sorted(names & typed) if applies else ():
-            raise InputError(f"command line: --{name} has no effect {why}; leave it out")
+        if applies:
+            refuse_useless(typed, names, f"{why}; leave it out")
 
 
 def find_model() -> str:

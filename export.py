@@ -42,6 +42,7 @@ from chat_utils.verify import check_tokens, compare_replies
 from data_utils.dialogue import stop_token_id
 from export_utils import adapter, ctranslate2, onnx
 from export_utils.ollama import make_modelfile
+from options import refuse_useless
 from train_utils.checkpoint import weights_version
 
 # What each form is called by: its types from whole to small, the type that is taken where none is named, its packages.
@@ -68,10 +69,10 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(argv)
     if not options.to and not options.push:
         raise InputError(f"command line: name a form: --to {', '.join(FORMS)}")
-    for name in ("quantize", "output") if not options.to else ():
-        if getattr(options, name):
-            raise InputError(f"command line: --{name} has no effect without --to")
-    if options.to:
+    if not options.to:
+        given = {name for name, value in vars(options).items() if value}
+        refuse_useless(given, {"quantize", "output"}, "without --to")
+    else:
         types, default, packages = FORMS[options.to]
         options.quantize = options.quantize or default
         if options.quantize not in types:

@@ -26,7 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
-from options import answer_early, check_range, parse_arguments
+from options import answer_early, check_range, parse_arguments, refuse_useless
 from train_utils.run_options import RunOptions, trainer_names
 
 ROOT = Path(__file__).parent
@@ -70,11 +70,11 @@ class DialogueArguments:
         check_range("lora_rank", self.lora_rank, 1, 2**20)
 
     def check_typed(self, typed: set[str]) -> None:
-        """Raise ValueError for an option of the command line that has no effect without another one."""
-        for name in sorted(typed & {"lora_rank", "lora_alpha", "lora_targets"}) if not self.lora else ():
-            raise ValueError(f"--{name} has no effect without --lora true")
-        if "replay_corpus" in typed and self.replay is None:
-            raise ValueError("--replay_corpus has no effect without --replay")
+        """Raise InputError for an option of the command line that has no effect without another one."""
+        if not self.lora:
+            refuse_useless(typed, {"lora_rank", "lora_alpha", "lora_targets"}, "without --lora true")
+        if self.replay is None:
+            refuse_useless(typed, {"replay_corpus"}, "without --replay")
 
 
 @dataclass

@@ -23,6 +23,12 @@ def check_range(name: str, value: float, low: float, high: float) -> None:
         raise ValueError(f"--{name} {value} is outside {low:g} to {high:g}")
 
 
+def refuse_useless(given: Set[str], names: Set[str], why: str) -> None:
+    """Raise InputError for the first of the names that is among the options given on the command line."""
+    for name in sorted(given & names):
+        raise InputError(f"command line: --{name} has no effect {why}")
+
+
 def parse_arguments(
     dataclass_types: tuple[type, ...],
     argv: list[str] | None,
@@ -35,8 +41,8 @@ def parse_arguments(
     Precedence: dataclass, then YAML (the default one where none is named), then command line. Raises InputError for a
     key that no dataclass has, with the nearest that one has, and for a value of the wrong kind. Each object gets an
     attribute `given`: the options that the user gave, by command line or a YAML that they named. An object with a
-    method `check_typed` is told those of the command line alone, and may raise ValueError. The values of `other_names`,
-    options that exist but that no dataclass given here has, are passed over.
+    method `check_typed` is told those of the command line alone, and may raise ValueError or `refuse_useless`. The
+    values of `other_names`, options that exist but that no dataclass given here has, are passed over.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = HfArgumentParser(dataclass_types, description=description, add_help=False, allow_abbrev=False)

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 
-from options import answer_early, check_range, parse_arguments
+from options import answer_early, check_range, parse_arguments, refuse_useless
 from train_utils.run_options import EVAL_TOKENS, RunOptions, trainer_names
 
 ROOT = Path(__file__).parent
@@ -59,13 +59,11 @@ class CorpusArguments:
             raise ValueError("--sources has no effect with --streaming true, which does not mix; use --corpus")
 
     def check_typed(self, typed: set[str]) -> None:
-        """Raise ValueError for an option of the command line that another one replaces."""
-        if self.sources and "corpus" in typed:
-            raise ValueError("--corpus has no effect with --sources, which replaces it; leave out one of the two")
-        if self.streaming and "head_start" in typed:
-            raise ValueError(
-                "--head_start has no effect with --streaming true, which has none; leave out one of the two"
-            )
+        """Raise InputError for an option of the command line that another one replaces."""
+        if self.sources:
+            refuse_useless(typed, {"corpus"}, "with --sources, which replaces it; leave out one of the two")
+        if self.streaming:
+            refuse_useless(typed, {"head_start"}, "with --streaming true, which has none; leave out one of the two")
 
 
 @dataclass
@@ -95,11 +93,12 @@ class ModelArguments:
         check_range("block_tokens", self.block_tokens, 2, 2**31)
 
     def check_typed(self, typed: set[str]) -> None:
-        """Raise ValueError for an option of the command line that another one leaves without effect."""
-        for name in sorted(typed & {"model_shape", "vocab_size", "head_start"}) if self.base else ():
-            raise ValueError(f"--{name} has no effect with --base, whose own stays; leave out one of the two")
-        if self.tokenizer and "vocab_size" in typed:
-            raise ValueError("--vocab_size has no effect with --tokenizer, which has its own; leave out one of the two")
+        """Raise InputError for an option of the command line that another one leaves without effect."""
+        if self.base:
+            own = {"model_shape", "vocab_size", "head_start"}
+            refuse_useless(typed, own, "with --base, whose own stays; leave out one of the two")
+        if self.tokenizer:
+            refuse_useless(typed, {"vocab_size"}, "with --tokenizer, which has its own; leave out one of the two")
 
 
 if __name__ == "__main__":  # help and mistakes at once: what follows takes seconds to import

@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 
 from data_utils.caching import cache_key
 from data_utils.folder import MANIFEST
-from options import check_range, parse_arguments
+from options import check_range, parse_arguments, refuse_useless
 
 ROOT = Path(__file__).parents[1]
 DUPLICATES = ("near", "exact", "none")
@@ -71,14 +71,13 @@ class PrepareArguments:
         check_range("task_megabytes", self.task_megabytes, 0.001, 10**6)
 
     def check_typed(self, typed: set[str]) -> None:
-        """Raise ValueError for an option of the command line that another one leaves without effect."""
-        for names, needed, value in (
-            ({"near_similarity"}, "duplicates", "near"),
-            ({"ray_address"}, "executor", "ray"),
-            ({"slurm_partition", "slurm_time"}, "executor", "slurm"),
-        ):
-            for name in sorted(names & typed) if getattr(self, needed) != value else ():
-                raise ValueError(f"--{name} has no effect without --{needed} {value}")
+        """Raise InputError for an option of the command line that another one leaves without effect."""
+        if self.duplicates != "near":
+            refuse_useless(typed, {"near_similarity"}, "without --duplicates near")
+        if self.executor != "ray":
+            refuse_useless(typed, {"ray_address"}, "without --executor ray")
+        if self.executor != "slurm":
+            refuse_useless(typed, {"slurm_partition", "slurm_time"}, "without --executor slurm")
 
 
 # What may change between a stop and going on: it changes nothing in the corpus.

@@ -42,15 +42,10 @@ STREAM_SAMPLE = 10_000  # first documents of a stream, from which its tokenizer 
 def open_corpus(sources: list[Source], eval_fraction: float, streaming: bool) -> "SmallCorpus | ShardedCorpus":
     """Return the sources as a corpus of the kind that fits them: streamed if asked for, else by their size.
 
-    Raises InputError where more is held out than a corpus folder was checked for, and for what can't be streamed.
+    Raises InputError where more is held out than a corpus folder was checked for.
     """
     check_held_out(sources, eval_fraction)
     if streaming:
-        for source in sources:
-            if source.path in CORPUS_SOURCES:
-                raise InputError(f"{source.path}: no built-in source is streamed; name files or hub data by --corpus")
-            if source.times != 1:
-                raise InputError(f"{source.path}@{source.times:g}: with --streaming true it is read once; leave out @")
         return StreamedCorpus(sources, eval_fraction)
     return (ShardedCorpus if needs_shards(sources) else SmallCorpus)(sources, eval_fraction)
 
@@ -115,7 +110,12 @@ class StreamedCorpus(SmallCorpus):
     """Documents read as they are needed, from files or the hub; the first ones give the tokenizer and the held-out."""
 
     def read(self) -> Dataset:
-        """Return the first documents, and keep the stream."""
+        """Return the first documents, and keep the stream; raise InputError for what no stream holds."""
+        for source in self.sources:
+            if source.path in CORPUS_SOURCES:
+                raise InputError(f"{source.path}: no built-in source is streamed; name files or hub data by --corpus")
+            if source.times != 1:
+                raise InputError(f"{source.path}@{source.times:g}: with --streaming true it is read once; leave out @")
         first = self.sources[0]
         paths = [source.path for source in self.sources]
         self.stream = stream_corpus(paths, first.sample_by, first.text_column, first.remove_stop_words)

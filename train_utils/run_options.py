@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar
 
-from options import check_range
+from options import check_range, refuse_useless
 
 REPLACED_BY_CLOCK = {
     "max_steps", "num_train_epochs", "warmup_steps", "lr_scheduler_type", "lr_scheduler_kwargs", "eval_strategy",
@@ -131,33 +131,31 @@ class RunOptions:
                 raise ValueError("--use_liger_kernel needs a package: pip install liger-kernel")
 
     def check_typed(self, typed: set[str]) -> None:
-        """Raise ValueError for an option of the command line that another one replaces; a recipe may hold any.
+        """Raise ValueError or InputError for one of the command line that another replaces; a recipe may hold any.
 
         Epochs of the command line replace a recipe's steps.
         """
         if self.minutes is not None:
-            for name in sorted(typed & REPLACED_BY_CLOCK):
-                raise ValueError(f"--{name} has no effect with --minutes, which sets it; leave out one of the two")
+            refuse_useless(typed, REPLACED_BY_CLOCK, "with --minutes, which sets it; leave out one of the two")
             if self.logging_steps < 1:
                 raise ValueError(
                     f"--logging_steps {self.logging_steps:g} is below 1; --minutes needs a number of steps"
                 )
         elif "num_train_epochs" in typed and self.max_steps > 0:
             if "max_steps" in typed:
-                raise ValueError("--num_train_epochs has no effect with --max_steps; leave out one of the two")
+                refuse_useless(typed, {"num_train_epochs"}, "with --max_steps; leave out one of the two")
             self.max_steps = -1
         for option, values, useless in WITHOUT_EFFECT:
             value = getattr(self, option, None)  # save_strategy is Trainer's, which isn't imported for --help
             value = getattr(value, "value", value)
             if value in values and not (self.minutes is not None and option in REPLACED_BY_CLOCK):
-                for name in sorted(typed & useless):
-                    raise ValueError(f"--{name} has no effect with --{option} {value}; leave out one of the two")
+                refuse_useless(typed, useless, f"with --{option} {value}; leave out one of the two")
         if self.overwrite and (self.resume_from_checkpoint or "false").lower() != "false":
             raise ValueError("--overwrite true begins anew, --resume_from_checkpoint goes on; leave out one of the two")
         if "matrix_learning_rate" in typed and self.optim != "muon":
             raise ValueError(f"--matrix_learning_rate is Muon's; --optim {self.optim} has --learning_rate alone")
-        if "decay_share" in typed and self.minutes is None and self.lr_scheduler_type != "warmup_stable_decay":
-            raise ValueError(f"--decay_share has no effect with --lr_scheduler_type {self.lr_scheduler_type}")
+        if self.minutes is None and self.lr_scheduler_type != "warmup_stable_decay":
+            refuse_useless(typed, {"decay_share"}, f"with --lr_scheduler_type {self.lr_scheduler_type}")
 
     def count_eval_tokens(self, languages: int, run_tokens: float) -> int:
         """Return how many tokens of each language an evaluation measures: so many that all cost 3% of the training.

@@ -237,10 +237,11 @@ def test_another_dialogue_on_a_warm_engine(checkpoint, second):
     assert answer(engine, second) == answer(Engine(str(checkpoint)), second)
 
 
-def test_cancelled_reply_leaves_the_next_right(checkpoint):
+def test_cancelled_reply_leaves_the_next_right(checkpoint, monkeypatch):
+    monkeypatch.setattr(decoding, "TURN_SECONDS", 0)  # a piece for each token, or nearly
     engine = Engine(str(checkpoint))
-    pieces = list(islice(engine.reply(say("Hello there"), Sampling(**GREEDY, max_new_tokens=30)), 2))
-    assert len(pieces) == 2
+    pieces = list(islice(engine.reply(say("Hello there"), Sampling(**GREEDY, max_new_tokens=30)), 3))
+    assert len(pieces) == 3
     following = say("Hello there", "".join(pieces).strip(), "go on")
     assert answer(engine, following) == answer(Engine(str(checkpoint)), following)
 
