@@ -1,5 +1,6 @@
 """One run, from a model and rows to a folder that holds the trained checkpoint and its report."""
 
+import gc
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -140,6 +141,10 @@ def train_and_save(
         finish_run(trainer, tokenizer, output_dir, run, samples.last, progress)
         say(f"done: {output_dir}/ holds the model, loss.png and report.md; next: {next_step}")
     args.distributed_state.wait_for_everyone()
+    # DDP's Reducer goes first: as the last to hold the process group it would wait, with the interpreter's lock, for
+    # gloo's thread, which can be waiting for that lock.
+    del trainer
+    gc.collect()
     args.distributed_state.destroy_process_group()  # or its threads can abort a process that leaves
     return 0
 
