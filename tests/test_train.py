@@ -32,6 +32,25 @@ LAUNCH_TWO = [
     sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_machines", "1", "--mixed_precision", "no",
     "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1", "--num_processes", "2", "train.py",
 ]  # fmt: skip
+# train.py, with a line that says what still holds the process group as it is destroyed: it can hang there.
+WATCHED_END = """
+import gc, sys
+from pathlib import Path
+from accelerate import PartialState
+from torch.nn.parallel import DistributedDataParallel
+
+destroy = PartialState.destroy_process_group
+
+def destroy_watched(state, *arguments):
+    left = sum(type(thing) is DistributedDataParallel for thing in gc.get_objects())
+    sys.stdout.write(f"{left} DDP modules left\\n")
+    destroy(state, *arguments)
+
+PartialState.destroy_process_group = destroy_watched
+sys.path.insert(0, ".")
+__file__ = str(Path("train.py").resolve())
+exec(Path(__file__).read_text(encoding="utf-8"))
+"""
 CLOCKED = ("--max_steps", "--warmup_steps", "--eval_steps", "--save_steps")  # set by the clock, or by shares
 
 
@@ -328,8 +347,11 @@ def test_two_processes_equal_twice_the_accumulation(train_options, tmp_path):
     """Two gloo processes and one with accumulation 2 see the same rows in a step: the same loss."""
     options = [*without(unevaluated(train_options), "--save_steps"), "--max_steps", "6", "--save_strategy", "no",
                "--logging_steps", "1"]  # fmt: skip
-    two = run_script(*LAUNCH_TWO, *options, "--output_dir", str(tmp_path / "two"))
+    watched = tmp_path / "watched.py"
+    watched.write_text(WATCHED_END, encoding="utf-8")
+    two = run_script(*LAUNCH_TWO[:-1], str(watched), *options, "--output_dir", str(tmp_path / "two"))
     assert two.returncode == 0, two.stdout + two.stderr
+    assert two.stdout.count("0 DDP modules left\n") == 2
     one = ["--gradient_accumulation_steps", "2", "--output_dir", str(tmp_path / "one")]
     assert train.main([*options, *one]) == 0
     records = [yaml.safe_load((tmp_path / name / "run.yaml").read_text()) for name in ("one", "two")]
@@ -368,13 +390,21 @@ def test_activations_computed_twice_give_the_same_weights(trained, train_options
     assert_same_weights(trained, tmp_path / "out")
 
 
-def test_compiled_run_resumes_and_opens_with_transformers_alone(train_options, tmp_path, monkeypatch):
-    """Traced as inductor's would be, but run by torch itself, which takes no time to compile."""
+def test_compiled_run_resumes_and_opens_with_transformers_alone(train_options, corpus_file, tmp_path, monkeypatch):
+    """Traced as inductor's would be, but run by torch itself, which takes no time to compile.
+
+    An epoch's third and last batch has fewer rows, which run plain: it comes after the resume, and full ones after it.
+    """
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
-    options = [*train_options, "--torch_compile", "true", "--max_steps", "4", "--save_steps", "2", "--eval_steps", "2"]
+    short = tmp_path / "short.txt"
+    short.write_text("\n\n".join(corpus_file.read_text(encoding="utf-8").split("\n\n")[::40]), encoding="utf-8")
+    options = [*train_options, "--torch_compile", "true", "--max_steps", "5", "--save_steps", "2", "--eval_steps", "2"]
     whole, again = tmp_path / "whole", tmp_path / "again"
-    options += ["--activation_checkpointing", "true"]
+    options += ["--activation_checkpointing", "true", "--corpus", str(short), "--logging_steps", "1"]
+    options += ["--per_device_train_batch_size", "16"]
     assert train.main([*options, "--output_dir", str(whole)]) == 0
+    log = json.loads((whole / "checkpoint-5" / "trainer_state.json").read_text())["log_history"]
+    assert [entry["epoch"] for entry in log if "loss" in entry][2] == 1
     assert not [name for name in weights(whole) if "_orig_mod" in name]
     shutil.copytree(whole, again)
     forget_the_end(again, "checkpoint-2")
