@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from options import answer_early, check_range, parse_arguments, refuse_useless
+from train_utils.cpu_processes import start_cpu_processes
 from train_utils.run_options import RunOptions, trainer_names
 
 ROOT = Path(__file__).parent
@@ -89,6 +90,7 @@ class TuneOptions(RunOptions):
 
 if __name__ == "__main__":  # help and mistakes at once: what follows takes seconds to import
     answer_early((DialogueArguments, TuneOptions), RECIPE, __doc__, trainer_names())
+    start_cpu_processes()
 
 from transformers import set_seed
 
@@ -113,7 +115,7 @@ from train_utils.adapters import add_adapters
 from train_utils.arguments import RunArguments, count_step_rows
 from train_utils.checkpoint import collect_settings, prepare_folder, read_record, weights_version
 from train_utils.dial import apply_plan, limit_steps, plan_tuning
-from train_utils.launch import silence_libraries, start_cpu_processes, use_all_cores
+from train_utils.launch import silence_libraries, use_all_cores
 from train_utils.model import check_packing, check_vocabulary, check_window, load_model
 from train_utils.samples import continue_prompts
 from train_utils.stopwatch import Stopwatch
@@ -262,7 +264,6 @@ def find_corpus(options: DialogueArguments) -> tuple[list[Source], float]:
 
 
 if __name__ == "__main__":
-    start_cpu_processes()
     use_all_cores()
     silence_libraries()
     run_script(main)

@@ -23,6 +23,7 @@ from functools import cache, partial
 from pathlib import Path
 
 from options import answer_early, check_range, parse_arguments, refuse_useless
+from train_utils.cpu_processes import start_cpu_processes
 from train_utils.run_options import EVAL_TOKENS, RunOptions, trainer_names
 
 ROOT = Path(__file__).parent
@@ -103,6 +104,7 @@ class ModelArguments:
 
 if __name__ == "__main__":  # help and mistakes at once: what follows takes seconds to import
     answer_early((CorpusArguments, ModelArguments, RunOptions), RECIPE, __doc__, trainer_names())
+    start_cpu_processes()
 
 from datasets import Dataset
 from transformers import set_seed
@@ -131,7 +133,7 @@ from train_utils.arguments import RunArguments, count_step_rows
 from train_utils.bigrams import find_last_norm, fit_bigrams
 from train_utils.checkpoint import collect_settings, prepare_folder, weights_version
 from train_utils.dial import apply_plan, limit_steps, on_meta, plan_pretraining, shape_of
-from train_utils.launch import silence_libraries, start_cpu_processes, use_all_cores
+from train_utils.launch import silence_libraries, use_all_cores
 from train_utils.model import build_model, check_vocabulary, check_window, load_model, model_config
 from train_utils.plan import MAX_EPOCHS, Plan
 from train_utils.samples import continue_prompts
@@ -268,7 +270,6 @@ def choose_shape(shape: ModelArguments, plan: Plan | None) -> Path | dict:
 
 
 if __name__ == "__main__":
-    start_cpu_processes()
     use_all_cores()
     silence_libraries()
     run_script(main)

@@ -1,35 +1,17 @@
-"""What a script does first: the CPU processes that `accelerate launch` promises, all cores, silent libraries."""
+"""What a training script does first: it takes all cores that it may, and silences libraries."""
 
 import logging
 import math
 import os
 import sys
-from itertools import pairwise
 from pathlib import Path
 
 import datasets
 import psutil
 import torch
-import yaml
 from transformers.utils import logging as transformers_logging
 
 CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")  # control groups, version 2: what `docker --cpus 2` sets
-
-
-def start_cpu_processes() -> None:
-    """Start the processes that `accelerate launch --cpu --num_processes N` promises, by torch's own launcher.
-
-    accelerate leaves CPU processes to mpirun, and without it runs a single one and says nothing. Where that has
-    happened (its marks stand in the environment, but no rank), this process becomes `python -m torch.distributed.run`
-    of N.
-    """
-    asked = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("true", "1") and "MASTER_ADDR" in os.environ
-    if not asked or any(name in os.environ for name in ("RANK", "WORLD_SIZE", "PMI_RANK", "OMPI_COMM_WORLD_RANK")):
-        return
-    processes = count_asked_processes(psutil.Process().parent().cmdline())
-    if processes > 1:
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-        os.execv(sys.executable, [*launcher, *sys.argv])
 
 
 def use_all_cores() -> None:
@@ -71,19 +53,3 @@ def silence_libraries() -> None:
     logging.getLogger("transformers.trainer_utils").setLevel(logging.ERROR)
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
-
-
-def count_asked_processes(command: list[str]) -> int:
-    """Return the `--num_processes` of an `accelerate launch` command line or of its `--config_file`; else 1.
-
-    >>> count_asked_processes(["python", "accelerate", "launch", "--cpu", "--num_processes", "2", "train.py"])
-    2
-    """
-    options = dict(pairwise(command))
-    options |= dict(argument.split("=", 1) for argument in command if argument.startswith("--") and "=" in argument)
-    if "--num_processes" in options:
-        return int(options["--num_processes"])
-    if "--config_file" in options:
-        config = yaml.safe_load(Path(options["--config_file"]).read_text(encoding="utf-8"))
-        return int(config.get("num_processes", 1))
-    return 1

@@ -1,0 +1,41 @@
+"""The CPU processes that `accelerate launch` promises: started before what takes seconds to import."""
+
+import os
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import psutil
+import yaml
+
+
+def start_cpu_processes() -> None:
+    """Start the processes that `accelerate launch --cpu --num_processes N` promises, by torch's own launcher.
+
+    accelerate leaves CPU processes to mpirun, and without it runs a single one and says nothing. Where that has
+    happened (its marks stand in the environment, but no rank), this process becomes `python -m torch.distributed.run`
+    of N.
+    """
+    asked = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("true", "1") and "MASTER_ADDR" in os.environ
+    if not asked or any(name in os.environ for name in ("RANK", "WORLD_SIZE", "PMI_RANK", "OMPI_COMM_WORLD_RANK")):
+        return
+    processes = count_asked_processes(psutil.Process().parent().cmdline())
+    if processes > 1:
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+        os.execv(sys.executable, [*launcher, *sys.argv])
+
+
+def count_asked_processes(command: list[str]) -> int:
+    """Return the `--num_processes` of an `accelerate launch` command line or of its `--config_file`; else 1.
+
+    >>> count_asked_processes(["python", "accelerate", "launch", "--cpu", "--num_processes", "2", "train.py"])
+    2
+    """
+    options = dict(pairwise(command))
+    options |= dict(argument.split("=", 1) for argument in command if argument.startswith("--") and "=" in argument)
+    if "--num_processes" in options:
+        return int(options["--num_processes"])
+    if "--config_file" in options:
+        config = yaml.safe_load(Path(options["--config_file"]).read_text(encoding="utf-8"))
+        return int(config.get("num_processes", 1))
+    return 1
