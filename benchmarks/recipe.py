@@ -37,10 +37,10 @@ def recipes(width: int, steps: int) -> dict[str, tuple[list[str], dict]]:
         "Muon's rate x 0.5": (["--matrix_learning_rate", str(0.5 * rates.matrices)], {}),
         "Muon's rate x 2": (["--matrix_learning_rate", str(2 * rates.matrices)], {}),
         "decay over the last 30%": (["--decay_share", "0.3"], {}),
-        "decay over the last 65%": (["--decay_share", "0.65"], {}),
+        "decay over all": (["--decay_share", "1"], {}),
         "tied head": ([], {"tie_word_embeddings": True}),
         "no QK-norm (Llama)": ([], {"model_type": "llama"}),
-        "four norms a layer (Gemma 3)": (
+        "Gemma 3's layers": (
             [],
             {"model_type": "gemma3_text", "query_pre_attn_scalar": HEAD_SIZE, "sliding_window": ROW_TOKENS},
         ),

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import tempfile
 import threading
 import time
@@ -17,6 +18,8 @@ atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
 os.environ.update(HF_HUB_OFFLINE="1", HF_HOME=_HOME, HF_DATASETS_DISABLE_PROGRESS_BARS="1", CUDA_VISIBLE_DEVICES="")
 for name in ("HF_DATASETS_CACHE", "HF_HUB_CACHE"):
     os.environ.pop(name, None)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a job in the background has it, and all that it starts
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
 import torch

@@ -384,6 +384,15 @@ def test_goes_on_from_a_base(trained, train_options, tmp_path):
     assert abs(next(entry["eval_zh_loss"] for entry in log if "eval_zh_loss" in entry) - base) < 0.5
 
 
+def test_rate_falls_from_the_end_of_a_warm_up_that_the_decay_would_overlap(train_options, tmp_path):
+    options = [*unevaluated(train_options), "--max_steps", "8", "--warmup_steps", "4", "--decay_share", "1",
+               "--logging_steps", "1", "--optim", "adamw", "--learning_rate", "0.008"]  # fmt: skip
+    assert train.main([*options, "--output_dir", str(tmp_path / "out")]) == 0
+    log = json.loads((tmp_path / "out" / "checkpoint-8" / "trainer_state.json").read_text())["log_history"]
+    rates = [entry["learning_rate"] for entry in log if "loss" in entry]
+    assert rates == pytest.approx([0, 0.002, 0.004, 0.006, 0.008, 0.006, 0.004, 0.002])
+
+
 def test_activations_computed_twice_give_the_same_weights(trained, train_options, tmp_path):
     options = [*train_options, "--activation_checkpointing", "true", "--output_dir", str(tmp_path / "out")]
     assert train.main(options) == 0

@@ -1,4 +1,4 @@
-"""What a training script does first: it takes all cores that it may, and silences libraries."""
+"""What a script does before it trains: it takes all cores that it may, and silences libraries."""
 
 import logging
 import math

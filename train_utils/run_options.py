@@ -70,7 +70,7 @@ class RunOptions:
         default="warmup_stable_decay", metadata={"help": "Learning-rate schedule, by Trainer's names"}
     )
     decay_share: float = field(
-        default=1.0, metadata={"help": "Last share of the run, in which the rate falls to zero (warmup_stable_decay)"}
+        default=0.65, metadata={"help": "Last share of the run, in which the rate falls to zero (warmup_stable_decay)"}
     )
     weight_decay: float = field(default=0.0, metadata={"help": "Decoupled decay of the matrices, times the rate"})
     max_grad_norm: float = field(default=1.0, metadata={"help": "Norm to which the gradients are cut; 0: never"})

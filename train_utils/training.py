@@ -78,7 +78,8 @@ def train_and_save(
     rates = choose_rates(args, model, step_tokens, max(1, min(planned, steps)))
     args.learning_rate = rates.rest
     if args.lr_scheduler_type == "warmup_stable_decay" and not args.lr_scheduler_kwargs:
-        args.lr_scheduler_kwargs = {"num_decay_steps": round(args.decay_share * steps), "decay_type": "linear"}
+        decay_steps = min(round(args.decay_share * steps), steps - args.get_warmup_steps(steps))
+        args.lr_scheduler_kwargs = {"num_decay_steps": max(0, decay_steps), "decay_type": "linear"}
     clock = None
     if args.minutes is not None:
         clock = Clock(
