@@ -409,8 +409,8 @@ def test_compiled_run_resumes_and_opens_with_transformers_alone(train_options, c
     short.write_text("\n\n".join(corpus_file.read_text(encoding="utf-8").split("\n\n")[::40]), encoding="utf-8")
     options = [*train_options, "--torch_compile", "true", "--max_steps", "5", "--save_steps", "2", "--eval_steps", "2"]
     whole, again = tmp_path / "whole", tmp_path / "again"
-    options += ["--activation_checkpointing", "true", "--corpus", str(short), "--logging_steps", "1"]
-    options += ["--per_device_train_batch_size", "16"]
+    options += ["--activation_checkpointing", "true", "--corpus", str(short), "--logging_steps", "1",
+                "--per_device_train_batch_size", "16"]  # fmt: skip
     assert train.main([*options, "--output_dir", str(whole)]) == 0
     log = json.loads((whole / "checkpoint-5" / "trainer_state.json").read_text())["log_history"]
     assert [entry["epoch"] for entry in log if "loss" in entry][2] == 1
