@@ -29,7 +29,7 @@ from chat_utils.terminal.conversation import Conversation
 from chat_utils.terminal.loop import Chat, talk
 from chat_utils.terminal.prompt import default_history
 from chat_utils.terminal.screen import Screen
-from data_utils.dialogue import DialogueError
+from data_utils.dialogue.checking import DialogueError
 from options import add_options, name_options, read_options, refuse_useless
 
 SAMPLE_PROMPTS = ("Hello! How are you today?", "What is your name?", "你好！", "你叫什么名字？")

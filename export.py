@@ -35,13 +35,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from chat_utils.engine import load_checkpoint
-from chat_utils.llama import gguf
-from chat_utils.llama.model import LlamaModel
+from chat_utils.runtimes.llama_cpp import LlamaModel
 from chat_utils.sampling import Sampling
-from chat_utils.verify import check_tokens, compare_replies
-from data_utils.dialogue import stop_token_id
+from data_utils.dialogue.format import stop_token_id
+from eval_utils.agreement import check_tokens, compare_replies
 from export_utils import adapter, ctranslate2, onnx
 from export_utils.ollama import make_modelfile
+from model_utils import gguf_writer as gguf
 from options import refuse_useless
 from train_utils.checkpoint import weights_version
 

@@ -95,28 +95,24 @@ if __name__ == "__main__":  # help and mistakes at once: what follows takes seco
 from transformers import set_seed
 
 from data_utils.caching import preparation_lock
-from data_utils.corpus import data_version, split_languages
-from data_utils.dialogue import (
-    DialogueError,
-    describe_forms,
-    name_assistant,
-    read_dialogues,
-    split_dialogues,
-    stop_token_id,
-)
-from data_utils.dialogue_report import describe_dialogues
-from data_utils.documents import Source, find_sources
-from data_utils.held_out import find_questions
-from data_utils.packing import collate_rows, encode_dialogues, pack_dialogues, thin_rows
-from data_utils.replay import mix_rows, read_replay
-from data_utils.sources import DIALOGUE_SOURCES
-from data_utils.tokenizer import add_chat_tokens, load_tokenizer, token_byte_counts, tokenizer_fingerprint
+from data_utils.dialogue.checking import DialogueError
+from data_utils.dialogue.format import stop_token_id
+from data_utils.dialogue.reading import describe_forms, name_assistant, read_dialogues, split_dialogues
+from data_utils.dialogue.report import describe_dialogues
+from data_utils.rows.held_out import find_questions
+from data_utils.rows.packing import collate_rows, encode_dialogues, pack_dialogues, thin_rows
+from data_utils.rows.replay import mix_rows, read_replay
+from data_utils.sources.builtin import DIALOGUE_SOURCES
+from data_utils.sources.corpus import data_version, split_languages
+from data_utils.sources.source import Source, find_sources
+from model_utils.checkpoint import load_model
+from model_utils.shapes import check_packing, check_vocabulary, check_window
+from model_utils.tokenizer import add_chat_tokens, load_tokenizer, token_byte_counts, tokenizer_fingerprint
 from train_utils.adapters import add_adapters
 from train_utils.arguments import RunArguments, count_step_rows
 from train_utils.checkpoint import collect_settings, prepare_folder, read_record, weights_version
-from train_utils.dial import apply_plan, limit_steps, plan_tuning
 from train_utils.launch import silence_libraries, use_all_cores
-from train_utils.model import check_packing, check_vocabulary, check_window, load_model
+from train_utils.plan.apply import apply_plan, limit_steps, plan_tuning
 from train_utils.samples import continue_prompts
 from train_utils.stopwatch import Stopwatch
 from train_utils.training import Run, train_and_save

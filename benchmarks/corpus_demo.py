@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from fastwarc.warc import WarcRecord, WarcRecordType
 
-from data_utils import prepare
+import prepare_corpus as prepare
 from data_utils.readers.webpages import decode_page, extract_text
 from errors import InputError, run_script
 

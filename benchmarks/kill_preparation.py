@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from data_utils import prepare
+import prepare_corpus as prepare
 
 
 def start(arguments: list[str]) -> int:

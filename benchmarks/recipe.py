@@ -18,8 +18,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.train import run_script
-from train_utils.model import HEAD_SIZE, model_config
-from train_utils.optimizer import scale_rates
+from model_utils.shapes import HEAD_SIZE, model_config
+from train_utils.steps.optimizer import scale_rates
 
 STEP_TOKENS, ROW_TOKENS = 4096, 256
 WIDTHS, STEPS = (128, 192), (60, 240)

@@ -30,9 +30,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, Trainer, TrainerCallb
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from train_utils.machine import keep_freed_memory, measure_peak, synchronize
-from train_utils.model import count_parameters, flops_per_token, make_fast, model_config
-from train_utils.optimizer import muon_adamw, scale_rates
+from model_utils.shapes import count_parameters, flops_per_token, model_config
+from train_utils.plan.machine import keep_freed_memory, measure_peak, synchronize
+from train_utils.steps.fast_model import make_fast
+from train_utils.steps.optimizer import muon_adamw, scale_rates
 
 # Width, vocabulary, and micro-batches of our step: 4, 31 and 124 M parameters. Muon's cost is of the step, not of its
 # tokens (at 124 M that of 2,500), so ours has the batch that `plan.choose_batch` gives a run of the size that has 200

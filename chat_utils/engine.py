@@ -17,18 +17,20 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from chat_utils.batched import load_batched_decoder
-from chat_utils.decoding import Decoder, TransformersDecoder
 from chat_utils.messages import clean_dialogue, clean_message, replace_surrogates
-from chat_utils.numpy_decoder import load_numpy_decoder
 from chat_utils.reply import Reply, Stats
+from chat_utils.runtimes.batched import load_batched_decoder
+from chat_utils.runtimes.decoder import Decoder, TransformersDecoder
+from chat_utils.runtimes.numpy_decoder import load_numpy_decoder
+from chat_utils.runtimes.slots import SlotDecoder
 from chat_utils.sampling import Sampling
-from chat_utils.slots import SlotDecoder
 from chat_utils.streaming import TextStream
 from chat_utils.window import longest_bytes
-from data_utils.dialogue import DialogueError, encode_prompt, stop_token_id
-from data_utils.tokenizer import add_chat_tokens
+from data_utils.dialogue.checking import DialogueError
+from data_utils.dialogue.format import stop_token_id
+from data_utils.dialogue.window import encode_prompt
 from errors import InputError, first_line
+from model_utils.tokenizer import add_chat_tokens
 
 KINDS = ("auto", "transformers", "batched", "llama.cpp")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -124,8 +126,8 @@ class Engine:
         check_checkpoint(path)
         self.name = Path(path).resolve().name
         if kind == "llama.cpp":
-            from chat_utils.llama.cache import find_gguf
-            from chat_utils.llama.model import LlamaModel
+            from chat_utils.runtimes.gguf_file import find_gguf
+            from chat_utils.runtimes.llama_cpp import LlamaModel
 
             if dtype != "auto":
                 raise InputError(f"--dtype {dtype}: llama.cpp has a precision of its own; leave it out")

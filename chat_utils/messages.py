@@ -5,8 +5,8 @@ import unicodedata
 from typing import Any
 
 from chat_utils.window import is_too_long, keep_end
-from data_utils.corpus import clean_text
-from data_utils.dialogue import DialogueError, check_message, check_order, too_long
+from data_utils.dialogue.checking import DialogueError, check_message, check_order, too_long
+from data_utils.text.cleaning import clean_text
 
 NO_ANSWER = "…"  # stands where nothing was answered, and after what was cut short
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from chat_utils.decoding import Session
+from chat_utils.runtimes.decoder import Session
 from chat_utils.streaming import TextStream
 
 LOOP_TOKENS = 16  # loops are looked for after each so many, however fast they come: a seed's reply has one end

@@ -2,7 +2,7 @@
 
 from transformers import PreTrainedTokenizerBase
 
-from chat_utils.states import count_shared
+from chat_utils.runtimes.prefix_cache import count_shared
 
 CUT_OFF = "\ufffd"  # what tokenizers decode bytes to that are no whole character, or not yet
 LOOP_COPIES = 4

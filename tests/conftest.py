@@ -41,7 +41,7 @@ def own_texts() -> list[str]:
 @pytest.fixture(scope="session")
 def tokenizer():
     """A small bilingual tokenizer, trained on the spot."""
-    from data_utils.tokenizer import train_tokenizer
+    from model_utils.tokenizer import train_tokenizer
 
     return train_tokenizer(own_texts(), 1200)
 
@@ -59,8 +59,8 @@ def tiny_checkpoint(tmp_path_factory, tokenizer) -> Path:
     """A random model in the one checkpoint form, its weights wide enough that greedy output varies."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from data_utils.dialogue import stop_token_id
-    from train_utils.checkpoint import save_model
+    from data_utils.dialogue.format import stop_token_id
+    from model_utils.checkpoint import save_model
 
     torch.manual_seed(0)
     special = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
@@ -149,8 +149,8 @@ def clean_texts() -> list[str]:
     """Texts in which nothing is wrong: the project's own dialogues and samples of the other default data."""
     from itertools import islice
 
-    from data_utils import sources
-    from data_utils.corpus import dialogue_text
+    from data_utils.sources import builtin as sources
+    from data_utils.sources.corpus import dialogue_text
 
     texts = own_texts()
     for name in ("chatterbot", "hsk", "chitchat"):
@@ -159,11 +159,11 @@ def clean_texts() -> list[str]:
 
 
 def write_corpus(folder: Path, texts: list[str], shards: int = 2, rows: int = 50) -> Path:
-    """Write documents as data_utils.prepare leaves them: Parquet shards in row groups of `rows`, and the manifest."""
+    """Write documents as prepare_corpus leaves them: Parquet shards in row groups of `rows`, and the manifest."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from data_utils.cleaning.languages import detect_language
+    from data_utils.text.languages import detect_language
 
     (folder / "data").mkdir(parents=True)
     entries = []

@@ -17,7 +17,7 @@ from transformers.utils import logging
 
 from chat_utils.engine import Engine, load_engine
 from chat_utils.sampling import Sampling
-from data_utils.cleaning.languages import detect_language
+from data_utils.text.languages import detect_language
 from errors import run_script
 from train_utils.report import is_loop
 

@@ -146,9 +146,7 @@ def test_interrupt_before_a_script_begins_is_a_line_too():
     assert ended.stderr == "error: interrupted; what was complete before is untouched\n"
 
 
-@pytest.mark.parametrize(
-    "script", ["train.py", "finetune_dialogue.py", "chat.py", "export.py", "-m data_utils.prepare"]
-)
+@pytest.mark.parametrize("script", ["train.py", "finetune_dialogue.py", "chat.py", "export.py", "-m prepare_corpus"])
 def test_interrupt_while_a_script_imports_is_a_line(tmp_path, script):
     for package in ("transformers", "datasets"):
         (tmp_path / f"{package}.py").write_text("raise KeyboardInterrupt")

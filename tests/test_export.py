@@ -16,10 +16,10 @@ from peft import LoraConfig, get_peft_model
 import export
 from chat_utils.engine import load_checkpoint
 from chat_utils.sampling import Sampling
-from chat_utils.verify import MAX_TIES, MIN_AGREEMENT, PROMPTS, TIE
 from errors import InputError
+from eval_utils.agreement import MAX_TIES, MIN_AGREEMENT, PROMPTS, TIE
 from export_utils.ollama import make_modelfile, split_template
-from train_utils.checkpoint import save_model
+from model_utils.checkpoint import save_model
 
 SLOW = pytest.mark.skipif(not os.environ.get("SLOW_TESTS"), reason="takes long: SLOW_TESTS=1 runs it")
 

@@ -17,11 +17,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import finetune_dialogue
 import train
-from data_utils.corpus import clean_corpus, dialogue_text, read_corpus, split_train_eval
-from data_utils.dialogue import encode_dialogue, read_dialogues, split_dialogues, stop_token_id
+from data_utils.dialogue.format import encode_dialogue, stop_token_id
+from data_utils.dialogue.reading import read_dialogues, split_dialogues
+from data_utils.sources.corpus import clean_corpus, dialogue_text, read_corpus, split_train_eval
 from errors import InputError
-from train_utils import clock, dial, stopwatch
-from train_utils.machine import Machine
+from train_utils import clock, stopwatch
+from train_utils.plan import apply as dial
+from train_utils.plan.machine import Machine
 
 ROOT = Path(__file__).parents[1]
 LAPTOP = Machine("cpu", "fp32", 1e11, ((128, 0.2), (512, 0.4)), 10**10, 10**11)

@@ -16,9 +16,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 from chat_utils.engine import Engine, load_engine
 from chat_utils.sampling import Sampling
-from chat_utils.verify import reply_greedily
-from data_utils.dialogue import encode_prompt
-from train_utils.checkpoint import save_model
+from data_utils.dialogue.window import encode_prompt
+from eval_utils.agreement import reply_greedily
+from model_utils.checkpoint import save_model
 
 QUESTIONS = ("Hello! How are you today?", "你好！今天天气怎么样？")
 STOP_ID = 2

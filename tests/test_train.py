@@ -21,9 +21,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerControl, Tr
 
 import train
 from errors import InputError
-from train_utils import clock, dial, stopwatch, training
+from train_utils import clock, stopwatch, training
 from train_utils.callbacks import Progress
-from train_utils.machine import Machine
+from train_utils.plan import apply as dial
+from train_utils.plan.machine import Machine
 
 ROOT = Path(__file__).parents[1]
 

@@ -15,7 +15,7 @@ from transformers import TrainerCallback
 from errors import InputError
 from train_utils.checkpoint import mark_complete
 from train_utils.clock import Clock
-from train_utils.machine import synchronize
+from train_utils.plan.machine import synchronize
 from train_utils.stopwatch import Stopwatch
 
 SAMPLES_SHARE = 0.01

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
+from transformers import TrainingArguments
 
 from errors import InputError
 from train_utils.arguments import count_step_rows
@@ -25,7 +25,6 @@ from train_utils.arguments import count_step_rows
 RUN_FILE = "run.yaml"
 COMPLETE_FILE = "complete.json"
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "peft")
-
 # Options that change where and how a run is shown or kept, not what it computes.
 NOT_SETTINGS = {
     "output_dir", "resume_from_checkpoint", "overwrite", "report_to", "run_name", "disable_tqdm", "log_level",
@@ -190,34 +189,3 @@ def find_last_complete(output_dir: Path) -> Path | None:
             return folder
         warnings.warn(f"{folder}: was cut off while being written; it is skipped", stacklevel=2)
     return None
-
-
-def save_model(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, output_dir: Path, stop_token_ids: list[int]
-) -> None:
-    """Write the one checkpoint form: weights, config, tokenizer, chat template, generation settings.
-
-    All is written aside and then moved, the weights last, so that a folder with weights is whole.
-    """
-    partial = output_dir / ".saving"
-    shutil.rmtree(partial, ignore_errors=True)
-    model.config.use_cache = True
-    model.generation_config = GenerationConfig(
-        eos_token_id=stop_token_ids, pad_token_id=tokenizer.pad_token_id, do_sample=True, temperature=0.7, top_p=0.9
-    )
-    model.save_pretrained(partial)
-    tokenizer.save_pretrained(partial)
-    name_tokenizer_class(partial)
-    files = sorted(partial.iterdir(), key=lambda path: path.suffix == ".safetensors")
-    for path in files:
-        path.replace(output_dir / path.name)
-    partial.rmdir()
-
-
-def name_tokenizer_class(folder: Path) -> None:
-    """Name the tokenizer's class as every version of transformers knows it; version 5 writes a name of its own."""
-    path = folder / "tokenizer_config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    if config.get("tokenizer_class") == "TokenizersBackend":
-        config["tokenizer_class"] = "PreTrainedTokenizerFast"
-        path.write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")

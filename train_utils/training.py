@@ -14,17 +14,19 @@ from transformers.integrations import apply_liger_kernel
 from transformers.trainer_callback import PrinterCallback
 
 from errors import InputError, first_line
+from eval_utils.metrics import bytes_per_label, make_compute_metrics, measure_tokens
+from model_utils.checkpoint import save_model
+from model_utils.shapes import count_parameters, flops_per_token
 from train_utils.arguments import RunArguments, avoid_waiting, count_step_rows, dtype_name
 from train_utils.callbacks import MarkComplete, Progress, Samples, StopOnDivergence, StopOnSignal
-from train_utils.checkpoint import read_record, save_model, start_record, write_record
+from train_utils.checkpoint import read_record, start_record, write_record
 from train_utils.clock import Clock
-from train_utils.dial import finish_seconds, settle_compilation
-from train_utils.machine import keep_freed_memory, measure_peak
-from train_utils.metrics import bytes_per_label, make_compute_metrics, measure_tokens
-from train_utils.model import count_parameters, flops_per_token, make_fast
-from train_utils.optimizer import choose_rates, optimizer_factory
+from train_utils.plan.apply import finish_seconds, settle_compilation
+from train_utils.plan.machine import keep_freed_memory, measure_peak
 from train_utils.report import describe_memory, peak_memory, plot_loss, write_report
 from train_utils.run_options import EVAL_COST
+from train_utils.steps.fast_model import make_fast
+from train_utils.steps.optimizer import choose_rates, optimizer_factory
 from train_utils.stopwatch import Stopwatch
 
 

@@ -10,7 +10,7 @@ from chat_utils.engine import Engine
 from chat_utils.reply import Reply
 from chat_utils.sampling import Sampling
 from chat_utils.server.openai_requests import ApiError, Request
-from data_utils.dialogue import DialogueError
+from data_utils.dialogue.checking import DialogueError
 
 
 class HangUpError(Exception):

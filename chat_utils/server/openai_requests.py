@@ -11,7 +11,7 @@ from difflib import get_close_matches
 
 from chat_utils.messages import clean_dialogue, replace_surrogates
 from chat_utils.sampling import Sampling
-from data_utils.dialogue import DialogueError
+from data_utils.dialogue.checking import DialogueError
 
 MAX_CHOICES = 8
 MAX_STOPS = 4  # as OpenAI's

@@ -11,7 +11,7 @@ from rich.cells import cell_len
 from chat_utils.engine import freeze_loaded
 from chat_utils.terminal.markdown import make_printable
 from chat_utils.terminal.wording import LANGUAGES, say
-from data_utils.dialogue import DialogueError
+from data_utils.dialogue.checking import DialogueError
 from errors import InputError
 
 if TYPE_CHECKING:

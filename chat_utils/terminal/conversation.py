@@ -13,7 +13,8 @@ from chat_utils.engine import Engine
 from chat_utils.messages import NO_ANSWER, clean_message
 from chat_utils.reply import Reply
 from chat_utils.sampling import Sampling
-from data_utils.dialogue import check_dialogue, clean_text
+from data_utils.dialogue.checking import check_dialogue
+from data_utils.text.cleaning import clean_text
 from errors import InputError
 
 FRAME_SECONDS = 0.03  # pieces that come faster are shown together

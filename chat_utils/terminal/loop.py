@@ -10,7 +10,7 @@ from chat_utils.terminal.conversation import Conversation
 from chat_utils.terminal.prompt import READ, make_reader, read_plainly
 from chat_utils.terminal.screen import Screen, guard_terminal
 from chat_utils.terminal.wording import locale_language, say, typed_language
-from data_utils.dialogue import DialogueError
+from data_utils.dialogue.checking import DialogueError
 from errors import InputError
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from datatrove.pipeline.base import PipelineStep
 
-from data_utils.folder import MANIFEST
 from data_utils.preparation.pictures import draw_pictures
 from data_utils.preparation.report import format_report
 from data_utils.preparation.tally import EXAMPLES, measure_broken, read_tallies, write_json
+from data_utils.sources.folder import MANIFEST
 
 
 class WriteReport(PipelineStep):

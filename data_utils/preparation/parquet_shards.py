@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_utils.splitting import SHARE
+from data_utils.text.splitting import SHARE
 
 COLUMNS = dict.fromkeys(("text", "language", "source", "id"), pa.string()) | {SHARE: pa.float64()}
 ROW_GROUP_BYTES = 8_000_000

@@ -8,15 +8,15 @@ import fsspec
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.filters.base_filter import BaseFilter
 
-from data_utils.cleaning.filters import CleaningArguments, build_filters
 from data_utils.preparation.duplicates import PART_BYTES, FindPairs, JoinPairs
 from data_utils.preparation.executors import Stage
+from data_utils.preparation.filters import CleaningArguments, build_filters
 from data_utils.preparation.leaks import BuildIndex, FindLeaks
 from data_utils.preparation.manifest import WriteReport
 from data_utils.preparation.signatures import ROWS
 from data_utils.preparation.stages import ReadSources, WriteClean, WriteCorpus
 from data_utils.preparation.tally import Chain, CheckBroken, Count, Tally
-from data_utils.readers.inputs import ReadArguments, cut_file, find_inputs, read_documents_of
+from data_utils.sources.inputs import ReadArguments, cut_file, find_inputs, read_documents_of
 from errors import InputError
 
 DUPLICATES = {"near": ROWS, "exact": 1, "none": 0}  # how many keys of each document are compared

@@ -19,7 +19,7 @@ from data_utils.preparation.parquet_shards import COLUMNS, ShardWriter
 from data_utils.preparation.signatures import SignatureFolder, Signatures, write_array
 from data_utils.preparation.tally import EXAMPLES, Tally, batches, shorten, tally_table
 from data_utils.readers.opening import Part
-from data_utils.splitting import SHARE
+from data_utils.text.splitting import SHARE
 
 CLEAN_COLUMNS = COLUMNS | {"held_out": pa.bool_(), "file": pa.int32()}  # the file's number, for the report
 FATES = {EXACT: "exact duplicate", NEAR: "near duplicate"}

@@ -13,7 +13,7 @@ from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.filters.base_filter import BaseFilter, get_filter_result
 
-from data_utils.cleaning.filters import BATCH_DOCUMENTS, EXAMPLES
+from data_utils.preparation.filters import BATCH_DOCUMENTS, EXAMPLES
 from data_utils.readers.files import Fault
 from errors import InputError
 

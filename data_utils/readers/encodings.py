@@ -13,8 +13,8 @@ from typing import AnyStr
 
 from charset_normalizer import from_bytes
 
-from data_utils.cleaning.mojibake import NO_TEXT, count_wide, plausibility
 from data_utils.readers.opening import Report, find_break
+from data_utils.text.mojibake import NO_TEXT, count_wide, plausibility
 
 BLOCK_BYTES = 1 << 20
 SAMPLE_BYTES = 1 << 16  # what an encoding is judged by

@@ -16,16 +16,18 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging
 
-from chat_utils import decoding, numpy_decoder
-from chat_utils.decoding import POOL_BYTES, Session, TransformersDecoder
 from chat_utils.engine import SLOTS, Engine, choose_decoder, load_engine
-from chat_utils.numpy_decoder import State
 from chat_utils.reply import LOOP_TOKENS, Reply
+from chat_utils.runtimes import decoder as decoding
+from chat_utils.runtimes import numpy_decoder
+from chat_utils.runtimes.decoder import POOL_BYTES, Session, TransformersDecoder
+from chat_utils.runtimes.numpy_decoder import State
 from chat_utils.sampling import Sampler, Sampling
 from chat_utils.streaming import TextStream
-from data_utils.dialogue import DialogueError, encode_prompt
+from data_utils.dialogue.checking import DialogueError
+from data_utils.dialogue.window import encode_prompt
 from errors import InputError
-from train_utils.checkpoint import save_model
+from model_utils.checkpoint import save_model
 
 GREEDY = {"temperature": 0, "repetition_penalty": 1.0}
 WINDOW = 256  # of the tiny checkpoint

@@ -9,11 +9,13 @@ from pathlib import Path
 import datasets
 import pytest
 
-from data_utils import caching, corpus, dialogue, sources
-from data_utils.corpus import clean_corpus, read_corpus, split_train_eval
-from data_utils.dialogue import name_assistant, read_dialogues
-from data_utils.packing import encode_dialogues, pack_dialogues, pack_documents, tokenize_documents
-from data_utils.readers import inputs
+from data_utils import caching
+from data_utils.dialogue import reading
+from data_utils.dialogue.reading import name_assistant, read_dialogues
+from data_utils.rows.packing import encode_dialogues, pack_dialogues, pack_documents, tokenize_documents
+from data_utils.sources import builtin as sources
+from data_utils.sources import corpus, inputs
+from data_utils.sources.corpus import clean_corpus, read_corpus, split_train_eval
 
 ROOT = Path(__file__).parents[2]
 
@@ -52,18 +54,19 @@ def test_key_changes_with_each_part():
     assert len({caching.cache_key(*part) for part in parts}) == len(parts)
 
 
-@pytest.mark.parametrize("change", ["nothing", "a line", "a line of a room", "a module"])
+@pytest.mark.parametrize("change", ["nothing", "a line", "a line of the other room", "a module"])
 def test_key_changes_with_the_code(monkeypatch, tmp_path, change):
-    shutil.copytree(
-        Path(caching.__file__).parent, tmp_path, ignore=shutil.ignore_patterns("*.jsonl"), dirs_exist_ok=True
-    )
+    for room in ("data_utils", "model_utils"):
+        shutil.copytree(ROOT / room, tmp_path / room, ignore=shutil.ignore_patterns("*.jsonl"))
     before = caching.cache_key("step")
     if change.startswith("a line"):
-        with (tmp_path / ("readers/rows.py" if "room" in change else "corpus.py")).open("a") as file:
+        with (tmp_path / ("model_utils/tokenizer.py" if "room" in change else "data_utils/caching.py")).open(
+            "a"
+        ) as file:
             file.write("# changed\n")
     elif change == "a module":
-        (tmp_path / "more.py").write_text("x = 1\n")
-    monkeypatch.setattr(caching, "__file__", str(tmp_path / "caching.py"))
+        (tmp_path / "data_utils" / "text" / "more.py").write_text("x = 1\n")
+    monkeypatch.setattr(caching, "__file__", str(tmp_path / "data_utils" / "caching.py"))
     caching._code_version.cache_clear()
     try:
         assert (caching.cache_key("step") == before) == (change == "nothing")
@@ -129,7 +132,7 @@ def small_source(monkeypatch):
     ("read", "module", "reader"),
     [
         (lambda: read_corpus(["small"]), corpus, "read_documents"),
-        (lambda: read_dialogues(["small"]), dialogue, "read_source"),
+        (lambda: read_dialogues(["small"]), reading, "read_source"),
     ],
 )
 def test_a_built_in_source_is_read_once_for_each_version(small_source, count_calls, read, module, reader):
@@ -146,7 +149,7 @@ def test_a_built_in_source_is_read_once_for_each_version(small_source, count_cal
 def test_a_dialogue_file_is_read_once_and_named_each_time(tmp_path, count_calls):
     path = tmp_path / "a.txt"
     path.write_text("Your name?\n{assistant_name}\n")
-    calls = count_calls(dialogue, "read_file")
+    calls = count_calls(reading, "read_file")
     for name in ("Momo", "Momo", "Zora"):
         assert name_assistant(read_dialogues([str(path)]), name)[0]["messages"][1]["content"] == name
     assert len(calls) == 1

@@ -15,9 +15,9 @@ from transformers import TrainingArguments
 from transformers.training_args import OptimizerNames
 
 import finetune_dialogue
+import prepare_corpus as prepare
 import train
-from data_utils import prepare
-from data_utils.cleaning.filters import CleaningArguments
+from data_utils.preparation.filters import CleaningArguments
 from data_utils.readers.files import ReadArguments
 from errors import InputError
 from options import parse_arguments

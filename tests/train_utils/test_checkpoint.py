@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from errors import InputError
+from model_utils.checkpoint import save_model
 from train_utils.arguments import RunArguments
 from train_utils.checkpoint import (
     collect_settings,
@@ -21,7 +22,6 @@ from train_utils.checkpoint import (
     mark_complete,
     prepare_folder,
     read_record,
-    save_model,
     start_record,
     write_record,
 )

@@ -16,7 +16,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from chat_utils.server.openai_requests import NUMBERS
-from data_utils.dialogue import read_file
+from data_utils.dialogue.reading import read_file
 from tests.conftest import run_server
 
 

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from chat_utils.sampling import Sampling
 from chat_utils.server.serve import ServerOptions, has_display, open_socket
-from data_utils.dialogue import DialogueError
+from data_utils.dialogue.checking import DialogueError
 from errors import InputError
 
 pytest.importorskip("starlette")

@@ -12,8 +12,9 @@ from chat_utils.messages import has_words
 from chat_utils.reply import Stats
 from chat_utils.sampling import Sampling
 from chat_utils.terminal.conversation import Conversation, answered, read_ahead
-from data_utils.corpus import clean_text
-from data_utils.dialogue import DialogueError, read_dialogues
+from data_utils.dialogue.checking import DialogueError
+from data_utils.dialogue.reading import read_dialogues
+from data_utils.text.cleaning import clean_text
 from errors import InputError
 from tests.scripted import ScriptedEngine, ScriptedReply
 

@@ -15,7 +15,7 @@ from chat_utils.terminal.conversation import Conversation
 from chat_utils.terminal.loop import Chat, take_line, talk
 from chat_utils.terminal.screen import Screen
 from chat_utils.terminal.wording import LANGUAGES, MESSAGES, locale_language, typed_language
-from data_utils.dialogue import DialogueError
+from data_utils.dialogue.checking import DialogueError
 from tests.chat_utils.terminal.test_conversation import BAD_FILES
 from tests.scripted import ScriptedEngine, load_engine
 

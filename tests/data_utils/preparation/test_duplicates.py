@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_utils import sources
 from data_utils.preparation.duplicates import (
     EXACT,
     KEPT,
@@ -28,6 +27,7 @@ from data_utils.preparation.shingles import (
     sign_shingles,
 )
 from data_utils.preparation.signatures import SignatureFolder, Signatures
+from data_utils.sources import builtin as sources
 from errors import InputError
 
 

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_utils.cleaning.mojibake import repair_misread
-from data_utils.corpus import clean_text
 from data_utils.readers.encodings import EncodingFault, decode_bytes, detect_encoding, read_lines
 from data_utils.readers.files import ReadArguments
-from data_utils.readers.inputs import read_documents_of
+from data_utils.sources.inputs import read_documents_of
+from data_utils.text.cleaning import clean_text
+from data_utils.text.mojibake import repair_misread
 
 ZH = "茶是一种很古老的饮料。今天的人们还在喝它，我们在这里说说它的历史和文化，以及它在世界各地的发展。"
 ZH_TRADITIONAL = "茶是一種很古老的飲料。今天的人們還在喝它，我們在這裡說說它的歷史和文化，以及它在世界各地的發展。"

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from data_utils.readers import records as records_of
 from data_utils.readers.files import ReadArguments, find_files
-from data_utils.readers.inputs import cut_file, read_documents_of
 from data_utils.readers.opening import FEED_BYTES
+from data_utils.sources.inputs import cut_file, read_documents_of
 from errors import InputError
 
 ZH = "茶是一种很古老的饮料。今天的人们还在喝它，我们在这里说说它的历史和文化，以及它在世界各地的发展。"

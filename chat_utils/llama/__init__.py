@@ -1,1 +1,0 @@
-"""A checkpoint in llama.cpp: written as GGUF, kept, and run."""

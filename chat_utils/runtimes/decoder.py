@@ -1,0 +1,209 @@
+"""What an engine asks of a runtime: logits for the next token, and computed beginnings that are used again.
+
+`Decoder` is the base of all: transformers here, the fast step in numpy_decoder.py, and in slots.py what holds many
+replies at once: transformers' batches (batched.py) and llama.cpp (llama/model.py).
+It owns the turns of open replies and the pool of computed states; a runtime says how a state is made, fed, cut and
+copied.
+"""
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Set
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+
+from chat_utils.runtimes.prefix_cache import StatePool
+from chat_utils.runtimes.scheduler import OneThread, Turns
+from chat_utils.sampling import Sampler, Sampling
+
+PREFILL_TOKENS = 256  # of a prompt in one turn, so that a long prompt doesn't keep other replies waiting
+TURN_SECONDS = 0.004  # that a lone reply goes on: what leads up to a turn costs as much as a token of a small model
+POOL_BYTES = 256 * 2**20  # counted by the tokens that states have room for
+
+
+# Largest difference to transformers' logits, as a share of the largest, where a decoder is to take its place: one that
+# is wrong is far off, and with halves transformers itself rounds in other places.
+SAME_LOGITS = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
+
+
+@torch.inference_mode()
+def compute_reference(model: PreTrainedModel) -> tuple[list[int], np.ndarray]:
+    """Return ids, and the logits (V, float32) that transformers computes after the last: what a decoder is held to."""
+    window = getattr(model.config, "max_position_embeddings", 2048)
+    ids = [number * 7919 % model.get_input_embeddings().num_embeddings for number in range(min(24, window))]
+    prompt = torch.tensor([ids], device=model.device)
+    output = model(prompt, attention_mask=torch.ones_like(prompt), logits_to_keep=1)
+    return ids, output.logits[0, -1].float().cpu().numpy()
+
+
+def is_same(model: PreTrainedModel, found: np.ndarray, expected: np.ndarray) -> bool:
+    """Tell whether logits are those that the model has."""
+    return bool(np.abs(found - expected).max() <= SAME_LOGITS[model.dtype] * np.abs(expected).max())
+
+
+class Session:
+    """One reply in a decoder: its ids, the state that holds the computed ones, and what draws the next."""
+
+    def __init__(self, decoder: "Decoder", ids: list[int], sampling: Sampling, stop_ids: Set[int]) -> None:
+        self.decoder: Decoder | None = decoder
+        self.stop_ids = stop_ids
+        self.limit = 1  # tokens that are wanted of the next turn, at most
+        self.ids = list(ids)
+        self.given = len(ids)  # how many of them the caller has
+        self.sampler = Sampler(sampling, ids)
+        self.state: Any = None
+        self.computed = 0  # how many of the ids the state holds
+        self.cached_tokens = 0
+        # Rows computed together are rounded another way than alone, by one part in a million: what must come out the
+        # same again is computed alone, unless the decoder's steps always have one shape.
+        self.can_share = decoder.shares_all or (sampling.seed is None and sampling.temperature > 0)
+
+    def step(self, limit: int = 1) -> list[int]:
+        """Compute what is pending and return the tokens drawn, at most `limit`, none after one of `stop_ids`.
+
+        They are an empty list where part of a long prompt is still to come. Where the caller was interrupted in the
+        last turn, they are those of that turn.
+        """
+        self.limit = limit
+        self.decoder.turns.step(self)
+        drawn, self.given = self.ids[self.given :], len(self.ids)
+        return drawn
+
+    def advance(self, computed: int, token: int | None) -> None:
+        """Note that so many ids more are computed, and the token that was drawn, if any."""
+        self.computed += computed
+        if token is not None:
+            self.ids.append(token)
+
+    def close(self) -> None:
+        """Leave what was computed to the pool, for the next turn of the same dialogue, and let go of the model."""
+        decoder, self.decoder = self.decoder, None
+        if decoder is not None and self.state is not None:
+            decoder.pool.put(self.ids[: self.computed], self.state)
+            self.state = None
+
+
+class Decoder(ABC):
+    """Base of the runtimes.
+
+    `step_limit`: how many replies it can compute in one step. `shares_all`: whether a reply's logits don't depend on
+    who shares its step. `one_thread`: whether it must always run on the same.
+    """
+
+    step_limit = 1
+    shares_all = False
+    one_thread = True
+
+    def __init__(self, window: int, token_bytes: int) -> None:
+        """`token_bytes`: memory that a state takes for each token."""
+        self.window = window
+        self.pool = StatePool(self, POOL_BYTES // max(token_bytes, 1))
+        self.turns = Turns(OneThread(self._turn) if self.one_thread else self._turn, self.step_limit)
+
+    def open(self, ids: list[int], sampling: Sampling, stop_ids: Set[int] = frozenset()) -> Session:
+        """Begin a reply after the ids of its prompt (one at least), whose turns end with the first of `stop_ids`."""
+        return Session(self, ids, sampling, stop_ids)
+
+    def _turn(self, sessions: list[Session]) -> None:
+        """Draw a token for each session; for one that nobody else waits beside, as many as a turn has time for."""
+        until = time.perf_counter() + TURN_SECONDS
+        sessions = [session for session in sessions if session.given == len(session.ids)]
+        if not sessions:  # an interrupted turn drew what is to be given first
+            return
+        self._step(sessions)
+        if len(sessions) == 1:
+            (session,) = sessions
+            while (
+                0 < len(session.ids) - session.given < session.limit
+                and session.ids[-1] not in session.stop_ids
+                and not self.turns.has_waiting
+                and time.perf_counter() < until
+            ):
+                (logits,) = self.feed(sessions, [session.ids[-1:]])  # what _step does for more, without its cost
+                session.advance(1, session.sampler.draw(logits))
+
+    def _step(self, sessions: list[Session]) -> None:
+        parts = []
+        for session in sessions:
+            if session.state is None:
+                session.state, session.computed = self.pool.take(session.ids[:-1])
+                session.cached_tokens = session.computed
+            parts.append(session.ids[session.computed : session.computed + PREFILL_TOKENS])
+        rows = self.feed(sessions, parts)
+        drawn = []
+        for session, part, logits in zip(sessions, parts, rows, strict=True):
+            is_last = session.computed + len(part) == len(session.ids)
+            drawn.append(session.sampler.draw(logits) if is_last else None)
+        # All or none go on: where a draw fails, each is computed again by itself.
+        for session, part, token in zip(sessions, parts, drawn, strict=True):
+            session.advance(len(part), token)
+
+    @abstractmethod
+    def feed(self, sessions: list[Session], parts: list[list[int]]) -> list[np.ndarray]:
+        """Compute each part after its session's state and return the logits (V, float32) that follow its last id.
+
+        Where it is interrupted, a state must be as before or None.
+        """
+
+    @abstractmethod
+    def new_state(self) -> Any:
+        """Return the state of an empty beginning."""
+
+    @abstractmethod
+    def cut_state(self, state: Any, tokens: int, length: int) -> Any | None:
+        """Return the state with the first `tokens` of its `length` alone; None where it has forgotten too much."""
+
+    @abstractmethod
+    def copy_state(self, state: Any, tokens: int, length: int) -> Any | None:
+        """Return a state of its own with the first `tokens` of `length`, no larger than they need; None as above."""
+
+    def count_room(self, state: Any, length: int) -> int:
+        """Return for how many tokens a state of `length` takes memory."""
+        return length
+
+
+class TransformersDecoder(Decoder):
+    """transformers' own forward: the reference, and what runs where no faster step knows the model's class."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        window = getattr(model.config, "max_position_embeddings", 2048)
+        config = model.config.get_text_config(decoder=True)
+        width = getattr(config, "hidden_size", 1024)
+        super().__init__(window, 2 * config.num_hidden_layers * width * model.dtype.itemsize)
+
+    @torch.inference_mode()
+    def feed(self, sessions: list[Session], parts: list[list[int]]) -> list[np.ndarray]:
+        """Compute the part of one session; see Decoder."""
+        (session,), (part,) = sessions, parts
+        cache, session.state = session.state, None  # what an interrupt leaves half computed is not used again
+        input_ids = torch.tensor([part], device=self.model.device)
+        output = self.model(input_ids=input_ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        session.state = cache
+        return [output.logits[0, -1].float().cpu().numpy()]
+
+    def new_state(self) -> DynamicCache:
+        """Return an empty cache."""
+        return DynamicCache(config=self.model.config)
+
+    def cut_state(self, state: DynamicCache, tokens: int, length: int) -> DynamicCache | None:
+        """Return the cache with its first `tokens` alone; None where a sliding window forgot what that would need."""
+        if tokens < length and any(state.is_sliding):
+            return None
+        if tokens < length:
+            state.crop(tokens - length)
+        return state
+
+    def copy_state(self, state: DynamicCache, tokens: int, length: int) -> DynamicCache | None:
+        """Return a cache with copies of the first `tokens`; None where a layer keeps more or less than its tokens."""
+        if any(type(layer) is not DynamicLayer for layer in state.layers):
+            return None
+        copy = self.new_state()
+        for number, layer in enumerate(state.layers):
+            if layer.is_initialized:  # one that shares another's keys is not
+                copy.update(layer.keys[..., :tokens, :], layer.values[..., :tokens, :], number)
+        return copy

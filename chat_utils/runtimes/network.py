@@ -1,0 +1,149 @@
+"""A transformers model read as NumPy arrays, for the classes that numpy_decoder.py can compute."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from chat_utils.runtimes.matrices import HalfLinear, Linear, Norm, make_linear
+
+LLAMA_LIKE = ("llama", "mistral", "qwen2", "qwen3")
+ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # the same angles whatever the length
+
+
+@dataclass
+class Layer:
+    """One block; `gate_up` holds gate and up of a SwiGLU side by side, or the single matrix before a GELU."""
+
+    norm: Norm
+    qkv: Linear | HalfLinear
+    qk_norm: Norm | None
+    output: Linear | HalfLinear
+    second_norm: Norm
+    gate_up: Linear | HalfLinear
+    down: Linear | HalfLinear
+    sliding_window: int | None = None
+
+
+@dataclass
+class Network:
+    """The weights of a model; H query heads, K key-value heads, each E wide."""
+
+    embedding: np.ndarray  # (V, D)
+    positions: np.ndarray | None  # (window, D): GPT-2's
+    rotation: np.ndarray | None  # (window, 1, E / 2), complex: RoPE's
+    layers: list[Layer]
+    norm: Norm
+    head: Linear | HalfLinear
+    heads: int
+    kv_heads: int
+    head_width: int
+    window: int
+
+
+def read_network(model: PreTrainedModel) -> Network | None:
+    """Return the model's weights, the embedding shared with it; None for a class not known here."""
+    if model.device.type != "cpu" or model.dtype not in (torch.float32, torch.bfloat16):
+        return None
+    if model.config.model_type == "gpt2":
+        return read_gpt2(model)
+    is_known = model.config.model_type in LLAMA_LIKE and has_fixed_angles(model.config)
+    return read_llama(model) if is_known and model.config.hidden_act == "silu" else None
+
+
+def has_fixed_angles(config: PreTrainedConfig) -> bool:
+    """Tell whether a position's angles are the same however long the text is; true where there is no RoPE."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    parts = [part for part in rope.values() if isinstance(part, dict)] or [rope]  # for each kind of layer, or for all
+    return all(part.get("rope_type", "default") in ROPE_TYPES for part in parts)
+
+
+def as_array(parameter: torch.Tensor) -> np.ndarray:
+    """Return a parameter as an array in float32, on the same memory where it is in float32."""
+    return parameter.detach().float().numpy()
+
+
+def read_linear(*modules: nn.Linear, order: np.ndarray | None = None) -> Linear | HalfLinear:
+    """Return one matrix of several with the same input, their outputs one after the other, or in another order."""
+    weight = torch.cat([module.weight for module in modules])
+    bias = None if modules[0].bias is None else torch.cat([module.bias for module in modules])
+    if order is not None:
+        weight, bias = weight[order], None if bias is None else bias[order]
+    return make_linear(weight, bias)
+
+
+def read_norm(module: nn.Module) -> Norm:
+    """Return an RMS norm or a layer norm."""
+    epsilon = module.eps if isinstance(module, nn.LayerNorm) else module.variance_epsilon
+    width = len(module.weight)
+    bias = getattr(module, "bias", None)
+    weight = as_array(module.weight) * np.float32(width**0.5)
+    return Norm(weight, None if bias is None else as_array(bias), np.float32(epsilon * width))
+
+
+def interleave(columns: np.ndarray, heads: int) -> np.ndarray:
+    """Put the two numbers that RoPE turns together side by side in each head, as a complex number has them.
+
+    transformers keeps them E / 2 apart. Queries and keys alike are put so, and their products stay the same.
+    """
+    halves = columns.reshape(*columns.shape[:-1], heads, 2, -1)
+    return halves.swapaxes(-1, -2).reshape(columns.shape)
+
+
+def read_llama(model: PreTrainedModel) -> Network:
+    """Read Llama, Mistral, Qwen2 and Qwen3."""
+    config, body = model.config, model.model
+    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+    cos, sin = body.rotary_emb(torch.zeros(1), torch.arange(config.max_position_embeddings)[None])
+    head_width = cos.shape[-1]
+    turned = heads + kv_heads
+    kinds = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
+    sliding_window = getattr(config, "sliding_window", None)
+    if config.model_type == "mistral":  # slides in every layer, and says so by its window alone
+        kinds = ["sliding_attention"] * config.num_hidden_layers
+    order = np.arange((turned + kv_heads) * head_width)
+    order[: turned * head_width] = interleave(order[: turned * head_width], turned)
+    layers = []
+    for block, kind in zip(body.layers, kinds, strict=True):
+        attention, mlp = block.self_attn, block.mlp
+        qkv = read_linear(attention.q_proj, attention.k_proj, attention.v_proj, order=order)
+        qk_norm = None
+        if hasattr(attention, "q_norm"):
+            norms = [read_norm(attention.q_norm)] * heads + [read_norm(attention.k_norm)] * kv_heads
+            weight = np.stack([interleave(norm.weight, 1) for norm in norms])
+            qk_norm = Norm(weight, None, norms[0].epsilon)
+        layer = Layer(
+            norm=read_norm(block.input_layernorm), qkv=qkv, qk_norm=qk_norm, output=read_linear(attention.o_proj),
+            second_norm=read_norm(block.post_attention_layernorm), gate_up=read_linear(mlp.gate_proj, mlp.up_proj),
+            down=read_linear(mlp.down_proj), sliding_window=sliding_window if kind == "sliding_attention" else None,
+        )  # fmt: skip
+        layers.append(layer)
+    half = head_width // 2
+    rotation = (cos[0, :, None, :half] + 1j * sin[0, :, None, :half]).numpy().astype(np.complex64)
+    return Network(
+        as_array(body.embed_tokens.weight), None, rotation, layers, read_norm(body.norm), read_linear(model.lm_head),
+        heads, kv_heads, head_width, config.max_position_embeddings,
+    )  # fmt: skip
+
+
+def read_gpt2(model: PreTrainedModel) -> Network:
+    """Read GPT-2, whose matrices stand as ours."""
+    config, body = model.config, model.transformer
+
+    def as_linear(module: nn.Module) -> Linear | HalfLinear:
+        return make_linear(module.weight.T, module.bias)
+
+    layers = [
+        Layer(
+            norm=read_norm(block.ln_1), qkv=as_linear(block.attn.c_attn), qk_norm=None,
+            output=as_linear(block.attn.c_proj), second_norm=read_norm(block.ln_2),
+            gate_up=as_linear(block.mlp.c_fc), down=as_linear(block.mlp.c_proj),
+        )
+        for block in body.h
+    ]  # fmt: skip
+    return Network(
+        as_array(body.wte.weight), as_array(body.wpe.weight), None, layers, read_norm(body.ln_f),
+        read_linear(model.lm_head), config.n_head, config.n_head, config.n_embd // config.n_head, config.n_positions,
+    )  # fmt: skip

@@ -1,1 +1,0 @@
-"""Text in, cleaner text or a reason to drop it."""

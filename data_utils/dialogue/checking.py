@@ -1,0 +1,78 @@
+"""Checks a dialogue: who speaks when, and that each message has words."""
+
+from data_utils.text.cleaning import clean_text
+
+ROLES = ("system", "user", "assistant")
+
+
+class DialogueError(ValueError):
+    """A dialogue that is not one: the text says what is wrong, the caller knows where.
+
+    `code` is for programs: "invalid_dialogue", "empty_message" or "context_length_exceeded", as in OpenAI's protocol.
+    `number` counts from 1 to the message at fault, where it is one.
+    """
+
+    def __init__(self, message: str, code: str = "invalid_dialogue", number: int | None = None) -> None:
+        super().__init__(message)
+        self.code, self.number = code, number
+
+
+def too_long(role: str, window: int, room: int | None = None, number: int | None = None) -> DialogueError:
+    """Return the error for a message that the window can't hold; `room`: the tokens left for it, where that is known.
+
+    >>> str(too_long("user", 512, 243))
+    "the message is longer than the model's window of 512 tokens allows, which leaves it 243; shorten it"
+    """
+    what = "system prompt" if role == "system" else "message"
+    left = "" if room is None else f", which leaves it {room}"
+    return DialogueError(
+        f"the {what} is longer than the model's window of {window} tokens allows{left}; shorten it",
+        "context_length_exceeded",
+        number,
+    )
+
+
+def as_exchange(question: str, answer: str, system: str | None = None) -> list[dict]:
+    """Return one question and its answer as messages, after the system's if there is one."""
+    exchange = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return [{"role": "system", "content": system}, *exchange] if system else exchange
+
+
+def check_dialogue(messages: list[dict]) -> list[dict]:
+    """Return the messages cleaned, or raise DialogueError that says what is wrong.
+
+    A dialogue is an optional system turn, then user and assistant in turn, and it ends with the assistant.
+    """
+    if not messages:
+        raise DialogueError("the dialogue has no messages")
+    checked = []
+    for number, message in enumerate(messages, 1):
+        check_message(message, number)
+        role, content = message["role"], clean_text(message["content"])
+        if not content:
+            raise DialogueError(f"message {number} ({role}) is empty")
+        checked.append({"role": role, "content": content})
+    check_order(checked)
+    if checked[-1]["role"] != "assistant":
+        raise DialogueError("the last message must be the assistant's, since that is what is learned")
+    return checked
+
+
+def check_message(message: dict, number: int) -> None:
+    """Raise DialogueError unless a message, the `number`-th from 1, has a role and a text."""
+    role = message.get("role")
+    if role not in ROLES:
+        raise DialogueError(f"role {role!r} is not user, assistant or system; rename it", number=number)
+    if not isinstance(message.get("content"), str):
+        raise DialogueError(f"message {number} ({role}) has no text in 'content'", number=number)
+
+
+def check_order(messages: list[dict]) -> None:
+    """Raise DialogueError unless user and assistant alternate, the user first, after a system turn if there is one."""
+    turns = messages[1:] if messages[0]["role"] == "system" else messages
+    for number, message in enumerate(turns):
+        expected = ("user", "assistant")[number % 2]
+        if message["role"] != expected:
+            raise DialogueError(
+                f"wrong order of roles: {expected} expected, {message['role']} found; they must alternate"
+            )

@@ -1,0 +1,78 @@
+"""Encodes a dialogue by the chat template: token ids and labels. The single owner of the chat format.
+
+One function encodes for training and for asking, so that what is trained is what is asked. Text of a user is data: it
+is encoded with `split_special_tokens=True` and joined with the template's own control tokens part by part, so that
+somebody who types a control token gets its letters and never forges a turn.
+"""
+
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+
+from data_utils.dialogue.checking import DialogueError, as_exchange
+
+IGNORE_LABEL = -100  # what the loss of PyTorch and transformers skips
+
+
+def encode_messages(
+    tokenizer: PreTrainedTokenizerBase, messages: list[dict], add_generation_prompt: bool = False
+) -> list[tuple[list[int], str]]:
+    """Encode messages by the tokenizer's chat template, as (ids, origin) parts in order.
+
+    The origin of a part is the role whose words it holds, or "template" for what the template writes around them.
+    For ordinary text the ids, joined, equal those of `apply_chat_template`. Raises DialogueError where the template
+    refuses.
+    """
+    # The template is rendered with a mark for each content, and cut at the marks: what is left is the template's own.
+    marks = [f"\u27e6{number}\u27e7" for number in range(len(messages))]
+    marked = [{"role": message["role"], "content": mark} for message, mark in zip(messages, marks, strict=True)]
+    try:
+        rest = tokenizer.apply_chat_template(marked, tokenize=False, add_generation_prompt=add_generation_prompt)
+    except TemplateError as error:
+        raise DialogueError(f"the chat template refuses this dialogue: {error}") from error
+    around = []
+    for mark in marks:
+        before, found, rest = rest.partition(mark)
+        if not found:
+            raise DialogueError("the chat template leaves out a message")
+        around.append(before)
+    contents = [message["content"] for message in messages]
+    control_ids = tokenizer([*around, rest], add_special_tokens=False)["input_ids"]
+    content_ids = tokenizer(contents, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    parts = []
+    for message, before, ids in zip(messages, control_ids, content_ids, strict=False):
+        parts += [(before, "template"), (ids, message["role"])]
+    return [*parts, (control_ids[-1], "template")]
+
+
+def label_parts(tokenizer: PreTrainedTokenizerBase, parts: list[tuple[list[int], str]]) -> dict[str, list[int]]:
+    """Join encoded parts to `input_ids` and `labels`, equally long (T tokens).
+
+    Labels are -100 but for the assistant's words and the stop token after each of its turns. Raises DialogueError where
+    the chat template ends the assistant's turn with no special token.
+    """
+    special = set(tokenizer.all_special_ids)
+    input_ids, labels = [], []
+    for number, (ids, origin) in enumerate(parts):
+        input_ids += ids
+        if origin == "assistant":
+            labels += ids
+        elif number and parts[number - 1][1] == "assistant":
+            stop = next((i for i, token in enumerate(ids) if token in special), None)
+            if stop is None:
+                raise DialogueError("the chat template ends the assistant's turn without a special token")
+            labels += ids[: stop + 1] + [IGNORE_LABEL] * (len(ids) - stop - 1)
+        else:
+            labels += [IGNORE_LABEL] * len(ids)
+    return {"input_ids": input_ids, "labels": labels}
+
+
+def encode_dialogue(tokenizer: PreTrainedTokenizerBase, messages: list[dict]) -> dict[str, list[int]]:
+    """Encode a whole dialogue for training: `input_ids` and `labels` of T tokens, as `label_parts` says."""
+    return label_parts(tokenizer, encode_messages(tokenizer, messages))
+
+
+def stop_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the id that the assistant's turn ends with, as it is trained."""
+    exchange = as_exchange("a", "b")
+    encoded = encode_dialogue(tokenizer, exchange)
+    return [label for label in encoded["labels"] if label != IGNORE_LABEL][-1]

@@ -1,0 +1,58 @@
+"""What dialogues became: how many are trained on, how full their rows are, and an example to look at."""
+
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from data_utils.dialogue.format import IGNORE_LABEL, encode_dialogue
+from errors import InputError
+
+MIN_TRAINED_SHARE = 0.005  # below it, a run learns nothing and its user should know why
+
+
+def describe_dialogues(
+    dialogues: Dataset,
+    train_set: Dataset,
+    encoded: Dataset,
+    rows: Dataset,
+    row_tokens: int,
+    tokenizer: PreTrainedTokenizerBase,
+) -> Iterator[str]:
+    """Yield the lines that say what is trained on; raise InputError where nearly nothing would be learned.
+
+    Args:
+        dialogues: all that were read. train_set: those not held out. encoded: those that fit a row.
+        rows: of T tokens (`row_tokens`).
+    """
+    yield (
+        f"dialogues: {len(dialogues):,} read, {len(dialogues) - len(train_set):,} held out, "
+        f"{len(train_set) - len(encoded):,} dropped as longer than a row, {len(encoded):,} trained on"
+    )
+    positions, batches = len(rows) * row_tokens, rows.with_format("numpy").iter(batch_size=1000)
+    trained = sum(int((np.asarray(batch["labels"]) != IGNORE_LABEL).sum()) for batch in batches)
+    if trained < MIN_TRAINED_SHARE * max(positions, 1):
+        raise InputError(
+            f"only {trained} of {positions} tokens would be trained: the dialogues hold next to no assistant's words"
+        )
+    tokens = sum(len(ids) for ids in encoded["input_ids"])
+    yield f"rows: {len(rows):,}, filled to {tokens / positions:.1%}; {trained / tokens:.1%} of the tokens are trained"
+    example = encode_dialogue(tokenizer, train_set[0]["messages"])
+    in_colour = sys.stdout.isatty()
+    marks = ("\033[32m", "\033[0m") if in_colour else ("«", "»")
+    yield f"an example, what is trained in {'colour' if in_colour else 'guillemets'}:"
+    yield mark_trained(tokenizer, example, marks)
+
+
+def mark_trained(tokenizer: PreTrainedTokenizerBase, encoded: dict[str, list[int]], marks: tuple[str, str]) -> str:
+    """Return the text of an encoded dialogue with what is trained between two marks, such as a terminal's green."""
+    pieces, run, is_trained = [], [], False
+    for token, label in [*zip(encoded["input_ids"], encoded["labels"], strict=True), (None, None)]:
+        if token is None or (label != IGNORE_LABEL) != is_trained:
+            text = tokenizer.decode(run)
+            pieces.append(f"{marks[0]}{text}{marks[1]}" if is_trained and run else text)
+            run, is_trained = [], not is_trained
+        run.append(token)
+    return "".join(pieces)

@@ -1,0 +1,83 @@
+"""Fits a dialogue into the context window: whole oldest turns drop, the system turn stays."""
+
+from transformers import PreTrainedTokenizerBase
+
+from data_utils.dialogue.checking import DialogueError, too_long
+from data_utils.dialogue.format import encode_messages, label_parts
+
+
+def drop_oldest(messages: list[dict]) -> list[dict]:
+    """Return the messages without the oldest turn of the user and what was answered to it; the system turn stays.
+
+    >>> turns = [{"role": role, "content": word} for role, word in zip(["user", "assistant"] * 2, "abcd")]
+    >>> [message["content"] for message in drop_oldest(turns)]
+    ['c', 'd']
+    """
+    first = 1 if messages and messages[0]["role"] == "system" else 0
+    following = [i for i in range(first + 1, len(messages)) if messages[i]["role"] == "user"]
+    return messages[:first] + (messages[following[0] :] if following else [])
+
+
+def fit_messages(
+    tokenizer: PreTrainedTokenizerBase, messages: list[dict], max_tokens: int, add_generation_prompt: bool = False
+) -> tuple[list[tuple[list[int], str]], int]:
+    """Encode the end of a dialogue that fits in `max_tokens`: whole oldest turns drop, never the system turn.
+
+    Returns the parts, as `encode_messages` does, and how many messages were dropped; no parts where not one turn fits.
+    """
+    total = len(messages)
+    while any(message["role"] == "user" for message in messages):
+        parts = encode_messages(tokenizer, messages, add_generation_prompt)
+        lengths = [len(ids) for ids, _ in parts]
+        excess = sum(lengths) - max_tokens
+        if excess <= 0:
+            return parts, total - len(messages)
+        # Drop by the lengths at hand as many turns as must go, then measure again.
+        first = 1 if messages[0]["role"] == "system" else 0
+        while excess > 0:
+            shorter = drop_oldest(messages)
+            # The opening of the first turn stays for the turn that takes its place.
+            gone = slice(2 * first + 1, 2 * (first + len(messages) - len(shorter)) + 1)
+            excess -= max(1, sum(lengths[gone]))
+            del lengths[gone]
+            messages = shorter
+    return [], total
+
+
+def fit_dialogue(
+    tokenizer: PreTrainedTokenizerBase, messages: list[dict], max_tokens: int
+) -> dict[str, list[int]] | None:
+    """Encode as much of the end of a dialogue as fits in `max_tokens`, whole turns only; None where not one fits."""
+    parts, _ = fit_messages(tokenizer, messages, max_tokens)
+    return label_parts(tokenizer, parts) if parts else None
+
+
+def encode_prompt(
+    tokenizer: PreTrainedTokenizerBase, messages: list[dict], window: int, reply_tokens: int = 0
+) -> tuple[list[int], int]:
+    """Encode a dialogue that awaits the assistant's reply, so that `reply_tokens` of the window are left for that.
+
+    Returns the ids and how many of the oldest messages were dropped; raises DialogueError where the last question or
+    the system prompt is too long, and where nothing is asked.
+    """
+    parts, dropped = fit_messages(tokenizer, messages, window - reply_tokens, add_generation_prompt=True)
+    if not parts:
+        raise explain_excess(tokenizer, messages, window, reply_tokens)
+    return [token for ids, _ in parts for token in ids], dropped
+
+
+def explain_excess(
+    tokenizer: PreTrainedTokenizerBase, messages: list[dict], window: int, reply_tokens: int
+) -> DialogueError:
+    """Return the error for a dialogue of which not one turn fits: what is too long, and the tokens left for it."""
+    asked = [number for number, message in enumerate(messages) if message["role"] == "user"]
+    if not asked:
+        return DialogueError("the dialogue has no message of the user's")
+    system = messages[:1] if messages[0]["role"] == "system" else []
+    parts = encode_messages(tokenizer, [*system, *messages[asked[-1] :]], add_generation_prompt=True)
+    system_tokens = sum(len(ids) for ids, origin in parts if origin == "system")
+    question_tokens = next(len(ids) for ids, origin in parts if origin == "user")
+    room = window - reply_tokens - (sum(len(ids) for ids, _ in parts) - question_tokens)
+    if system and room < 1:  # not even a message of one token has room beside it
+        return too_long("system", window, max(0, room - 1 + system_tokens), 1)
+    return too_long("user", window, max(0, room), asked[-1] + 1)

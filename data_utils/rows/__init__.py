@@ -1,0 +1,1 @@
+"""Turns tokens into rows of equal length: packing, shards, streams, mixtures."""

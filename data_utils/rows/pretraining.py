@@ -1,0 +1,268 @@
+"""The three ways from sources to rows of tokens: held by `datasets`, tokenized to shards, or streamed.
+
+Each has the same four functions: `describe`, `sample`, `pack` and `held_out`, called in this order.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasets import Dataset, IterableDataset
+from transformers import PreTrainedTokenizerBase
+
+from data_utils.caching import cache_folder, cache_key
+from data_utils.rows.mixture import Mixture
+from data_utils.rows.packing import pack_documents, stream_blocks, thin_rows, tokenize_documents
+from data_utils.rows.sampling import sample_texts
+from data_utils.rows.shards import is_tokenized, tokenize_source
+from data_utils.rows.streams import TokenStream
+from data_utils.sources.corpus import (
+    CORPUS_SOURCES,
+    FEATURES,
+    clean_corpus,
+    count_text_bytes,
+    read_corpus,
+    split_languages,
+    split_train_eval,
+    stream_corpus,
+)
+from data_utils.sources.source import Source, check_held_out, needs_shards
+from data_utils.text.splitting import SHARE
+from errors import InputError
+from model_utils.tokenizer import load_tokenizer, tokenizer_fingerprint, train_tokenizer
+
+SAMPLE_BYTES = 1000  # of each language that a tokenizer is trained on, for each token of its vocabulary
+MIN_SAMPLE_TOKENS = 6000
+MAX_SAMPLE_BYTES = 10_000_000  # of all languages: BPE takes 70 bytes of memory for one of Chinese text, 15 of English
+TRAINING_WORTH = 3  # a tokenizer is trained on a text in the time in which it is tokenized three times
+STREAM_SAMPLE = 10_000  # first documents of a stream, from which its tokenizer and held-out part are taken
+
+
+def open_corpus(sources: list[Source], eval_fraction: float, streaming: bool) -> "SmallCorpus | ShardedCorpus":
+    """Return the sources as a corpus of the kind that fits them: streamed if asked for, else by their size.
+
+    Raises InputError where more is held out than a corpus folder was checked for.
+    """
+    check_held_out(sources, eval_fraction)
+    if streaming:
+        return StreamedCorpus(sources, eval_fraction)
+    return (ShardedCorpus if needs_shards(sources) else SmallCorpus)(sources, eval_fraction)
+
+
+class SmallCorpus:
+    """Documents held by `datasets`, cleaned and split."""
+
+    sampling = "random"  # Trainer shuffles the rows
+
+    def __init__(self, sources: list[Source], eval_fraction: float) -> None:
+        self.sources, self.eval_fraction = sources, eval_fraction
+        self.documents, self.counts = clean_corpus(self.read(), sources[0].remove_stop_words)
+        self.train, self.evaluation = split_train_eval(self.documents, eval_fraction)
+
+    def read(self) -> Dataset:
+        """Return the documents, not cleaned."""
+        first = self.sources[0]
+        names = [f"{source.path}@{source.times}" for source in self.sources]
+        return read_corpus(names, first.sample_by, first.text_column)
+
+    def describe(self) -> str:
+        """Return in words what was read."""
+        return "{documents:,} documents read, {empty:,} empty dropped, {kept:,} kept".format(**self.counts)
+
+    def version(self) -> str:
+        """Return what changes when the training documents change."""
+        return self.train._fingerprint
+
+    def text_bytes(self) -> int:
+        """Return about how many bytes of text there are to train on."""
+        return count_text_bytes(self.train)
+
+    def unprepared_bytes(self, key: str | None) -> int:
+        """Return how many bytes of text are still to be tokenized; of a text of this kind all, which takes seconds."""
+        return self.text_bytes()
+
+    def sample(self, max_bytes: int, total_bytes: int | None = None) -> Iterator[str]:
+        """Yield training texts of at most `max_bytes` of each language, and `total_bytes` in all."""
+        batches = self.train.select_columns(["text", "language"]).iter(1000)
+        rows = (row for batch in batches for row in zip(batch["text"], batch["language"], strict=True))
+        return sample_texts(rows, max_bytes, total_bytes=total_bytes)
+
+    def pack(
+        self, tokenizer: PreTrainedTokenizerBase, key: str, block_tokens: int, seed: int, step_rows: int
+    ) -> Dataset | IterableDataset | Mixture:
+        """Return rows of T tokens to train on."""
+        return pack_documents(tokenize_documents(self.train, tokenizer, key), block_tokens)
+
+    def held_out(self, max_bytes: int) -> Dataset:
+        """Return the held-out documents."""
+        return self.evaluation
+
+    def describe_rows(self, blocks: Dataset | IterableDataset, rows: float) -> dict[str, str]:
+        """Return in words how much there is to train on, and how often a run of so many rows reads it."""
+        if not len(blocks):
+            raise InputError(f"{' '.join(source.path for source in self.sources)}: the text is shorter than a row")
+        tokens = len(blocks) * len(blocks[0]["input_ids"])
+        return {"corpus": f"{tokens / 1e6:.2f} M tokens", "epochs": f"{rows / len(blocks):.2f}"}
+
+
+class StreamedCorpus(SmallCorpus):
+    """Documents read as they are needed, from files or the hub; the first ones give the tokenizer and the held-out."""
+
+    def read(self) -> Dataset:
+        """Return the first documents, and keep the stream; raise InputError for what no stream holds."""
+        for source in self.sources:
+            if source.path in CORPUS_SOURCES:
+                raise InputError(f"{source.path}: no built-in source is streamed; name files or hub data by --corpus")
+            if source.times != 1:
+                raise InputError(f"{source.path}@{source.times:g}: with --streaming true it is read once; leave out @")
+        first = self.sources[0]
+        paths = [source.path for source in self.sources]
+        self.stream = stream_corpus(paths, first.sample_by, first.text_column, first.remove_stop_words)
+        return Dataset.from_list(list(self.stream.take(STREAM_SAMPLE)), features=FEATURES)
+
+    def text_bytes(self) -> int:
+        """Return more than any run reads: how long a stream is isn't known."""
+        return 10**15
+
+    def unprepared_bytes(self, key: str | None) -> int:
+        """Return 0: a stream is tokenized while it is trained on."""
+        return 0
+
+    def pack(self, tokenizer, key, block_tokens, seed, step_rows) -> IterableDataset:
+        """Return rows of T tokens to train on."""
+        return stream_blocks(self.stream, tokenizer, block_tokens, self.eval_fraction)
+
+    def describe_rows(self, blocks: IterableDataset, rows: float) -> dict[str, str]:
+        """Return in words what is trained on."""
+        return {"corpus": f"as streamed: {' '.join(source.path for source in self.sources)}"}
+
+
+@dataclass
+class ShardedCorpus:
+    """Sources tokenized to shards, each once, and mixed."""
+
+    sampling = "sequential"  # a Mixture is shuffled already, and not by a list of all rows
+
+    sources: list[Source]
+    eval_fraction: float
+    streams: tuple[TokenStream, ...] = ()
+
+    def describe(self) -> str:
+        """Return in words what is read."""
+        return f"{', '.join(source.path for source in self.sources)}: tokenized once to shards"
+
+    def version(self) -> str:
+        """Return what changes when the training documents change."""
+        return " ".join([*(source.version() for source in self.sources), str(self.eval_fraction)])
+
+    def text_bytes(self) -> int:
+        """Return about how many bytes of text there are to train on."""
+        return int(sum(source.text_bytes() * source.times for source in self.sources) * (1 - self.eval_fraction))
+
+    def unprepared_bytes(self, key: str | None) -> int:
+        """Return how many bytes of text are still to be tokenized with the tokenizer of this key, None: a new one."""
+        return sum(
+            source.text_bytes()
+            for source in self.sources
+            if key is None or not is_tokenized(source, key, self.eval_fraction)
+        )
+
+    def sample(self, max_bytes: int, total_bytes: int | None = None) -> Iterator[str]:
+        """Yield training texts of at most `max_bytes` of each language and `total_bytes` in all, from everywhere."""
+        source = self.sources[0]
+
+        def documents() -> Iterator[tuple[str, str]]:
+            nonlocal source
+            for source in self.sources:
+                for part in source.parts():
+                    rows = source.read(part)
+                    yield from ((text, language) for text, language, share in rows if share >= self.eval_fraction)
+
+        def clean(text: str) -> str:
+            return source.clean(text)
+
+        return sample_texts(documents(), max_bytes, clean, total_bytes)
+
+    def pack(
+        self, tokenizer: PreTrainedTokenizerBase, key: str, block_tokens: int, seed: int, step_rows: int
+    ) -> Mixture:
+        """Return rows of T tokens to train on: the sources mixed, each shuffled over all of its blocks."""
+        folders = [tokenize_source(source, tokenizer, key, self.eval_fraction, say=print) for source in self.sources]
+        self.streams = tuple(TokenStream(folder) for folder in folders)
+        for source, stream in zip(self.sources, self.streams, strict=True):
+            if len(stream) < block_tokens:
+                raise InputError(f"{source.path}: the text is shorter than a row of {block_tokens} tokens")
+        weights = None if self.sources[0].weight is None else [source.weight for source in self.sources]
+        times = [source.times for source in self.sources]
+        return Mixture(list(self.streams), block_tokens, seed, times, weights, step_rows)
+
+    def held_out(self, max_bytes: int) -> Dataset:
+        """Return held-out documents of about `max_bytes` of each language, from everywhere in all sources."""
+        rows = [
+            {**row, "source": source.path, SHARE: 0.0}
+            for source, stream in zip(self.sources, self.streams, strict=True)
+            for row in stream.read_held_out(max_bytes)
+        ]
+        if not rows:
+            raise InputError(f"no document of {self.sources[0].path} is held out; choose a larger --eval_fraction")
+        return Dataset.from_list(rows, FEATURES).shuffle(seed=0)
+
+    def describe_rows(self, blocks: Mixture, rows: float) -> dict[str, str]:
+        """Return in words how much there is of each source, and how often a run of so many rows reads it."""
+        sizes, epochs = [], []
+        for source, stream, count in zip(self.sources, self.streams, blocks.count_epochs(rows), strict=True):
+            counts = sorted(stream.count_languages().items(), key=lambda item: -item[1]["tokens"])
+            shares = " ".join(f"{language} {count['tokens'] / len(stream):.0%}" for language, count in counts[:5])
+            sizes.append(f"{source.path} {len(stream) / 1e6:.2f} M tokens ({shares})")
+            epochs.append(f"{source.path} {count:.2f}")
+        return {"corpus": ", ".join(sizes), "epochs": ", ".join(epochs)}
+
+
+def prepare_tokenizer(
+    corpus: SmallCorpus | ShardedCorpus, path: str | None, vocab_size: int
+) -> tuple[PreTrainedTokenizerBase, str]:
+    """Return the tokenizer of `path`, else one trained on the corpus and kept in the cache, and its fingerprint.
+
+    It is trained on SAMPLE_BYTES of each language for a token of the vocabulary, MAX_SAMPLE_BYTES in all at most:
+    less than 1.5 GB of memory for any vocabulary and corpus.
+    """
+    if path is None:
+        path = trained_folder(corpus, vocab_size)
+        if not path.exists():
+            partial_path = path.with_suffix(f".{os.getpid()}")
+            share = SAMPLE_BYTES * max(vocab_size, MIN_SAMPLE_TOKENS)
+            limits = f"{share / 1e6:.0f} MB of each language, {MAX_SAMPLE_BYTES / 1e6:.0f} MB in all"
+            print(f"tokenizer: trained on up to {limits}, which takes less than 1.5 GB of memory")
+            train_tokenizer(corpus.sample(share, MAX_SAMPLE_BYTES), vocab_size).save_pretrained(partial_path)
+            partial_path.rename(path)
+    tokenizer = load_tokenizer(str(path))
+    return tokenizer, tokenizer_fingerprint(tokenizer)
+
+
+def trained_folder(corpus: SmallCorpus | ShardedCorpus, vocab_size: int) -> Path:
+    """Return where the tokenizer of so many tokens that is trained on a corpus is kept."""
+    return cache_folder() / f"tokenizer-{cache_key('train_tokenizer', corpus.version(), vocab_size)}"
+
+
+def count_unprepared(corpus: SmallCorpus | ShardedCorpus, path: str | None, vocab_size: int) -> int:
+    """Return how many bytes of text are to be tokenized before a run can begin, with `prepare_tokenizer`'s tokenizer.
+
+    Its training, where it isn't in the cache, counts as TRAINING_WORTH times its sample.
+    """
+    path = path or trained_folder(corpus, vocab_size)
+    if isinstance(path, Path) and not path.exists():
+        return corpus.unprepared_bytes(None) + TRAINING_WORTH * min(corpus.text_bytes(), MAX_SAMPLE_BYTES)
+    return corpus.unprepared_bytes(tokenizer_fingerprint(load_tokenizer(str(path))))
+
+
+def pack_held_out(
+    documents: Dataset, tokenizer: PreTrainedTokenizerBase, tokenizer_key: str, block_tokens: int, limit: int
+) -> dict[str, Dataset]:
+    """Return held-out blocks of each language, at most `limit` tokens in whole blocks, evenly from all."""
+    blocks = {}
+    for language, rows in split_languages(documents):
+        tokenized = tokenize_documents(rows, tokenizer, tokenizer_key)
+        packed = pack_documents(tokenized, min(block_tokens, sum(len(ids) for ids in tokenized["input_ids"])))
+        blocks[language] = thin_rows(packed, limit // block_tokens)
+    return blocks

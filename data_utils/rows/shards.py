@@ -1,0 +1,199 @@
+"""A source tokenized once to memory-mapped shards, which are opened at once at any size.
+
+FOLDER/00000.bin          ids of the training documents, joined, each ending in the end token; uint16 or uint32
+FOLDER/00000.npy          uint64: where in 00000.bin each document begins, in tokens
+FOLDER/00000.eval.jsonl   held-out documents, `{"text", "language"}`, of each language up to a limit
+FOLDER/00000.json         what the shard holds and where the input goes on; written last: with it, the shard is whole
+FOLDER/index.json         all shards, and by what they are read; written last of all
+"""
+
+import json
+import os
+import time
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+from transformers import PreTrainedTokenizerBase
+
+from data_utils.caching import cache_folder
+from data_utils.sources.source import Source
+from model_utils.text_encoder import encode_texts
+
+FORMAT = 2  # of these files and of what is in them: to be counted up when either changes
+SHARD_TOKENS = 2**25  # what a kill costs at most to do again
+BATCH_CHARACTERS = 2**20  # text in one call of the tokenizer
+EVAL_BYTES = 2**20  # held-out text kept of a language in a shard; what is above is neither trained on nor evaluated
+INDEX = "index.json"
+SAY_SECONDS = 15  # between two lines of progress
+
+
+def tokenize_source(
+    source: Source,
+    tokenizer: PreTrainedTokenizerBase,
+    tokenizer_key: str,
+    eval_fraction: float,
+    shard_tokens: int = SHARD_TOKENS,
+    say: Callable[[str], None] = lambda _: None,
+) -> Path:
+    """Tokenize a source to shards, unless that is done, and return their folder in the cache.
+
+    Killed at any moment, it goes on after the last whole shard, and what comes out is the same to the byte. Held-out
+    documents (by hash) are kept aside. Memory: a few batches of `BATCH_CHARACTERS`, or the longest document.
+    """
+    folder = shards_folder(source, tokenizer_key, eval_fraction, shard_tokens)
+    if (folder / INDEX).exists():
+        return folder
+    folder.mkdir(exist_ok=True)
+    parts = source.parts()
+    shards = [json.loads(path.read_text()) for path in sorted(folder.glob("*[0-9].json"))]
+    if shards:
+        say(f"tokenizing {source.path}: goes on after {sum(shard['tokens'] for shard in shards) / 1e6:,.1f} M tokens")
+    progress = Progress(f"tokenizing {source.path}", source.text_bytes(), count_bytes(shards), say)
+    typecode = "H" if len(tokenizer) <= 2**16 else "I"
+    batches = batch_documents(source, parts, eval_fraction, *(shards[-1]["next"] if shards else (0, 0)))
+
+    def encode(batch: list[tuple]) -> list[tuple]:
+        texts = [text for text, _, held_out, _ in batch if not held_out]
+        ids = iter(encode_texts(tokenizer, texts, typecode))
+        return [(None if held_out else next(ids), *rest) for rest in batch for held_out in (rest[2],)]
+
+    writer = None
+    for batch in map_ahead(encode, batches):
+        size = 0
+        for ids, text, language, _, place in batch:
+            writer = writer or ShardWriter(folder, len(shards), typecode)
+            size += writer.add(ids, text, language)
+            if writer.tokens >= shard_tokens:
+                shards.append(writer.close(place))
+                writer = None
+        progress.add(size)
+    if writer:
+        shards.append(writer.close((len(parts), 0)))
+    write_json(folder / INDEX, {"format": FORMAT, "dtype": f"uint{16 if typecode == 'H' else 32}", "shards": shards})
+    return folder
+
+
+def shards_folder(source: Source, tokenizer_key: str, eval_fraction: float, shard_tokens: int = SHARD_TOKENS) -> Path:
+    """Return where a source's shards are or will be."""
+    key = f"{FORMAT}\0{source.version()}\0{tokenizer_key}\0{eval_fraction}\0{shard_tokens}"
+    return cache_folder() / f"shards-{xxhash.xxh64(key.encode()).hexdigest()}"
+
+
+def is_tokenized(source: Source, tokenizer_key: str, eval_fraction: float) -> bool:
+    """Tell whether a source's shards are all there."""
+    return (shards_folder(source, tokenizer_key, eval_fraction) / INDEX).exists()
+
+
+def count_bytes(shards: list[dict]) -> int:
+    """Return the bytes of text that shards hold, by their records."""
+    return sum(counts["bytes"] for shard in shards for counts in shard["languages"].values())
+
+
+class Progress:
+    """Says how far a long piece of work is, now and then, with its speed and the time left."""
+
+    def __init__(self, name: str, total: int, done: int, say: Callable[[str], None]) -> None:
+        """Take the bytes there are in all, about, and those that were done before."""
+        self.name, self.total, self.done, self.say = name, total, done, say
+        self.first, self.begun = done, time.monotonic()
+        self.next = self.begun + SAY_SECONDS
+
+    def add(self, size: int) -> None:
+        """Count bytes that are done."""
+        self.done += size
+        now = time.monotonic()
+        if now >= self.next:
+            speed = (self.done - self.first) / (now - self.begun)
+            left = max(0, self.total - self.done) / speed
+            sizes = f"{self.done / 1e6:,.0f} of about {self.total / 1e6:,.0f} MB"
+            self.say(f"{self.name}: {sizes}, {speed / 1e6:.1f} MB/s, {left / 60:.1f} minutes left")
+            self.next = now + SAY_SECONDS
+
+
+def batch_documents(
+    source: Source, parts: list[str], eval_fraction: float, part: int, start: int
+) -> Iterator[list[tuple[str, str, bool, tuple[int, int]]]]:
+    """Yield batches of (text, language, held out, place after it), from document `start` of part `part` on."""
+    batch, characters = [], 0
+    for number in range(part, len(parts)):
+        for row, (raw, language, share) in enumerate(source.read(parts[number], start), start + 1):
+            text = source.clean(raw)
+            if text:
+                batch.append((text, language, share < eval_fraction, (number, row)))
+                characters += len(text)
+            if characters >= BATCH_CHARACTERS:
+                yield batch
+                batch, characters = [], 0
+        start = 0
+    if batch:
+        yield batch
+
+
+def map_ahead(function: Callable[[Any], Any], items: Iterable[Any], ahead: int = 2) -> Iterator[Any]:
+    """Yield `function(item)` in order, computed in threads while the items are read and the results are used."""
+    with ThreadPoolExecutor(ahead) as pool:
+        pending: deque = deque()
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) > ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+
+class ShardWriter:
+    """One shard while it is written."""
+
+    def __init__(self, folder: Path, number: int, typecode: str) -> None:
+        self.path = folder / f"{number:05d}"
+        for half_written in folder.glob(f"{number:05d}.*"):
+            half_written.unlink()
+        self.file = self.path.with_suffix(".bin").open("wb")
+        self.offsets, self.tokens, self.typecode = array("Q"), 0, typecode
+        self.languages: dict[str, dict[str, int]] = {}
+        self.held_out: dict[str, list[str]] = {}
+        self.held_out_bytes: dict[str, int] = {}
+
+    def add(self, ids: array | None, text: str, language: str) -> int:
+        """Add a document of these ids, or a held-out one (None); return the bytes of its text."""
+        size = len(text.encode())
+        if ids is None:
+            before = self.held_out_bytes.get(language, 0)
+            if before < EVAL_BYTES:
+                self.held_out.setdefault(language, []).append(text)
+            self.held_out_bytes[language] = before + size
+            return size
+        counts = self.languages.setdefault(language, {"documents": 0, "bytes": 0, "tokens": 0})
+        for name, value in (("documents", 1), ("bytes", size), ("tokens", len(ids))):
+            counts[name] += value
+        self.offsets.append(self.tokens)
+        self.file.write(ids)
+        self.tokens += len(ids)
+        return size
+
+    def close(self, place: tuple[int, int]) -> dict[str, Any]:
+        """Write the rest of the shard, its record last, and return the record."""
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.file.close()
+        np.save(self.path.with_suffix(".npy"), np.frombuffer(self.offsets, dtype=np.uint64))
+        with self.path.with_suffix(".eval.jsonl").open("w", encoding="utf-8") as file:
+            for language, texts in sorted(self.held_out.items()):
+                for text in texts:
+                    file.write(json.dumps({"text": text, "language": language}, ensure_ascii=False) + "\n")
+        record = {"tokens": self.tokens, "documents": len(self.offsets), "languages": self.languages, "next": place}
+        write_json(self.path.with_suffix(".json"), record)
+        return record
+
+
+def write_json(path: Path, value: dict) -> None:
+    """Write a JSON file in one step: whole or not at all."""
+    aside = path.with_suffix(".partial")
+    aside.write_text(json.dumps(value, sort_keys=True), encoding="utf-8")
+    aside.replace(path)

@@ -1,0 +1,1 @@
+"""Knows what a source of text is: built-in, hub dataset, corpus folder or files."""

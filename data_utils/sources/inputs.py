@@ -1,0 +1,159 @@
+"""Files of every kind and hub datasets in, documents out: `{text, language, source, id, hash_share}`.
+
+One way in for `train.py` and for corpora. What cannot be read costs itself alone: it is reported as a Fault with file,
+place and reason, and the rest goes on; where nobody collects faults, the first one ends the run as InputError.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from pathlib import Path
+
+from datasets import Dataset, IterableDataset, load_dataset
+from datasets.exceptions import DatasetNotFoundError
+from huggingface_hub.errors import OfflineModeIsEnabled
+
+from data_utils.readers.contents import describe_content
+from data_utils.readers.files import KINDS, Fault, ReadArguments, file_suffix, find_files, is_address, raise_fault
+from data_utils.readers.opening import COMPRESSED, Part
+from data_utils.sources.folder import is_corpus_folder, list_shards
+from data_utils.text.languages import detect_language
+from data_utils.text.splitting import SHARE, share_of
+from errors import InputError, first_line
+
+# (Kind, compression) -> the function that cuts a large file into parts. What is compressed as a whole is read from its
+# beginning; CSV and Markdown have quotes and blocks across lines; a book or page is one document.
+CUTS = {
+    (".xml", ".bz2"): "data_utils.readers.wikipedia:cut_dump",
+    (".xml", ""): "data_utils.readers.wikipedia:cut_xml",
+    (".warc", ".gz"): "data_utils.readers.archives:cut_members",
+    (".wet", ".gz"): "data_utils.readers.archives:cut_members",
+    (".jsonl", ""): "data_utils.readers.rows:cut_lines",
+    (".txt", ""): "data_utils.readers.rows:cut_lines",
+    (".parquet", ""): "data_utils.readers.rows:cut_groups",
+}
+
+
+def find_inputs(path: str) -> list[str]:
+    """Return what a path, folder, glob, address or hub name stands for, each to be read by `read_documents_of`.
+
+    A corpus folder stands for its shards, not for all that lies in it.
+    """
+    if is_hub_name(path):
+        return [path]
+    return list_shards(path) if is_corpus_folder(path) else find_files(path)
+
+
+def cut_file(path: str, size: int, part_bytes: int, options: ReadArguments) -> list[Part]:
+    """Return the parts of a large file that can be read by themselves, in order, at best of `part_bytes` each.
+
+    What they give is together what the file gives. A file that can't be cut, or of which that can't be told, is one.
+    """
+    cut = CUTS.get((file_suffix(path), Path(path).suffix.lower() if Path(path).suffix.lower() in COMPRESSED else ""))
+    if cut is None or is_hub_name(path) or size < 1.5 * part_bytes:
+        return [Part(0, size, size)]
+    module, _, function = cut.partition(":")
+    try:
+        return getattr(import_module(module), function)(path, size, part_bytes, options)
+    except (OSError, ValueError, ImportError):  # whoever reads it will tell
+        return [Part(0, size, size)]
+
+
+def read_documents_of(
+    path: str,
+    options: ReadArguments | None = None,
+    on_fault: Callable[[Fault], object] = raise_fault,
+    part: Part | None = None,
+) -> Iterator[dict]:
+    """Yield the documents of one file, address or hub dataset.
+
+    Args:
+        path: as `find_inputs` returns it.
+        options: how a file becomes documents.
+        on_fault: called with each Fault, such as `faults.append`; as it is, the first fault is raised.
+        part: one of several that `cut_file` made of the file; None: all of it.
+
+    Yields `{"text", "language", "source", "id", "hash_share"}`: the language by its letters (a page or book may say
+    more), the source the file's name, the id that and the place in the file. The text is as it was read: cleaning is a
+    filter's. The share is that of the text, or the one that a corpus kept of its sources.
+    """
+    options = options or ReadArguments()
+    name = path if is_hub_name(path) else Path(path).name
+    column = options.text_column
+    rows = enumerate(load_hub(path, True), 1) if is_hub_name(path) else read_rows(path, options, on_fault, part)
+    was_there = False
+    for number, row in rows:
+        if column not in row:
+            reason = f"no column '{column}'; it has: {', '.join(row)}; name one with --text_column"
+            on_fault(Fault(path, str(number), reason))
+            if not was_there:
+                return  # no row of the file will have it
+            continue
+        was_there = True
+        value = "" if row[column] is None else row[column]
+        text = "\n".join(map(str, value)) if isinstance(value, list) else str(value)  # a list holds lines or paragraphs
+        if not text.isascii():
+            text = text.encode(errors="ignore").decode()  # drops half a character of a broken JSON escape
+        share = share_of({"text": text, SHARE: row.get(SHARE)})
+        yield {"text": text, "language": detect_language(text), "source": name, "id": f"{name}:{number}", SHARE: share}
+
+
+def read_rows(
+    path: str,
+    options: ReadArguments | None = None,
+    on_fault: Callable[[Fault], object] = raise_fault,
+    part: Part | None = None,
+) -> Iterator[tuple[object, dict]]:
+    """Yield (place, row) for each row of a file; a text's, page's or book's row is `{"text"}`.
+
+    The place is the line where a kind has lines, else the number of the row, the page's title or its address.
+    """
+    options = options or ReadArguments("paragraph")
+    module, _, function = KINDS[file_suffix(path)].partition(":")
+    rows_read, faults = 0, 0
+
+    def report(place: object, reason: str, lost_bytes: int = 0) -> None:
+        nonlocal faults
+        if not faults and not rows_read and part is None and (found := describe_content(path, file_suffix(path))):
+            place, reason = "", found
+        faults += 1
+        on_fault(Fault(path, str(place), reason, lost_bytes))
+
+    try:
+        arguments = (path, options, report) if part is None else (path, options, report, part)
+        for place, row in getattr(import_module(module), function)(*arguments):
+            if isinstance(row, dict):
+                rows_read += 1
+                yield place, row
+            else:
+                report(place, f"a JSON object is expected, not {str(row)[:40]!r}")
+    except (InputError, FileNotFoundError, MemoryError):
+        raise
+    except ImportError as error:
+        need = f"reading it needs {error.name}; run: pip install -r requirements/corpus.txt"
+        raise InputError(f"{path}: {need}") from error
+    except Exception as error:  # each format and compression has its own
+        after = f" after row {rows_read:,}" if rows_read else ""
+        report("", f"not readable as {Path(path).name.partition('.')[2]}{after}: {first_line(error)}")
+    if not rows_read and not faults and part is None:
+        report("", "the file is empty")
+
+
+# The hub
+
+
+def is_hub_name(path: str) -> bool:
+    """Tell whether a path that does not exist here reads as a hub dataset: owner/name or owner/name:configuration."""
+    is_name = bool(re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", path)) and not is_address(path)
+    return is_name and not Path(path).exists() and file_suffix(path.partition(":")[0]) == ""
+
+
+def load_hub(name: str, streaming: bool = False) -> Dataset | IterableDataset:
+    """Load the training split of a hub dataset; raise InputError where it is not to be had."""
+    try:
+        path, _, configuration = name.partition(":")
+        return load_dataset(path, configuration or None, split="train", streaming=streaming)
+    except (OfflineModeIsEnabled, DatasetNotFoundError, ConnectionError) as error:
+        raise InputError(
+            f"{name}: not found here; to download a dataset of that name from the hub, set HF_HUB_OFFLINE=0"
+        ) from error

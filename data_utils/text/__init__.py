@@ -1,0 +1,1 @@
+"""Cleans texts: pure functions."""

@@ -1,0 +1,251 @@
+"""Private data masked: mail addresses, phone, identity and card numbers, network addresses and keys, in both languages.
+
+What can be checked is checked (dates, check digits, ranges), so that other numbers stay, and so does any of fewer than
+seven digits: 1.2.3.4 is a version as often as an address. Names and street addresses are not found: that needs a model.
+"""
+
+import ipaddress
+import re
+import string
+from datetime import date
+from functools import cache
+
+import numpy as np
+
+from data_utils.text.characters import MAX_CODE, join_codes
+
+EMAIL = re.compile(
+    r"(?<![\w.+-])[\w.+-]{1,64}(?:@|＠| ?\[at\] ?| ?\(at\) ?)(?:[a-z0-9](?:[a-z0-9-]{0,62})\.)+[a-z]{2,24}"
+    r"(?![\w-])",
+    re.IGNORECASE | re.ASCII,
+)
+# Apart, since each is found by its bracket.
+AT_SIGNS = (re.compile(r"\(at\)", re.IGNORECASE), re.compile(r"\[at\]", re.IGNORECASE))
+PUBLIC_MAIL = re.compile(
+    r"@(?:[\w-]+\.)*example\.(?:com|org|net)$|^git@|\.(?:png|jpg|gif|svg|webp|js|css)$", re.IGNORECASE
+)
+# Numbers, with what may stand between their digits; none inside of a longer number or word.
+CHINESE_ID = re.compile(r"(?<![0-9A-Za-z])[1-9]\d{5}(?:18|19|20)\d{2}[01]\d[0-3]\d{4}[\dXx](?![0-9A-Za-z])", re.ASCII)
+OLD_CHINESE_ID = re.compile(r"(?<=身份证)\D{0,8}\d{15}(?!\d)", re.ASCII)
+SSN = re.compile(r"(?<![\d-])(?!000|666|9\d\d)\d{3}-(?!00)\d{2}-(?!0000)\d{4}(?![\d-])", re.ASCII)
+CARD = re.compile(r"(?<![\w.])(?<!\d[- ])[2-6]\d(?:[ -]?\d){11,17}(?![ -]?\d|\w)", re.ASCII)
+CARD_GROUPS = re.compile(r"\d{4}([ -])\d{4}\1\d{4}\1\d{4}(?:\1\d{1,3})?|\d{4}([ -])\d{6}\2\d{4,5}", re.ASCII)
+MOBILE = re.compile(
+    r"(?<![0-9A-Za-z.])(?:(?:\+|00)?86[- ]?)?1(?:3\d|4[5-9]|5[0-35-9]|6[2567]|7[0-8]|8\d|9\d)"
+    r"(?:\d{8}|[- ]\d{4}[- ]\d{4})(?![0-9A-Za-z]|[.]\d)",
+    re.ASCII,
+)
+LANDLINE = re.compile(
+    r"(?<![\d-])(?:\(0\d{2,3}\)\s?|（0\d{2,3}）|0\d{2,3}[- ])[2-9]\d{6,7}(?![\d])(?:-\d{1,4})?", re.ASCII
+)
+INTERNATIONAL = re.compile(r"(?<![\w+])\+[1-9]\d{0,2}(?:[ .-]?\(?\d{1,5}\)?){2,5}(?!\d)", re.ASCII)
+AMERICAN = re.compile(
+    r"(?<![\w.-])(?:1[-. ])?(?:\([2-9]\d{2}\) ?|[2-9]\d{2}[-.])[2-9]\d{2}[-. ]\d{4}(?![\w-])", re.ASCII
+)
+NAMED_PHONE = re.compile(
+    r"(?:\b(?:tel|phone|mobile|cell|fax|call|whatsapp)|电话|電話|手机|手機|致电|传真|热线)"
+    r"(?:\s?(?:number|no\.?|号码?|me at|us at|at))?"
+    r"[\s:：.是为]{0,3}(?P<value>\+?[(（]?\d[\d ().（）-]{5,17}\d)(?!\d)",
+    re.IGNORECASE | re.ASCII,
+)
+NAMED_ACCOUNT = re.compile(
+    r"(?:QQ|微信|薇信|weixin|wechat)(?:\s?(?:群|号|号码|id))?\s?[:：是]\s?(?P<value>[A-Za-z0-9][\w-]{4,19})(?![\w@])",
+    re.IGNORECASE | re.ASCII,
+)
+IPV4 = re.compile(r"(?<![\w.-])(?<![vV]ersion )\d{1,3}(?:\.\d{1,3}){3}(?![\w-]|\.\d)", re.ASCII)
+IPV6 = re.compile(
+    r"(?<![\w:.])(?:[0-9a-f]{1,4}:|::)(?:[0-9a-f]{0,4}:){1,6}[0-9a-f]{1,4}(?![\w:]|\.\d)", re.IGNORECASE | re.ASCII
+)
+IBAN = re.compile(r"(?<!\w)[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){3,7}(?: ?[A-Z0-9]{1,3})?(?!\w)", re.ASCII)
+BREAK = r"(?:[\s\"'>]|\\[nr])*+"  # between the lines of a key, which stand in code or a quotation too
+KEY = re.compile(
+    r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----"
+    # Its headers and lines of material, as far as they go; possessive, so that a long text costs one pass.
+    rf"(?:{BREAK}(?:Proc-Type|DEK-Info):[^\n\\]*+)*(?:{BREAK}[A-Za-z0-9+/=]{{20,}}+)*"
+    rf"(?:{BREAK}[A-Za-z0-9+/=]{{0,24}}+{BREAK}-----END (?:[A-Z]+ )*PRIVATE KEY-----)?"
+    r"|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bLTAI[0-9A-Za-z]{12,24}\b|\bAKID[0-9A-Za-z]{32}\b|\bAIza[\w-]{35}"
+    r"|\bgh[pousr]_\w{36,}|\bgithub_pat_\w{50,}|\bglpat-[\w-]{20,}|\bhf_[A-Za-z0-9]{30,}|\bnpm_[A-Za-z0-9]{36}|\bpypi-\w{50,}"
+    r"|\bxox[abprs]-[\w-]{10,}|\bsk-(?:[a-z]+-)?[\w-]{20,}|\b[rs]k_live_\w{20,}|\bSG\.[\w-]{20,}\.[\w-]{20,}"
+    r"|\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}",
+    re.ASCII,
+)
+SECRET = re.compile(
+    r"(?:api[_-]?key|secret(?:[_-]?(?:access)?[_-]?key)?|access[_-]?token|auth[_-]?token|passw(?:or)?d|pwd|密码|密钥|口令)"
+    r"[\"']?\s{0,2}[:=：]\s{0,2}[\"']?(?P<value>[A-Za-z0-9+/=_!@#$%^&*.-]{8,})",
+    re.IGNORECASE | re.ASCII,
+)
+# What SECRET ends with, where the value holds a digit: as `is_secret` wants it, and quickly found.
+SECRET_VALUE = re.compile(r"[:=：]\s{0,2}[\"']?(?=[A-Za-z+/=_!@#$%^&*.-]*[0-9])[A-Za-z0-9+/=_!@#$%^&*.-]{8}", re.ASCII)
+# What SECRET and NAMED_ACCOUNT end with; in Chinese text it is rare.
+NAMED_VALUE = re.compile(r"[:=：是]\s{0,2}[\"']?[A-Za-z0-9+/=_!@#$%^&*.-]{5}", re.ASCII)
+ACCOUNT_WORDS = ("qq", "微信", "薇信", "weixin", "wechat")
+# Looked for first: most texts hold none, and the patterns above are slow. One of the signs is in each word.
+SECRET_WORDS = ("apikey", "api_key", "api-key", "secret", "access_token", "access-token", "accesstoken", "auth_token")
+SECRET_WORDS += ("auth-token", "authtoken", "passw", "pwd", "密码", "密钥", "口令", *ACCOUNT_WORDS)
+SECRET_SIGNS = ("api", "secret", "token", "passw", "pwd", "qq", "weixin", "wechat")
+CHINESE_SECRET_SIGNS = ("密码", "密钥", "口令", "微信", "薇信")
+# Each KEY but a private one begins with one of these, and is a run of so many characters at least.
+LEAST_KEY = 15
+KEY_SIGNS = ("AKIA", "ASIA", "LTAI", "AKID", "AIza", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-")
+KEY_SIGNS += ("hf_", "npm_", "pypi-", "xox", "sk-", "k_live_", "SG.", "eyJ")
+FILLERS = np.array([ord(sign) for sign in ". ()（）-"], np.uint32)  # between the digits of a number
+COLONS = re.compile(r":[0-9a-fA-F]{0,4}:")
+NUMBER = re.compile(r"\d(?:[. ()（）-]*\d){6}", re.ASCII)  # seven digits, whatever stands between them
+ID_WEIGHTS = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
+
+
+def mask_private(text: str, known: tuple[bool, bool] | None = None) -> str:
+    """Return text in which private data stands as [EMAIL], [PHONE], [ID], [CARD], [IP], [ACCOUNT] or [KEY].
+
+    `known` is what `scan_digits` says of the text, where that was asked.
+
+    >>> mask_private("写信给 li.lei@qq.com 或打 138-1234-5678。")
+    '写信给 [EMAIL] 或打 [PHONE]。'
+    >>> mask_private("Build 1.2.3.4 of 2024-01-02, order 1234567890, see user@example.com")
+    'Build 1.2.3.4 of 2024-01-02, order 1234567890, see user@example.com'
+    """
+    may_hold_number, may_hold_key = known or scan_digits([text])[0]
+    if may_hold_key:
+        text = KEY.sub("[KEY]", text)
+    if "@" in text or "＠" in text or any(sign.search(text) for sign in AT_SIGNS):
+        text = EMAIL.sub(lambda match: match[0] if PUBLIC_MAIL.search(match[0]) else "[EMAIL]", text)
+    if ":" in text and COLONS.search(text):
+        text = IPV6.sub(lambda match: "[IP]" if is_public_ip(match[0]) else match[0], text)
+    if may_hold_secret(text):
+        text = "\n".join([mask_secrets(line) for line in text.split("\n")])
+    if may_hold_number and NUMBER.search(text):
+        text = "\n".join([mask_numbers(line) if NUMBER.search(line) else line for line in text.split("\n")])
+    return text
+
+
+def scan_digits(texts: list[str]) -> list[tuple[bool, bool]]:
+    """Tell quickly of each text whether it may hold (a number of seven digits or more, a key): both are rare.
+
+    >>> scan_digits(["In 1984.", "138 1234 5678", "AKIAIOSFODNN7EXAMPLE"])
+    [(False, False), (True, False), (False, True)]
+    """
+    codes, bounds = join_codes([*texts, ""])
+    is_digit = codes - np.uint32(ord("0")) < 10
+    digits = np.flatnonzero(is_digit)
+    texts_of = np.searchsorted(bounds, digits, side="right") - 1
+    after, second = digits + 1, np.minimum(digits + 2, len(codes) - 1)
+    # Six digits, behind each of which another one stands or what may stand between two of a number.
+    goes_on = np.isin(codes[after], FILLERS) & (is_digit[second] | np.isin(codes[second], FILLERS))
+    linked = np.cumsum(is_digit[after] | goes_on)
+    numbers = set(texts_of[6:][linked[5:-1] - np.append(0, linked)[: max(0, len(digits) - 6)] == 6].tolist())
+    breaks = np.append(-1, np.flatnonzero(_break_table().take(codes)))
+    ends_of_runs = breaks[1:][np.diff(breaks) > LEAST_KEY]
+    runs = set((np.searchsorted(bounds, ends_of_runs, side="right") - 1).tolist())
+    return [
+        (number in numbers, "PRIVATE KEY" in text or (number in runs and any(sign in text for sign in KEY_SIGNS)))
+        for number, text in enumerate(texts)
+    ]
+
+
+@cache
+def _break_table() -> np.ndarray:
+    """Return for each code whether it stands in no key, (MAX_CODE + 1,) bool."""
+    table = np.ones(MAX_CODE + 1, bool)
+    table[[ord(sign) for sign in "_.-" + string.ascii_letters + string.digits]] = False
+    return table
+
+
+def may_hold_secret(text: str) -> bool:
+    """Tell quickly whether a text names a password, key or account, with a sign after which its value may stand."""
+    if not (":" in text or "=" in text if text.isascii() else NAMED_VALUE.search(text)):
+        return False
+    lowered = text.lower()
+    signs = SECRET_SIGNS if text.isascii() else SECRET_SIGNS + CHINESE_SECRET_SIGNS
+    return any(sign in lowered for sign in signs) and any(word in lowered for word in SECRET_WORDS)
+
+
+def mask_secrets(line: str) -> str:
+    """Return a line with the values of passwords, keys and accounts masked that it names."""
+    lowered = line.lower()
+    if not any(word in lowered for word in SECRET_WORDS) or not any(sign in line for sign in ":=：是"):
+        return line
+    if SECRET_VALUE.search(line):
+        line = SECRET.sub(lambda match: replace_value(match, "[KEY]") if is_secret(match["value"]) else match[0], line)
+    if not any(word in lowered for word in ACCOUNT_WORDS):
+        return line
+    return NAMED_ACCOUNT.sub(lambda match: replace_value(match, "[ACCOUNT]"), line)
+
+
+def mask_numbers(line: str) -> str:
+    """Return a line with its private numbers masked; the stricter patterns come first."""
+    line = CHINESE_ID.sub(lambda match: "[ID]" if is_chinese_id(match[0]) else match[0], line)
+    line = OLD_CHINESE_ID.sub(lambda match: match[0][:-15] + "[ID]", line)
+    line = SSN.sub("[ID]", line)
+    line = IBAN.sub(lambda match: "[CARD]" if is_iban(match[0]) else match[0], line)
+    line = CARD.sub(lambda match: "[CARD]" if is_card(match[0]) else match[0], line)
+    line = IPV4.sub(lambda match: "[IP]" if is_public_ip(match[0]) else match[0], line)
+    line = NAMED_PHONE.sub(lambda match: replace_value(match, "[PHONE]"), line)
+    for pattern in (MOBILE, LANDLINE, AMERICAN):
+        line = pattern.sub("[PHONE]", line)
+    return INTERNATIONAL.sub(lambda m: "[PHONE]" if 8 <= sum(map(str.isdigit, m[0])) <= 15 else m[0], line)
+
+
+def replace_value(match: re.Match, mask: str) -> str:
+    """Return a match with its group `value` masked."""
+    start, end = match.start("value") - match.start(), match.end("value") - match.start()
+    return match[0][:start] + mask + match[0][end:]
+
+
+def is_chinese_id(number: str) -> bool:
+    """Check the date and the last digit of a Chinese identity number (GB 11643, ISO 7064 MOD 11-2).
+
+    >>> is_chinese_id("11010519491231002X"), is_chinese_id("110105194912310021")
+    (True, False)
+    """
+    try:
+        date(int(number[6:10]), int(number[10:12]), int(number[12:14]))
+    except ValueError:
+        return False
+    total = sum(weight * int(digit) for weight, digit in zip(ID_WEIGHTS, number[:17], strict=True))
+    return "10X98765432"[total % 11] == number[17].upper()
+
+
+def is_card(number: str) -> bool:
+    """Check the length, the issuer and the last digit (Luhn) of a payment card.
+
+    >>> is_card("4111 1111 1111 1111"), is_card("4111 1111 1111 1112")
+    (True, False)
+    """
+    digits = re.sub(r"\D", "", number)
+    if digits != number and not CARD_GROUPS.fullmatch(number):
+        return False
+    if not re.match(r"4|5[1-5]|2[2-7]|3[47]|3[068]|35|6011|62|64|65", digits) or len(set(digits)) < 2:
+        return False
+    doubled = [int(d) * (2 if i % 2 else 1) for i, d in enumerate(reversed(digits))]
+    return 13 <= len(digits) <= 19 and sum(n - 9 if n > 9 else n for n in doubled) % 10 == 0
+
+
+def is_iban(number: str) -> bool:
+    """Check the two check digits of an international bank account (ISO 13616)."""
+    number = number.replace(" ", "")
+    return int("".join(str(int(c, 36)) for c in number[4:] + number[:4])) % 97 == 1
+
+
+def is_public_ip(address: str) -> bool:
+    """Tell whether a network address may be somebody's: neither of a private network nor of documentation.
+
+    >>> is_public_ip("114.247.50.2"), is_public_ip("192.168.0.1"), is_public_ip("1.2.3.4"), is_public_ip("300.1.1.1")
+    (True, False, False, False)
+    """
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    # Of one digit each it is rather a version or the number of a section.
+    if parsed.version == 6 and len(address) < 10:  # rather a port after "::1"
+        return False
+    return parsed.is_global and not re.fullmatch(r"(?:\d\.){3}\d{1,2}", address)
+
+
+def is_secret(value: str) -> bool:
+    """Tell whether a value is a key or password, and no word or placeholder: it mixes letters with digits.
+
+    >>> is_secret("hunter2hunter2"), is_secret("your_password_here"), is_secret("os.environ")
+    (True, False, False)
+    """
+    return bool(re.search(r"\d", value) and re.search(r"[A-Za-z]", value)) and len(set(value)) >= 6

@@ -1,0 +1,1 @@
+"""Measures models: figures on held-out text, and agreement of two runtimes."""

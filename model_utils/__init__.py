@@ -1,0 +1,1 @@
+"""Opens, builds and saves models and tokenizers, and turns text into ids."""

@@ -1,0 +1,115 @@
+"""Builds a language model from a shape, counts its parameters and FLOPs, and checks that parts fit together."""
+
+import json
+from pathlib import Path
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from errors import InputError
+
+OUTPUT_PROJECTIONS = ("o_proj", "down_proj", "c_proj")
+HEAD_SIZE = 64  # of a model that a plan makes
+
+
+def model_config(width: int) -> dict:
+    """Return a width's model as a transformers config: a layer for each head of 64, so that all grows in step.
+
+    >>> model_config(256)["num_hidden_layers"], model_config(1536)["intermediate_size"]
+    (4, 4608)
+    """
+    heads = width // HEAD_SIZE
+    return {
+        "model_type": "qwen3", "hidden_size": width, "intermediate_size": 3 * width, "num_hidden_layers": heads,
+        "num_attention_heads": heads, "num_key_value_heads": heads, "head_dim": HEAD_SIZE,
+        "max_position_embeddings": 2048, "rope_theta": 10000.0, "tie_word_embeddings": False,
+        "initializer_range": 0.02,
+    }  # fmt: skip
+
+
+def build_model(shape: Path | dict, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """Build a model with random weights from a shape: a transformers config without the vocabulary, or JSON of one.
+
+    The projections that write into the residual stream start at zero, so that every layer begins as the identity.
+    Raises InputError for a file that is no such shape.
+    """
+    try:
+        values = shape if isinstance(shape, dict) else json.loads(shape.read_text(encoding="utf-8"))
+        config = AutoConfig.for_model(**values)
+    except FileNotFoundError as error:
+        known = ", ".join(sorted(str(path) for path in Path(__file__).parents[1].glob("configs/models/*.json")))
+        raise InputError(f"{shape}: no such model shape; there are: {known}") from error
+    except (ValueError, TypeError, KeyError, StrictDataclassError) as error:
+        raise InputError(f"{shape}: not a model shape: {' '.join(str(error).split())}") from error
+    config.vocab_size = len(tokenizer)
+    config.eos_token_id = config.bos_token_id = tokenizer.eos_token_id
+    config.pad_token_id = tokenizer.pad_token_id
+    try:
+        model = AutoModelForCausalLM.from_config(config)
+    except ValueError as error:
+        raise InputError(f"{shape}: not a model shape: {error}") from error
+    with torch.no_grad():
+        for name, module in model.named_modules():
+            if name.endswith(OUTPUT_PROJECTIONS):
+                module.weight.zero_()
+    return model
+
+
+def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, place: str) -> None:
+    """Raise InputError where the tokenizer has ids that the model has no embedding for."""
+    rows = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > rows:
+        raise InputError(
+            f"{place}: the tokenizer has {len(tokenizer)} tokens, the model {rows}: they don't belong together"
+        )
+
+
+def check_window(config: PretrainedConfig, row_tokens: int, place: str) -> None:
+    """Raise InputError where rows are longer than what the model can see."""
+    longest = getattr(config, "max_position_embeddings", None) or row_tokens
+    if row_tokens > longest:
+        raise InputError(f"{place}: its window is {longest} tokens, shorter than the rows of {row_tokens}")
+
+
+@torch.no_grad()
+def check_packing(model: PreTrainedModel, place: str) -> None:
+    """Raise InputError where a model does not heed restarting positions: packed dialogues would see each other."""
+    size = model.get_input_embeddings().num_embeddings
+    first, second = (torch.arange(n, n + 6).remainder(size)[None] for n in (3, 11))
+    positions = torch.cat([torch.arange(6), torch.arange(6)])[None]
+    was_training = model.training
+    model.eval()
+    packed = model(input_ids=torch.cat([first, second], 1), position_ids=positions, use_cache=False).logits[:, 6:]
+    alone = model(input_ids=second, use_cache=False).logits
+    model.train(was_training)
+    if not torch.allclose(packed, alone, atol=1e-3, rtol=1e-3):
+        kind = model.config.model_type
+        raise InputError(f"{place}: a {kind} model cannot keep packed dialogues apart; use Llama, Qwen, GPT-2 or alike")
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Return the number of parameters, tied ones once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def flops_per_token(model: PreTrainedModel, row_tokens: int) -> float:
+    """Return the floating-point operations that training needs for a token: 6 N and the attention's.
+
+    N counts every weight that multiplies (the embedding's look-up does not). Source: Kaplan et al. 2020, section 2.1.
+    """
+    embeddings = {id(m.weight): m.weight.numel() for m in model.modules() if isinstance(m, nn.Embedding)}
+    head = model.get_output_embeddings()
+    tied = head is not None and id(head.weight) in embeddings
+    weights = count_parameters(model) - sum(embeddings.values()) + (head.weight.numel() if tied else 0)
+    config = model.config
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    width = config.num_attention_heads * head_size
+    return 6 * weights + 6 * config.num_hidden_layers * width * row_tokens  # causal: half of 12 L D T

@@ -1,0 +1,217 @@
+"""Prepare a corpus: sources -> clean documents -> no duplicates, no leaks -> a folder that train.py reads.
+
+python prepare_corpus.py configs/corpus/my_files.yaml                            # a folder of your own files
+python prepare_corpus.py configs/corpus/wikipedia_zh.yaml --output_dir wiki_zh   # one value changed
+python prepare_corpus.py --sources notes/ book.epub --output_dir corpus          # without a file of settings
+Stopped or killed, the same command goes on where it was. corpus/report.md says what became of everything.
+"""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is fetched unless the user says so
+
+import json
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from errors import InputError, run_script, say_interrupts
+
+if __name__ == "__main__":  # what follows takes seconds to import
+    say_interrupts()
+
+from filelock import FileLock, Timeout
+
+from data_utils.caching import cache_key
+from data_utils.sources.folder import MANIFEST
+from options import check_range, parse_arguments, refuse_useless
+
+ROOT = Path(__file__).parent
+DUPLICATES = ("near", "exact", "none")
+EXECUTORS = ("local", "slurm", "ray")
+
+
+@dataclass
+class PrepareArguments:
+    """What is prepared, and where it runs."""
+
+    sources: list[str] = field(default_factory=list, metadata={"help": "Files, folders, globs, addresses or hub names"})
+    output_dir: str = field(default="corpus", metadata={"help": "Folder that the corpus is written to"})
+    duplicates: str = field(
+        default="near", metadata={"help": "Drop near duplicates (exact ones too), exact ones alone, or none"}
+    )
+    near_similarity: float = field(
+        default=0.7, metadata={"help": "Share of common 5-token shingles from which on documents are near duplicates"}
+    )
+    eval_fraction: float = field(
+        default=0.02, metadata={"help": "Share that training holds out, by hash; near: no training document holds it"}
+    )
+    eval_files: list[str] = field(
+        default_factory=list, metadata={"help": "Evaluation files, whose text must not be in the corpus"}
+    )
+    max_broken_fraction: float = field(
+        default=0.05, metadata={"help": "Stop where more of the input than this cannot be read"}
+    )
+    executor: str = field(default="local", metadata={"help": "Where it runs: local, slurm or ray"})
+    workers: int = field(default=0, metadata={"help": "Tasks at a time; 0: one for each core (slurm: no limit)"})
+    task_megabytes: float = field(default=32, metadata={"help": "Input of a task at most, which is what a kill costs"})
+    ray_address: str | None = field(
+        default=None, metadata={"help": "Ray cluster; unset: Ray is started on this machine"}
+    )
+    slurm_partition: str = field(default="normal", metadata={"help": "Slurm partition"})
+    slurm_time: str = field(default="12:00:00", metadata={"help": "Slurm time limit of a task, hours:minutes:seconds"})
+    overwrite: bool = field(default=False, metadata={"help": "Begin anew, also where a corpus is there already"})
+
+    def __post_init__(self) -> None:
+        for name, choices in (("duplicates", DUPLICATES), ("executor", EXECUTORS)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"--{name} {getattr(self, name)}: use one of {', '.join(choices)}")
+        for name in ("near_similarity", "eval_fraction", "max_broken_fraction"):
+            check_range(name, getattr(self, name), 0, 1)
+        check_range("task_megabytes", self.task_megabytes, 0.001, 10**6)
+
+    def check_typed(self, typed: set[str]) -> None:
+        """Raise InputError for an option of the command line that another one leaves without effect."""
+        if self.duplicates != "near":
+            refuse_useless(typed, {"near_similarity"}, "without --duplicates near")
+        if self.executor != "ray":
+            refuse_useless(typed, {"ray_address"}, "without --executor ray")
+        if self.executor != "slurm":
+            refuse_useless(typed, {"slurm_partition", "slurm_time"}, "without --executor slurm")
+
+
+# What may change between a stop and going on: it changes nothing in the corpus.
+FREE = ("output_dir", "executor", "workers", "max_broken_fraction", "ray_address", "overwrite")
+FREE += ("slurm_partition", "slurm_time")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the script; return its exit code."""
+    try:
+        from data_utils.preparation.executors import run_stages
+        from data_utils.preparation.filters import CleaningArguments
+        from data_utils.preparation.plan import Plan, divide_files, list_files
+        from data_utils.preparation.tally import format_bytes, plural
+        from data_utils.sources.inputs import ReadArguments
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"preparing a corpus needs {error.name}; run: pip install -r requirements/corpus.txt"
+        ) from error
+    kinds = (PrepareArguments, ReadArguments, CleaningArguments)
+    args, reading, cleaning = parse_arguments(kinds, argv, ROOT / "configs" / "corpus" / "my_files.yaml", __doc__)
+    output = Path(args.output_dir)
+
+    # 1. What there is to read, and whether this was begun before.
+    files = list_files(args.sources)
+    options = asdict(args) | asdict(reading) | asdict(cleaning)
+    settings = {name: value for name, value in options.items() if name not in FREE}
+    place = output.resolve()
+    place.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        # Beside the folder, since --overwrite clears what is in it.
+        with FileLock(place.with_name(f".{place.name}.lock"), timeout=0):
+            if is_finished(output, settings, args.overwrite):
+                print(f"{output}: prepared already; nothing to do (--overwrite prepares it again)")
+                return 0
+            work = output / ".work"
+            work.mkdir(parents=True, exist_ok=True)
+            begun = begin_work(work, {"settings": settings, "files": files, "code": cache_key()})
+            if "tasks" not in begun:
+                begun["tasks"] = divide_files(files, args.task_megabytes, reading)
+                write_plan(work, begun)
+
+            # 2. The stages, each of which leaves what the next one reads.
+            duplicates = (args.duplicates, args.near_similarity)
+            held_out = (args.eval_fraction, args.eval_files)
+            tasks = begun["tasks"]
+            plan = Plan(files, tasks, reading, cleaning, *duplicates, *held_out, args.max_broken_fraction)
+            stages = plan.stages(work, settings)
+            slurm = {"partition": args.slurm_partition, "time": args.slurm_time}
+            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+            workers = args.workers or (-1 if args.executor == "slurm" else cores)
+            if not run_stages(stages, args.executor, work, workers, slurm, args.ray_address, print):
+                return 0
+            shutil.rmtree(work)
+    except Timeout as error:
+        raise InputError(f"{output}: another process is preparing this corpus; wait for it") from error
+
+    # 3. What it came to.
+    corpus = json.loads((output / MANIFEST).read_text(encoding="utf-8"))
+    report = json.loads((output / "report.json").read_text(encoding="utf-8"))
+    held_out = sum(counts["held_out"] for counts in report["languages"].values())
+    print(
+        f"{output}: {plural(corpus['documents'], 'document')}, {format_bytes(corpus['bytes'])}, {held_out:,} held out; "
+        f"{plural(len(report['faults']), 'fault')} in the input; {output}/report.md says more"
+    )
+    if not held_out:
+        print("note: training needs a held-out document: give more text, or a larger --eval_fraction here and there")
+    print(f"next: python train.py --corpus {output} --output_dir ckpt_{output.name}")
+    return 0
+
+
+def is_finished(output: Path, settings: dict, overwrite: bool) -> bool:
+    """Tell whether the corpus is there; clear the folder with --overwrite; raise InputError for what isn't ours."""
+    if not output.exists():
+        return False
+    if overwrite:
+        for name in (MANIFEST, "report.json", "report.md"):
+            (output / name).unlink(missing_ok=True)
+        for name in ("data", "pictures", ".work"):
+            shutil.rmtree(output / name, ignore_errors=True)
+    corpus = output / MANIFEST
+    if corpus.exists():
+        before = json.loads(corpus.read_text(encoding="utf-8"))["settings"]
+        changed = [name for name, value in settings.items() if before.get(name) != value]
+        if changed:
+            raise InputError(
+                f"{output}: prepared with {describe_change(changed[0], before, settings)}; "
+                "choose another --output_dir or --overwrite true"
+            )
+        shutil.rmtree(output / ".work", ignore_errors=True)
+        return True
+    if not (output / ".work").exists() and any(output.iterdir()):
+        raise InputError(f"{output}: the folder holds other files; choose another --output_dir")
+    return False
+
+
+def begin_work(work: Path, plan: dict) -> dict:
+    """Return the plan of this preparation as it was begun; raise InputError where it isn't the same."""
+    path = work / "plan.json"
+    if not path.exists():
+        return plan
+    plan = json.loads(json.dumps(plan))
+    before = json.loads(path.read_text(encoding="utf-8"))
+    if before["files"] != plan["files"]:
+        raise InputError(
+            f"{work.parent}: the sources have changed since this preparation began; --overwrite true begins anew"
+        )
+    if before["code"] != plan["code"]:
+        raise InputError(f"{work.parent}: begun by another version of this code; --overwrite true begins anew")
+    changed = [name for name, value in plan["settings"].items() if before["settings"].get(name) != value]
+    if changed:
+        raise InputError(
+            f"{work.parent}: begun with {describe_change(changed[0], before['settings'], plan['settings'])}; "
+            "set it as before to go on, or use --overwrite true"
+        )
+    return before
+
+
+def write_plan(work: Path, plan: dict) -> None:
+    """Keep the plan, whole or not at all: a preparation that goes on has the same tasks."""
+    aside = work / "plan.tmp"
+    aside.write_text(json.dumps(plan), encoding="utf-8")
+    aside.replace(work / "plan.json")
+
+
+def describe_change(name: str, before: dict, now: dict) -> str:
+    """Return in words how a setting differs.
+
+    >>> describe_change("sources", {"sources": ["a.txt"]}, {"sources": ["b", "c"]})
+    '--sources a.txt, not b c'
+    """
+    words = [" ".join(map(str, v)) if isinstance(v, list) else str(v) for v in (before.get(name, "unset"), now[name])]
+    return f"--{name} {words[0] or 'empty'}, not {words[1] or 'empty'}"
+
+
+if __name__ == "__main__":
+    run_script(main)

