@@ -19,7 +19,6 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -109,24 +108,6 @@ def list_files(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
 
 
-@contextmanager
-def replaced_when_whole(output: Path):
-    """Give a folder beside `output` to write in; it takes the place of `output` at the end, or is gone on any error."""
-    check_replaceable(output)
-    partial, old = (output.with_name(f".{output.name}.{word}") for word in ("partial", "old"))
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        shutil.rmtree(old, ignore_errors=True)
-        if output.exists():
-            output.rename(old)
-        partial.rename(output)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
 def copy_words(checkpoint: Path, folder: Path) -> None:
     """Copy what a model speaks by: tokenizer, chat template, generation settings with the stop token."""
     for name in WORD_FILES:
@@ -179,7 +160,9 @@ def main(argv: list[str] | None = None) -> int:
     if options.to:
         # 2. Aside: first in full precision, which must agree but at ties, then in the type that is asked for.
         whole, record = FORMS[options.to][0][0], {"checkpoint": source.resolve().name, "form": options.to}
-        with replaced_when_whole(options.output) as partial:
+        check_replaceable(options.output)
+        with whole(options.output) as partial:
+            partial.mkdir()
             writer = make_writer(options, model, tokenizer)
             for quantize in dict.fromkeys((whole, options.quantize)):
                 folder = partial / quantize

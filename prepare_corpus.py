@@ -16,11 +16,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from errors import InputError, run_script, say_interrupts
+from files import LOCK_FILE, one_writer, write_whole
 
 if __name__ == "__main__":  # what follows takes seconds to import
     say_interrupts()
-
-from filelock import FileLock, Timeout
 
 from data_utils.caching import cache_key
 from data_utils.sources.folder import MANIFEST
@@ -105,35 +104,29 @@ def main(argv: list[str] | None = None) -> int:
     files = list_files(args.sources)
     options = asdict(args) | asdict(reading) | asdict(cleaning)
     settings = {name: value for name, value in options.items() if name not in FREE}
-    place = output.resolve()
-    place.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        # Beside the folder, since --overwrite clears what is in it.
-        with FileLock(place.with_name(f".{place.name}.lock"), timeout=0):
-            if is_finished(output, settings, args.overwrite):
-                print(f"{output}: prepared already; nothing to do (--overwrite prepares it again)")
-                return 0
-            work = output / ".work"
-            work.mkdir(parents=True, exist_ok=True)
-            begun = begin_work(work, {"settings": settings, "files": files, "code": cache_key()})
-            if "tasks" not in begun:
-                begun["tasks"] = divide_files(files, args.task_megabytes, reading)
-                write_plan(work, begun)
+    with one_writer(output):
+        if is_finished(output, settings, args.overwrite):
+            print(f"{output}: prepared already; nothing to do (--overwrite prepares it again)")
+            return 0
+        work = output / ".work"
+        work.mkdir(parents=True, exist_ok=True)
+        begun = begin_work(work, {"settings": settings, "files": files, "code": cache_key()})
+        if "tasks" not in begun:
+            begun["tasks"] = divide_files(files, args.task_megabytes, reading)
+            write_whole(work / "plan.json", json.dumps(begun))  # for who goes on has the same tasks
 
-            # 2. The stages, each of which leaves what the next one reads.
-            duplicates = (args.duplicates, args.near_similarity)
-            held_out = (args.eval_fraction, args.eval_files)
-            tasks = begun["tasks"]
-            plan = Plan(files, tasks, reading, cleaning, *duplicates, *held_out, args.max_broken_fraction)
-            stages = plan.stages(work, settings)
-            slurm = {"partition": args.slurm_partition, "time": args.slurm_time}
-            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-            workers = args.workers or (-1 if args.executor == "slurm" else cores)
-            if not run_stages(stages, args.executor, work, workers, slurm, args.ray_address, print):
-                return 0
-            shutil.rmtree(work)
-    except Timeout as error:
-        raise InputError(f"{output}: another process is preparing this corpus; wait for it") from error
+        # 2. The stages, each of which leaves what the next one reads.
+        duplicates = (args.duplicates, args.near_similarity)
+        held_out = (args.eval_fraction, args.eval_files)
+        tasks = begun["tasks"]
+        plan = Plan(files, tasks, reading, cleaning, *duplicates, *held_out, args.max_broken_fraction)
+        stages = plan.stages(work, settings)
+        slurm = {"partition": args.slurm_partition, "time": args.slurm_time}
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        workers = args.workers or (-1 if args.executor == "slurm" else cores)
+        if not run_stages(stages, args.executor, work, workers, slurm, args.ray_address, print):
+            return 0
+        shutil.rmtree(work)
 
     # 3. What it came to.
     corpus = json.loads((output / MANIFEST).read_text(encoding="utf-8"))
@@ -169,7 +162,7 @@ def is_finished(output: Path, settings: dict, overwrite: bool) -> bool:
             )
         shutil.rmtree(output / ".work", ignore_errors=True)
         return True
-    if not (output / ".work").exists() and any(output.iterdir()):
+    if not (output / ".work").exists() and {path.name for path in output.iterdir()} - {LOCK_FILE}:
         raise InputError(f"{output}: the folder holds other files; choose another --output_dir")
     return False
 
@@ -194,13 +187,6 @@ def begin_work(work: Path, plan: dict) -> dict:
             "set it as before to go on, or use --overwrite true"
         )
     return before
-
-
-def write_plan(work: Path, plan: dict) -> None:
-    """Keep the plan, whole or not at all: a preparation that goes on has the same tasks."""
-    aside = work / "plan.tmp"
-    aside.write_text(json.dumps(plan), encoding="utf-8")
-    aside.replace(work / "plan.json")
 
 
 def describe_change(name: str, before: dict, now: dict) -> str:

@@ -1,7 +1,6 @@
 """Opens and saves a checkpoint on disk: weights, config, tokenizer, chat template, generation settings."""
 
 import json
-import shutil
 from pathlib import Path
 
 import torch
@@ -13,6 +12,7 @@ from transformers import (
 )
 
 from errors import InputError, first_line
+from files import remove, sync, sync_tree, write_whole
 
 
 def load_model(path: str) -> PreTrainedModel:
@@ -37,7 +37,7 @@ def save_model(
     All is written aside and then moved, the weights last, so that a folder with weights is whole.
     """
     partial = output_dir / ".saving"
-    shutil.rmtree(partial, ignore_errors=True)
+    remove(partial)
     model.config.use_cache = True
     model.generation_config = GenerationConfig(
         eos_token_id=stop_token_ids, pad_token_id=tokenizer.pad_token_id, do_sample=True, temperature=0.7, top_p=0.9
@@ -45,10 +45,13 @@ def save_model(
     model.save_pretrained(partial)
     tokenizer.save_pretrained(partial)
     name_tokenizer_class(partial)
-    files = sorted(partial.iterdir(), key=lambda path: path.suffix == ".safetensors")
-    for path in files:
+    for path in partial.glob("*.safetensors"):  # which its library writes for this user's eyes alone
+        path.chmod((partial / "config.json").stat().st_mode)
+    sync_tree(partial)
+    for path in sorted(partial.iterdir(), key=lambda path: path.suffix == ".safetensors"):
         path.replace(output_dir / path.name)
     partial.rmdir()
+    sync(output_dir)
 
 
 def name_tokenizer_class(folder: Path) -> None:
@@ -57,4 +60,4 @@ def name_tokenizer_class(folder: Path) -> None:
     config = json.loads(path.read_text(encoding="utf-8"))
     if config.get("tokenizer_class") == "TokenizersBackend":
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
-        path.write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
+        write_whole(path, json.dumps(config, indent=2, ensure_ascii=False))

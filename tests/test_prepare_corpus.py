@@ -16,6 +16,7 @@ from data_utils.preparation.tally import CheckBroken, measure_broken
 from data_utils.sources import builtin as sources
 from data_utils.text.splitting import hash_share
 from errors import InputError
+from files import one_writer
 
 ROOT = Path(__file__).parents[1]
 COMMON = ["--workers", "1", "--task_megabytes", "0.06", "--clean", "unicode", "length"]
@@ -254,17 +255,9 @@ def test_overwrite_leaves_what_another_process_prepares(tmp_path):
     begun = tmp_path / "corpus" / ".work" / "clean" / "00000.parquet"
     begun.parent.mkdir(parents=True)
     begun.write_text("half")
-    hold = (
-        "import sys; from filelock import FileLock\n"
-        "with FileLock(sys.argv[1]): print('held', flush=True); sys.stdin.read()"
-    )
-    command = [sys.executable, "-c", hold, str(tmp_path / ".corpus.lock")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout.readline() == "held\n"
-        with pytest.raises(InputError, match="corpus: another process is preparing this corpus; wait for it"):
-            prepare.main(options)
-        assert begun.read_text() == "half"
-        other.stdin.close()
+    with one_writer(tmp_path / "corpus"), pytest.raises(InputError, match=r"corpus: process .* writes in it"):
+        prepare.main(options)
+    assert begun.read_text() == "half"
     assert prepare.main(options) == 0
     assert sorted(path.name for path in (tmp_path / "corpus").iterdir()) == [
         "corpus.json",
@@ -379,10 +372,11 @@ def test_each_recipe_is_read(path, tmp_path, monkeypatch):
 
 def test_what_a_kill_left_half_written_is_not_in_the_corpus(tmp_path, chats):
     source = write_lines(tmp_path / "a.jsonl", chats[:10])
-    half = tmp_path / "corpus" / ".work" / "data" / "00000.parquet.1.tmp"
+    half = tmp_path / "corpus" / ".work" / "data" / ".00000.parquet.1.tmp"
     half.parent.mkdir(parents=True)
     half.write_bytes(b"PAR1")
-    (tmp_path / "corpus" / "corpus.json.1.tmp").write_text("{")
+    (tmp_path / "corpus" / ".corpus.json.1.tmp").mkdir()
+    (tmp_path / "corpus" / ".corpus.json.1.tmp" / "corpus.json").write_text("{")
     assert prepare.main(["--sources", str(source), "--output_dir", str(tmp_path / "corpus"), *COMMON]) == 0
     names = sorted(path.name for path in (tmp_path / "corpus").rglob("*"))
     assert names == [

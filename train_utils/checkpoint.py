@@ -20,6 +20,7 @@ import yaml
 from transformers import TrainingArguments
 
 from errors import InputError
+from files import write_whole
 from train_utils.arguments import count_step_rows
 
 RUN_FILE = "run.yaml"
@@ -143,10 +144,7 @@ def start_record(output_dir: Path, script: str, settings: dict[str, Any], data: 
 
 def write_record(output_dir: Path, record: dict[str, Any]) -> None:
     """Write a run's record in one step: whole or not at all."""
-    output_dir.mkdir(parents=True, exist_ok=True)
-    partial = output_dir / f".{RUN_FILE}"
-    partial.write_text(yaml.safe_dump(record, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    partial.replace(output_dir / RUN_FILE)
+    write_whole(output_dir / RUN_FILE, yaml.safe_dump(record, sort_keys=False, allow_unicode=True))
 
 
 def git_revision() -> str | None:

@@ -11,6 +11,8 @@ import torch
 import torch.distributed as dist
 from transformers import TrainerCallback
 
+from files import write_whole
+
 CLOCK_FILE = "clock.json"  # in a checkpoint: how much of the time was spent when it was written
 LAUNCHERS = {"accelerate", "torchrun", "accelerate.commands.launch", "torch.distributed.run"}
 WARMUP_SHARE = 0.02
@@ -182,4 +184,4 @@ class Clock(TrainerCallback):
             values = {"elapsed": self.elapsed(), "begin": self.begin, "progress": self.progress}
             values["pause_seconds"] = self.pause_seconds
             path = Path(args.output_dir) / f"checkpoint-{state.global_step}" / CLOCK_FILE
-            path.write_text(json.dumps(values), encoding="utf-8")
+            write_whole(path, json.dumps(values))

@@ -9,6 +9,8 @@ from typing import Any
 import matplotlib
 import torch
 
+from files import whole, write_whole
+
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
@@ -45,7 +47,8 @@ def plot_loss(history: list[dict[str, Any]], path: Path) -> None:
     axes.grid(alpha=0.3)
     if curves:
         axes.legend()
-    figure.savefig(path)
+    with whole(path) as aside:
+        figure.savefig(aside)
     plt.close(figure)
 
 
@@ -67,7 +70,7 @@ def write_report(
     lines += ["", "## What it writes", ""]
     lines += [f"- **{one_line(prompt)}** {one_line(text)}" for prompt, text in samples]
     lines += ["", "## What is weak", "", *(f"- {line}" for line in find_weakness(figures, samples)), ""]
-    path.write_text("\n".join(lines), encoding="utf-8")
+    write_whole(path, "\n".join(lines))
 
 
 def one_line(text: str) -> str:

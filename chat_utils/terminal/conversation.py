@@ -2,7 +2,6 @@
 
 import json
 import os
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from chat_utils.sampling import Sampling
 from data_utils.dialogue.checking import check_dialogue
 from data_utils.text.cleaning import clean_text
 from errors import InputError
+from files import write_whole
 
 FRAME_SECONDS = 0.03  # pieces that come faster are shown together
 
@@ -101,7 +101,7 @@ class Conversation:
         is_new = self._file != (path, file_state(path))
         path = reserve_file(path) if is_new else path
         try:
-            replace_file(path, text)
+            write_whole(path, text, mode=0o600)
         except BaseException:
             if is_new:
                 path.unlink(missing_ok=True)
@@ -166,20 +166,6 @@ def reserve_file(path: Path) -> Path:
                 raise IsADirectoryError(f"{path} is a folder") from None
             number += 1
             candidate = path.with_stem(f"{path.stem}-{number}")
-
-
-def replace_file(path: Path, text: str) -> None:
-    """Put a whole new file in the place of another; raises OSError, and leaves no draft then."""
-    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=".draft.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(draft).replace(path)
-    except BaseException:
-        Path(draft).unlink(missing_ok=True)
-        raise
 
 
 def read_ahead(reply: Reply) -> Iterator[str]:

@@ -1,7 +1,6 @@
 """The end of a preparation: the report, and the manifest that makes a folder a corpus."""
 
 import json
-import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from data_utils.preparation.pictures import draw_pictures
 from data_utils.preparation.report import format_report
 from data_utils.preparation.tally import EXAMPLES, measure_broken, read_tallies, write_json
 from data_utils.sources.folder import MANIFEST
+from files import move_whole, remove_cut_off, write_whole
 
 
 class WriteReport(PipelineStep):
@@ -25,20 +25,16 @@ class WriteReport(PipelineStep):
     def run(self, data: None = None, rank: int = 0, world_size: int = 1) -> None:
         """Write the report and the manifest of the corpus."""
         output = self.work.parent
-        for path in (*output.glob("*.tmp"), *(self.work / "data").glob("*.tmp")):  # what a kill left half written
-            path.unlink()
+        remove_cut_off(output), remove_cut_off(self.work / "data")
         read, written = (read_tallies(self.work, stage) for stage in ("read", "write"))
         report = merge_tallies(read, written, self.files)
         report["broken"] = dict(zip(("share", "words"), measure_broken(read, self.files), strict=True))
         report["seconds"] = sum_seconds(self.work / "runs", read)
         draw_pictures(report, output / "pictures")
         write_json(output / "report.json", report)
-        aside = self.work / "report.md"
-        aside.write_text(format_report(report, output.name), encoding="utf-8")
-        aside.replace(output / "report.md")
+        write_whole(output / "report.md", format_report(report, output.name))
         if (self.work / "data").exists():
-            shutil.rmtree(output / "data", ignore_errors=True)
-            (self.work / "data").rename(output / "data")
+            move_whole(self.work / "data", output / "data")
         shards = [tally["shard"] for tally in written if tally["shard"]]
         last = list(report["steps"])[-1]
         manifest = {

@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_utils.text.splitting import SHARE
+from files import move_whole
 
 COLUMNS = dict.fromkeys(("text", "language", "source", "id"), pa.string()) | {SHARE: pa.float64()}
 ROW_GROUP_BYTES = 8_000_000
@@ -19,7 +20,7 @@ class ShardWriter:
     def __init__(self, path: Path, columns: dict[str, pa.DataType], compression: str = "zstd") -> None:
         """Take the columns; lz4 writes two times as fast as zstd and takes half more room."""
         self.path, self.schema, self.compression = path, pa.schema(columns), compression
-        self.aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        self.aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         self.writer: pq.ParquetWriter | None = None
         self.tables: list[pa.Table] = []
         self.held = self.documents = self.bytes = 0
@@ -50,6 +51,4 @@ class ShardWriter:
         """Write what is left, and let the file appear."""
         self._flush()
         self.writer.close()
-        with self.aside.open("rb") as file:
-            os.fsync(file.fileno())
-        self.aside.replace(self.path)
+        move_whole(self.aside, self.path)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from data_utils.preparation.report import name_language, percent, total
 from data_utils.preparation.tally import format_bytes
+from files import whole
 
 COLOURS = {"zh": "#c8442e", "en": "#2b6ca3"}
 OTHERS = ("#6a9a4b", "#b58a2f", "#7a5c99", "#4a9a9a", "#8a8a8a")
@@ -112,7 +113,6 @@ def save_picture(figure: object, path: Path) -> None:
     """Write a picture whole or not at all, the same bytes for the same figures."""
     from matplotlib import pyplot
 
-    aside = path.with_suffix(".tmp.png")
-    figure.savefig(aside, dpi=110, bbox_inches="tight", metadata={"Software": None})
+    with whole(path) as aside:
+        figure.savefig(aside, dpi=110, bbox_inches="tight", metadata={"Software": None})
     pyplot.close(figure)
-    aside.replace(path)

@@ -1,6 +1,5 @@
 """What is known of each document: keys under which alike ones meet, and sketches by which they are compared."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -16,19 +15,15 @@ from data_utils.preparation.shingles import (
     read_characters,
     sign_shingles,
 )
+from files import whole
 
 ROWS = 1 + BANDS  # of the keys of a document: the exact hash, then the bands
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
     """Write a .npy file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with aside.open("wb") as file:
-        np.save(file, array)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+    with whole(path) as aside:
+        np.save(aside, array)
 
 
 class Signatures:

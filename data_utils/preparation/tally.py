@@ -1,7 +1,6 @@
 """What a preparation counts on its way, task by task: what each step let through, what it dropped, what was broken."""
 
 import json
-import os
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
@@ -16,16 +15,14 @@ from datatrove.pipeline.filters.base_filter import BaseFilter, get_filter_result
 from data_utils.preparation.filters import BATCH_DOCUMENTS, EXAMPLES
 from data_utils.readers.files import Fault
 from errors import InputError
+from files import write_whole
 
 BATCH_CHARACTERS = 250_000  # whose arrays stay in the processor's cache
 
 
 def write_json(path: Path, value: object) -> None:
     """Write a JSON file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    aside.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    aside.replace(path)
+    write_whole(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
 
 
 class Tally:

@@ -3,7 +3,6 @@
 Each has the same four functions: `describe`, `sample`, `pack` and `held_out`, called in this order.
 """
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ from data_utils.sources.corpus import (
 from data_utils.sources.source import Source, check_held_out, needs_shards
 from data_utils.text.splitting import SHARE
 from errors import InputError
+from files import whole
 from model_utils.tokenizer import load_tokenizer, tokenizer_fingerprint, train_tokenizer
 
 SAMPLE_BYTES = 1000  # of each language that a tokenizer is trained on, for each token of its vocabulary
@@ -230,12 +230,11 @@ def prepare_tokenizer(
     if path is None:
         path = trained_folder(corpus, vocab_size)
         if not path.exists():
-            partial_path = path.with_suffix(f".{os.getpid()}")
             share = SAMPLE_BYTES * max(vocab_size, MIN_SAMPLE_TOKENS)
             limits = f"{share / 1e6:.0f} MB of each language, {MAX_SAMPLE_BYTES / 1e6:.0f} MB in all"
             print(f"tokenizer: trained on up to {limits}, which takes less than 1.5 GB of memory")
-            train_tokenizer(corpus.sample(share, MAX_SAMPLE_BYTES), vocab_size).save_pretrained(partial_path)
-            partial_path.rename(path)
+            with whole(path) as aside:
+                train_tokenizer(corpus.sample(share, MAX_SAMPLE_BYTES), vocab_size).save_pretrained(aside)
     tokenizer = load_tokenizer(str(path))
     return tokenizer, tokenizer_fingerprint(tokenizer)
 

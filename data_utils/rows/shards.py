@@ -23,6 +23,7 @@ from transformers import PreTrainedTokenizerBase
 
 from data_utils.caching import cache_folder
 from data_utils.sources.source import Source
+from files import remove_cut_off, whole, write_whole
 from model_utils.text_encoder import encode_texts
 
 FORMAT = 2  # of these files and of what is in them: to be counted up when either changes
@@ -75,7 +76,8 @@ def tokenize_source(
         progress.add(size)
     if writer:
         shards.append(writer.close((len(parts), 0)))
-    write_json(folder / INDEX, {"format": FORMAT, "dtype": f"uint{16 if typecode == 'H' else 32}", "shards": shards})
+    index = {"format": FORMAT, "dtype": f"uint{16 if typecode == 'H' else 32}", "shards": shards}
+    write_whole(folder / INDEX, json.dumps(index, sort_keys=True))
     return folder
 
 
@@ -152,6 +154,7 @@ class ShardWriter:
 
     def __init__(self, folder: Path, number: int, typecode: str) -> None:
         self.path = folder / f"{number:05d}"
+        remove_cut_off(folder)
         for half_written in folder.glob(f"{number:05d}.*"):
             half_written.unlink()
         self.file = self.path.with_suffix(".bin").open("wb")
@@ -182,18 +185,11 @@ class ShardWriter:
         self.file.flush()
         os.fsync(self.file.fileno())
         self.file.close()
-        np.save(self.path.with_suffix(".npy"), np.frombuffer(self.offsets, dtype=np.uint64))
-        with self.path.with_suffix(".eval.jsonl").open("w", encoding="utf-8") as file:
-            for language, texts in sorted(self.held_out.items()):
-                for text in texts:
-                    file.write(json.dumps({"text": text, "language": language}, ensure_ascii=False) + "\n")
+        with whole(self.path.with_suffix(".npy")) as aside:
+            np.save(aside, np.frombuffer(self.offsets, dtype=np.uint64))
+        rows = [{"text": text, "language": name} for name, texts in sorted(self.held_out.items()) for text in texts]
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        write_whole(self.path.with_suffix(".eval.jsonl"), lines)
         record = {"tokens": self.tokens, "documents": len(self.offsets), "languages": self.languages, "next": place}
-        write_json(self.path.with_suffix(".json"), record)
+        write_whole(self.path.with_suffix(".json"), json.dumps(record, sort_keys=True))
         return record
-
-
-def write_json(path: Path, value: dict) -> None:
-    """Write a JSON file in one step: whole or not at all."""
-    aside = path.with_suffix(".partial")
-    aside.write_text(json.dumps(value, sort_keys=True), encoding="utf-8")
-    aside.replace(path)

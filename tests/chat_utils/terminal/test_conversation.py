@@ -211,7 +211,7 @@ def test_failed_save_leaves_the_old_file_and_no_draft(tmp_path, monkeypatch):
     assert [file.name for file in tmp_path.iterdir()] == ["kept.json"]
 
 
-@pytest.mark.parametrize("failing", ["tempfile.mkstemp", "pathlib.Path.replace"])
+@pytest.mark.parametrize("failing", ["pathlib.Path.touch", "pathlib.Path.replace"])
 def test_save_that_fails_at_its_draft_leaves_nothing(tmp_path, monkeypatch, failing):
     conversation = converse(["a"])
     ask(conversation, "1")

@@ -1,0 +1,142 @@
+"""Writes a file or a folder whole or not at all: a kill or a power cut leaves the old one or the new one, never half.
+
+Written aside, synced, renamed, and the folder synced: the order that SQLite and git follow.
+"""
+
+import errno
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from errors import InputError
+
+LOCK_FILE = ".lock"
+
+UNSYNCABLE = {errno.EINVAL, errno.ENOTSUP, errno.EBADF}  # a file system that can't sync a folder, or a pipe
+
+
+def write_whole(path: Path, data: str | bytes, mode: int | None = None) -> None:
+    """Write a file whole or not at all, its folder made if need be; text in UTF-8, its line ends as they are.
+
+    Args:
+        mode: permissions, which the file has before it holds anything; by default those of any new file.
+    """
+    with whole(path) as aside:
+        aside.touch(mode or 0o666)
+        aside.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Give a path beside `path` for a file or folder to be written; it takes the place of `path` at the end.
+
+    On an error it is gone, and `path` is as it was.
+    """
+    # In a folder of its own: libraries go by a file's suffix, and so does who looks for files in this folder.
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    remove(aside)
+    aside.mkdir(parents=True)
+    try:
+        yield aside / path.name
+        move_whole(aside / path.name, path)
+    finally:
+        remove(aside)
+
+
+def move_whole(source: Path, target: Path) -> None:
+    """Sync a file or folder and put it in the place of another one on the same file system.
+
+    Between a folder that goes and the one that takes its place there is a moment without either.
+    """
+    sync_tree(source)
+    if source.is_dir() and target.is_dir():  # no system replaces a folder that holds something
+        old = target.with_name(f".{target.name}.{os.getpid()}.old.tmp")
+        remove(old)
+        target.rename(old)
+        try:
+            source.rename(target)
+        except OSError:
+            old.rename(target)
+            raise
+        remove(old)
+    else:
+        source.replace(target)
+    sync(target.parent)
+
+
+def remove(path: Path) -> None:
+    """Delete a file, link or folder, if there is one."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def remove_cut_off(folder: Path) -> None:
+    """Delete what a killed `whole` left in a folder that no other process writes in."""
+    for path in folder.glob(".*.tmp"):
+        remove(path)
+
+
+def sync_tree(path: Path) -> None:
+    """Sync a file, or a folder with all that is in it."""
+    if path.is_dir():
+        for folder, _, names in os.walk(path):
+            for file in (Path(folder, name) for name in names):
+                if not file.is_symlink():
+                    sync(file)
+            sync(Path(folder))
+    else:
+        sync(path)
+
+
+def sync(path: Path) -> None:
+    """Have the system write a file's content, or a folder's list of names, to the disk itself."""
+    is_windows = os.name == "nt"
+    if is_windows and path.is_dir():  # which Windows keeps by itself, and can't sync
+        return
+    handle = os.open(path, os.O_RDWR if is_windows else os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in UNSYNCABLE:
+            raise
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def one_writer(folder: Path) -> Iterator[None]:
+    """Hold a folder, made if need be, for this process alone; raise InputError where another one holds it.
+
+    The lock is the system's: it is free as soon as the process is gone, however it went.
+    """
+    if folder.is_symlink() and not folder.exists():
+        raise InputError(f"{folder}: is a link to {folder.readlink()}, which is not there; make it, or choose another")
+    is_new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / LOCK_FILE
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        owner = "another process"
+        with suppress(OSError):  # as Windows locks it for readers too
+            owner = path.read_text() or owner
+        raise InputError(f"{folder}: {owner} writes in it; wait until it ends, or choose another folder") from None
+    try:
+        with suppress(OSError):
+            path.write_text(f"process {os.getpid()} on {platform.node()}")
+        yield
+    finally:
+        if os.name != "nt":  # where an open file can't go
+            path.unlink(missing_ok=True)  # while it is held: who waits at it sees that it is gone
+        lock.release()
+        with suppress(OSError):
+            if is_new:
+                folder.rmdir()  # as long as nothing was written in it
