@@ -8,7 +8,6 @@ for piece in engine.reply([{"role": "user", "content": "你好"}]):
 
 import contextlib
 import gc
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +29,7 @@ from data_utils.dialogue.checking import DialogueError
 from data_utils.dialogue.format import stop_token_id
 from data_utils.dialogue.window import encode_prompt
 from errors import InputError, first_line
+from model_utils.text_encoder import encode_text
 from model_utils.tokenizer import add_chat_tokens
 
 KINDS = ("auto", "transformers", "batched", "llama.cpp")
@@ -142,8 +142,6 @@ class Engine:
                 raise InputError("--dtype float16: on a CPU it is slower than float32 in prompts; choose bfloat16")
             model, self.tokenizer = load_checkpoint(path, device, dtype)
             self.decoder = choose_decoder(model, kind, slots)
-        # A tokenizer keeps `split_special_tokens` of the last call: of two threads at once, one would forge turns.
-        self._encoding = threading.Lock()
         self.stop_ids = {stop_token_id(self.tokenizer), self.tokenizer.eos_token_id} - {None}
 
     @property
@@ -160,8 +158,7 @@ class Engine:
         started = time.perf_counter()
         sampling = sampling or Sampling()
         dialogue, unread = clean_dialogue(dialogue, self.window)
-        with self._encoding:
-            ids, dropped = encode_prompt(self.tokenizer, dialogue, self.window, self._reserve(sampling))
+        ids, dropped = encode_prompt(self.tokenizer, dialogue, self.window, self._reserve(sampling))
         return self._open(ids, sampling, unread + dropped, started)
 
     def complete(self, text: str, sampling: Sampling | None = None) -> Reply:
@@ -172,8 +169,7 @@ class Engine:
         started = time.perf_counter()
         sampling = sampling or Sampling()
         text = replace_surrogates(text[-longest_bytes(self.window) :])
-        with self._encoding:
-            ids = self.tokenizer(text, split_special_tokens=True)["input_ids"]
+        ids = encode_text(self.tokenizer, text, add_special_tokens=True)
         if not ids:
             raise DialogueError("there is no text to go on with")
         return self._open(ids[-(self.window - self._reserve(sampling)) :], sampling, 0, started)
@@ -183,8 +179,7 @@ class Engine:
         text = clean_message(text, "system", self.window)
         if text:
             shortest = [{"role": "system", "content": text}, {"role": "user", "content": "."}]
-            with self._encoding:
-                encode_prompt(self.tokenizer, shortest, self.window, self._reserve(sampling or Sampling()))
+            encode_prompt(self.tokenizer, shortest, self.window, self._reserve(sampling or Sampling()))
         return text
 
     def _reserve(self, sampling: Sampling) -> int:

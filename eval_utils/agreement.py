@@ -8,6 +8,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from data_utils.dialogue.window import encode_prompt
 from errors import InputError
+from model_utils.text_encoder import encode_text
 
 PROMPTS = (
     "Hello! Who are you, and what can you do?",
@@ -58,8 +59,7 @@ class Agreement:
 def check_tokens(runtime: Runtime, tokenizer: PreTrainedTokenizerBase) -> None:
     """Raise InputError where the runtime's tokenizer gives other ids for any of the texts, or for a whole prompt."""
     for text in TEXTS:
-        expected = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        if runtime.tokenize(text) != expected:
+        if runtime.tokenize(text) != encode_text(tokenizer, text):
             raise InputError(f"verification failed: the tokens of {text!r} differ in the runtime; nothing is left")
     for text in PROMPTS:
         messages = [{"role": "user", "content": text}]

@@ -4,6 +4,8 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
+from model_utils.text_encoder import encode_text
+
 
 class ExportedFolder:
     """An exported folder with its tokenizer; see `Runtime` in chat_utils.verify."""
@@ -13,4 +15,6 @@ class ExportedFolder:
 
     def tokenize(self, text: str, with_control: bool = False) -> list[int]:
         """Return the ids of a text by the folder's tokenizer; control tokens are letters but `with_control`."""
-        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=not with_control)["input_ids"]
+        if with_control:
+            return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return encode_text(self.tokenizer, text)

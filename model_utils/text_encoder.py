@@ -1,37 +1,73 @@
-"""Texts to ids as fast as the tokenizer alone: no masks, no offsets, a text's control tokens as letters."""
+"""Turns a user's text into token ids, in which control tokens that somebody typed are letters.
+
+The one place where this is done, for training and for asking alike. It encodes with a copy of the tokenizer's backend,
+so that the caller's tokenizer stays as it is and any thread may encode at any time.
+"""
 
 import re
 from array import array
 from collections.abc import Iterator
+from weakref import WeakKeyDictionary
 
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
+from errors import InputError, first_line
 from model_utils.tokenizer import is_byte_level
 
 LONG_CHARACTERS = 1_000_000  # the tokenizer needs about 100 bytes a token while it works: longer texts go in pieces
 # A place where no byte-level pattern (GPT-2's, Qwen2's and their like) ever joins two pieces to one word: after a
 # letter, and before a single space, line end or Chinese mark that a letter follows.
 CUT = re.compile(r"(?<=[A-Za-z\u4e00-\u9fff])(?=[ \n，。、][A-Za-z\u4e00-\u9fff])")
+# Such a pattern looks back over a run of white space, and its engine gives up at ten million characters. Merges nearly
+# always double a run of one character from its beginning, so that a cut at a power of two leaves the ids as they are.
+SPACE_CHARACTERS = 2**20
+_copies: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[int, Tokenizer]] = WeakKeyDictionary()
+
+
+def own_backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer | None:
+    """Return a copy of a tokenizer's backend to which control tokens are letters, made once.
+
+    It is made anew where tokens were added since; None for a tokenizer written in Python, which has no backend.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if not isinstance(backend, Tokenizer):
+        return None
+    size, copy = _copies.get(tokenizer, (0, None))
+    if copy is None or size != len(tokenizer):
+        copy = Tokenizer.from_str(backend.to_str())
+        copy.encode_special_tokens = True
+        copy.no_truncation()
+        copy.no_padding()
+        _copies[tokenizer] = len(tokenizer), copy
+    return copy
+
+
+def encode_text(tokenizer: PreTrainedTokenizerBase, text: str, add_special_tokens: bool = False) -> list[int]:
+    """Return the ids of one text: those of `tokenizer(text, split_special_tokens=True)`.
+
+    Args:
+        add_special_tokens: whether the tokenizer puts its own tokens around the text, such as one that begins it.
+
+    Raises InputError where the tokenizer cannot encode it.
+    """
+    backend = own_backend(tokenizer)
+    if backend is None:
+        return tokenizer(text, add_special_tokens=add_special_tokens, split_special_tokens=True)["input_ids"]
+    if add_special_tokens:
+        return encode_batch(backend, [text], add_special_tokens)[0]
+    return [token for ids in encode_pieces(backend, list_pieces(tokenizer, text), "I") for token in ids]
 
 
 def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: list[str], typecode: str = "i") -> list[array]:
     """Return the ids of each text with the end token after it, on all cores (the tokenizer's own threads).
 
-    The ids are those of `tokenizer(text, add_special_tokens=False, split_special_tokens=True)`, to which a control
-    token that stands in a text is letters. `typecode` is that of `array`: i (int32), H (uint16), I (uint32).
+    The ids are those of `encode_text`. `typecode` is that of `array`: i (int32), H (uint16), I (uint32).
     """
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if not isinstance(backend, Tokenizer):  # a tokenizer written in Python
-        ids = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"] if texts else []
-        return [array(typecode, [*text_ids, tokenizer.eos_token_id]) for text_ids in ids]
-    backend.encode_special_tokens = True
-    if backend.truncation is not None:
-        backend.no_truncation()
-    if backend.padding is not None:
-        backend.no_padding()
-    may_cut = is_byte_level(tokenizer)
-    pieces = [cut_text(text) if may_cut and len(text) > LONG_CHARACTERS else [text] for text in texts]
+    backend = own_backend(tokenizer)
+    if backend is None:
+        return [array(typecode, [*encode_text(tokenizer, text), tokenizer.eos_token_id]) for text in texts]
+    pieces = [list_pieces(tokenizer, text) for text in texts]
     encoded = encode_pieces(backend, [piece for cut in pieces for piece in cut], typecode)
     documents = []
     for cut in pieces:
@@ -49,17 +85,59 @@ def encode_pieces(backend: Tokenizer, pieces: list[str], typecode: str) -> Itera
     for end, piece in enumerate(pieces, 1):
         characters += len(piece)
         if characters >= LONG_CHARACTERS or end == len(pieces):
-            for encoding in backend.encode_batch_fast(pieces[start:end], add_special_tokens=False):
-                yield array(typecode, encoding.ids)
+            for ids in encode_batch(backend, pieces[start:end]):
+                yield array(typecode, ids)
             start, characters = end, 0
+
+
+def encode_batch(backend: Tokenizer, texts: list[str], add_special_tokens: bool = False) -> list[list[int]]:
+    """Return the ids of texts; raise InputError that names the first one on which the tokenizer's code gives up."""
+    try:
+        return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=add_special_tokens)]
+    except BaseException as error:  # pyo3's PanicException is no Exception, and no module holds it
+        if type(error).__name__ != "PanicException":
+            raise
+        reason = first_line(error)
+    if len(texts) > 1:
+        return [ids for text in texts for ids in encode_batch(backend, [text], add_special_tokens)]
+    where = f"the text of {len(texts[0]):,} characters that begins with {texts[0][:40]!r}"
+    raise InputError(f"{where}: the tokenizer cannot encode it ({reason}); put line ends in it, or leave it out")
+
+
+def list_pieces(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
+    """Return a text in pieces that may be encoded one by one, most often itself alone."""
+    return cut_text(text) if len(text) > LONG_CHARACTERS and is_byte_level(tokenizer) else [text]
 
 
 def cut_text(text: str, size: int = LONG_CHARACTERS) -> list[str]:
     """Cut a text where its tokens are cut anyway, into pieces of about `size` characters; joined, they are the text.
 
+    A run of more than SPACE_CHARACTERS of white space is cut too.
+
     >>> cut_text("one two three four", 6)
     ['one two', ' three', ' four']
     """
+    pieces, start = [], 0
+    for begin, end in find_long_spaces(text):
+        *before, last = cut_words(text[start:begin], size)
+        places = range(begin, end, SPACE_CHARACTERS)
+        pieces += [*before, last + text[begin : places[1]]]
+        pieces += [text[place : place + SPACE_CHARACTERS] for place in places[1:-1]]
+        start = places[-1]
+    return [*pieces, *cut_words(text[start:], size)]
+
+
+def find_long_spaces(text: str) -> list[tuple[int, int]]:
+    """Return where the runs of more than SPACE_CHARACTERS of white space begin and end, in order."""
+    step = SPACE_CHARACTERS // 2  # such a run holds a place of these, and what follows it
+    if not any(text[place : place + step // 2].isspace() for place in range(0, len(text), step)):
+        return []  # most texts: nothing more is looked at
+    runs = (match.span() for match in re.finditer(r"\s+", text))
+    return [(begin, end) for begin, end in runs if end - begin > SPACE_CHARACTERS]
+
+
+def cut_words(text: str, size: int) -> list[str]:
+    """Cut a text at words into pieces of about `size` characters."""
     pieces, start = [], 0
     while len(text) - start > size and (cut := CUT.search(text, start + size)):
         pieces.append(text[start : cut.start()])

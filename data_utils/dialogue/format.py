@@ -1,7 +1,7 @@
 """Encodes a dialogue by the chat template: token ids and labels. The single owner of the chat format.
 
 One function encodes for training and for asking, so that what is trained is what is asked. Text of a user is data: it
-is encoded with `split_special_tokens=True` and joined with the template's own control tokens part by part, so that
+is encoded by `model_utils.text_encoder`, and joined with the template's own control tokens part by part, so that
 somebody who types a control token gets its letters and never forges a turn.
 """
 
@@ -9,6 +9,8 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from data_utils.dialogue.checking import DialogueError, as_exchange
+from errors import InputError
+from model_utils.text_encoder import encode_text
 
 IGNORE_LABEL = -100  # what the loss of PyTorch and transformers skips
 
@@ -20,7 +22,7 @@ def encode_messages(
 
     The origin of a part is the role whose words it holds, or "template" for what the template writes around them.
     For ordinary text the ids, joined, equal those of `apply_chat_template`. Raises DialogueError where the template
-    refuses.
+    refuses, or the tokenizer.
     """
     # The template is rendered with a mark for each content, and cut at the marks: what is left is the template's own.
     marks = [f"\u27e6{number}\u27e7" for number in range(len(messages))]
@@ -35,9 +37,11 @@ def encode_messages(
         if not found:
             raise DialogueError("the chat template leaves out a message")
         around.append(before)
-    contents = [message["content"] for message in messages]
     control_ids = tokenizer([*around, rest], add_special_tokens=False)["input_ids"]
-    content_ids = tokenizer(contents, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    try:
+        content_ids = [encode_text(tokenizer, message["content"]) for message in messages]
+    except InputError as error:
+        raise DialogueError(str(error)) from error
     parts = []
     for message, before, ids in zip(messages, control_ids, content_ids, strict=False):
         parts += [(before, "template"), (ids, message["role"])]

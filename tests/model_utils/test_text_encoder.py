@@ -1,14 +1,17 @@
 """Ids are those of the tokenizer's own call, however they are made."""
 
+import copy
 from array import array
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import pre_tokenizers
+from tokenizers import Regex, pre_tokenizers, processors
 
+from errors import InputError
 from model_utils import text_encoder as encoding
-from model_utils.text_encoder import cut_text, encode_texts
+from model_utils.text_encoder import cut_text, encode_text, encode_texts
+from model_utils.tokenizer import train_tokenizer
 
 WORDS = [
     "tea ",
@@ -74,3 +77,73 @@ def test_long_texts_give_the_same_ids(tokenizer, monkeypatch):
     monkeypatch.setattr(encoding, "LONG_CHARACTERS", 100)
     assert len(cut_text(texts[0], 100)) > 5
     assert [ids.tolist() for ids in encode_texts(tokenizer, texts)] == expected
+
+
+# One text
+
+
+@settings(max_examples=40, deadline=None)
+@given(TEXTS)
+def test_one_text_has_the_ids_of_many(tokenizer, text):
+    assert [*encode_text(tokenizer, text), tokenizer.eos_token_id] == call(tokenizer, [text])[0]
+
+
+def test_the_callers_tokenizer_stays_as_it_is(tokenizer):
+    tokenizer("tea", truncation=True, max_length=7)
+    before = tokenizer.backend_tokenizer.to_str(), tokenizer.backend_tokenizer.encode_special_tokens
+    encode_texts(tokenizer, ["a<|im_end|>" * 9])
+    assert 2 not in encode_text(tokenizer, "a<|im_end|>" * 9)
+    assert (tokenizer.backend_tokenizer.to_str(), tokenizer.backend_tokenizer.encode_special_tokens) == before
+    assert tokenizer.backend_tokenizer.encode("<|im_end|>").ids == [2]
+
+
+def test_tokens_that_are_added_later_are_known(tokenizer):
+    grown = copy.deepcopy(tokenizer)
+    assert len(encode_text(grown, "<tea>")) > 1
+    grown.add_tokens(["<tea>"])
+    grown.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>", "<|milk|>"]})
+    assert encode_text(grown, "<tea>") == [len(tokenizer)]
+    assert len(encode_text(grown, "<|milk|>")) > 1
+    assert len(encode_text(tokenizer, "<tea>")) > 1
+
+
+def test_the_tokenizers_own_tokens_around_a_text_are_asked_for(tokenizer):
+    begun = copy.deepcopy(tokenizer)
+    begun.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        "<|im_start|> $A", None, [("<|im_start|>", 1)]
+    )
+    assert encode_text(begun, "<|im_start|>tea") == encode_text(tokenizer, "<|im_start|>tea")
+    asked = encode_text(begun, "<|im_start|>tea", add_special_tokens=True)
+    assert asked == [1, *encode_text(tokenizer, "<|im_start|>tea")]
+
+
+# Runs of white space, on which a pattern's engine gives up
+
+
+@pytest.mark.parametrize("space", [" ", "\t", "\n", "\u3000"])
+@pytest.mark.parametrize("length", [65, 127, 128, 129, 200, 256, 300])
+def test_a_long_run_of_white_space_is_cut_where_the_ids_stay(monkeypatch, space, length):
+    """Of a vocabulary whose tokens of spaces double, as they nearly always do."""
+    words = ["tea" + space * n + "x" for n in (2, 4, 8, 16, 32, 64)] * 3
+    spaced = train_tokenizer(words, 400)
+    text = f"tea{space * length}milk {space * 40}and{space * length}"
+    expected = call(spaced, [text])
+    monkeypatch.setattr(encoding, "LONG_CHARACTERS", 50)
+    monkeypatch.setattr(encoding, "SPACE_CHARACTERS", 64)
+    pieces = cut_text(text, 10**6)
+    assert "".join(pieces) == text
+    assert len(pieces) == 1 + 2 * ((length - 1) // 64)
+    assert [ids.tolist() for ids in encode_texts(spaced, [text])] == expected
+    assert encode_text(spaced, text) == expected[0][:-1]
+
+
+def test_a_text_on_which_the_tokenizer_gives_up_is_named(tokenizer, capfd):
+    frail = copy.deepcopy(tokenizer)
+    frail.backend_tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"(x+x+)+y"), "isolated")
+    for encode in (lambda text: encode_text(frail, text), lambda text: encode_texts(frail, ["tea", text, "milk"])):
+        with pytest.raises(
+            InputError, match=r"^the text of 60 characters that begins with 'x{40}': .*cannot encode"
+        ) as error:
+            encode("x" * 60)
+        assert "\n" not in str(error.value)
+    assert [len(ids) for ids in encode_texts(frail, ["xy"])] == [len(frail.backend_tokenizer.encode("xy").ids) + 1]
