@@ -11,6 +11,10 @@ class InputError(Exception):
     """A fault in what the user gave (a file, an option, a checkpoint); its text says where, what and what to do."""
 
 
+class RunError(Exception):
+    """A run that can't come to a true end; its text says where it was, what was found and what to do."""
+
+
 INTERRUPTED = "interrupted; what was complete before is untouched"
 # By number where Python reports it, by words where torch, safetensors and pyarrow do.
 MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO}
@@ -60,6 +64,8 @@ def run_guarded(main: Callable[[], int | None]) -> int:
         sys.stdout.flush()
     except InputError as error:
         code, message = 2, str(error)
+    except RunError as error:
+        code, message = 1, str(error)
     except KeyboardInterrupt:
         code, message = 130, INTERRUPTED
     except MemoryError as error:

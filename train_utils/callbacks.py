@@ -1,18 +1,20 @@
 """What happens beside the training steps: progress, samples, stopping, and marking checkpoints complete."""
 
 import math
+import os
 import signal
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 import torch.distributed as dist
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
-from errors import InputError
+from errors import RunError
 from train_utils.checkpoint import mark_complete
 from train_utils.clock import Clock
 from train_utils.plan.machine import synchronize
@@ -160,22 +162,39 @@ class Samples(TrainerCallback):
 
 
 class StopOnDivergence(TrainerCallback):
-    """Ends a run whose loss is no longer a number: neither are its weights then, and nothing brings them back.
+    """Ends a run whose losses or weights are no longer numbers: nothing brings them back.
 
-    Except with fp16, which leaves out a step that overflows.
+    With fp16 a training loss that overflows is let pass: such a step is left out.
     """
 
+    def __init__(self) -> None:
+        self.finite_step = 0
+
     def on_log(self, args, state, control, logs=None, **kwargs):
-        loss = (logs or {}).get("loss", 0.0)
-        if not math.isfinite(loss) and not args.fp16:
-            raise InputError(
-                f"step {state.global_step}: the loss is {loss}: the training has diverged; begin anew with lower rates "
-                "(--learning_rate, and with muon --matrix_learning_rate) and --overwrite true"
-            )
+        for name, value in (logs or {}).items():
+            is_training = name in ("loss", "train_loss")
+            if (is_training and not args.fp16) or (name.startswith("eval_") and name.endswith("_loss")):
+                if not math.isfinite(value):
+                    self.fail(state.global_step, f"the {'' if is_training else 'held-out '}loss is {value}")
+                self.finite_step = state.global_step if name == "loss" else self.finite_step
+
+    def on_save(self, args, state, control, model=None, **kwargs):
+        bad = [name for name, weights in model.named_parameters() if not bool(torch.isfinite(weights).all())]
+        if bad:
+            self.fail(state.global_step, f"{len(bad)} weights, {bad[0]} first, are not finite")
+
+    on_train_end = on_save
+
+    def fail(self, step: int, what: str) -> NoReturn:
+        """Raise RunError for what was found at a step."""
+        raise RunError(
+            f"step {step}: {what} (the loss was finite until step {self.finite_step}): the training has diverged; "
+            "begin anew with lower rates (--learning_rate, and with muon --matrix_learning_rate) and --overwrite true"
+        )
 
 
 class StopOnSignal(TrainerCallback):
-    """On Ctrl-C or SIGTERM: finish the step, save a checkpoint, end the training.
+    """On Ctrl-C, SIGTERM or a terminal that is closed: finish the step, save a checkpoint, end the training.
 
     `received` is the signal; `saved` says that the checkpoint is there. A signal in the last step or after it, in the
     last evaluation say, stops nothing: the run is as good as finished.
@@ -186,12 +205,18 @@ class StopOnSignal(TrainerCallback):
         self.stopping = self.saved = False
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self.receive)
+        # Windows has no SIGHUP, and nohup leaves it ignored.
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            signal.signal(signal.SIGHUP, self.receive)
 
     def receive(self, number, frame) -> None:
+        if self.received is not None and number == getattr(signal, "SIGHUP", None):
+            return  # a shell that ends and its terminal both send one
         if self.received is not None:  # asked twice: at once
             raise KeyboardInterrupt
         self.received = number
-        print("\nstopping as soon as what was trained is saved; once more to leave at once", flush=True)
+        leave_lost_terminal()
+        print("stopping as soon as what was trained is saved; once more to leave at once", flush=True)
 
     def on_step_end(self, args, state, control, **kwargs):
         received = self.received
@@ -207,6 +232,15 @@ class StopOnSignal(TrainerCallback):
 
     def on_save(self, args, state, control, **kwargs):
         self.saved = self.stopping
+
+
+def leave_lost_terminal() -> None:
+    """Turn output to nowhere where its terminal is gone: an error of writing would end what is still to be saved."""
+    for stream in (1, 2):
+        try:
+            os.write(stream, b"")
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
 
 
 class MarkComplete(TrainerCallback):

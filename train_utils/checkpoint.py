@@ -1,14 +1,14 @@
 """The life of a run's folder: may it be written, where to go on, when is a checkpoint whole, what is left at the end.
 
 ckpt/run.yaml           settings, versions, data, metrics; `status: training`, later `finished`
-ckpt/checkpoint-N/      for resuming: Trainer's state, and `complete.json`, written last, with every file's size
+ckpt/checkpoint-N/      for resuming: Trainer's state; `complete.json`, written last, has every file's size and hash
 ckpt/model.safetensors  the trained model beside its config, tokenizer and chat template: the one checkpoint form
 """
 
+import hashlib
 import json
 import platform
 import re
-import shutil
 import subprocess
 import warnings
 from dataclasses import asdict
@@ -16,11 +16,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import xxhash
 import yaml
 from transformers import TrainingArguments
 
 from errors import InputError
-from files import write_whole
+from files import LOCK_FILE, remove, remove_cut_off, sync, sync_tree, write_whole
 from train_utils.arguments import count_step_rows
 
 RUN_FILE = "run.yaml"
@@ -67,21 +68,26 @@ def prepare_folder(
         raise InputError(f"{output_dir}: is a file; choose another --output_dir")
     record = read_record(output_dir)
     if resume and resume.lower() not in ("true", "false"):
-        if not is_complete(Path(resume)):
-            raise InputError(f"{resume}: not a complete checkpoint; --resume_from_checkpoint true finds the last one")
+        damage = find_damage(Path(resume))
+        if damage:
+            raise InputError(
+                f"{resume}: not a complete checkpoint ({damage}); --resume_from_checkpoint true finds the last one"
+            )
         if output_dir.resolve() != Path(resume).resolve().parent:
             raise InputError(f"{resume}: belongs to another run; resume it with --output_dir {Path(resume).parent}")
         changed = describe_changes(record["settings"], settings) if record else "no run.yaml"
         if changed:
             raise InputError(f"{output_dir}: cannot go on with other settings ({changed})")
         return resume
-    if overwrite:
-        return None
     if record is None:
-        if output_dir.is_dir() and any(output_dir.iterdir()):
+        others = {path.name for path in output_dir.iterdir()} - {LOCK_FILE} if output_dir.is_dir() else set()
+        if others:
             raise InputError(
-                f"{output_dir}: is not empty and holds no run; choose another --output_dir, or --overwrite true"
+                f"{output_dir}: holds {min(others)} and no run, which --overwrite true alone would replace; choose "
+                "another --output_dir"
             )
+        return None
+    if overwrite:
         return None
     changed = describe_changes(record["settings"], settings)
     if changed:
@@ -125,21 +131,41 @@ def read_record(folder: Path) -> dict[str, Any] | None:
 
 
 def start_record(output_dir: Path, script: str, settings: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
-    """Empty the folder of an earlier run, write the record of one that begins, and return it."""
-    for old in [*output_dir.glob("checkpoint-*"), output_dir / "runs", output_dir / "adapter"]:
-        shutil.rmtree(old, ignore_errors=True)
-    for old in output_dir.glob("*.safetensors"):
-        old.unlink()
-    record = {
-        "status": "training",
-        "script": script,
-        "settings": settings,
-        "data": data,
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-        "git_revision": git_revision(),
-    }
+    """Write the record of a run that begins, without what an earlier one left in its folder, and return the record.
+
+    The checkpoints go before the earlier record and the weights after it: no record ever speaks of another's.
+    """
+    for old in find_checkpoints(output_dir):
+        remove(old)
+    record = {"status": "training", "script": script, "settings": settings, "data": data, **describe_code()}
     write_record(output_dir, record)
+    for pattern in ("model*.safetensors", "runs", "adapter", ".saving"):
+        for old in output_dir.glob(pattern):
+            remove(old)
+    remove_cut_off(output_dir)
     return record
+
+
+def continue_record(output_dir: Path, checkpoint: Path) -> None:
+    """Make a folder ready for its run to go on from a checkpoint: the record says with what, and later ones go.
+
+    Those were cut off, or their steps are trained again; Trainer would count them among the newest, which it keeps.
+    """
+    for folder in find_checkpoints(output_dir):
+        if checkpoint_step(folder) > checkpoint_step(checkpoint):
+            remove(folder)
+    remove_cut_off(output_dir)
+    record, code = read_record(output_dir), describe_code()
+    before = {name: record.get(name) for name in code}
+    if before != code:
+        record["went_on"] = [*record.get("went_on", []), {"until_step": checkpoint_step(checkpoint), **before}]
+        write_record(output_dir, record | code)
+
+
+def describe_code() -> dict[str, Any]:
+    """Return what a run is computed by: versions of packages, and the revision of this repository."""
+    versions = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+    return {"versions": versions, "git_revision": git_revision()}
 
 
 def write_record(output_dir: Path, record: dict[str, Any]) -> None:
@@ -158,32 +184,54 @@ def git_revision() -> str | None:
 
 def checkpoint_step(folder: Path) -> int:
     """Return the step of a folder `checkpoint-N`."""
-    return int(re.fullmatch(r"checkpoint-(\d+)", folder.name)[1])
+    return int(folder.resolve().name.rpartition("-")[2])
+
+
+def find_checkpoints(output_dir: Path) -> list[Path]:
+    """Return the checkpoints of a run, whole or not, the last one first."""
+    folders = [path for path in output_dir.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    return sorted(folders, key=checkpoint_step, reverse=True)
 
 
 def mark_complete(folder: Path) -> None:
-    """Write the size of every file of a checkpoint beside them, last of all: what lacks it was cut off."""
-    sizes = {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
-    sizes.pop(COMPLETE_FILE, None)
-    partial = folder / f".{COMPLETE_FILE}"
-    partial.write_text(json.dumps(sizes), encoding="utf-8")
-    partial.replace(folder / COMPLETE_FILE)
+    """Sync a checkpoint, and write size and hash of every file beside them, last of all: what lacks it was cut off."""
+    sync_tree(folder)
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / COMPLETE_FILE)
+    files = {path.relative_to(folder).as_posix(): [path.stat().st_size, hash_file(path)] for path in paths}
+    write_whole(folder / COMPLETE_FILE, json.dumps(files))
+    sync(folder.parent)
 
 
-def is_complete(folder: Path) -> bool:
-    """Tell whether a checkpoint has all of its files in full."""
+def hash_file(path: Path) -> str:
+    """Return a hash of a file's content, by which damage is noticed."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
+
+
+def find_damage(folder: Path) -> str | None:
+    """Return in words what a checkpoint lacks; None where every file is there as it was written."""
     try:
-        sizes = json.loads((folder / COMPLETE_FILE).read_text(encoding="utf-8"))
-        return all((folder / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError):
-        return False
+        files = json.loads((folder / COMPLETE_FILE).read_text(encoding="utf-8"))
+        for name, written in files.items():
+            size, digest = written if isinstance(written, list) else (written, None)  # sizes alone, as once
+            path = folder / name
+            if path.stat().st_size != size or (digest and hash_file(path) != digest):
+                return f"{name} is damaged"
+    except FileNotFoundError as error:
+        name = Path(error.filename).name
+        return "was cut off while being written" if name == COMPLETE_FILE else f"{name} is missing"
+    except OSError as error:
+        return f"{error.filename} can't be read: {error.strerror}"
+    except (ValueError, AttributeError):
+        return f"{COMPLETE_FILE} is damaged"
+    return None
 
 
 def find_last_complete(output_dir: Path) -> Path | None:
-    """Return the last complete checkpoint; warn of later ones that are only half written."""
-    folders = [path for path in output_dir.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
-    for folder in sorted(folders, key=checkpoint_step, reverse=True):
-        if is_complete(folder):
+    """Return the last complete checkpoint; warn of later ones that are cut off or damaged."""
+    for folder in find_checkpoints(output_dir):
+        damage = find_damage(folder)
+        if damage is None:
             return folder
-        warnings.warn(f"{folder}: was cut off while being written; it is skipped", stacklevel=2)
+        warnings.warn(f"{folder}: {damage}; it is skipped", stacklevel=2)
     return None

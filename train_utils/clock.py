@@ -21,13 +21,16 @@ FINISH_SHARE = 0.05
 
 
 def process_seconds() -> float:
-    """Return the seconds since this process was started, or the launcher that started it, imports included."""
-    return time.time() - start_time()
+    """Return the seconds since this process was started, or the launcher that started it, imports included.
+
+    Neither a clock that is set nor the sleep of a laptop counts.
+    """
+    return time.monotonic() - start_time()
 
 
 @cache
 def start_time() -> float:
-    """Return when the run's command was given, in seconds since the epoch."""
+    """Return when the run's command was given, by the monotonic clock."""
     process = psutil.Process()
     start = process.create_time()
     try:
@@ -37,7 +40,7 @@ def start_time() -> float:
             start = parent.create_time()
     except psutil.Error:  # a launcher that is another user's, or gone
         pass
-    return start
+    return time.monotonic() - max(0.0, time.time() - start)
 
 
 def is_launcher(command: list[str]) -> bool:

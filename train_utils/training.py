@@ -15,11 +15,12 @@ from transformers.trainer_callback import PrinterCallback
 
 from errors import InputError, first_line
 from eval_utils.metrics import bytes_per_label, make_compute_metrics, measure_tokens
+from files import whole
 from model_utils.checkpoint import save_model
 from model_utils.shapes import count_parameters, flops_per_token
 from train_utils.arguments import RunArguments, avoid_waiting, count_step_rows, dtype_name
 from train_utils.callbacks import MarkComplete, Progress, Samples, StopOnDivergence, StopOnSignal
-from train_utils.checkpoint import read_record, start_record, write_record
+from train_utils.checkpoint import continue_record, read_record, start_record, write_record
 from train_utils.clock import Clock
 from train_utils.plan.apply import finish_seconds, settle_compilation
 from train_utils.plan.machine import keep_freed_memory, measure_peak
@@ -133,8 +134,11 @@ def train_and_save(
         raise InputError(first_line(error)) from error
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
-    if args.process_index == 0 and not run.resume:
-        start_record(output_dir, run.script, run.settings, {**run.data, "compiled": compiled})
+    if args.process_index == 0:
+        if run.resume:
+            continue_record(output_dir, Path(run.resume))
+        else:
+            start_record(output_dir, run.script, run.settings, {**run.data, "compiled": compiled})
     run.watch.lap("preparing")
     trainer.train(resume_from_checkpoint=run.resume)
     if stop.saved:
@@ -163,7 +167,8 @@ def finish_run(
     """Write what a finished run leaves: the model (and its adapter), run.yaml, loss.png and report.md."""
     model = trainer.model
     if isinstance(model, PeftModel):
-        model.save_pretrained(output_dir / "adapter")
+        with whole(output_dir / "adapter") as aside:
+            model.save_pretrained(aside)
         model = model.merge_and_unload()
     history = trainer.state.log_history
     evaluations = [entry for entry in history if any(name.startswith("eval_") for name in entry)]

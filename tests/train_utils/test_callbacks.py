@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 import signal
 from types import SimpleNamespace
 
@@ -9,9 +10,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, TrainerControl, TrainerState
 
-from errors import InputError
+from errors import RunError
 from train_utils import callbacks, stopwatch
-from train_utils.callbacks import SIGNAL_STEPS, Progress, Samples, StopOnDivergence, StopOnSignal
+from train_utils.callbacks import SIGNAL_STEPS, Progress, Samples, StopOnDivergence, StopOnSignal, leave_lost_terminal
 from train_utils.samples import continue_prompts
 from train_utils.stopwatch import Stopwatch
 
@@ -90,9 +91,29 @@ def test_a_log_says_the_time_left(monkeypatch, capsys, progress, left):
 @pytest.mark.parametrize(("loss", "fp16", "ends"), [(math.nan, False, True), (math.inf, False, True),
                                                     (math.nan, True, False), (9.0, False, False)])  # fmt: skip
 def test_a_loss_that_is_no_number_ends_the_run(loss, fp16, ends):
-    told = pytest.raises(InputError, match=r"step 7: the loss is (nan|inf): the training has diverged")
-    with told if ends else contextlib.nullcontext():
-        StopOnDivergence().on_log(SimpleNamespace(fp16=fp16), TrainerState(global_step=7), None, logs={"loss": loss})
+    told = pytest.raises(RunError, match=r"step 7: the loss is (nan|inf) \(.* until step 5\): the training has")
+    stop = StopOnDivergence()
+    stop.on_log(SimpleNamespace(fp16=fp16), TrainerState(global_step=5), None, logs={"loss": 1.0})
+    for name in ("loss", "train_loss"):
+        with told if ends else contextlib.nullcontext():
+            stop.on_log(SimpleNamespace(fp16=fp16), TrainerState(global_step=7), None, logs={name: loss})
+
+
+@pytest.mark.parametrize("fp16", [True, False])
+def test_an_evaluation_that_is_no_number_ends_the_run(fp16):
+    with pytest.raises(RunError, match=r"step 7: the held-out loss is nan \(.*\): the training has diverged"):
+        StopOnDivergence().on_log(
+            SimpleNamespace(fp16=fp16), TrainerState(global_step=7), None, logs={"eval_zh_loss": math.nan}
+        )
+
+
+@pytest.mark.parametrize("when", ["on_save", "on_train_end"])
+@pytest.mark.parametrize(("value", "ends"), [(math.nan, True), (math.inf, True), (3e38, False)])
+def test_weights_that_are_no_numbers_are_never_kept(when, value, ends):
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    model[1].bias.data[0] = value
+    with pytest.raises(RunError, match=r"step 7: 1 weights, 1.bias first, are") if ends else contextlib.nullcontext():
+        getattr(StopOnDivergence(), when)(None, TrainerState(global_step=7), None, model=model)
 
 
 # Signals
@@ -101,7 +122,8 @@ def test_a_loss_that_is_no_number_ends_the_run(loss, fp16, ends):
 @pytest.fixture
 def stop():
     """A StopOnSignal; the handlers that were there are given back."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield StopOnSignal()
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -125,6 +147,35 @@ def test_a_signal_saves_and_stops_and_only_then_it_is_called_saved(stop):
     assert (stop.saved, stop.received) == (True, signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt):  # asked twice
         signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has none")
+def test_a_closed_terminal_saves_unless_it_is_ignored(stop):
+    for _ in range(2):  # by the shell and by the terminal
+        signal.raise_signal(signal.SIGHUP)
+    assert end_step(stop, 2).should_save
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
+    later = StopOnSignal()
+    signal.raise_signal(signal.SIGHUP)
+    assert later.received is None
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such terminals")
+def test_output_to_a_terminal_that_is_gone_raises_nothing():
+    """A write to it would fail, and end the run that is to be saved."""
+    here, there = os.openpty()
+    kept = os.dup(1)
+    try:
+        os.dup2(there, 1)
+        os.close(there)
+        os.close(here)
+        with pytest.raises(OSError, match="Input/output"):
+            os.write(1, b"x")
+        leave_lost_terminal()
+        assert os.write(1, b"x") == 1
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def test_a_signal_in_the_last_step_saves_nothing_more(stop):

@@ -7,18 +7,22 @@ from pathlib import Path
 
 import pytest
 import torch
+import xxhash
 import yaml
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+import files
 from errors import InputError
 from model_utils.checkpoint import save_model
+from train_utils import checkpoint
 from train_utils.arguments import RunArguments
 from train_utils.checkpoint import (
     collect_settings,
+    continue_record,
     describe_changes,
+    find_damage,
     find_last_complete,
-    is_complete,
     mark_complete,
     prepare_folder,
     read_record,
@@ -105,23 +109,20 @@ def test_other_settings_are_named(out, status, resume):
     assert f"{out}: holds a run with other settings (learning_rate was 0.01, is 0.02)" in str(caught.value)
 
 
-@pytest.mark.parametrize("resume", [None, "true", "false"])
-def test_foreign_folder_is_not_touched(out, resume):
+@pytest.mark.parametrize(("resume", "overwrite"), [(None, False), ("true", False), ("false", False), (None, True)])
+def test_foreign_folder_is_not_touched(out, resume, overwrite):
+    """`--overwrite` replaces what a run made, and nothing else."""
     out.mkdir()
     (out / "thesis.txt").write_text("my only copy")
-    with pytest.raises(InputError, match="is not empty and holds no run"):
-        prepare_folder(out, SETTINGS, resume, overwrite=False)
+    with pytest.raises(InputError, match=r"ckpt: holds thesis\.txt and no run"):
+        prepare_folder(out, SETTINGS, resume, overwrite=overwrite)
     assert (out / "thesis.txt").read_text() == "my only copy"
 
 
-def test_overwrite_begins_anew_over_anything(out):
+def test_overwrite_begins_anew_over_a_run(out):
     make_run(out, "finished", (5,))
     assert prepare_folder(out, SETTINGS, None, overwrite=True) is None
     assert prepare_folder(out, {"seed": 1}, None, overwrite=True) is None
-    foreign = out / "foreign"
-    foreign.mkdir()
-    (foreign / "thesis.txt").write_text("x")
-    assert prepare_folder(foreign, SETTINGS, None, overwrite=True) is None
     assert (out / "checkpoint-5").exists()  # nothing goes before the new run has begun
 
 
@@ -135,7 +136,8 @@ def test_named_checkpoint_must_be_complete(out, spoil):
     make_run(out, "training", (5,))
     path = out / "checkpoint-7" if spoil == "missing" else make_checkpoint(out, 7, mark=False)
     with pytest.raises(
-        InputError, match=r"checkpoint-7: not a complete checkpoint; --resume_from_checkpoint true finds"
+        InputError,
+        match=r"checkpoint-7: not a complete checkpoint \(was cut off.*\); --resume_from_check",
     ):
         prepare_folder(out, SETTINGS, str(path), overwrite=False)
 
@@ -165,11 +167,8 @@ def test_output_dir_that_is_a_file_is_one_line(out):
 def test_foreign_record_is_no_run_of_ours(out, text, overwrite):
     out.mkdir()
     (out / "run.yaml").write_text(text)
-    if overwrite:
-        assert prepare_folder(out, SETTINGS, None, overwrite=True) is None
-        return
     with pytest.raises(InputError) as caught:
-        prepare_folder(out, SETTINGS, None, overwrite=False)
+        prepare_folder(out, SETTINGS, None, overwrite=overwrite)
     assert str(caught.value).startswith(f"{out}")
     assert "\n" not in str(caught.value)
 
@@ -216,10 +215,51 @@ def test_new_run_takes_away_what_an_earlier_one_left(out):
         (out / name).mkdir()
         (out / name / "file").write_text("old")
     (out / "model.safetensors").write_text("old weights")
-    (out / "notes.txt").write_text("mine")
+    kept = {"notes.txt", "vectors.safetensors", "checkpoint-of-mine"}
+    for name in kept:
+        (out / name).write_text("mine")
     start_record(out, "train.py", {"seed": 1}, {})
-    assert {path.name for path in out.iterdir()} == {"run.yaml", "notes.txt"}
+    assert {path.name for path in out.iterdir()} == {"run.yaml", *kept}
     assert read_record(out)["settings"] == {"seed": 1}
+
+
+def test_a_kill_between_two_runs_leaves_no_record_of_the_other(out, monkeypatch):
+    """Weights of the earlier run under the record of the later one, or its checkpoints, would be trained on."""
+    make_run(out, "finished", (5,))
+    (out / "model.safetensors").write_text("old weights")
+
+    def kill(folder, record):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(checkpoint, "write_record", kill)
+        start_record(out, "train.py", {"seed": 1}, {})
+    assert (read_record(out)["settings"], read_record(out)["status"]) == (SETTINGS, "finished")
+    assert (out / "model.safetensors").exists()
+    assert not (out / "checkpoint-5").exists()
+
+
+def test_going_on_takes_away_what_comes_later(out):
+    """A later one is cut off, or trained again; Trainer would keep it as the newest and delete a whole one."""
+    make_run(out, "training", (5, 10, 15))
+    make_checkpoint(out, 20, mark=False)
+    (out / ".run.yaml.1.tmp").mkdir()
+    before = read_record(out)
+    continue_record(out, out / "checkpoint-10")
+    assert sorted(path.name for path in out.iterdir()) == ["checkpoint-10", "checkpoint-5", "run.yaml"]
+    assert read_record(out) == before
+
+
+def test_a_record_says_which_versions_went_on(out, monkeypatch):
+    make_run(out, "training", (5, 10))
+    first = read_record(out)
+    monkeypatch.setattr(checkpoint, "git_revision", lambda: "later")
+    for _ in range(2):
+        continue_record(out, out / "checkpoint-10")
+    record = read_record(out)
+    assert (record["git_revision"], record["settings"]) == ("later", SETTINGS)
+    kept = {"versions": first["versions"], "git_revision": first["git_revision"]}
+    assert record["went_on"] == [{"until_step": 10, **kept}]
 
 
 def test_record_of_a_folder_without_one(tmp_path):
@@ -246,6 +286,16 @@ SPOILS = {
     "unmarked": lambda folder: (folder / "complete.json").unlink(),
     "mark cut off": lambda folder: (folder / "complete.json").write_text('{"model.safe'),
     "mark empty": lambda folder: (folder / "complete.json").write_text(""),
+    "mark of another kind": lambda folder: (folder / "complete.json").write_text("[]"),
+    "one bit": lambda folder: (folder / "model.safetensors").write_bytes(b"weights" * 99 + b"weighus"),
+}
+WORDS = {
+    "a file is missing": "model.safetensors is missing",
+    "a nested file is missing": "optimizer.pt is missing",
+    "unmarked": "was cut off while being written",
+    "mark cut off": "complete.json is damaged",
+    "mark empty": "complete.json is damaged",
+    "mark of another kind": "complete.json is damaged",
 }
 
 
@@ -253,11 +303,12 @@ SPOILS = {
 def test_spoiled_checkpoint_is_skipped_with_a_warning(out, spoil):
     make_checkpoint(out, 5)
     last = make_checkpoint(out, 10)
-    assert is_complete(last)
+    assert find_damage(last) is None
     assert find_last_complete(out) == last
     SPOILS[spoil](last)
-    assert not is_complete(last)
-    with pytest.warns(UserWarning, match="checkpoint-10: was cut off while being written; it is skipped"):
+    words = WORDS.get(spoil, "model.safetensors is damaged")
+    assert find_damage(last) == words
+    with pytest.warns(UserWarning, match=f"checkpoint-10: {words}; it is skipped"):
         assert find_last_complete(out) == out / "checkpoint-5"
 
 
@@ -280,11 +331,31 @@ def test_no_checkpoint_at_all(out):
 def test_mark_lists_every_file_and_may_be_written_again(out):
     folder = make_checkpoint(out, 5)
     sizes = {"model.safetensors": 700, "nested/optimizer.pt": 500}
-    assert json.loads((folder / "complete.json").read_text()) == sizes
+    listed = json.loads((folder / "complete.json").read_text())
+    assert {name: size for name, (size, _) in listed.items()} == sizes
     (folder / "more.bin").write_bytes(b"12")
     mark_complete(folder)
-    assert json.loads((folder / "complete.json").read_text()) == {**sizes, "more.bin": 2}
+    more = json.loads((folder / "complete.json").read_text())
+    assert more == {**listed, "more.bin": [2, xxhash.xxh3_128(b"12").hexdigest()]}
     assert not list(folder.glob(".*"))
+
+
+def test_a_checkpoint_is_on_the_disk_before_its_mark_is(out, monkeypatch):
+    folder, seen = make_checkpoint(out, 5, mark=False), []
+    for module in (checkpoint, files):
+        monkeypatch.setattr(module, "sync", lambda path: seen.append(path.name))
+    mark_complete(folder)
+    assert set(seen[:4]) == {"model.safetensors", "optimizer.pt", "nested", "checkpoint-5"}
+    assert seen[4:] == ["complete.json", "checkpoint-5", "ckpt"]
+
+
+def test_a_checkpoint_of_earlier_versions_is_known_by_its_sizes(out):
+    folder = make_checkpoint(out, 5, mark=False)
+    sizes = {"model.safetensors": 700, "nested/optimizer.pt": 500}
+    (folder / "complete.json").write_text(json.dumps(sizes))
+    assert find_damage(folder) is None
+    truncate(folder)
+    assert find_damage(folder) == "model.safetensors is damaged"
 
 
 # What is left at the end

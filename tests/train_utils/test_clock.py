@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -38,13 +39,21 @@ def test_launchers_are_known_by_their_command(command, found):
 def test_the_time_of_a_launcher_counts(tmp_path):
     """The launcher here is a script of that name, which waits before it starts the run."""
     launcher = tmp_path / "accelerate"
-    inner = "from train_utils.clock import process_seconds, start_time; import psutil; "
-    inner += "print(psutil.Process().create_time() - start_time())"
+    inner = "from train_utils.clock import process_seconds; import psutil, time; "
+    inner += "print(process_seconds() - (time.time() - psutil.Process().create_time()))"
     launcher.write_text(
         f"import subprocess, sys, time\ntime.sleep(1)\nsubprocess.run([sys.executable, '-c', {inner!r}])\n"
     )
     done = subprocess.run([sys.executable, str(launcher)], cwd=ROOT, capture_output=True, text=True, check=True)
     assert 0.9 < float(done.stdout) < 30
+
+
+@pytest.mark.parametrize("hours", [1, -1])
+def test_a_clock_that_is_set_changes_nothing(monkeypatch, hours):
+    before = clock_module.process_seconds()
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + hours * 3600)
+    assert before <= clock_module.process_seconds() < before + 1800
 
 
 class FakeTime:
