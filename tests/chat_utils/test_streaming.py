@@ -213,7 +213,7 @@ NO_LOOPS = {
     "counting": ", ".join(str(n) for n in range(200)),
     "days": "周一上班，周二上班，周三上班，周四上班，周五上班，周六休息，周日休息。",
     "html": "<tr><td>1</td><td>2</td></tr>\n<tr><td>3</td><td>4</td></tr>\n<tr><td>5</td><td>6</td></tr>\n",
-    "code": (ROOT / "data_utils" / "dialogue.py").read_text(encoding="utf-8"),
+    "code": (ROOT / "data_utils" / "dialogue" / "window.py").read_text(encoding="utf-8"),
     "licence": (ROOT / "LICENSE").read_text(encoding="utf-8"),
 }
 

@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from tests.chat_utils.test_numpy_decoder import KNOWN, WINDOW, make_model
 
 from chat_utils.engine import Engine, load_engine
 from chat_utils.reply import Reply
@@ -15,6 +14,7 @@ from chat_utils.sampling import Sampler, Sampling
 from data_utils.dialogue.checking import DialogueError
 from data_utils.dialogue.window import encode_prompt
 from errors import InputError
+from tests.chat_utils.runtimes.test_numpy_decoder import KNOWN, WINDOW, make_model
 
 GREEDY = {"temperature": 0, "repetition_penalty": 1.0}
 OTHERS = {

@@ -335,8 +335,9 @@ def test_default_data_is_located_without_importing_it():
     import sys
 
     code = (
-        "import sys; from data_utils import sources; [sources.package_folder(s) for s in sources.PACKAGES];"
-        "print([p for _, p in sources.PACKAGES.values() if p in sys.modules])"
+        "import sys; from data_utils.sources import builtin;"
+        "[builtin.package_folder(s) for s in builtin.PACKAGES];"
+        "print([p for _, p in builtin.PACKAGES.values() if p in sys.modules])"
     )
     root = Path(__file__).parents[3]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
