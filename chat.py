@@ -17,10 +17,11 @@ from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is fetched unless the user says so
 
-from errors import InputError, run_script, say_interrupts
+from environment import begin_script
+from errors import InputError, run_script
 
 if __name__ == "__main__":  # what follows takes seconds to import
-    say_interrupts()
+    begin_script()
 
 from chat_utils.engine import DTYPES, KINDS, Engine, freeze_loaded, load_engine
 from chat_utils.sampling import Sampling

@@ -24,10 +24,11 @@ from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is fetched unless the user says so
 
-from errors import InputError, first_line, run_script, say_interrupts
+from environment import begin_script
+from errors import InputError, first_line, run_script
 
 if __name__ == "__main__":  # what follows takes seconds to import
-    say_interrupts()
+    begin_script()
 
 from huggingface_hub.constants import ENV_VARS_TRUE_VALUES
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -41,7 +42,7 @@ from eval_utils.agreement import check_tokens, compare_replies
 from export_utils import adapter, ctranslate2, onnx
 from export_utils.ollama import make_modelfile
 from model_utils import gguf_writer as gguf
-from options import refuse_useless
+from options import format_command, refuse_useless
 from train_utils.checkpoint import weights_version
 
 # What each form is called by: its types from whole to small, the type that is taken where none is named, its packages.
@@ -185,7 +186,7 @@ def main(argv: list[str] | None = None) -> int:
         size = sum(path.stat().st_size for path in source.rglob("*") if path.is_file())
         print(f"{source}/: {size / 1e6:.1f} MB")
         if options.to == "gguf":
-            print(f"next: ollama create {record['checkpoint']} -f {source}/Modelfile")
+            print("next:", format_command("ollama", "create", record["checkpoint"], "-f", source / "Modelfile"))
 
     # 4. The hub, if asked.
     if options.push:

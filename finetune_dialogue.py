@@ -15,10 +15,11 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is fetched unless the user says so
 
-from errors import InputError, run_script, say_interrupts
+from environment import begin_script
+from errors import InputError, run_script
 
 if __name__ == "__main__":  # what follows takes seconds to import
-    say_interrupts()
+    begin_script()
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
-from options import answer_early, check_range, parse_arguments, refuse_useless
+from options import answer_early, check_range, format_command, parse_arguments, refuse_useless
 from train_utils.cpu_processes import start_cpu_processes
 from train_utils.run_options import RunOptions, trainer_names
 
@@ -240,7 +241,7 @@ def main(argv: list[str] | None = None) -> int:
             token_byte_counts(tokenizer),
             watch,
         ),
-        next_step=f"python chat.py --model {output_dir}",
+        next_step=format_command("python", "chat.py", "--model", output_dir),
     )
 
 

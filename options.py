@@ -2,6 +2,9 @@
 
 import argparse
 import json
+import os
+import shlex
+import subprocess
 import sys
 from collections.abc import Set
 from dataclasses import MISSING, Field, fields
@@ -21,6 +24,16 @@ def check_range(name: str, value: float, low: float, high: float) -> None:
     """Raise ValueError that names the option where its value is outside of what makes sense."""
     if not low <= value <= high:
         raise ValueError(f"--{name} {value} is outside {low:g} to {high:g}")
+
+
+def format_command(*words: object) -> str:
+    """Return a command as it can be pasted into a shell: a path with a space is quoted.
+
+    >>> format_command("python", "chat.py", "--model", Path("my models"))
+    "python chat.py --model 'my models'"
+    """
+    texts = [str(word) for word in words]
+    return subprocess.list2cmdline(texts) if os.name == "nt" else shlex.join(texts)
 
 
 def refuse_useless(given: Set[str], names: Set[str], why: str) -> None:

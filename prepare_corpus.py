@@ -15,15 +15,16 @@ import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from errors import InputError, run_script, say_interrupts
+from environment import begin_script
+from errors import InputError, run_script
 from files import LOCK_FILE, one_writer, write_whole
 
 if __name__ == "__main__":  # what follows takes seconds to import
-    say_interrupts()
+    begin_script()
 
 from data_utils.caching import cache_key
 from data_utils.sources.folder import MANIFEST
-from options import check_range, parse_arguments, refuse_useless
+from options import check_range, format_command, parse_arguments, refuse_useless
 
 ROOT = Path(__file__).parent
 DUPLICATES = ("near", "exact", "none")
@@ -138,7 +139,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     if not held_out:
         print("note: training needs a held-out document: give more text, or a larger --eval_fraction here and there")
-    print(f"next: python train.py --corpus {output} --output_dir ckpt_{output.name}")
+    command = format_command("python", "train.py", "--corpus", output, "--output_dir", f"ckpt_{output.name}")
+    print(f"next: {command}")
     return 0
 
 

@@ -12,17 +12,18 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is fetched unless the user says so
 
-from errors import InputError, run_script, say_interrupts
+from environment import begin_script
+from errors import InputError, run_script
 
 if __name__ == "__main__":  # what follows takes seconds to import
-    say_interrupts()
+    begin_script()
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 
-from options import answer_early, check_range, parse_arguments, refuse_useless
+from options import answer_early, check_range, format_command, parse_arguments, refuse_useless
 from train_utils.cpu_processes import start_cpu_processes
 from train_utils.run_options import EVAL_TOKENS, RunOptions, trainer_names
 
@@ -227,7 +228,7 @@ def main(argv: list[str] | None = None) -> int:
         collate=collate_blocks,
         sample=partial(continue_prompts, tokenizer=tokenizer, prompts=beginnings, **drawn),
         run=Run("train.py", settings, facts, resume, shape.block_tokens, [tokenizer.eos_token_id], sizes, watch),
-        next_step=f"python finetune_dialogue.py --base {output_dir}",
+        next_step=format_command("python", "finetune_dialogue.py", "--base", output_dir),
     )
 
 
