@@ -1,6 +1,12 @@
-"""Whether layers are compiled: decided once for a run, in seconds that it costs and saves."""
+"""Decides once for a run whether layers are compiled, by the seconds that it costs and saves, and compiles them."""
 
 import shutil
+from collections.abc import Callable
+
+import torch
+
+from environment import note
+from errors import first_line
 
 # How many times as fast compiled steps are as plain ones, both without logits. Measured on two cores: in bf16, with
 # its instructions, 1.6 at width 128 and 1.3 at 512; in fp32, on a processor without them and with other work beside
@@ -36,3 +42,34 @@ def repays_compilation(wanted: bool | None, plain_seconds: float, dtype: str) ->
     if wanted is not None:
         return wanted
     return plain_seconds * (1 - 1 / COMPILED_GAIN[dtype]) > COMPILE_SECONDS
+
+
+class Compiler:
+    """Compiles functions at their first call; where one can't be, it and all others run as they are from then on.
+
+    No compiler that works is a matter of the machine (torch 2.13 finds none where its path has a space), and a run that
+    decided by itself to compile must not end by it.
+    """
+
+    def __init__(self) -> None:
+        self.has_failed = False
+
+    def compile(self, plain: Callable) -> Callable:
+        """Return a function that computes what `plain` does."""
+        compiled = torch.compile(plain)
+
+        def call(*args, **kwargs):
+            if self.has_failed:
+                return plain(*args, **kwargs)
+            try:
+                return compiled(*args, **kwargs)
+            except Exception as error:
+                from torch._dynamo.exc import TorchDynamoException  # which takes seconds
+
+                if not isinstance(error, TorchDynamoException):
+                    raise
+                self.has_failed = True
+                note(f"layers can't be compiled here and run plain, as by --torch_compile false: {first_line(error)}")
+            return plain(*args, **kwargs)
+
+        return call

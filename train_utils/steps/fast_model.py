@@ -11,6 +11,7 @@ from transformers import (
 from transformers.modeling_outputs import CausalLMOutput
 
 from train_utils.steps.attention import use_block_attention
+from train_utils.steps.compilation import Compiler
 
 # Logits of a micro-batch that are kept; larger ones are computed by chunks: slower than the compiled loss (1.5 times at
 # 32,768 tokens of vocabulary on two cores), with a quarter of its memory.
@@ -52,15 +53,16 @@ def make_fast(model: PreTrainedModel, compiled_rows: int | None = None) -> None:
     Compiled are batches of `compiled_rows` rows. Others run plain, as the last of an epoch often does: to compile for
     its rows too would take half a minute, for one step. For as many rows plain ones need more memory.
     """
+    compiler = Compiler()
     if compiled_rows:
         use_block_attention(model)
         for layer in decoder_layers(model):
-            layer.forward = only_for_rows(layer, torch.compile(layer.forward), compiled_rows)
+            layer.forward = only_for_rows(layer, compiler.compile(layer.forward), compiled_rows)
     head = model.get_output_embeddings()
     if head is None or head.bias is not None or not has_plain_head(model):
         return
     original = model.forward
-    compiled_loss = torch.compile(head_loss) if compiled_rows else None
+    compiled_loss = compiler.compile(head_loss) if compiled_rows else None
 
     @wraps(original)
     def forward(input_ids=None, labels=None, position_ids=None, num_items_in_batch=None, **kwargs):

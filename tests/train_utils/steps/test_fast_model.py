@@ -7,6 +7,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
+from torch._dynamo.exc import InvalidBackend
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from errors import InputError
@@ -340,6 +341,41 @@ def test_only_whole_batches_are_compiled(shape, monkeypatch):
     assert_trains_alike(plain, fast, {name: value[:1] for name, value in values.items()})
     fast.eval()(**values)
     assert seen == []
+
+
+def test_a_compiler_that_fails_leaves_plain_layers(monkeypatch, capsys):
+    tried = []
+
+    def compile_(function):
+        def fail(*args, **kwargs):
+            tried.append(function)
+            raise InvalidBackend("no such linker")
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    plain, fast = build_for_trainer(QWEN3), build_for_trainer(QWEN3)
+    make_fast(fast, 2)
+    for _ in range(2):
+        assert_trains_alike(plain, fast, batch("mean"))
+    assert len(tried) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("note: layers can't be compiled here and run plain, as by --torch_compile false: ")
+
+
+@pytest.mark.parametrize("error", [ValueError("a bug"), torch.OutOfMemoryError("CUDA out of memory")])
+def test_an_error_of_the_model_is_not_the_compilers(error, monkeypatch):
+    def compile_(function):
+        def fail(*args, **kwargs):
+            raise error
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    fast = build_for_trainer(QWEN3)
+    make_fast(fast, 2)
+    with pytest.raises(type(error)):
+        fast.train()(**batch("mean"))
 
 
 @pytest.mark.parametrize("kind", ["mean", "packed"])
