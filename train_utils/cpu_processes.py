@@ -1,6 +1,7 @@
 """The CPU processes that `accelerate launch` promises: started before what takes seconds to import."""
 
 import os
+import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -22,6 +23,8 @@ def start_cpu_processes() -> None:
     processes = count_asked_processes(psutil.Process().parent().cmdline())
     if processes > 1:
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+        if os.name == "nt":  # where execv would let the parent believe that all is over
+            sys.exit(subprocess.run([*launcher, *sys.argv], check=False).returncode)
         os.execv(sys.executable, [*launcher, *sys.argv])
 
 

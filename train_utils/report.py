@@ -1,12 +1,12 @@
 """The picture and the page that a run leaves: loss.png and report.md."""
 
 import re
-import resource
 import sys
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+import psutil
 import torch
 
 from files import whole, write_whole
@@ -17,8 +17,13 @@ import matplotlib.pyplot as plt
 
 def peak_memory(device: str) -> dict[str, int]:
     """Return the most memory in bytes that this process has held: its own, and what torch allocated on a GPU."""
-    # ru_maxrss is in KiB on Linux, in bytes on macOS.
-    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    if sys.platform == "win32":
+        resident = psutil.Process().memory_info().peak_wset
+    else:
+        import resource  # which Windows lacks
+
+        # ru_maxrss is in KiB on Linux, in bytes on macOS.
+        resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return {"memory": resident} | ({"gpu_memory": torch.cuda.max_memory_allocated()} if device == "cuda" else {})
 
 
