@@ -28,16 +28,17 @@ def encode_messages(
     marks = [f"\u27e6{number}\u27e7" for number in range(len(messages))]
     marked = [{"role": message["role"], "content": mark} for message, mark in zip(messages, marks, strict=True)]
     try:
-        rest = tokenizer.apply_chat_template(marked, tokenize=False, add_generation_prompt=add_generation_prompt)
+        rendered = tokenizer.apply_chat_template(marked, tokenize=False, add_generation_prompt=add_generation_prompt)
     except TemplateError as error:
         raise DialogueError(f"the chat template refuses this dialogue: {error}") from error
-    around = []
+    around, start = [], 0
     for mark in marks:
-        before, found, rest = rest.partition(mark)
-        if not found:
+        place = rendered.find(mark, start)
+        if place < 0:
             raise DialogueError("the chat template leaves out a message")
-        around.append(before)
-    control_ids = tokenizer([*around, rest], add_special_tokens=False)["input_ids"]
+        around.append(rendered[start:place])
+        start = place + len(mark)
+    control_ids = tokenizer([*around, rendered[start:]], add_special_tokens=False)["input_ids"]
     try:
         content_ids = [encode_text(tokenizer, message["content"]) for message in messages]
     except InputError as error:

@@ -6,18 +6,6 @@ from data_utils.dialogue.checking import DialogueError, too_long
 from data_utils.dialogue.format import encode_messages, label_parts
 
 
-def drop_oldest(messages: list[dict]) -> list[dict]:
-    """Return the messages without the oldest turn of the user and what was answered to it; the system turn stays.
-
-    >>> turns = [{"role": role, "content": word} for role, word in zip(["user", "assistant"] * 2, "abcd")]
-    >>> [message["content"] for message in drop_oldest(turns)]
-    ['c', 'd']
-    """
-    first = 1 if messages and messages[0]["role"] == "system" else 0
-    following = [i for i in range(first + 1, len(messages)) if messages[i]["role"] == "user"]
-    return messages[:first] + (messages[following[0] :] if following else [])
-
-
 def fit_messages(
     tokenizer: PreTrainedTokenizerBase, messages: list[dict], max_tokens: int, add_generation_prompt: bool = False
 ) -> tuple[list[tuple[list[int], str]], int]:
@@ -32,15 +20,15 @@ def fit_messages(
         excess = sum(lengths) - max_tokens
         if excess <= 0:
             return parts, total - len(messages)
-        # Drop by the lengths at hand as many turns as must go, then measure again.
-        first = 1 if messages[0]["role"] == "system" else 0
-        while excess > 0:
-            shorter = drop_oldest(messages)
-            # The opening of the first turn stays for the turn that takes its place.
-            gone = slice(2 * first + 1, 2 * (first + len(messages) - len(shorter)) + 1)
-            excess -= max(1, sum(lengths[gone]))
-            del lengths[gone]
-            messages = shorter
+        # Drop by the lengths at hand as many turns as must go, then measure again. Part 2i is what the template writes
+        # before message i; the opening of the first turn stays for the turn that takes its place.
+        start = first = 1 if messages[0]["role"] == "system" else 0
+        ends = [i for i in range(first + 1, len(messages)) if messages[i]["role"] == "user"]
+        for end in [*ends, len(messages)]:
+            if excess > 0:
+                excess -= max(1, sum(lengths[2 * start + 1 : 2 * end + 1]))
+                start = end
+        messages = messages[:first] + messages[start:]
     return [], total
 
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from data_utils.dialogue.checking import DialogueError, check_dialogue
 from data_utils.dialogue.format import IGNORE_LABEL, encode_dialogue, encode_messages, stop_token_id
 from data_utils.dialogue.reading import FEATURES, convert_row, name_assistant, read_dialogues, split_dialogues
-from data_utils.dialogue.window import drop_oldest, encode_prompt, fit_dialogue
+from data_utils.dialogue.window import encode_prompt, fit_dialogue
 from data_utils.rows.packing import encode_dialogues
 from data_utils.text.cleaning import clean_text
 from data_utils.text.splitting import hash_share
@@ -499,10 +499,14 @@ def test_a_question_too_long_is_refused_quickly(tokenizer):
 
 
 @pytest.mark.parametrize("system", [None, "Be kind."])
-def test_drop_oldest_keeps_the_system_turn(system):
-    messages = make_messages("a", "b", "c", "d", system=system)
-    assert drop_oldest(messages) == make_messages("c", "d", system=system)
-    assert drop_oldest(drop_oldest(messages)) == make_messages(system=system)
+def test_turns_dropped_by_length_leave_what_the_rest_alone_would_be(tokenizer, system):
+    messages = make_messages(*["a b c", "d"] * 400, "e", system=system)
+    ids, dropped = encode_prompt(tokenizer, messages, 120, 40)
+    first = 1 if system else 0
+    rest = messages[:first] + messages[first + dropped :]
+    assert (ids, 0) == encode_prompt(tokenizer, rest, 80)
+    longer = messages[:first] + messages[first + dropped - 2 :]
+    assert len(ids) <= 80 < len([token for part, _ in encode_messages(tokenizer, longer, True) for token in part])
 
 
 # Chat templates of others
