@@ -25,7 +25,8 @@ if __name__ == "__main__":  # what follows takes seconds to import
 
 from chat_utils.engine import DTYPES, KINDS, Engine, freeze_loaded, load_engine
 from chat_utils.sampling import Sampling
-from chat_utils.server.serve import ServerOptions, check_packages, serve
+from chat_utils.server.serve import check_packages, serve
+from chat_utils.server.settings import ServerOptions
 from chat_utils.terminal.conversation import Conversation
 from chat_utils.terminal.loop import Chat, talk
 from chat_utils.terminal.prompt import default_history

@@ -21,6 +21,7 @@ from chat_utils.reply import Reply, Stats
 from chat_utils.runtimes.batched import load_batched_decoder
 from chat_utils.runtimes.decoder import Decoder, TransformersDecoder
 from chat_utils.runtimes.numpy_decoder import load_numpy_decoder
+from chat_utils.runtimes.prefix_cache import count_shared
 from chat_utils.runtimes.slots import SlotDecoder
 from chat_utils.sampling import Sampling
 from chat_utils.streaming import TextStream
@@ -156,12 +157,29 @@ class Engine:
         DialogueError for what is no such dialogue, and where the last message or the system turn is too long.
         """
         started = time.perf_counter()
-        sampling = sampling or Sampling()
-        dialogue, unread = clean_dialogue(dialogue, self.window)
-        ids, dropped = encode_prompt(self.tokenizer, dialogue, self.window, self._reserve(sampling))
-        return self._open(ids, sampling, unread + dropped, started)
+        dialogue, dropped = clean_dialogue(dialogue, self.window)
+        return self.reply_cleaned(dialogue, sampling, dropped=dropped, started=started)
 
-    def complete(self, text: str, sampling: Sampling | None = None) -> Reply:
+    def reply_cleaned(
+        self,
+        dialogue: list[dict],
+        sampling: Sampling | None = None,
+        *,
+        dropped: int = 0,
+        cache_group: str | None = None,
+        started: float | None = None,
+    ) -> Reply:
+        """Answer a dialogue that `clean_dialogue` returned, with the number of messages `dropped` there.
+
+        `cache_group`: whose KV states the reply may go on with (runtimes/prefix_cache.py); None: all of this process.
+        `started`: when it was asked for, by time.perf_counter; None: now.
+        """
+        started = started or time.perf_counter()
+        sampling = sampling or Sampling()
+        ids, more = encode_prompt(self.tokenizer, dialogue, self.window, self._reserve(sampling))
+        return self._open(ids, sampling, Stats(dropped_messages=dropped + more), cache_group, started)
+
+    def complete(self, text: str, sampling: Sampling | None = None, cache_group: str | None = None) -> Reply:
         """Go on with a text as it stands, without the chat template; what is in it is never a control token.
 
         Where the window is full, the text's beginning drops. Raises DialogueError where the text is empty.
@@ -172,7 +190,14 @@ class Engine:
         ids = encode_text(self.tokenizer, text, add_special_tokens=True)
         if not ids:
             raise DialogueError("there is no text to go on with")
-        return self._open(ids[-(self.window - self._reserve(sampling)) :], sampling, 0, started)
+        return self._open(ids[-(self.window - self._reserve(sampling)) :], sampling, Stats(), cache_group, started)
+
+    def share_system(self, text: str) -> None:
+        """Let all callers go on with the KV states of a system prompt, or of what the template writes without one."""
+        system = [{"role": "system", "content": text}] if text else []
+        asked = [[*system, {"role": "user", "content": letter}] for letter in "aZ"]
+        one, other = (encode_prompt(self.tokenizer, dialogue, self.window)[0] for dialogue in asked)
+        self.decoder.prefix_cache.public_ids = one[: count_shared(one, other)]
 
     def check_system(self, text: str, sampling: Sampling | None = None) -> str:
         """Return a system prompt cleaned; raises DialogueError where no message would have room beside it."""
@@ -186,11 +211,11 @@ class Engine:
         """Return how many tokens of the window no prompt takes: those of the longest reply, half of them at most."""
         return min(sampling.max_new_tokens, self.window // 2)
 
-    def _open(self, ids: list[int], sampling: Sampling, dropped: int, started: float) -> Reply:
-        stats = Stats(len(ids), dropped_messages=dropped, seconds=time.perf_counter() - started)
+    def _open(self, ids: list[int], sampling: Sampling, stats: Stats, cache_group: str | None, started: float) -> Reply:
+        stats.prompt_tokens, stats.seconds = len(ids), time.perf_counter() - started
         text = TextStream(self.tokenizer, sampling.stop)
         room = min(sampling.max_new_tokens, self.window - len(ids))  # all that the prompt leaves
-        return Reply(self.decoder.open(ids, sampling, self.stop_ids), text, room, stats)
+        return Reply(self.decoder.open(ids, sampling, self.stop_ids, cache_group), text, room, stats)
 
 
 def freeze_loaded() -> None:

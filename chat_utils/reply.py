@@ -52,9 +52,13 @@ class Reply(Iterator[str]):
                     return piece
         raise StopIteration
 
+    def cancel(self) -> None:
+        """Have whoever reads the reply end it before its next turn, a part of its prompt too; waits for nothing."""
+        self._is_cancelled = True
+
     def close(self) -> None:
         """Cancel the reply where it still runs, from any thread; waits for a turn in progress at most."""
-        self._is_cancelled = True
+        self.cancel()
         with self._lock:
             if self.finish_reason is None:
                 self._finish("cancelled")

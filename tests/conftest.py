@@ -120,7 +120,8 @@ def slow_engine(tiny_checkpoint):
 def run_server(engine, with_page: bool = False, system: str | None = None, sampling=None, **options):
     """Serve the engine on a free port of this machine; yields (server's address, its Jobs)."""
     from chat_utils.sampling import Sampling
-    from chat_utils.server.serve import ServerOptions, make_server
+    from chat_utils.server.serve import make_server
+    from chat_utils.server.settings import ServerOptions
 
     server, listener, url = make_server(
         engine, sampling or Sampling(seed=0), ServerOptions(port=0, **options), with_page, system

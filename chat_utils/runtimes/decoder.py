@@ -1,9 +1,8 @@
-"""What an engine asks of a runtime: logits for the next token, and computed beginnings that are used again.
+"""The runtime interface: next-token logits and a prefix (KV) cache.
 
 `Decoder` is the base of all: transformers here, the fast step in numpy_decoder.py, and in slots.py what holds many
 replies at once: transformers' batches (batched.py) and llama.cpp (llama/model.py).
-It owns the turns of open replies and the pool of computed states; a runtime says how a state is made, fed, cut and
-copied.
+It owns the turns of open replies and the prefix cache; a runtime says how a KV state is made, fed, cut and copied.
 """
 
 import time
@@ -16,13 +15,13 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from chat_utils.runtimes.prefix_cache import StatePool
+from chat_utils.runtimes.prefix_cache import PrefixCache
 from chat_utils.runtimes.scheduler import OneThread, Turns
 from chat_utils.sampling import Sampler, Sampling
 
 PREFILL_TOKENS = 256  # of a prompt in one turn, so that a long prompt doesn't keep other replies waiting
 TURN_SECONDS = 0.004  # that a lone reply goes on: what leads up to a turn costs as much as a token of a small model
-POOL_BYTES = 256 * 2**20  # counted by the tokens that states have room for
+PREFIX_CACHE_BYTES = 256 * 2**20  # counted by the tokens that states have room for
 
 
 # Largest difference to transformers' logits, as a share of the largest, where a decoder is to take its place: one that
@@ -48,8 +47,11 @@ def is_same(model: PreTrainedModel, found: np.ndarray, expected: np.ndarray) -> 
 class Session:
     """One reply in a decoder: its ids, the state that holds the computed ones, and what draws the next."""
 
-    def __init__(self, decoder: "Decoder", ids: list[int], sampling: Sampling, stop_ids: Set[int]) -> None:
+    def __init__(
+        self, decoder: "Decoder", ids: list[int], sampling: Sampling, stop_ids: Set[int], cache_group: str | None
+    ) -> None:
         self.decoder: Decoder | None = decoder
+        self.cache_group = cache_group
         self.stop_ids = stop_ids
         self.limit = 1  # tokens that are wanted of the next turn, at most
         self.ids = list(ids)
@@ -80,10 +82,10 @@ class Session:
             self.ids.append(token)
 
     def close(self) -> None:
-        """Leave what was computed to the pool, for the next turn of the same dialogue, and let go of the model."""
+        """Leave the KV state to the prefix cache, for the next turn of the same dialogue, and let go of the model."""
         decoder, self.decoder = self.decoder, None
         if decoder is not None and self.state is not None:
-            decoder.pool.put(self.ids[: self.computed], self.state)
+            decoder.prefix_cache.put(self.ids[: self.computed], self.state, self.cache_group)
             self.state = None
 
 
@@ -101,12 +103,17 @@ class Decoder(ABC):
     def __init__(self, window: int, token_bytes: int) -> None:
         """`token_bytes`: memory that a state takes for each token."""
         self.window = window
-        self.pool = StatePool(self, POOL_BYTES // max(token_bytes, 1))
+        self.prefix_cache = PrefixCache(self, PREFIX_CACHE_BYTES // max(token_bytes, 1))
         self.turns = Turns(OneThread(self._turn) if self.one_thread else self._turn, self.step_limit)
 
-    def open(self, ids: list[int], sampling: Sampling, stop_ids: Set[int] = frozenset()) -> Session:
-        """Begin a reply after the ids of its prompt (one at least), whose turns end with the first of `stop_ids`."""
-        return Session(self, ids, sampling, stop_ids)
+    def open(
+        self, ids: list[int], sampling: Sampling, stop_ids: Set[int] = frozenset(), cache_group: str | None = None
+    ) -> Session:
+        """Begin a reply after the ids of its prompt (one at least), whose turns end with the first of `stop_ids`.
+
+        `cache_group`: whose KV states it may go on with, and who may with its own; see prefix_cache.py.
+        """
+        return Session(self, ids, sampling, stop_ids, cache_group)
 
     def _turn(self, sessions: list[Session]) -> None:
         """Draw a token for each session; for one that nobody else waits beside, as many as a turn has time for."""
@@ -130,7 +137,7 @@ class Decoder(ABC):
         parts = []
         for session in sessions:
             if session.state is None:
-                session.state, session.computed = self.pool.take(session.ids[:-1])
+                session.state, session.computed = self.prefix_cache.take(session.ids[:-1], session.cache_group)
                 session.cached_tokens = session.computed
             parts.append(session.ids[session.computed : session.computed + PREFILL_TOKENS])
         rows = self.feed(sessions, parts)

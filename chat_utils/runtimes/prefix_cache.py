@@ -1,51 +1,72 @@
-"""Computed beginnings of dialogues, kept so that the next turn computes only what is new."""
+"""Prefix cache: keeps the KV states of finished replies, so that a dialogue's next turn computes only what is new.
+
+How many tokens of a prompt are found, and how fast, tells what others have asked. So a state belongs to a group: who
+is of another one gets no more of it than `public_ids`, which all may know. Source: vLLM's `cache_salt`.
+"""
 
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 SMALLEST_STATE_TOKENS = 256  # a shorter one takes as much memory
 FEWEST_COPIED_TOKENS = 16  # fewer are computed faster than copied: the template's first words, which all share
+ANYBODY = ""  # the group of callers that nothing tells apart: one of them goes on with a dialogue that it knows whole
 
 
-class StatePool:
+@dataclass
+class Entry:
+    """A state that holds `ids`, and whose it is."""
+
+    ids: list[int]
+    state: Any
+    group: str | None
+
+
+class PrefixCache:
     """The states of finished replies, latest last; bounded by the tokens that they have room for."""
 
     def __init__(self, decoder, max_tokens: int) -> None:
+        self.public_ids: list[int] = []  # of the operator's own system prompt
         self._decoder, self._max_tokens = decoder, max_tokens
         self._lock = threading.Lock()
-        self._entries: list[tuple[list[int], Any]] = []
+        self._entries: list[Entry] = []
 
-    def take(self, ids: list[int]) -> tuple[Any, int]:
+    def take(self, ids: list[int], group: str | None = None) -> tuple[Any, int]:
         """Return a state and how many of the ids it holds: of the one that begins most alike, else a new one.
 
-        Another dialogue's beginning (the same system prompt) is copied; the dialogue's own is handed over.
+        The group's own dialogue is handed over; of another dialogue the common prefix (a system prompt) is copied. What
+        is ANYBODY's is copied too: a state that is gone would tell whoever made it what another one asked.
         """
         with self._lock:
-            alike = [(count_shared(old, ids), place) for place, (old, _) in enumerate(self._entries)]
-            shared, best = max(alike, default=(0, 0))
+            public = count_shared(self.public_ids, ids)
+            alike = []
+            for place, entry in enumerate(self._entries):
+                shared = count_shared(entry.ids, ids)
+                is_known = entry.group == group and (group != ANYBODY or shared == len(entry.ids))
+                alike.append((shared if is_known else min(shared, public), entry.group == group, place))
+            shared, is_own, best = max(alike, default=(0, False, 0))
             if shared > 0:
-                old, entry = self._entries[best]
-                state = None
-                if 2 * shared >= len(old):
+                entry, state = self._entries[best], None
+                if is_own and group != ANYBODY and 2 * shared >= len(entry.ids):
                     del self._entries[best]
-                    state = self._decoder.cut_state(entry, shared, len(old))
+                    state = self._decoder.cut_state(entry.state, shared, len(entry.ids))
                 elif shared >= FEWEST_COPIED_TOKENS:
-                    state = self._decoder.copy_state(entry, shared, len(old))
+                    state = self._decoder.copy_state(entry.state, shared, len(entry.ids))
                 if state is not None:
                     return state, shared
         return self._decoder.new_state(), 0
 
-    def put(self, ids: list[int], state: Any) -> None:
+    def put(self, ids: list[int], state: Any, group: str | None = None) -> None:
         """Keep a state that holds these ids; the oldest go where there are too many."""
         with self._lock:
-            self._entries.append((ids, state))
+            self._entries.append(Entry(ids, state, group))
             while len(self._entries) > 1 and self._count_tokens() > self._max_tokens:
                 del self._entries[0]
 
     def _count_tokens(self) -> int:
         return sum(
-            max(self._decoder.count_room(state, len(ids)), SMALLEST_STATE_TOKENS) for ids, state in self._entries
+            max(self._decoder.count_room(entry.state, len(entry.ids)), SMALLEST_STATE_TOKENS) for entry in self._entries
         )
 
 

@@ -34,7 +34,7 @@ class SlotModel(ABC):
 
 
 class SlotState:
-    """A dialogue's computed beginning: in a slot, or set aside as a saved copy; then `kept` tokens of it count."""
+    """A dialogue's KV state: in a slot, or set aside as a saved copy; then `kept` tokens of it count."""
 
     def __init__(self, free_slots: list[int], data: Any = None) -> None:
         self._free_slots = free_slots

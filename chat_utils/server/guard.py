@@ -1,16 +1,18 @@
-"""Who may use the server: pages of other origins may not, nor who lacks the key; and the size of what is sent."""
+"""Refuses what pages of other origins send, and bounds the bodies of requests in size, time and sum."""
 
 import asyncio
-import hmac
+import contextlib
 import ipaddress
 import socket
+from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
 
 from starlette.requests import ClientDisconnect, Request
 
-from chat_utils.server.openai_requests import ApiError
+from chat_utils.server.api_error import ApiError
+from chat_utils.server.settings import ServerOptions
 
-BODY_SECONDS = 30  # who sends more slowly is cut off
+SMALL_BODY_BYTES = 64 * 2**10  # read even where others fill the room for bodies
 DRAINED_BYTES = 64 * 2**20  # of a body too large, so that its sender hears why
 
 # Nothing of another host is loaded, nothing written into the page is run, and no other page frames it.
@@ -29,12 +31,12 @@ HEADERS = {
 def read_netloc(text: str) -> tuple[str, int | None]:
     """Return (name, port) of a Host header; ("", None) where it is none.
 
-    >>> read_netloc("[::1]:8000"), read_netloc("Chat.local"), read_netloc("a b:x")
-    (('::1', 8000), ('chat.local', None), ('', None))
+    >>> read_netloc("[::1]:8000"), read_netloc("Chat.local"), read_netloc("a b:x"), read_netloc("127.0.0.1?x")
+    (('::1', 8000), ('chat.local', None), ('', None), ('', None))
     """
     try:
         parts = urlsplit(f"//{text}")
-        return ("", None) if parts.path or parts.username or " " in text else (parts.hostname or "", parts.port)
+        return ("", None) if set(text) & set("/?#@\\ \t") else (parts.hostname or "", parts.port)
     except ValueError:
         return "", None
 
@@ -68,30 +70,41 @@ def check_origin(request: Request, allowed_hosts: list[str]) -> None:
         raise ApiError(403, "pages of other origins may not use this server", code="origin")
 
 
-def check_key(request: Request, api_key: str | None) -> None:
-    """Raise ApiError (401) where a key is asked for and another is given; the time it takes tells nothing about it."""
-    if api_key is None:
-        return
-    scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), api_key.encode()):
-        raise ApiError(401, "the API key is missing or wrong; send 'Authorization: Bearer KEY'", code="invalid_api_key")
+class BodyReader:
+    """Reads the bodies of requests, of which all together no more than `max_held_bytes` are held at once."""
 
+    def __init__(self, options: ServerOptions) -> None:
+        self._options, self._held = options, 0
 
-async def read_body(request: Request, max_bytes: int) -> bytes:
-    """Return the body; raises ApiError where it has more than `max_bytes` (413) or comes too slowly (408)."""
-    parts, size = [], 0
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            async for part in request.stream():
-                size += len(part)
-                if size <= max_bytes:
-                    parts.append(part)
-                elif size > DRAINED_BYTES:
-                    break
-    except TimeoutError as error:
-        raise ApiError(408, f"the body did not arrive within {BODY_SECONDS} seconds") from error
-    except ClientDisconnect as error:
-        raise ApiError(400, "the client left before its body was whole") from error
-    if size > max_bytes:
-        raise ApiError(413, f"the body has more than {max_bytes:,} bytes", code="request_too_large")
-    return b"".join(parts)
+    @contextlib.asynccontextmanager
+    async def read(self, request: Request) -> AsyncIterator[bytes]:
+        """Hold the body of a request.
+
+        Raises ApiError where it is too large (413), comes too slowly (408), or has no room beside the others (429).
+        """
+        parts: list[bytes] = []
+        try:
+            async with asyncio.timeout(self._options.body_seconds):
+                await self._collect(request, parts)
+            yield b"".join(parts)
+        except TimeoutError as error:
+            raise ApiError(408, f"the body did not arrive within {self._options.body_seconds:g} seconds") from error
+        except ClientDisconnect as error:
+            raise ApiError(400, "the client left before its body was whole") from error
+        finally:
+            self._held -= sum(map(len, parts))
+
+    async def _collect(self, request: Request, parts: list[bytes]) -> None:
+        size, most = 0, self._options.max_body_bytes
+        async for part in request.stream():
+            size += len(part)
+            if size <= most:
+                parts.append(part)
+                self._held += len(part)
+                if size > SMALL_BODY_BYTES and self._held > self._options.max_held_bytes:
+                    raise ApiError(429, "too many large requests at once; try again in a moment",
+                                   code="rate_limit_exceeded")  # fmt: skip
+            elif size > DRAINED_BYTES:
+                break
+        if size > most:
+            raise ApiError(413, f"the body has more than {most:,} bytes", code="request_too_large")

@@ -1,4 +1,4 @@
-"""Who is answered when: some replies at once, each in a thread of its own, the others waiting in order of arrival."""
+"""Schedules requests: some replies run at once, each in a thread, the others wait in order of arrival."""
 
 import asyncio
 import contextlib
@@ -9,8 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from chat_utils.engine import Engine
 from chat_utils.reply import Reply
 from chat_utils.sampling import Sampling
-from chat_utils.server.openai_requests import ApiError, Request
+from chat_utils.server.api_error import ApiError
+from chat_utils.server.openai_requests import Request
 from data_utils.dialogue.checking import DialogueError
+from errors import InputError
 
 
 class HangUpError(Exception):
@@ -35,8 +37,11 @@ class Job:
             self._loop.call_soon_threadsafe(self._events.put_nowait, event)
 
     def cancel(self) -> None:
-        """End the replies before their next piece; what waits is never begun."""
+        """End the replies before their next turn, a part of a prompt too; what waits is never begun."""
         self.cancelled.set()
+        for reply in self.replies:
+            if reply is not None:
+                reply.cancel()
         self.tell(0, None, HangUpError())
 
     async def begin(self) -> None:
@@ -88,21 +93,26 @@ class Jobs:
         """Make one reply, in a thread of the pool."""
         if job.cancelled.is_set():
             return
-        begin = self.engine.reply if job.request.kind == "chat" else self.engine.complete
         try:
-            with begin(asked, sampling) as reply:
-                reply.stats.dropped_messages += job.request.dropped_messages
+            with self._begin(job.request, asked, sampling) as reply:
                 job.replies[index] = reply
+                if job.cancelled.is_set():  # while it was begun: nobody has told the reply
+                    return
                 for piece in reply:
-                    if job.cancelled.is_set():
-                        return
                     job.tell(index, piece, None)
             job.tell(index, None, None)
-        except DialogueError as error:
-            place = "messages" if job.request.kind == "chat" else "prompt"
-            job.tell(index, None, ApiError(400, str(error), place, error.code))
-        except Exception as error:
+        except (DialogueError, InputError) as error:
+            place, code = "messages" if job.request.kind == "chat" else "prompt", getattr(error, "code", None)
+            job.tell(index, None, ApiError(400, str(error), place, code))
+        except BaseException as error:  # a panic of tokenizers is no Exception, and the caller waits for it as well
             job.tell(index, None, error)
+
+    def _begin(self, request: Request, asked: list | str, sampling: Sampling) -> Reply:
+        if request.kind == "text":
+            return self.engine.complete(asked, sampling, request.cache_group)
+        return self.engine.reply_cleaned(
+            asked, sampling, dropped=request.dropped_messages, cache_group=request.cache_group
+        )
 
     def close(self) -> None:
         """Let go of the threads."""

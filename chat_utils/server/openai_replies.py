@@ -1,24 +1,31 @@
-"""OpenAI's protocol, the way out: whole replies and streamed pieces as JSON."""
+"""Writes replies in OpenAI's protocol: whole ones and streamed pieces, as JSON."""
 
 import json
 
 from chat_utils.reply import Reply
+from chat_utils.runtimes.prefix_cache import ANYBODY
 from chat_utils.server.openai_requests import Request
 
+# Where some clients end a line, against the standard of server-sent events; JSON may spell them.
+LINE_ENDS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
 NAMES = {"chat": ("chatcmpl", "chat.completion", "chat.completion.chunk"), "text": ("cmpl", *["text_completion"] * 2)}
 
 
 def write_usage(replies: list[Reply], request: Request) -> dict:
-    """Return what the replies took in tokens; a prompt that is answered n times counts once."""
+    """Return what the replies took in tokens; a prompt that is answered n times counts once.
+
+    What the prefix cache held is told to a group of callers of its own alone: others would learn what was asked.
+    """
     stats = [reply.stats for reply in replies]
     prompts = stats[:: request.n]
     prompt_tokens = sum(one.prompt_tokens for one in prompts)
     completion_tokens = sum(one.reply_tokens for one in stats)
+    cached_tokens = 0 if request.cache_group == ANYBODY else sum(one.cached_tokens for one in prompts)
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
         "total_tokens": prompt_tokens + completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": sum(one.cached_tokens for one in prompts)},
+        "prompt_tokens_details": {"cached_tokens": cached_tokens},
         "dropped_messages": sum(one.dropped_messages for one in prompts),
     }
 
@@ -63,5 +70,5 @@ def write_piece(request: Request, index: int, piece: str | None, reason: str | N
 
 def write_event(data: dict | str) -> bytes:
     """Return data as a server-sent event."""
-    text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)
+    text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False).translate(LINE_ENDS)
     return f"data: {text}\n\n".encode()

@@ -1,4 +1,4 @@
-"""The server's addresses: OpenAI's protocol, health, and the page. `transformers serve` is not built on.
+"""Answers at the server's addresses: OpenAI's protocol, health, and the page. `transformers serve` is not built on.
 
 That one has no key and no limits, lets any caller load and unload models, and reads control tokens in a user's text.
 """
@@ -20,11 +20,13 @@ from starlette.types import Receive, Scope, Send
 
 from chat_utils.engine import Engine
 from chat_utils.sampling import Sampling
-from chat_utils.server.guard import HEADERS, check_key, check_origin, read_body
+from chat_utils.server.api_error import ApiError
+from chat_utils.server.guard import HEADERS, BodyReader, check_origin
 from chat_utils.server.jobs import HangUpError, Job, Jobs
+from chat_utils.server.keys import KeyCheck
 from chat_utils.server.openai_replies import write_chunk, write_event, write_piece, write_reply, write_usage
-from chat_utils.server.openai_requests import ApiError, parse_request, read_json
-from chat_utils.server.serve import ServerOptions
+from chat_utils.server.openai_requests import parse_request, read_json
+from chat_utils.server.settings import ServerOptions
 from chat_utils.window import longest_bytes
 
 PAGE = Path(__file__).parent / "web"
@@ -32,7 +34,22 @@ KINDS = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".s
 MAX_PARSED = 2  # requests at once: more would keep the replies in the making from the processor
 log = logging.getLogger("chat")
 
+# A proxy (nginx) that collects a stream before it passes it on would keep its pieces from the caller.
+STREAM_HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
+
 Handler = Callable[[Request], Awaitable[Response]]
+
+
+def tidy_path(path: str) -> str:
+    """Return a path as clients mean it: one slash where they put two, none at its end, /v1 where they left it out.
+
+    >>> [tidy_path(path) for path in ("/v1//chat/completions/", "/chat/completions", "//", "/v1/models/a b")]
+    ['/v1/chat/completions', '/v1/chat/completions', '/', '/v1/models/a b']
+    """
+    parts = [part for part in path.split("/") if part]
+    if parts and parts[0] in ("chat", "completions", "models"):
+        parts.insert(0, "v1")
+    return "/" + "/".join(parts)
 
 
 class ChatServer:
@@ -44,6 +61,8 @@ class ChatServer:
     ) -> None:  # fmt: skip
         self.engine, self.sampling, self.options = engine, sampling, options
         self.system = system  # of dialogues that bring none
+        self.engine.share_system(system or "")
+        self.keys, self.bodies = KeyCheck(options.api_key), BodyReader(options)
         self.parsing = asyncio.Semaphore(MAX_PARSED)
         self.jobs = Jobs(engine, options.slots, options.max_queue)
         names = ("temperature", "top_p", "top_k", "repetition_penalty", "seed")
@@ -52,25 +71,33 @@ class ChatServer:
         self.model = {"id": engine.name, "object": "model", "created": int(time.time()), "owned_by": "you"}
         sizes = {"window": engine.window, "longest_message": longest_bytes(engine.window)}  # in tokens, in bytes
         self.model |= {**sizes, "defaults": defaults}
-        routes = {
+        with_key = {
             "/v1/chat/completions": ("POST", self.answer_chat),
             "/v1/completions": ("POST", self.continue_text),
             "/v1/models": ("GET", self.list_models),
             "/v1/models/{name:path}": ("GET", self.show_model),
             "/load_model": ("POST", self.load_model),
-            "/health": ("GET", self.show_health),
         }
+        # Open to all: these tell nothing and cost nothing.
+        without = {"/health": ("GET", self.show_health), "/": ("GET", self.show_addresses)}
         for file in sorted(PAGE.iterdir()) if with_page else []:
-            routes["/" if file.name == "index.html" else f"/{file.name}"] = ("GET", make_file_handler(file))
+            without["/" if file.name == "index.html" else f"/{file.name}"] = ("GET", make_file_handler(file))
         self.app = Starlette(
-            routes=[Route(path, self.check(handler), methods=[method]) for path, (method, handler) in routes.items()],
+            routes=[
+                Route(path, self.check(handler, has_key), methods=[method])
+                for routes, has_key in ((with_key, True), (without, False))
+                for path, (method, handler) in routes.items()
+            ],
             exception_handlers={404: self.refuse, 405: self.refuse, Exception: self.answer_fault},
             lifespan=self.run_jobs,
         )
+        self.app.router.redirect_slashes = False  # it would repeat any Host, before that is checked
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request; a fault ends here, noted and answered: the HTTP server would log its words."""
         try:
+            if scope["type"] == "http":
+                scope = {**scope, "path": tidy_path(scope["path"])}
             await self.app(scope, receive, send)
         except Exception:
             if scope["type"] != "http":
@@ -84,19 +111,20 @@ class ChatServer:
         yield
         self.jobs.close()
 
-    def check(self, handler: Handler) -> Handler:
+    def check(self, handler: Handler, needs_key: bool) -> Handler:
         """Return the handler with the checks before it, and every error in OpenAI's form."""
 
         async def handle(request: Request) -> Response:
             try:
                 check_origin(request, self.options.allowed_hosts)
-                # The page and the health are open: neither tells anything nor costs anything.
-                if request.url.path.startswith("/v1/") or request.method == "POST":
-                    check_key(request, self.options.api_key)
+                if needs_key:
+                    await self.keys.check(request)
                 response = await handler(request)
             except HangUpError:
                 return Response(status_code=499)  # nobody reads it
-            except Exception as error:
+            except (asyncio.CancelledError, KeyboardInterrupt):
+                raise
+            except BaseException as error:  # a panic of tokenizers (Rust) is no Exception
                 return write_error(request, self.note_fault(error))
             response.headers.update(HEADERS)
             return response
@@ -105,14 +133,17 @@ class ChatServer:
 
     async def refuse(self, request: Request, error: Exception) -> Response:
         """Answer what has no route."""
-        words = {404: "no such address here", 405: f"{request.method} is not possible at this address"}
+        words = {
+            404: "no such address here; the API is at /v1/chat/completions, /v1/completions and /v1/models",
+            405: f"{request.method} is not possible at this address",
+        }
         return write_error(request, ApiError(error.status_code, words[error.status_code]))
 
     async def answer_fault(self, request: Request, error: Exception) -> Response:
         """Answer what went wrong outside of a handler, as while an answer was written."""
         return write_error(request, self.note_fault(error))
 
-    def note_fault(self, error: Exception) -> ApiError:
+    def note_fault(self, error: BaseException) -> ApiError:
         """Return what the caller is told; log a fault of ours without its words, which may be a conversation's."""
         if isinstance(error, ApiError):
             return error
@@ -146,12 +177,18 @@ class ChatServer:
 
     async def load_model(self, request: Request) -> Response:
         """POST /load_model, which `transformers chat` asks first: says that the model is there, and loads nothing."""
-        self.check_model(read_json(await read_body(request, self.options.max_body_bytes)).get("model"))
+        async with self.bodies.read(request) as data:
+            self.check_model(read_json(data).get("model"))
         return Response(write_event({"status": "ready", "cached": True}), media_type="text/event-stream")
 
     async def show_health(self, _: Request) -> Response:
         """GET /health."""
         return JSONResponse({"status": "ok", "model": self.engine.name, "replies_open": self.jobs.open})
+
+    async def show_addresses(self, _: Request) -> Response:
+        """GET /, where there is no page."""
+        addresses = ["/v1/chat/completions", "/v1/completions", "/v1/models", "/health"]
+        return JSONResponse({"model": self.engine.name, "addresses": addresses})
 
     def check_model(self, name: str) -> None:
         """Raise ApiError for a model that is not here."""
@@ -164,11 +201,9 @@ class ChatServer:
     async def answer(self, request: Request, kind: str) -> Response:
         """Answer a dialogue or continue a text, streamed or whole."""
         started = time.perf_counter()
-        data = await read_body(request, self.options.max_body_bytes)
-        # In a thread, since a megabyte takes a while.
-        arguments = (kind, data, self.engine.name, self.engine.window, self.sampling, self.system)
-        async with self.parsing:
-            asked = await asyncio.to_thread(parse_request, *arguments)
+        arguments = (self.engine.name, self.engine.window, self.sampling, self.system)
+        async with self.bodies.read(request) as data, self.parsing:
+            asked = await asyncio.to_thread(parse_request, kind, data, *arguments)  # a megabyte takes a while
         job = self.jobs.start(asked)
         watcher = asyncio.create_task(cancel_at_hang_up(request, job))
 
@@ -182,7 +217,7 @@ class ChatServer:
             await job.begin()  # what is wrong shows before the first piece, and still gets its status
             if asked.stream:
                 events = self.stream(job, end)
-                return StreamingResponse(events, media_type="text/event-stream", headers={"cache-control": "no-store"})
+                return StreamingResponse(events, media_type="text/event-stream", headers=STREAM_HEADERS)
             async for _ in job.read():
                 pass
         except BaseException as error:
@@ -206,7 +241,9 @@ class ChatServer:
             outcome = "whole"
         except HangUpError:
             pass
-        except Exception as error:
+        except (asyncio.CancelledError, GeneratorExit):
+            raise
+        except BaseException as error:
             outcome = type(error).__name__
             yield write_event(self.note_fault(error).body)
         finally:

@@ -1,4 +1,4 @@
-"""The checkpoint on the network: how the server listens, starts and stops. Its addresses: routes.py.
+"""Serves a checkpoint on the network: listens, starts and stops. Its addresses: routes.py.
 
 python chat.py --serve                          # OpenAI's protocol at http://127.0.0.1:8000/v1
 python chat.py --web                            # the same, and a page to chat in
@@ -11,42 +11,11 @@ import socket
 import sys
 import threading
 import webbrowser
-from dataclasses import dataclass, field
 
-from chat_utils.engine import SLOTS, Engine
+from chat_utils.engine import Engine
 from chat_utils.sampling import Sampling
+from chat_utils.server.settings import ServerOptions
 from errors import InputError
-
-STOP_SECONDS = 120  # a reply in flight at a stop ends by then, or is cut off
-
-
-@dataclass
-class ServerOptions:
-    """How the server listens, and how much it takes on."""
-
-    host: str = field(default="127.0.0.1", metadata={"help": "Address to listen on; 0.0.0.0: every network"})
-    port: int = field(default=8000, metadata={"help": "Port to listen on; 0: any free one"})
-    api_key: str | None = field(
-        default=None, metadata={"help": "Key that callers must send; better given as CHAT_API_KEY in the environment"}
-    )
-    slots: int = field(default=SLOTS, metadata={"help": "Replies that are made at once; others wait"})
-    max_queue: int = field(default=64, metadata={"help": "Replies that may wait; more are refused (429)"})
-    max_body_bytes: int = field(default=4 * 2**20, metadata={"help": "Largest request in bytes; above: refused (413)"})
-    allowed_hosts: list[str] = field(
-        default_factory=list, metadata={"help": "Names by which the server is reached, beside addresses and its own"}
-    )
-    log_conversations: bool = field(default=False, metadata={"help": "Write what is said to the log"})
-    no_browser: bool = field(default=False, metadata={"help": "With --web: don't open the page in a browser"})
-
-    def __post_init__(self) -> None:
-        self.api_key = self.api_key or os.environ.get("CHAT_API_KEY") or None
-        if self.api_key is not None and not (self.api_key.isascii() and self.api_key.isprintable()):
-            raise InputError("command line: --api_key must be printable ASCII, since it travels in a header")
-        for name, low, high in (
-            ("port", 0, 65535), ("slots", 1, 1024), ("max_queue", 0, 10**6), ("max_body_bytes", 1024, 2**30),
-        ):  # fmt: skip
-            if not low <= getattr(self, name) <= high:
-                raise InputError(f"command line: --{name} {getattr(self, name)} is outside {low} to {high}")
 
 
 def check_packages() -> None:
@@ -86,15 +55,18 @@ def make_server(
     """
     import uvicorn
 
+    from chat_utils.server.connections import bound_connections
     from chat_utils.server.routes import ChatServer
 
     listener = open_socket(options.host, options.port)
     host, port = listener.getsockname()[:2]
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     app = ChatServer(engine, sampling, options, with_page, system)
+    protocol, connections = bound_connections(options)
     config = uvicorn.Config(
-        app, access_log=False, log_config=None, server_header=False, timeout_graceful_shutdown=STOP_SECONDS
-    )
+        app, http=protocol, ws="none", access_log=False, log_config=None, server_header=False,
+        limit_concurrency=connections + 1, timeout_graceful_shutdown=options.stop_seconds,
+    )  # fmt: skip
     logging.getLogger("uvicorn.access").disabled = True  # it would hold what is asked in an address; the log is ours
     return uvicorn.Server(config), listener, f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 

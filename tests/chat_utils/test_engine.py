@@ -20,7 +20,7 @@ from chat_utils.engine import SLOTS, Engine, choose_decoder, load_engine
 from chat_utils.reply import LOOP_TOKENS, Reply
 from chat_utils.runtimes import decoder as decoding
 from chat_utils.runtimes import numpy_decoder
-from chat_utils.runtimes.decoder import POOL_BYTES, Session, TransformersDecoder
+from chat_utils.runtimes.decoder import PREFIX_CACHE_BYTES, Session, TransformersDecoder
 from chat_utils.runtimes.numpy_decoder import State
 from chat_utils.sampling import Sampler, Sampling
 from chat_utils.streaming import TextStream
@@ -652,11 +652,11 @@ def test_shared_system_prompt_is_copied(engine, tiny_checkpoint):
 
 def test_pool_is_bounded(engine):
     token_bytes = State(engine.decoder.network, 1).memory.nbytes
-    assert engine.decoder.pool._max_tokens == POOL_BYTES // token_bytes
-    engine.decoder.pool._max_tokens = 1100
+    assert engine.decoder.prefix_cache._max_tokens == PREFIX_CACHE_BYTES // token_bytes
+    engine.decoder.prefix_cache._max_tokens = 1100
     for number in range(12):
         answer(engine, say(words(number)), max_new_tokens=4)
-    states = [state for _, state in engine.decoder.pool._entries]
+    states = [entry.state for entry in engine.decoder.prefix_cache._entries]
     assert len(states) == 4
     assert sum(state.memory.nbytes for state in states) <= 1100 * token_bytes
     latest, forgotten = (ask(engine, say(words(number)), max_new_tokens=4).stats.cached_tokens for number in (11, 0))

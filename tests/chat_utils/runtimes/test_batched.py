@@ -246,8 +246,8 @@ def test_the_slot_of_a_cancelled_reply_is_found_again_by_its_dialogue(engine):
     reply = engine.reply(say("Hello there"), Sampling(**GREEDY, max_new_tokens=50))
     text = next(reply) + next(reply)
     reply.close()
-    (entry,) = engine.decoder.pool._entries
-    assert entry[1].slot is not None
+    (entry,) = engine.decoder.prefix_cache._entries
+    assert entry.state.slot is not None
     dialogue = [*say("Hello there"), {"role": "assistant", "content": text.strip() or "…"}, *say("go on")]
     again = engine.reply(dialogue, Sampling(**GREEDY, max_new_tokens=3))
     read(again)

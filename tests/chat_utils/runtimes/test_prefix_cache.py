@@ -1,4 +1,4 @@
-"""The pool of computed beginnings: how much memory it takes, and what is worth a copy."""
+"""The prefix cache: how much memory it takes, what is worth a copy, and who may take what up."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from chat_utils.runtimes.decoder import Decoder, Session, TransformersDecoder
 from chat_utils.runtimes.numpy_decoder import load_numpy_decoder
-from chat_utils.runtimes.prefix_cache import SMALLEST_STATE_TOKENS
+from chat_utils.runtimes.prefix_cache import ANYBODY, SMALLEST_STATE_TOKENS
 from chat_utils.sampling import Sampling
 
 SHAPE = {
@@ -24,9 +24,9 @@ def make_decoder(request):
     return lambda: KINDS[request.param](model)
 
 
-def compute(decoder: Decoder, ids: list[int]) -> Session:
+def compute(decoder: Decoder, ids: list[int], cache_group: str | None = None) -> Session:
     """Return the closed session of a reply of one token."""
-    session = decoder.open(ids, Sampling(temperature=0))
+    session = decoder.open(ids, Sampling(temperature=0), cache_group=cache_group)
     while not session.step():
         pass
     session.close()
@@ -42,22 +42,22 @@ def count_bytes(state) -> int:
 def test_short_prompts_after_a_long_one_take_little_memory(make_decoder):
     decoder = make_decoder()
     token_bytes = 2 * 2 * 8 * 4  # keys and values, layers, width, float32
-    decoder.pool._max_tokens = 3000
+    decoder.prefix_cache._max_tokens = 3000
     compute(decoder, LONG)
     for number in range(40):
         assert compute(decoder, [*LONG[:20], *[1100 + number] * 30]).cached_tokens == 20
-    states = [state for _, state in decoder.pool._entries]
+    states = [entry.state for entry in decoder.prefix_cache._entries]
     assert len(states) >= 3000 // SMALLEST_STATE_TOKENS - 1
     assert sum(map(count_bytes, states)) <= 3000 * token_bytes
 
 
 def test_room_left_by_a_longer_prompt_is_counted(make_decoder):
     decoder = make_decoder()
-    decoder.pool._max_tokens = 1500
+    decoder.prefix_cache._max_tokens = 1500
     compute(decoder, LONG)
     compute(decoder, [*LONG[:600], 1100])  # the same state, cut
     compute(decoder, [1150] * 400)
-    states = [state for _, state in decoder.pool._entries]
+    states = [entry.state for entry in decoder.prefix_cache._entries]
     assert sum(map(count_bytes, states)) <= 1500 * 2 * 2 * 8 * 4
 
 
@@ -76,3 +76,30 @@ def test_a_template_in_common_is_not_copied(make_decoder, shared, cached):
     decoder = make_decoder()
     compute(decoder, LONG)
     assert compute(decoder, [*LONG[:shared], 1100]).cached_tokens == cached
+
+
+@pytest.mark.parametrize("group", ["eve", ANYBODY, None])
+@pytest.mark.parametrize("asked", [LONG[:500], LONG, [*LONG, 1100], [*LONG[:20], 7]])
+def test_another_group_finds_the_public_ids_alone_and_takes_nothing_away(make_decoder, group, asked):
+    decoder = make_decoder()
+    compute(decoder, LONG, "ada")
+    assert compute(decoder, asked, group).cached_tokens == 0
+    decoder = make_decoder()
+    decoder.prefix_cache.public_ids = LONG[:18]
+    compute(decoder, LONG, "ada")
+    session = compute(decoder, asked, group)
+    assert session.cached_tokens == 18
+    assert session.ids == compute(make_decoder(), asked).ids
+    assert compute(decoder, LONG, "ada").cached_tokens == len(LONG) - 1
+
+
+def test_a_caller_without_a_group_goes_on_with_a_dialogue_that_it_sends_whole(make_decoder):
+    decoder = make_decoder()
+    compute(decoder, LONG[:500], ANYBODY)
+    entries = list(decoder.prefix_cache._entries)
+    for asked in (LONG[:400], LONG[:500], [*LONG[:499], 1100, 1101], LONG):
+        decoder.prefix_cache._entries[:] = entries
+        session = compute(decoder, asked, ANYBODY)
+        assert session.cached_tokens == (500 if asked is LONG else 0)
+        assert session.ids == compute(make_decoder(), asked).ids
+        assert decoder.prefix_cache._entries[0] is entries[0]  # were it gone, who left it would know who has it

@@ -7,8 +7,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from chat_utils import messages
+from chat_utils.runtimes.prefix_cache import ANYBODY
 from chat_utils.sampling import Sampling
-from chat_utils.server.openai_requests import NUMBERS, UNSUPPORTED, ApiError, Request, parse_request
+from chat_utils.server.api_error import ApiError
+from chat_utils.server.openai_parameters import NEUTRAL, NUMBERS, USED_FOR
+from chat_utils.server.openai_requests import Request, parse_request
 
 HI = [{"role": "user", "content": "Hi"}]
 
@@ -94,7 +97,7 @@ def test_what_is_not_set_is_the_servers():
 
 def test_max_completion_tokens_is_the_newer_name():
     assert parse({"messages": HI, "max_completion_tokens": 9}).sampling.max_new_tokens == 9
-    assert refusal({"messages": HI, "max_completion_tokens": 257}).body["error"]["param"] == "max_completion_tokens"
+    assert refusal({"messages": HI, "max_completion_tokens": 0}).body["error"]["param"] == "max_completion_tokens"
 
 
 def test_seed_below_zero_and_top_p_zero_are_taken():
@@ -109,13 +112,74 @@ def test_settings_of_transformers_chat():
     assert (sampling.temperature, sampling.max_new_tokens) == (0, 5)
 
 
-@pytest.mark.parametrize("name", UNSUPPORTED)
+@pytest.mark.parametrize("name", sorted(NEUTRAL.keys() - USED_FOR.keys()))
 def test_unsupported_is_refused_by_name(name):
     error = refusal({"messages": HI, name: "something"})
     assert (error.status, error.body["error"]["param"]) == (400, name)
     assert error.body["error"]["code"] == "unsupported_parameter"
-    for neutral in UNSUPPORTED[name]:
-        parse({"messages": HI, name: neutral})
+    for neutral in (*NEUTRAL[name], None, "", [], {}):
+        assert parse({"messages": HI, name: neutral}).sampling == Sampling()
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ({"tools": [{"type": "function"}], "tool_choice": "none"}, {}),
+        ({"chat_template_kwargs": {"enable_thinking": False, "add_generation_prompt": True, "x": ""}}, {}),
+        ({"stop": ""}, {}),
+        ({"stop": ["", "a", "a"]}, {"stop": ["a"]}),
+        ({"model": ""}, {}),
+        ({"top_k": -1}, {}),
+        ({"max_tokens": -1}, {"max_new_tokens": 256}),
+        ({"max_tokens": 10**6}, {"max_new_tokens": 256}),
+        ({"max_completion_tokens": 300, "max_tokens": 5}, {"max_new_tokens": 256}),
+        ({"repeat_penalty": 1.0, "length_penalty": 1.0, "min_p": 0.0}, {}),
+        ({"stream_options": {"include_obfuscation": False, "continuous_usage_stats": False}}, {}),
+        ({"unheard_of": None, "unheard_too": []}, {}),
+        ({"top_p": 1e-320}, {"top_p": 1e-9}),
+    ],
+)
+def test_a_value_that_asks_for_nothing_passes(body, expected):
+    assert parse({"messages": HI, **body}).sampling == Sampling(**expected)
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"tools": [{"type": "function"}]}, "'tools' is not supported by this server; leave it out"),
+        ({"min_p": 0.05}, "'min_p' is not supported by this server; leave it out, or send 0"),
+        ({"min_p": False}, "'min_p' is not supported"),
+        ({"chat_template_kwargs": {"enable_thinking": True}}, "'chat_template_kwargs' is not supported"),
+        ({"chat_template_kwargs": "x"}, "unknown parameter 'chat_template_kwargs'"),
+        ({"repeat_penalty": 1.1}, "did you mean 'repetition_penalty'?"),
+        ({"n_predict": 5}, "did you mean 'max_tokens'?"),
+        ({"top_k": -2}, "'top_k' must be from -1"),
+        ({"max_tokens": 0}, "'max_tokens' must be 1 or more; -1: as long as the window allows"),
+        ({"max_tokens": -2}, "'max_tokens' must be from -1"),
+        ({"stream_options": {"continuous_usage_stats": True}}, "'continuous_usage_stats' is not supported"),
+        ({"user": 5}, "'user' must be text"),
+    ],
+)
+def test_a_value_that_asks_for_something_else_is_refused_with_what_is_right(body, words):
+    assert words in str(refusal({"messages": HI, **body}))
+
+
+def test_byte_order_mark_before_the_body_is_no_part_of_it():
+    assert parse(b"\xef\xbb\xbf" + json.dumps({"messages": HI}).encode()).inputs == [HI]
+
+
+def test_callers_are_told_apart_by_salt_or_user():
+    groups = [parse({"messages": HI, **more}).cache_group for more in (
+        {}, {"user": "a"}, {"cache_salt": "a"}, {"cache_salt": "a", "user": "b"}, {"cache_salt": "", "user": "a"}
+    )]  # fmt: skip
+    assert groups[0] == ANYBODY
+    assert groups[2] == groups[3]
+    assert groups[1] == groups[4]
+    assert len(set(groups)) == 3
+
+
+def test_a_prompt_longer_than_any_window_is_cut_before_it_waits():
+    assert len(parse({"prompt": "a" * 10**6}, "text").inputs[0]) == 64 * 256
 
 
 @pytest.mark.parametrize("name", NUMBERS)
@@ -145,7 +209,7 @@ def test_numbers_are_numbers_in_their_range(name, value):
         ({"messages": [*HI, {"role": "system", "content": "x"}, *HI]}, "messages[1]: a system message stands before"),
         ({"messages": [{"role": "assistant", "content": "x"}, *HI]}, "the first message after the system's"),
         ({"messages": [{"role": "system", "content": "x"}]}, "the last message must be the user's"),
-        ({"messages": HI, "stop": ["a", ""]}, "none of them empty"),
+        ({"messages": HI, "stop": ["a", 5]}, "a text or a list of texts"),
         ({"messages": HI, "stop": list("abcde")}, "more than 4"),
         ({"messages": HI, "stream": "yes"}, "'stream' must be true or false"),
     ],

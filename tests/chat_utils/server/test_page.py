@@ -245,8 +245,8 @@ def test_html_and_odd_texts_show_as_text(page):
 
 def test_settings_reach_the_server(page, slow_engine, monkeypatch):
     asked = []
-    reply = slow_engine.reply
-    monkeypatch.setattr(slow_engine, "reply", lambda *a: asked.append(a) or reply(*a))
+    reply = slow_engine.reply_cleaned
+    monkeypatch.setattr(slow_engine, "reply_cleaned", lambda *a, **more: asked.append(a) or reply(*a, **more))
     page.click("#settings")
     assert page.one("[name=temperature]").get_attribute("placeholder") == "0.4"
     for name, value in (("system", "Be kind. 友好。"), ("temperature", "0"), ("max_tokens", "6"), ("seed", "3")):
@@ -264,8 +264,8 @@ def test_settings_reach_the_server(page, slow_engine, monkeypatch):
 
 def test_a_retry_with_a_seed_takes_the_next_one(page, slow_engine, monkeypatch):
     seeds = []
-    reply = slow_engine.reply
-    monkeypatch.setattr(slow_engine, "reply", lambda *a: seeds.append(a[1].seed) or reply(*a))
+    reply = slow_engine.reply_cleaned
+    monkeypatch.setattr(slow_engine, "reply_cleaned", lambda *a, **more: seeds.append(a[1].seed) or reply(*a, **more))
     retry = ".assistant:last-child [aria-label='Try again']"
     page.say("Hello")
     page.wait_for_reply(2)

@@ -1,7 +1,6 @@
 """The server over real sockets: the official client, limits, keys, other origins, hang-ups, and a graceful stop."""
 
 import asyncio
-import http.client
 import json
 import logging
 import os
@@ -20,47 +19,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from chat_utils.sampling import Sampling
-from chat_utils.server.serve import ServerOptions, has_display, open_socket
+from chat_utils.server.serve import has_display, open_socket
+from chat_utils.server.settings import ServerOptions
 from data_utils.dialogue.checking import DialogueError
 from errors import InputError
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
+from tests.chat_utils.server.calls import HI, call, chat, read_events, wait_until
 from tests.conftest import run_server
 
 ROOT = Path(__file__).parents[3]
-HI = [{"role": "user", "content": "Hi"}]
-
-
-def call(url: str, path: str, body: object = None, method: str | None = None, **headers: str):
-    """Return (status, JSON or text, headers) of one request, each header given as name_with_underscores."""
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=30)
-    data = json.dumps(body).encode() if isinstance(body, dict) else body
-    names = {name.replace("_", "-"): value for name, value in headers.items()}
-    connection.request(method or ("GET" if data is None else "POST"), path, data, names)
-    response = connection.getresponse()
-    text = response.read().decode()
-    is_json = response.headers.get_content_type() == "application/json"
-    connection.close()
-    return response.status, json.loads(text) if is_json else text, response.headers
-
-
-def chat(url: str, **more):
-    return call(url, "/v1/chat/completions", {"messages": HI, "max_tokens": 8, **more})
-
-
-def read_events(text: str) -> list[dict]:
-    parts = text.split("\n\n")
-    assert parts[-2:] == ["data: [DONE]", ""]
-    return [json.loads(part.removeprefix("data: ")) for part in parts[:-2]]
-
-
-def wait_until(condition, seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 # Replies
@@ -451,11 +421,11 @@ def test_many_at_once_get_what_each_would_get_alone(server_url):
 
 
 def test_a_fault_of_ours_is_an_error_and_keeps_words_out_of_the_log(slow_engine, server_url, monkeypatch, caplog):
-    def fail(*_):
+    def fail(*_, **__):
         raise RuntimeError("secret words of the user")
 
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(slow_engine, "reply", fail)
+    monkeypatch.setattr(slow_engine, "reply_cleaned", fail)
     for stream in (False, True):
         status, answer, _ = chat(server_url, stream=stream)
         assert (status, answer["error"]["type"]) == (500, "server_error")
