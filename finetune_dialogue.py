@@ -11,29 +11,18 @@ ShareGPT (conversations), Alpaca (instruction, input, output), prompt/response p
 lines are read too, from .jsonl .json .csv .parquet .txt, each also .gz or .zst.
 """
 
-import os
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is fetched unless the user says so
-
-from environment import begin_script
-from errors import InputError, run_script
-
-if __name__ == "__main__":  # what follows takes seconds to import
-    begin_script()
-
 from collections import Counter
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
-from options import answer_early, check_range, format_command, parse_arguments, refuse_useless
-from train_utils.cpu_processes import start_cpu_processes
-from train_utils.run_options import RunOptions, trainer_names
+from environment import begin_script
+from errors import run_script
+from options import check_range, format_command, refuse_useless
+from train_utils.run_options import RunOptions, parse_training
 
 ROOT = Path(__file__).parent
 RECIPE = ROOT / "configs" / "finetune_dialogue.yaml"
-REPLY_TOKENS = 60  # of the samples that are shown at each evaluation
 
 
 @dataclass
@@ -89,178 +78,81 @@ class TuneOptions(RunOptions):
     eval_on_start: bool = field(default=True, metadata={"help": "Measure before training too, to compare"})
 
 
-if __name__ == "__main__":  # help and mistakes at once: what follows takes seconds to import
-    answer_early((DialogueArguments, TuneOptions), RECIPE, __doc__, trainer_names())
-    start_cpu_processes()
-
-from transformers import set_seed
-
-from data_utils.caching import preparation_lock
-from data_utils.dialogue.checking import DialogueError
-from data_utils.dialogue.format import stop_token_id
-from data_utils.dialogue.reading import describe_forms, name_assistant, read_dialogues, split_dialogues
-from data_utils.dialogue.report import describe_dialogues
-from data_utils.rows.held_out import find_questions
-from data_utils.rows.packing import collate_rows, encode_dialogues, pack_dialogues, thin_rows
-from data_utils.rows.replay import mix_rows, read_replay
-from data_utils.sources.builtin import DIALOGUE_SOURCES
-from data_utils.sources.corpus import data_version, split_languages
-from data_utils.sources.source import Source, find_sources
-from model_utils.checkpoint import load_model
-from model_utils.shapes import check_packing, check_vocabulary, check_window
-from model_utils.tokenizer import add_chat_tokens, load_tokenizer, token_byte_counts, tokenizer_fingerprint
-from train_utils.adapters import add_adapters
-from train_utils.arguments import RunArguments, count_step_rows
-from train_utils.checkpoint import collect_settings, prepare_folder, read_record, weights_version
-from train_utils.launch import silence_libraries, use_all_cores
-from train_utils.plan.apply import apply_plan, limit_steps, plan_tuning
-from train_utils.samples import continue_prompts
-from train_utils.stopwatch import Stopwatch
-from train_utils.training import Run, train_and_save
-
-
-@dataclass
-class TuneArguments(TuneOptions, RunArguments):
-    """How it is trained, with every option of TrainingArguments."""
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run the script; return its exit code."""
-    options, args = parse_arguments((DialogueArguments, TuneArguments), argv, RECIPE, __doc__)
-    watch = Stopwatch()
-    watch.lap("start")
-    if not Path(options.base).is_dir() and os.environ["HF_HUB_OFFLINE"] == "1":
-        raise InputError(
-            f"{options.base}: no such checkpoint; train one with train.py, or set HF_HUB_OFFLINE=0 for hub names"
-        )
-    output_dir = Path(args.output_dir)
-    version = data_version(options.dialogues, DIALOGUE_SOURCES)
-    settings = collect_settings(options, args) | {
-        "data_version": version,
-        "base_version": weights_version(options.base),
-    }
-    resume = None
-    if not args.plan_only:  # which writes nothing there
-        resume = prepare_folder(output_dir, settings, args.resume_from_checkpoint, args.overwrite, options.base)
-    args.distributed_state.wait_for_everyone()  # all have read the folder before one writes in it
-    say = print if args.process_index == 0 else lambda *_: None
-    if resume == "finished":
-        say(f"{output_dir}: this run is finished already; nothing to do (--overwrite trains it again)")
+    options, args = parse_training((DialogueArguments, TuneOptions), argv, RECIPE, __doc__)
+    from data_utils.caching import preparation_lock
+    from data_utils.dialogue.reading import describe_forms, name_assistant, read_dialogues, split_dialogues
+    from data_utils.dialogue.report import describe_dialogues
+    from data_utils.rows.held_out import find_questions
+    from data_utils.sources.builtin import DIALOGUE_SOURCES
+    from data_utils.sources.corpus import data_version
+    from train_utils.adapters import add_adapters
+    from train_utils.objectives import REPLY_TOKENS, dialogue_objective
+    from train_utils.plan.apply import make_plan, rows_task, shape_of
+    from train_utils.run import open_run
+    from train_utils.training import train_and_save
+    from train_utils.tuning import check_base, find_replayed, load_base, pack_split, replay_text
+
+    check_base(options.base)
+    row_tokens, version = options.row_tokens, data_version(options.dialogues, DIALOGUE_SOURCES)
+    run = open_run("finetune_dialogue.py", args, (options,), data_version=version, base=options.base)
+    if run is None:
         return 0
 
     # 1. Base: the model and its tokenizer, with a chat template.
-    tokenizer = load_tokenizer(options.base)
-    model = load_model(options.base)
-    check_vocabulary(model, tokenizer, options.base)
-    added = add_chat_tokens(tokenizer)
-    set_seed(args.seed)
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-        model.resize_token_embeddings(len(tokenizer))
-        say(f"base: chat tokens added to its vocabulary: {added}")
-    try:
-        stop_id = stop_token_id(tokenizer)
-    except DialogueError as error:
-        raise InputError(f"{options.base}: {error}") from error
-    check_window(model.config, options.row_tokens, options.base)
-    check_packing(model, options.base)
-    watch.lap("model")
+    model, tokenizer = load_base(run, options.base, row_tokens)
 
     # 2. Dialogues: read, checked, split by hash as the corpus is, so that what is held out was in no training.
     with preparation_lock():
         dialogues = read_dialogues(options.dialogues)
         for line in describe_forms(options.dialogues):
-            say(line)
-        train_set, eval_set = (
+            run.say(line)
+        train_set, held_out = (
             name_assistant(part, options.assistant_name) for part in split_dialogues(dialogues, options.eval_fraction)
         )
-
         # 3. Rows: only the assistant's words and stop tokens carry labels; dialogues packed, none sees another.
-        key = tokenizer_fingerprint(tokenizer)
-        encoded = encode_dialogues(train_set, tokenizer, key, options.row_tokens)
-        rows = pack_dialogues(encoded, options.row_tokens, tokenizer.pad_token_id)
-        eval_rows = {}
-        for language, held_out in split_languages(eval_set):
-            chosen = encode_dialogues(held_out, tokenizer, key, options.row_tokens)
-            if len(chosen):
-                eval_rows[language] = pack_dialogues(chosen, options.row_tokens, tokenizer.pad_token_id)
-    if not len(encoded) or not eval_rows:
-        raise InputError(f"no dialogue fits in a row of {options.row_tokens} tokens; give a larger --row_tokens")
-    for line in describe_dialogues(dialogues, train_set, encoded, rows, options.row_tokens, tokenizer):
-        say(line)
+        encoded, rows, eval_rows = pack_split(train_set, held_out, tokenizer, row_tokens)
+        for line in describe_dialogues(dialogues, train_set, encoded, rows, row_tokens, tokenizer):
+            run.say(line)
 
-    # 4. Replay: text of the pretraining among them, where asked, and held-out text that shows what was forgotten.
-    if options.replay is not None:
-        sources, eval_fraction = find_corpus(options)
-        count = round(len(rows) * options.replay / (1 - options.replay))
-        with preparation_lock():
-            text, held_out = read_replay(sources, tokenizer, key, options.row_tokens, count, eval_fraction)
-            rows, eval_rows = mix_rows(rows, text) if count else rows, eval_rows | held_out
-        say(f"replay: {count:,} rows of text among {len(rows):,}")
-
-    watch.lap("data")
+        # 4. Replay: text of the pretraining among them, where asked, and held-out text that shows what was forgotten.
+        if options.replay is not None:
+            sources, share = find_replayed(options.base, options.replay_corpus, options.eval_fraction)
+            how = {"share": options.replay, "row_tokens": row_tokens, "eval_fraction": share}
+            mixed, held_out_text = replay_text(rows, tokenizer, sources, **how)
+            run.say(f"replay: {len(mixed) - len(rows):,} rows of text among {len(mixed):,}")
+            rows, eval_rows = mixed, eval_rows | held_out_text
+    run.watch.lap("data")
 
     # 5. Plan, with --minutes: as many steps as the time allows, and few enough that nothing is learned by heart.
-    plan_facts, run_tokens = {}, 0
     if args.minutes:
-        plan = plan_tuning(args, say, resume, model, len(rows), options.row_tokens)
+        run = make_plan(run, rows_task(len(rows), row_tokens), shape=shape_of(model, row_tokens))
         if args.plan_only:
             return 0
-        apply_plan(args, plan)
-        plan_facts, run_tokens = {"plan": limit_steps(args, plan, len(rows))}, plan.tokens
-        watch.lap("plan")
-    step_rows = count_step_rows(args)
-    run_rows = args.max_steps * step_rows if args.max_steps > 0 else args.num_train_epochs * len(rows)
-    eval_tokens = args.count_eval_tokens(len(eval_rows), run_tokens or run_rows * options.row_tokens)
-    eval_rows = {part: thin_rows(found, eval_tokens // options.row_tokens) for part, found in eval_rows.items()}
+        run.watch.lap("plan")
 
     # 6. Weights: all of them, or low-rank adapters beside them.
+    window = getattr(model.config, "max_position_embeddings", 2048)
     if options.lora:
         model = add_adapters(model, options.lora_rank, options.lora_alpha, options.lora_targets)
         model.print_trainable_parameters()
 
     # 7. Training, then the checkpoint with its picture and report.
-    window = getattr(model.config, "max_position_embeddings", 2048)
-    questions = find_questions(eval_set, tokenizer, window - REPLY_TOKENS)
-    drawn = {"max_new_tokens": REPLY_TOKENS, "temperature": 0.7, "top_p": 0.9, "eos_token_id": stop_id}
-    facts = {"dialogues": len(train_set), "held out": len(eval_set), "sources": dict(Counter(train_set["source"]))}
-    return train_and_save(
-        model,
+    questions = find_questions(held_out, tokenizer, window - REPLY_TOKENS)
+    facts = {"dialogues": len(train_set), "held out": len(held_out), "sources": dict(Counter(train_set["source"]))}
+    objective = dialogue_objective(
+        rows,
+        eval_rows,
         tokenizer,
-        args,
-        train_rows=rows,
-        eval_rows=eval_rows,
-        collate=collate_rows,
-        sample=partial(continue_prompts, tokenizer=tokenizer, prompts=questions, **drawn),
-        run=Run(
-            "finetune_dialogue.py",
-            settings,
-            facts | plan_facts,
-            resume,
-            options.row_tokens,
-            [stop_id],
-            token_byte_counts(tokenizer),
-            watch,
-        ),
-        next_step=format_command("python", "chat.py", "--model", output_dir),
+        questions=questions,
+        row_tokens=row_tokens,
+        facts=facts,
+        next_step=format_command("python", "chat.py", "--model", run.folder),
     )
-
-
-def find_corpus(options: DialogueArguments) -> tuple[list[Source], float]:
-    """Return (text to replay, share held out), read and split as the base's record says: it saw no held-out text.
-
-    Raises InputError where neither the record nor `--replay_corpus` names a text.
-    """
-    settings = (read_record(Path(options.base)) or {}).get("settings", {})
-    corpus, sources = options.replay_corpus or settings.get("corpus"), settings.get("sources")
-    if not corpus:
-        raise InputError(f"{options.base}: has no record of its corpus; say with --replay_corpus what text to replay")
-    defaults = {"sample_by": "paragraph", "text_column": "text", "remove_stop_words": False}
-    reading = (settings.get(name, value) for name, value in defaults.items())
-    found = find_sources(corpus, None if options.replay_corpus else sources, *reading)
-    return found, settings.get("eval_fraction", options.eval_fraction)
+    return train_and_save(run, model, tokenizer, objective)
 
 
 if __name__ == "__main__":
-    use_all_cores()
-    silence_libraries()
+    begin_script()
     run_script(main)

@@ -15,9 +15,10 @@ from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
-from transformers import HfArgumentParser
 
 from errors import InputError, first_line, run_guarded
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is fetched unless the user says so
 
 
 def check_range(name: str, value: float, low: float, high: float) -> None:
@@ -57,6 +58,8 @@ def parse_arguments(
     method `check_typed` is told those of the command line alone, and may raise ValueError or `refuse_useless`. The
     values of `other_names`, options that exist but that no dataclass given here has, are passed over.
     """
+    from transformers import HfArgumentParser  # which takes a second
+
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = HfArgumentParser(dataclass_types, description=description, add_help=False, allow_abbrev=False)
     if "--help_all" in argv:

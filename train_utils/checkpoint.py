@@ -109,8 +109,12 @@ def prepare_folder(
 
 
 def describe_changes(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """Return in words which settings differ, at most three."""
+    """Return in words which settings differ, at most three.
+
+    An option that one of the two versions of this code does not have counts where it was in use.
+    """
     names = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+    names = [name for name in names if before.get(name) or now.get(name) or (name in before and name in now)]
     words = [f"{name} was {before.get(name)}, is {now.get(name)}" for name in names[:3]]
     return "; ".join(words) + (f"; and {len(names) - 3} more" if len(names) > 3 else "")
 

@@ -2,6 +2,8 @@
 
 import re
 import sys
+from collections.abc import Sequence
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ from files import whole, write_whole
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+
+LABELS = {"loss": "loss", "perplexity": "perplexity", "bits_per_byte": "bits per byte", "accuracy": "token accuracy"}
 
 
 def peak_memory(device: str) -> dict[str, int]:
@@ -58,24 +62,44 @@ def plot_loss(history: list[dict[str, Any]], path: Path) -> None:
 
 
 def write_report(
-    path: Path, title: str, facts: dict[str, str], evaluations: list[dict], samples: list[tuple[str, str]]
+    path: Path,
+    title: str,
+    facts: dict[str, str],
+    *,
+    evaluations: list[dict],
+    samples: list[tuple[str, str]],
+    more: Sequence[str] = (),
 ) -> None:
-    """Write report.md: what was trained on what, the curves, the held-out figures, samples, and what is weak."""
-    lines = [f"# {title}", "", "| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in facts.items())]
-    lines += ["", "![loss over steps](loss.png)", "", "## Held-out figures", ""]
-    lines += ["| step | part | loss | perplexity | bits per byte | token accuracy |", "| --- " * 6 + "|"]
-    figures = []
-    for entry in evaluations:
-        name = next(name for name in entry if name.endswith("_loss"))
-        prefix = name.removesuffix("loss")
-        part = prefix.removeprefix("eval_").strip("_")
-        values = [entry.get(prefix + key, float("nan")) for key in ("loss", "perplexity", "bits_per_byte", "accuracy")]
-        figures.append((entry["step"], part, values))
-        lines.append(f"| {entry['step']} | {part} | " + " | ".join(f"{value:.3f}" for value in values) + " |")
+    """Write report.md: what was trained on what, the curves, the held-out figures, samples, and what is weak.
+
+    Args:
+        facts: empty ones are left out. evaluations: entries of Trainer's log. more: lines of Markdown for the end.
+    """
+    shown = [f"| {name} | {value} |" for name, value in facts.items() if value]
+    figures = [read_figures(entry) for entry in evaluations]
+    names = list(dict.fromkeys(name for _, _, values in figures for name in values))
+    lines = [f"# {title}", "", "| | |", "| --- | --- |", *shown, "", "![loss over steps](loss.png)", ""]
+    lines += ["## Held-out figures", "", f"| step | part | {' | '.join(LABELS.get(name, name) for name in names)} |"]
+    lines += ["| --- " * (2 + len(names)) + "|"]
+    for step, part, values in figures:
+        lines.append(f"| {step} | {part} | {' | '.join(f'{values.get(name, nan):.3f}' for name in names)} |")
     lines += ["", "## What it writes", ""]
     lines += [f"- **{one_line(prompt)}** {one_line(text)}" for prompt, text in samples]
-    lines += ["", "## What is weak", "", *(f"- {line}" for line in find_weakness(figures, samples)), ""]
+    lines += ["", "## What is weak", "", *(f"- {line}" for line in find_weakness(figures, samples)), "", *more]
     write_whole(path, "\n".join(lines))
+
+
+def read_figures(entry: dict[str, float]) -> tuple[int, str, dict[str, float]]:
+    """Return (step, part, figures) of an evaluation in Trainer's log.
+
+    >>> read_figures({"eval_zh_loss": 2.0, "eval_zh_accuracy": 0.5, "eval_zh_runtime": 1.0, "step": 3, "epoch": 1})
+    (3, 'zh', {'loss': 2.0, 'accuracy': 0.5})
+    """
+    prefix = next(name for name in entry if name.endswith("_loss")).removesuffix("loss")
+    values = {name.removeprefix(prefix): value for name, value in entry.items() if name.startswith(prefix)}
+    values = {name: value for name, value in values.items() if not name.endswith(("per_second", "runtime", "time"))}
+    order = sorted(values, key=lambda name: list(LABELS).index(name) if name in LABELS else len(LABELS))
+    return entry["step"], prefix.removeprefix("eval_").strip("_"), {name: values[name] for name in order}
 
 
 def one_line(text: str) -> str:
@@ -87,22 +111,24 @@ def one_line(text: str) -> str:
     return re.sub(r"([*_`<>\[\]|])", r"\\\1", " ".join(text.split()))
 
 
-def find_weakness(figures: list[tuple[int, str, list[float]]], samples: list[tuple[str, str]]) -> list[str]:
-    """Return in words what the figures show to be weak; `figures` holds (step, part, [loss, ppl, bpb, accuracy])."""
+def find_weakness(figures: list[tuple[int, str, dict[str, float]]], samples: list[tuple[str, str]]) -> list[str]:
+    """Return in words what the figures show to be weak; `figures` holds (step, part, figures by name)."""
     found = []
     parts = dict.fromkeys(part for _, part, _ in figures)
     last = {part: [values for _, p, values in figures if p == part] for part in parts}
     for part, values in last.items():
-        losses = [value[0] for value in values]
+        losses = [value["loss"] for value in values]
         if len(losses) > 1 and losses[-1] > min(losses) * 1.01:
             found.append(
                 f"{part}: the held-out loss rose from {min(losses):.3f} to {losses[-1]:.3f}: fewer steps would lower it"
             )
         elif len(losses) > 1 and losses[-1] < losses[-2] * 0.97:
             found.append(f"{part}: the held-out loss still fell at the end: more steps would help")
-        found.append(f"{part}: the next token is guessed right {values[-1][3]:.0%} of the time")
-    if len(last) > 1:
-        ranked = sorted(last, key=lambda part: last[part][-1][2])
+        if "perplexity" in values[-1]:
+            found.append(f"{part}: the next token is guessed right {values[-1]['accuracy']:.0%} of the time")
+    ranked = [part for part in last if "bits_per_byte" in last[part][-1]]
+    if len(ranked) > 1:
+        ranked.sort(key=lambda part: last[part][-1]["bits_per_byte"])
         found.append(f"bits per byte: best in {ranked[0]}, worst in {ranked[-1]}")
     if any(is_loop(text) for _, text in samples):
         found.append("a sample repeats itself")

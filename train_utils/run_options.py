@@ -2,12 +2,14 @@
 
 import ast
 import math
+import sys
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from options import check_range, refuse_useless
+from options import check_range, parse_arguments, refuse_useless
+from train_utils.cpu_processes import start_cpu_processes
 
 REPLACED_BY_CLOCK = {
     "max_steps", "num_train_epochs", "warmup_steps", "lr_scheduler_type", "lr_scheduler_kwargs", "eval_strategy",
@@ -168,6 +170,21 @@ class RunOptions:
         step = self.eval_steps if by_share else 0.25  # else the user's own business
         count = math.ceil(1 / step) + getattr(self, "eval_on_start", False)
         return min(EVAL_TOKENS, max(4096, int(0.03 * run_tokens / EVAL_COST / count)) // languages)
+
+
+def parse_training(kinds: tuple[type, ...], argv: list[str] | None, recipe: Path, description: str) -> tuple[Any, ...]:
+    """Parse the options of a script that trains; the last of `kinds`, RunOptions or its child, with TrainingArguments.
+
+    Help and mistakes are told before what training needs is imported. `accelerate launch` on CPUs gets the processes
+    that it was asked for.
+    """
+    *others, options = kinds
+    if "--help_all" not in (sys.argv if argv is None else argv):  # which lists Trainer's too
+        parse_arguments(kinds, argv, recipe, description, trainer_names())
+    start_cpu_processes()
+    from train_utils.arguments import add_trainer_options
+
+    return parse_arguments((*others, add_trainer_options(options)), argv, recipe, description)
 
 
 def trainer_names() -> set[str]:

@@ -1,173 +1,242 @@
-"""One run, from a model and rows to a folder that holds the trained checkpoint and its report."""
+"""Trains a model towards an Objective with the stock Trainer, and leaves the finished checkpoint and its report."""
 
 import gc
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 from peft import PeftModel
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProgressCallback, Trainer
+from torch.utils.data import Dataset as TorchDataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProgressCallback, Trainer, TrainerCallback
 from transformers.integrations import apply_liger_kernel
 from transformers.trainer_callback import PrinterCallback
 
+from data_utils.rows.packing import thin_rows
 from errors import InputError, first_line
-from eval_utils.metrics import bytes_per_label, make_compute_metrics, measure_tokens
+from eval_utils.metrics import bytes_per_label, make_compute_metrics
 from files import whole
 from model_utils.checkpoint import save_model
 from model_utils.shapes import count_parameters, flops_per_token
-from train_utils.arguments import RunArguments, avoid_waiting, count_step_rows, dtype_name
+from model_utils.tokenizer import token_byte_counts
+from train_utils.arguments import RunArguments, avoid_waiting, change_arguments, dtype_name
 from train_utils.callbacks import MarkComplete, Progress, Samples, StopOnDivergence, StopOnSignal
 from train_utils.checkpoint import continue_record, read_record, start_record, write_record
 from train_utils.clock import Clock
-from train_utils.plan.apply import finish_seconds, settle_compilation
+from train_utils.objectives import Objective
+from train_utils.plan.apply import finish_seconds, limit_steps, settle_compilation
 from train_utils.plan.machine import keep_freed_memory, measure_peak
 from train_utils.report import describe_memory, peak_memory, plot_loss, write_report
+from train_utils.run import Run
 from train_utils.run_options import EVAL_COST
-from train_utils.steps.fast_model import make_fast
-from train_utils.steps.optimizer import choose_rates, optimizer_factory
-from train_utils.stopwatch import Stopwatch
+from train_utils.steps.first_fit import find_last_norm, fit_bigrams
+from train_utils.steps.optimizer import Rates, choose_rates, optimizer_factory
 
 
-@dataclass
-class Run:
-    """What a run is recorded by.
+@dataclass(frozen=True, kw_only=True)
+class Course:
+    """What is settled of a run before its first step.
 
-    `resume` is the checkpoint to go on from; `row_tokens` is T; `stop_token_ids` end a
-    generated text; `byte_counts` holds for each id how many bytes of text it stands for; `watch` tells where the time
-    went.
+    `token_flops` are those of a trained token; `byte_counts` holds for each id how many bytes of text it stands for.
     """
 
-    script: str
-    settings: dict[str, Any]
-    data: dict[str, Any]
-    resume: str | None
-    row_tokens: int
-    stop_token_ids: list[int]
+    steps: int
+    token_flops: float
+    compiled: bool
+    rates: Rates
     byte_counts: list[int]
-    watch: Stopwatch
 
 
-def train_and_save(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    args: RunArguments,
-    train_rows: Dataset,
-    eval_rows: dict[str, Dataset],
-    collate: Callable,
-    sample: Callable,
-    run: Run,
-    next_step: str,
-) -> int:
-    """Train a model with the stock Trainer and leave the finished folder; return the script's exit code.
-
-    Args:
-        train_rows: rows of T tokens. eval_rows: held-out rows of each language.
-        collate: rows to a batch of (B, T) tensors. sample: model to (prompt, continuation) pairs, at each evaluation.
-    """
-    say = print if args.process_index == 0 else lambda *_: None
-    output_dir = Path(args.output_dir)
-    token_flops = flops_per_token(model, run.row_tokens)
-    step_rows = count_step_rows(args)
-    step_tokens = step_rows * run.row_tokens
-    steps = args.max_steps if args.max_steps > 0 else math.ceil(len(train_rows) / step_rows * args.num_train_epochs)
-    keep_freed_memory(args.device.type)
-    peak_flops = measure_peak(args.device.type, dtype_name(args)) * args.world_size
-    width = model.get_input_embeddings().embedding_dim
-    compiled = settle_compilation(args, width, token_flops * steps * step_tokens, run.resume)
-    planned = run.data["plan"]["tokens"] // step_tokens if "plan" in run.data else steps
-    rates = choose_rates(args, model, step_tokens, max(1, min(planned, steps)))
-    args.learning_rate = rates.rest
-    if args.lr_scheduler_type == "warmup_stable_decay" and not args.lr_scheduler_kwargs:
-        decay_steps = min(round(args.decay_share * steps), steps - args.get_warmup_steps(steps))
-        args.lr_scheduler_kwargs = {"num_decay_steps": max(0, decay_steps), "decay_type": "linear"}
-    clock = None
-    if args.minutes is not None:
-        clock = Clock(
-            args.minutes,
-            args.decay_share,
-            args.max_steps,
-            finish_seconds(args.minutes),
-            args.eval_steps,
-            args.save_steps,
-            EVAL_COST * sum(map(len, eval_rows.values())) / step_rows,
-        )
-        if run.resume:
-            clock.resume(run.resume)
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
-    if args.use_liger_kernel:  # its own head with the loss takes the place of ours
-        apply_liger_kernel(base, args.liger_kernel_config)
-        args.use_liger_kernel = False  # or Trainer would put it over what follows
-    else:
-        make_fast(base, args.per_device_train_batch_size if compiled else None)
-    measure_tokens(base)
-    say(
-        f"model: {model.config.model_type}, {count_parameters(model) / 1e6:.2f} M parameters, on {args.device.type} in "
-        f"{dtype_name(args)}, {'compiled' if compiled else 'not compiled'}"
+def train_and_save(run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, objective: Objective) -> int:
+    """Train a model with the stock Trainer and leave the finished folder; return the script's exit code."""
+    keep_freed_memory(run.args.device.type)
+    run = limit_steps(run, len(objective.train_rows))
+    eval_rows = thin_evaluation(run, objective)
+    course = settle_course(run, model, objective, token_byte_counts(tokenizer))
+    speed_up(run, model, objective, compiled=course.compiled)
+    run.say(
+        f"model: {model.config.model_type}, {count_parameters(model) / 1e6:.2f} M parameters, on "
+        f"{run.args.device.type} in {dtype_name(run.args)}, {'compiled' if course.compiled else 'not compiled'}"
     )
-    avoid_waiting(args)
+    clock = start_clock(run, eval_rows=sum(map(len, eval_rows.values())))
+    progress = make_progress(run, objective, course, clock)
+    samples = Samples(objective.sample, f"eval_{list(eval_rows)[-1]}", run.watch)
     stop = StopOnSignal()
-    token_bytes = bytes_per_label(train_rows, run.byte_counts)
-    progress = Progress(step_tokens, token_flops, peak_flops, token_bytes, clock, run.watch)
-    samples = Samples(sample, f"eval_{list(eval_rows)[-1]}", run.watch)
-    callbacks = [progress, StopOnDivergence(), samples, stop, MarkComplete(run.watch)]
+    callbacks = [progress, StopOnDivergence(), samples, stop, MarkComplete(run.watch), *objective.callbacks]
+    # The clock first: at a step's end it says whether a pause follows, which progress leaves out.
+    callbacks = [clock, *callbacks] if clock else callbacks
+    trainer = make_trainer(run, model, objective, course=course, eval_rows=eval_rows, callbacks=callbacks)
+    if run.is_first:
+        begin_record(run, {**objective.facts, "compiled": course.compiled})
+    run.watch.lap("preparing")
+    trainer.train(resume_from_checkpoint=run.resume)
+    if stop.saved:
+        run.say(f"stopped at step {trainer.state.global_step} and saved; to go on, add: --resume_from_checkpoint true")
+        return 128 + stop.received
+    if run.is_first:
+        finish_run(run, trainer, tokenizer, objective, progress=progress, samples=samples.last)
+        run.say(f"done: {run.folder}/ holds the model, loss.png and report.md; next: {objective.next_step}")
+    state = run.args.distributed_state
+    state.wait_for_everyone()
+    # DDP's Reducer goes first: as the last to hold the process group it would wait, with the interpreter's lock, for
+    # gloo's thread, which can be waiting for that lock.
+    del trainer
+    gc.collect()
+    state.destroy_process_group()  # or its threads can abort a process that leaves
+    return 0
+
+
+def give_head_start(run: Run, model: PreTrainedModel, blocks: Dataset | TorchDataset) -> str:
+    """Fit embedding and head of a new model to the pairs of tokens in blocks; return what the model knows then.
+
+    That is "fitted", or "random" where its form does not allow it. A run that goes on has it in its checkpoint.
+    """
+    norm = find_last_norm(model)
+    if norm and not run.resume:
+        loss = fit_bigrams(model.to(run.args.device), norm, blocks, run.args.bf16)
+        run.say(f"head start: embedding and head fitted to pairs of tokens, loss {loss:.2f}")
+        run.watch.lap("head start")
+    return "fitted" if norm else "random"
+
+
+def thin_evaluation(run: Run, objective: Objective) -> dict[str, Dataset]:
+    """Return the held-out rows that an evaluation measures, so many of each part as its share of the run pays for."""
+    run_rows = run.count_rows(len(objective.train_rows), objective.row_tokens)
+    tokens = run.args.count_eval_tokens(len(objective.eval_rows), run_rows * objective.row_tokens)
+    return {part: thin_rows(rows, tokens // objective.row_tokens) for part, rows in objective.eval_rows.items()}
+
+
+def settle_course(run: Run, model: PreTrainedModel, objective: Objective, byte_counts: list[int]) -> Course:
+    """Settle what depends on the model, the rows and the length of a run."""
+    args, step_tokens = run.args, run.step_rows * objective.row_tokens
+    token_flops = flops_per_token(model, objective.row_tokens)
+    epochs = len(objective.train_rows) / run.step_rows * args.num_train_epochs
+    steps = args.max_steps if args.max_steps > 0 else math.ceil(epochs)
+    width = model.get_input_embeddings().embedding_dim
+    compiled = settle_compilation(run, width, token_flops * steps * step_tokens)
+    planned = run.plan.tokens // step_tokens if run.plan else steps
+    steps_of_rates = max(1, min(planned, steps))
+    rates = choose_rates(args, model, start=objective.start, batch_tokens=step_tokens, steps=steps_of_rates)
+    return Course(steps=steps, token_flops=token_flops, compiled=compiled, rates=rates, byte_counts=byte_counts)
+
+
+def speed_up(run: Run, model: PreTrainedModel, objective: Objective, *, compiled: bool) -> None:
+    """Make the steps of a model fast and let it measure what is asked of it in evaluation, in place."""
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    if run.args.use_liger_kernel:  # its own head with the loss takes the place of ours
+        apply_liger_kernel(base, run.args.liger_kernel_config)
+    else:
+        objective.speed_up(base, run.args.per_device_train_batch_size if compiled else None)
+    objective.measure(base)
+
+
+def start_clock(run: Run, *, eval_rows: int) -> Clock | None:
+    """Return the clock of a run by `--minutes`, of which an evaluation measures so many rows."""
+    args = run.args
+    if args.minutes is None:
+        return None
+    clock = Clock(
+        minutes=args.minutes,
+        decay_share=args.decay_share,
+        max_steps=args.max_steps,
+        finish_seconds=finish_seconds(args.minutes),
+        eval_share=args.eval_steps,
+        save_share=args.save_steps,
+        finish_steps=EVAL_COST * eval_rows / run.step_rows,
+    )
+    if run.resume:
+        clock.resume(run.resume)
+    return clock
+
+
+def make_progress(run: Run, objective: Objective, course: Course, clock: Clock | None) -> Progress:
+    """Return the callback that shows how a run gets on."""
+    peak_flops = measure_peak(run.args.device.type, dtype_name(run.args)) * run.args.world_size
+    label_bytes = bytes_per_label(objective.train_rows, course.byte_counts) if objective.is_language else None
+    return Progress(
+        tokens_per_step=run.step_rows * objective.row_tokens,
+        flops_per_token=course.token_flops,
+        peak_flops=peak_flops,
+        bytes_per_token=label_bytes,
+        clock=clock,
+        watch=run.watch,
+    )
+
+
+def trainer_arguments(run: Run, objective: Objective, course: Course) -> RunArguments:
+    """Return what Trainer is given: the run's arguments with what was settled on the way."""
+    args = run.args
+    changes: dict[str, Any] = {
+        "learning_rate": course.rates.rest,
+        "train_sampling_strategy": objective.sampling,
+        "use_liger_kernel": False,  # the kernels are in already
+        "remove_unused_columns": False,  # a row holds what its collator takes
+    }
+    if args.lr_scheduler_type == "warmup_stable_decay" and not args.lr_scheduler_kwargs:
+        decay_steps = min(round(args.decay_share * course.steps), course.steps - args.get_warmup_steps(course.steps))
+        changes["lr_scheduler_kwargs"] = {"num_decay_steps": max(0, decay_steps), "decay_type": "linear"}
+    return avoid_waiting(change_arguments(args, **changes))
+
+
+def make_trainer(
+    run: Run,
+    model: PreTrainedModel,
+    objective: Objective,
+    *,
+    course: Course,
+    eval_rows: dict[str, Dataset],
+    callbacks: list[TrainerCallback],
+) -> Trainer:
+    """Return the stock Trainer of a run; raises InputError for a reporter or optimizer whose package is not there."""
+    args, rows = trainer_arguments(run, objective, course), objective.train_rows
     try:
         trainer = Trainer(
             model=model,
             args=args,
-            train_dataset=train_rows.with_format("numpy") if hasattr(train_rows, "with_format") else train_rows,
-            eval_dataset={language: rows.with_format("numpy") for language, rows in eval_rows.items()},
-            data_collator=collate,
-            compute_metrics=make_compute_metrics(run.byte_counts),
-            optimizer_cls_and_kwargs=optimizer_factory(args, rates),
-            # The clock first: at a step's end it says whether a pause follows, which progress leaves out.
-            callbacks=[clock, *callbacks] if clock else callbacks,
+            train_dataset=rows.with_format("numpy") if isinstance(rows, Dataset) else rows,
+            eval_dataset={part: rows.with_format("numpy") for part, rows in eval_rows.items()},
+            data_collator=objective.collate,
+            compute_loss_func=objective.compute_loss,
+            compute_metrics=objective.compute_metrics or make_compute_metrics(course.byte_counts),
+            preprocess_logits_for_metrics=objective.reduce_logits,
+            optimizer_cls_and_kwargs=optimizer_factory(args, course.rates),
+            callbacks=callbacks,
         )
         # Trainer would do it in train(), when the run's record is there already; sharded models must wait for that.
         if not (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled):
             trainer.create_optimizer()
-    except (ImportError, RuntimeError, ValueError) as error:  # a reporter or optimizer whose package is not there
+    except (ImportError, RuntimeError, ValueError) as error:
         if "install" not in str(error):
             raise
         raise InputError(first_line(error)) from error
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
-    if args.process_index == 0:
-        if run.resume:
-            continue_record(output_dir, Path(run.resume))
-        else:
-            start_record(output_dir, run.script, run.settings, {**run.data, "compiled": compiled})
-    run.watch.lap("preparing")
-    trainer.train(resume_from_checkpoint=run.resume)
-    if stop.saved:
-        say(f"stopped at step {trainer.state.global_step} and saved; to go on, add: --resume_from_checkpoint true")
-        return 128 + stop.received
-    if args.process_index == 0:
-        finish_run(trainer, tokenizer, output_dir, run, samples.last, progress)
-        say(f"done: {output_dir}/ holds the model, loss.png and report.md; next: {next_step}")
-    args.distributed_state.wait_for_everyone()
-    # DDP's Reducer goes first: as the last to hold the process group it would wait, with the interpreter's lock, for
-    # gloo's thread, which can be waiting for that lock.
-    del trainer
-    gc.collect()
-    args.distributed_state.destroy_process_group()  # or its threads can abort a process that leaves
-    return 0
+    return trainer
+
+
+def begin_record(run: Run, facts: dict[str, Any]) -> None:
+    """Write the record of a run that begins, or note in it that the run goes on."""
+    if run.resume:
+        continue_record(run.folder, Path(run.resume))
+    else:
+        plan = {"plan": asdict(run.plan)} if run.plan else {}
+        start_record(run.folder, run.script, run.settings, facts | plan)
 
 
 def finish_run(
+    run: Run,
     trainer: Trainer,
     tokenizer: PreTrainedTokenizerBase,
-    output_dir: Path,
-    run: Run,
-    samples: list[tuple[str, str]],
+    objective: Objective,
+    *,
     progress: Progress,
+    samples: list[tuple[str, str]],
 ) -> None:
     """Write what a finished run leaves: the model (and its adapter), run.yaml, loss.png and report.md."""
     model = trainer.model
     if isinstance(model, PeftModel):
-        with whole(output_dir / "adapter") as aside:
+        with whole(run.folder / "adapter") as aside:
             model.save_pretrained(aside)
         model = model.merge_and_unload()
     history = trainer.state.log_history
@@ -176,26 +245,30 @@ def finish_run(
     metrics = {name: round(value, 4) for name, value in final.items() if not name.endswith(("_second", "_runtime"))}
     training = next((entry for entry in reversed(history) if "train_runtime" in entry), {})
     figures = progress.figures(next((entry["loss"] for entry in reversed(history) if "loss" in entry), math.nan))
-    tokens = trainer.state.global_step * count_step_rows(trainer.args) * run.row_tokens
+    tokens = trainer.state.global_step * run.step_rows * objective.row_tokens
     memory = peak_memory(trainer.args.device.type)
     facts = {
         "model": f"{model.config.model_type}, {count_parameters(model) / 1e6:.2f} M parameters",
         "trained on": f"{tokens / 1e6:.2f} M tokens in {trainer.state.global_step} steps",
-        "data": ", ".join(f"{name}: {value}" for name, value in run.data.items() if name != "plan"),
+        "data": ", ".join(f"{name}: {value}" for name, value in objective.facts.items()),
         "time": "",
         "speed": f"{figures['tokens_per_second']:,.0f} tokens a second in steps, {figures['mfu']:.0%} of the "
         f"{progress.peak_flops / 1e9:,.0f} GFLOP/s that matrix products reach here",
-        "training text": f"{figures['bits_per_byte']:.3f} bits per byte at the end",
+        "training text": f"{figures['bits_per_byte']:.3f} bits per byte at the end" if objective.is_language else "",
         "peak memory": describe_memory(memory),
     }
-    plot_loss(history, output_dir / "loss.png")
+    plot_loss(history, run.folder / "loss.png")
     run.watch.lap("report")
-    save_model(model, tokenizer, output_dir, run.stop_token_ids)
+    save_model(model, tokenizer, run.folder, objective.stop_token_ids)
     run.watch.lap("saving")
     since = f" since step {progress.first_step}, where this process went on" if progress.first_step else ""
     facts["time"] = f"{run.watch.last:.0f} s{since}: {run.watch.describe()}"
-    write_report(output_dir / "report.md", f"A run of {run.script}", facts, evaluations, samples)
-    record = read_record(output_dir)
+    more = objective.assess(model, tokenizer) if objective.assess else []
+    run.watch.lap("report")
+    write_report(
+        run.folder / "report.md", f"A run of {run.script}", facts, evaluations=evaluations, samples=samples, more=more
+    )
+    record = read_record(run.folder)
     speed = {"tokens_per_second": round(figures["tokens_per_second"]), "mfu": round(figures["mfu"], 3)}
     speed |= {"seconds": round(run.watch.last, 1), "overhead": round(run.watch.overhead(), 4)}
     speed |= {"since_step": progress.first_step}  # these are of this process alone
@@ -207,4 +280,4 @@ def finish_run(
         "training_loss": training.get("train_loss"),
         "metrics": metrics,
     }
-    write_record(output_dir, {**record, "status": "finished", **outcome})
+    write_record(run.folder, {**record, "status": "finished", **outcome})

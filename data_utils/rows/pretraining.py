@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from data_utils.caching import cache_folder, cache_key
 from data_utils.rows.mixture import Mixture
-from data_utils.rows.packing import pack_documents, stream_blocks, thin_rows, tokenize_documents
+from data_utils.rows.packing import pack_documents, stream_blocks, tokenize_documents
 from data_utils.rows.sampling import sample_texts
 from data_utils.rows.shards import is_tokenized, tokenize_source
 from data_utils.rows.streams import TokenStream
@@ -256,12 +256,11 @@ def count_unprepared(corpus: SmallCorpus | ShardedCorpus, path: str | None, voca
 
 
 def pack_held_out(
-    documents: Dataset, tokenizer: PreTrainedTokenizerBase, tokenizer_key: str, block_tokens: int, limit: int
+    documents: Dataset, tokenizer: PreTrainedTokenizerBase, tokenizer_key: str, block_tokens: int
 ) -> dict[str, Dataset]:
-    """Return held-out blocks of each language, at most `limit` tokens in whole blocks, evenly from all."""
+    """Return held-out blocks of each language."""
     blocks = {}
     for language, rows in split_languages(documents):
         tokenized = tokenize_documents(rows, tokenizer, tokenizer_key)
-        packed = pack_documents(tokenized, min(block_tokens, sum(len(ids) for ids in tokenized["input_ids"])))
-        blocks[language] = thin_rows(packed, limit // block_tokens)
+        blocks[language] = pack_documents(tokenized, min(block_tokens, sum(len(ids) for ids in tokenized["input_ids"])))
     return blocks

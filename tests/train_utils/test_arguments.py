@@ -22,7 +22,7 @@ from data_utils.readers.files import ReadArguments
 from errors import InputError
 from options import parse_arguments
 from train_utils import arguments
-from train_utils.arguments import RunArguments, dtype_name, has_fast_bf16
+from train_utils.arguments import RunArguments, add_trainer_options, dtype_name, has_fast_bf16
 from train_utils.run_options import trainer_names
 
 ROOT = Path(__file__).parents[2]
@@ -249,12 +249,14 @@ def test_cpu_is_used_where_there_is_nothing_else(tmp_path, monkeypatch):
 def test_no_step_waits_unless_asked_to(tmp_path, monkeypatch):
     args = run_arguments(tmp_path)
     monkeypatch.setattr(RunArguments, "device", torch.device("cuda"))
-    arguments.avoid_waiting(args)
-    assert args.accelerator_config.non_blocking is True
-    assert (args.logging_nan_inf_filter, args.ddp_find_unused_parameters) == (False, False)
+    changed = arguments.avoid_waiting(args)
+    assert changed.accelerator_config.non_blocking is True
+    assert (changed.logging_nan_inf_filter, changed.ddp_find_unused_parameters) == (False, False)
+    assert args.accelerator_config.non_blocking is False  # what was parsed stays
+    assert args.ddp_find_unused_parameters is None
     asked = ["--logging_nan_inf_filter", "true", "--ddp_find_unused_parameters", "true"]
     args = run_arguments(tmp_path, *asked, "--accelerator_config", '{"non_blocking": false}')
-    arguments.avoid_waiting(args)
+    args = arguments.avoid_waiting(args)
     assert args.accelerator_config.non_blocking is False
     assert (args.logging_nan_inf_filter, args.ddp_find_unused_parameters) == (True, True)
 
@@ -376,10 +378,8 @@ def test_epochs_of_the_command_line_replace_the_steps_of_a_recipe(tmp_path):
         (train, ["--base", "x", "--model_shape", "y"], "--model_shape has no effect with --base"),
         (train, ["--base", "x", "--vocab_size", "900"], "--vocab_size has no effect with --base"),
         (train, ["--base", "x", "--head_start", "true"], "--head_start has no effect with --base"),
-        (train, ["--streaming", "true", "--head_start", "true"], "--head_start has no effect with --streaming"),
         (train, ["--tokenizer", "x", "--vocab_size", "900"], "--vocab_size has no effect with --tokenizer"),
         (train, ["--sources", "x", "--corpus", "y"], "--corpus has no effect with --sources"),
-        (train, ["--sources", "x", "--streaming", "true"], "--sources has no effect with --streaming"),
         (finetune_dialogue, ["--lora_rank", "4"], "--lora_rank has no effect without --lora true"),
         (finetune_dialogue, ["--lora", "false", "--lora_targets", "a"], "--lora_targets has no effect without --lora"),
         (finetune_dialogue, ["--replay_corpus", "x"], "--replay_corpus has no effect without --replay"),
@@ -452,7 +452,7 @@ def recipe_classes(path: Path) -> tuple[type, ...]:
     of_dialogues = {option.name for option in fields(finetune_dialogue.DialogueArguments)}
     of_corpus = {o.name for type_ in (train.CorpusArguments, train.ModelArguments) for o in fields(type_)}
     if path.name.startswith("finetune") or keys & (of_dialogues - of_corpus):
-        return (finetune_dialogue.DialogueArguments, finetune_dialogue.TuneArguments)
+        return (finetune_dialogue.DialogueArguments, add_trainer_options(finetune_dialogue.TuneOptions))
     return (train.CorpusArguments, train.ModelArguments, RunArguments)
 
 

@@ -58,7 +58,8 @@ def test_ordinary_text_is_no_loop(text):
 
 
 def figures(*losses: float, part: str = "en", bits: float = 2.0, accuracy: float = 0.3) -> list:
-    return [(step, part, [loss, 10.0, bits, accuracy]) for step, loss in enumerate(losses)]
+    others = {"perplexity": 10.0, "bits_per_byte": bits, "accuracy": accuracy}
+    return [(step, part, {"loss": loss, **others}) for step, loss in enumerate(losses)]
 
 
 @pytest.mark.parametrize(
@@ -97,8 +98,10 @@ def test_looping_samples_are_named(text, expected):
 
 def test_report_holds_facts_figures_samples_and_weakness(tmp_path):
     path = tmp_path / "report.md"
-    facts = {"model": "qwen3, 7.6 M parameters", "time": "12 s"}
-    write_report(path, "A run of train.py", facts, EVALUATIONS, [("你好", "你好！\n我是*小明*"), ("Hi", "a | b")])
+    facts = {"model": "qwen3, 7.6 M parameters", "time": "12 s", "nothing": ""}
+    samples = [("你好", "你好！\n我是*小明*"), ("Hi", "a | b")]
+    more = ["## Score", "", "ten of ten"]
+    write_report(path, "A run of train.py", facts, evaluations=EVALUATIONS, samples=samples, more=more)
     lines = path.read_text(encoding="utf-8").splitlines()
     assert lines[0] == "# A run of train.py"
     assert "| model | qwen3, 7.6 M parameters |" in lines
@@ -112,6 +115,8 @@ def test_report_holds_facts_figures_samples_and_weakness(tmp_path):
         "| 20 | zh | 4.960 | 142.600 | 1.950 | 0.240 |",
         "",
     ]
+    assert lines[-3:] == more
+    assert not any("nothing" in line for line in lines)
     assert lines[header - 1] == ""  # a table needs a blank line before it
     assert r"- **你好** 你好！ 我是\*小明\*" in lines
     assert r"- **Hi** a \| b" in lines
@@ -119,8 +124,17 @@ def test_report_holds_facts_figures_samples_and_weakness(tmp_path):
     assert "- zh: the held-out loss rose from 4.900 to 4.960: fewer steps would lower it" in lines
 
 
+def test_report_of_another_way_to_train_has_its_own_figures(tmp_path):
+    """Those of tokens stand first, where there are any."""
+    entry = {"eval_en_runtime": 1.0, "eval_en_margin": 0.25, "eval_en_loss": 0.6, "step": 5, "epoch": 1.0}
+    write_report(tmp_path / "report.md", "A run", {}, evaluations=[entry], samples=[])
+    lines = (tmp_path / "report.md").read_text(encoding="utf-8").splitlines()
+    header = lines.index("| step | part | loss | margin |")
+    assert lines[header + 1 : header + 3] == ["| --- | --- | --- | --- |", "| 5 | en | 0.600 | 0.250 |"]
+
+
 def test_report_without_evaluations_is_still_a_page(tmp_path):
-    write_report(tmp_path / "report.md", "A run", {}, [], [])
+    write_report(tmp_path / "report.md", "A run", {}, evaluations=[], samples=[])
     assert "## What is weak" in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 

@@ -1,10 +1,9 @@
-"""`--minutes`: the plan of a run is made, shown, kept in its record, and put into its arguments."""
+"""Plans a run by `--minutes`: measures the machine, chooses, shows the plan, and gives the run its batch."""
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, replace
-from functools import partial
-from pathlib import Path
+from dataclasses import replace
+from functools import cache
 
 import torch
 import torch.distributed as dist
@@ -13,12 +12,13 @@ from transformers import PreTrainedModel
 
 from errors import InputError
 from model_utils.shapes import count_parameters, flops_per_token
-from train_utils.arguments import RunArguments, count_step_rows, dtype_name
+from train_utils.arguments import RunArguments, dtype_name
 from train_utils.checkpoint import read_record
 from train_utils.clock import process_seconds
 from train_utils.launch import count_cores
 from train_utils.plan.machine import measure_machine, measure_training
-from train_utils.plan.rule import MAX_TUNING_EPOCHS, Plan, Shape, choose_plan, describe_plan, muon_flops, plan_shape
+from train_utils.plan.rule import MAX_TUNING_EPOCHS, Plan, Shape, Task, choose_plan, describe_plan, muon_flops
+from train_utils.run import Run
 from train_utils.steps.compilation import may_compile, repays_compilation
 
 LEAST_TRAINING = 0.05  # share of a run by the clock, or it is too short
@@ -33,31 +33,40 @@ def finish_seconds(minutes: float) -> float:
     return min(FINISH_SECONDS, 3 * minutes)
 
 
-def make_plan(args: RunArguments, say: Callable, resume: str | None, choose: Callable[..., Plan]) -> Plan:
-    """Measure the machine, let `choose` make a plan of `seconds` of training on a `machine`, and show it.
+def make_plan(run: Run, task: Task, *, shape: Shape | None = None, vocab_size: int | None = None) -> Run:
+    """Return a run by `--minutes` with its plan, which is shown, and with the plan's batch in its arguments.
 
-    A run that is resumed, from the checkpoint `resume`, goes on with the plan in its record. With `--plan_only` the
-    caller leaves afterwards. Of several processes the first plans for all.
+    A run that is resumed goes on with the plan in its record. Of several processes the first plans for all.
+
+    Args:
+        shape: of the model, where it is settled; else the size that suits the time.
+        vocab_size: of a tokenizer that is there already, if any.
     """
-    box = [measure_and_choose(args, say, resume, choose) if args.process_index == 0 else None]
-    if args.world_size > 1:
-        dist.broadcast_object_list(box, src=0, device=args.device)
-    return box[0]
+    box = [measure_and_choose(run, task, shape, vocab_size) if run.is_first else None]
+    if run.args.world_size > 1:
+        dist.broadcast_object_list(box, src=0, device=run.args.device)
+    plan = box[0]
+    planned = run.change(
+        per_device_train_batch_size=plan.batch_rows,
+        gradient_accumulation_steps=plan.accumulation,
+        compile_layers=plan.compiled,
+    )
+    return replace(planned, plan=plan)
 
 
-def measure_and_choose(args: RunArguments, say: Callable, resume: str | None, choose: Callable[..., Plan]) -> Plan:
+def measure_and_choose(run: Run, task: Task, shape: Shape | None, vocab_size: int | None) -> Plan:
     """Do what `make_plan` says, for one process."""
-    record = read_record(Path(args.output_dir))
-    kept = (record or {}).get("data", {}).get("plan")
-    if resume and kept:
+    args = run.args
+    kept = (read_record(run.folder) or {}).get("data", {}).get("plan")
+    if run.resume and kept:
         return keep_batch(args, Plan(**{**kept, "shape": Shape(**kept["shape"])}))
-    machine = measure_machine(args.device.type, dtype_name(args), Path(args.output_dir))
+    machine = measure_machine(args.device.type, dtype_name(args), run.folder)
     gone = process_seconds()
     finish = finish_seconds(args.minutes)
     seconds = args.minutes * 60 - gone - finish
-    muon = args.optim == "muon"
-    plan = choose(seconds=seconds, machine=machine, compile_layers=may_compile(args), muon=muon)
-    plan = keep_batch(args, plan)
+    settled = {"processes": args.world_size, "compile_layers": may_compile(args), "muon": args.optim == "muon"}
+    chosen = choose_plan(replace(task, **settled), machine, seconds=seconds, shape=shape, vocab_size=vocab_size)
+    plan = keep_batch(args, chosen)
     if seconds - plan.before_seconds < LEAST_TRAINING * args.minutes * 60:
         around = gone + plan.before_seconds + FINISH_SECONDS
         least = math.ceil(around / (1 - LEAST_TRAINING) / 6) / 10
@@ -65,7 +74,7 @@ def measure_and_choose(args: RunArguments, say: Callable, resume: str | None, ch
             f"--minutes {args.minutes:g} is too short: {around:.0f} s go by before and after the training; give it "
             f"{least:g} at least"
         )
-    say(describe_plan(plan, machine, args.minutes, gone, finish))
+    run.say(describe_plan(plan, machine, minutes=args.minutes, gone_seconds=gone, finish_seconds=finish))
     return plan
 
 
@@ -76,66 +85,39 @@ def keep_batch(args: RunArguments, plan: Plan) -> Plan:
     return replace(plan, batch_rows=args.per_device_train_batch_size, accumulation=args.gradient_accumulation_steps)
 
 
-def plan_pretraining(
-    args: RunArguments,
-    say: Callable,
-    resume: str | None,
-    size: Shape | None,
-    vocab_size: int | None,
-    text_bytes: int,
-    row_tokens: int,
-    bytes_per_token: float | None,
-    count_unprepared: Callable[[int], int],
-) -> Plan:
-    """Make the plan for a text: of a model of `size`, or of the size that suits the time.
+def text_task(
+    text_bytes: int, row_tokens: int, *, bytes_per_token: float | None, count_unprepared: Callable[[int], int]
+) -> Task:
+    """Return the task of a text that is to be tokenized.
 
-    `vocab_size` is the user's own, if any; `bytes_per_token` is that of a tokenizer that is there already;
     `count_unprepared` says how many bytes of text are still to be tokenized with so many tokens of vocabulary.
     """
-    choose = partial(
-        partial(plan_shape, size) if size else partial(choose_plan, vocab_size=vocab_size),
+    unprepared = cache(count_unprepared)  # many widths have one vocabulary
+    return Task(
         text_bytes=text_bytes,
         row_tokens=row_tokens,
-        processes=args.world_size,
         bytes_per_token=bytes_per_token,
-        prepare_seconds=lambda tokens: count_unprepared(tokens) / TOKENIZE_BYTES_PER_SECOND / count_cores(),
+        prepare_seconds=lambda tokens: unprepared(tokens) / TOKENIZE_BYTES_PER_SECOND / count_cores(),
     )
-    return make_plan(args, say, resume, choose)
 
 
-def plan_tuning(
-    args: RunArguments, say: Callable, resume: str | None, model: PreTrainedModel, rows: int, row_tokens: int
-) -> Plan:
-    """Make the plan of a model that goes on with `rows` rows of T tokens, too few times to learn them by heart."""
-    choose = partial(
-        plan_shape,
-        shape_of(model, row_tokens),
-        text_bytes=rows * row_tokens,
-        bytes_per_token=1,
-        row_tokens=row_tokens,
-        processes=args.world_size,
-        max_epochs=MAX_TUNING_EPOCHS,
-    )
-    return make_plan(args, say, resume, choose)
+def rows_task(rows: int, row_tokens: int) -> Task:
+    """Return the task of rows of T tokens that are there, too few times to learn them by heart."""
+    size = rows * row_tokens
+    return Task(text_bytes=size, row_tokens=row_tokens, bytes_per_token=1, max_epochs=MAX_TUNING_EPOCHS)
 
 
-def apply_plan(args: RunArguments, plan: Plan) -> None:
-    """Put what a plan says of batch and compilation into a run's arguments."""
-    args.per_device_train_batch_size = plan.batch_rows
-    args.gradient_accumulation_steps = plan.accumulation
-    args.compile_layers = plan.compiled
-
-
-def settle_compilation(args: RunArguments, width: int, total_flops: float, resume: str | None) -> bool:
+def settle_compilation(run: Run, width: int, total_flops: float) -> bool:
     """Return whether a run's layers are compiled: as its plan says, else, of one by steps, what repays itself here.
 
     That is measured once, by the first process, and kept in the record: a run that goes on computes as it began.
     """
-    record = read_record(Path(args.output_dir)) if resume else None
+    args = run.args
+    record = read_record(run.folder) if run.resume else None
     wanted = may_compile(args)
     wanted = (record or {}).get("data", {}).get("compiled") if wanted is None else wanted
     box = [wanted]
-    if wanted is None and args.process_index == 0:
+    if wanted is None and run.is_first:
         flops = measure_training(args.device.type, dtype_name(args), min(width, 512), 0.5) * args.world_size
         box = [repays_compilation(None, total_flops / flops, dtype_name(args))]
     if wanted is None and args.world_size > 1:
@@ -143,10 +125,9 @@ def settle_compilation(args: RunArguments, width: int, total_flops: float, resum
     return box[0]
 
 
-def limit_steps(args: RunArguments, plan: Plan, rows: int) -> dict:
-    """Let a run by the clock end where `rows` rows of text are worth no more steps; return what its record keeps."""
-    args.max_steps = math.ceil(plan.max_epochs * rows / count_step_rows(args))
-    return asdict(plan)
+def limit_steps(run: Run, rows: int) -> Run:
+    """Return a run that, if it is by the clock, ends where `rows` rows of text are worth no more steps."""
+    return run.change(max_steps=math.ceil(run.plan.max_epochs * rows / run.step_rows)) if run.plan else run
 
 
 def shape_of(model: PreTrainedModel, row_tokens: int, vocab_size: int | None = None) -> Shape:

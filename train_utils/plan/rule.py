@@ -43,7 +43,26 @@ class Shape:
     muon_flops: float = 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What a plan is made for: how much text, in rows of how many tokens, and what is settled already.
+
+    `bytes_per_token` is that of a tokenizer that is there already; `compile_layers` whether layers are compiled, None:
+    where that repays itself; `muon` whether that is the optimizer; `prepare_seconds` how long a vocabulary's tokens
+    take before training.
+    """
+
+    text_bytes: int
+    row_tokens: int
+    processes: int = 1
+    bytes_per_token: float | None = None
+    max_epochs: float = MAX_EPOCHS
+    compile_layers: bool | None = None
+    muon: bool = True
+    prepare_seconds: Callable[[int], float] = lambda vocab_size: 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """What a run of some minutes will be. FLOPs and tokens are of all processes together.
 
@@ -168,60 +187,57 @@ def choose_batch(tokens: float, row_tokens: int, processes: int, optimizer_token
 
 
 def choose_plan(
-    seconds: float,
-    text_bytes: int,
-    machine: Machine,
-    row_tokens: int,
-    processes: int = 1,
-    vocab_size: int | None = None,
-    **options,
+    task: Task, machine: Machine, *, seconds: float, shape: Shape | None = None, vocab_size: int | None = None
 ) -> Plan:
-    """Return the plan for `seconds` of run: of all widths that fit in memory, the one of least predicted loss.
+    """Return the plan for `seconds` of run: of a model of `shape`, or of the width of least predicted loss.
 
-    `vocab_size` is that of a tokenizer that is there already; `options` are those of `plan_shape`.
+    Widths are those that fit in memory. `vocab_size` is that of a tokenizer that is there already, if any.
     """
-    shapes = [measure_shape(width, vocab_size or choose_vocabulary(width, text_bytes), row_tokens) for width in WIDTHS]
-    plans = [plan_shape(shape, seconds, text_bytes, machine, row_tokens, processes, **options) for shape in shapes]
+    if shape:
+        return plan_shape(task, machine, shape=shape, seconds=seconds)
+    rows, text = task.row_tokens, task.text_bytes
+    shapes = [measure_shape(width, vocab_size or choose_vocabulary(width, text), rows) for width in WIDTHS]
+    plans = [plan_shape(task, machine, shape=shape, seconds=seconds) for shape in shapes]
     fitting = [plan for plan in plans if plan.memory_bytes <= MEMORY_SHARE * machine.memory_bytes] or plans[:1]
     return min(fitting, key=lambda plan: plan.predicted_loss)
 
 
-def plan_shape(
-    shape: Shape,
-    seconds: float,
-    text_bytes: int,
-    machine: Machine,
-    row_tokens: int,
-    processes: int = 1,
-    bytes_per_token: float | None = None,
-    max_epochs: float = MAX_EPOCHS,
-    compile_layers: bool | None = None,
-    muon: bool = True,
-    prepare_seconds: Callable[[int], float] = lambda vocab_size: 0.0,
-) -> Plan:
+def plan_shape(task: Task, machine: Machine, *, shape: Shape, seconds: float) -> Plan:
     """Return the plan of one shape: as many tokens as the time allows, at most `max_epochs` of the text.
 
     Args:
-        seconds: from now to the end of training. prepare_seconds: how many of them a vocabulary's tokens take.
-        compile_layers: whether layers are compiled; None: where that repays itself.
-        muon: whether the optimizer is Muon.
+        seconds: from now to the end of training.
     """
     # The compression of a byte-level BPE: about 3.7 bytes a token at 4,096, a quarter of a byte more each doubling.
-    compression = bytes_per_token or 3.7 + 0.25 * math.log2(shape.vocab_size / 4096)
-    unique = max(1.0, text_bytes / compression)
-    rate = machine.training_flops(shape.width) * processes / shape.token_flops  # tokens a second, not compiled
-    before = prepare_seconds(shape.vocab_size)
-    compiled = repays_compilation(compile_layers, min(seconds - before, max_epochs * unique / rate), machine.dtype)
+    compression = task.bytes_per_token or 3.7 + 0.25 * math.log2(shape.vocab_size / 4096)
+    unique = max(1.0, task.text_bytes / compression)
+    rate = machine.training_flops(shape.width) * task.processes / shape.token_flops  # tokens a second, not compiled
+    before = task.prepare_seconds(shape.vocab_size)
+    plain_seconds = min(seconds - before, task.max_epochs * unique / rate)
+    compiled = repays_compilation(task.compile_layers, plain_seconds, machine.dtype)
     if compiled:
         rate, before = rate * COMPILED_GAIN[machine.dtype], before + COMPILE_SECONDS
-    tokens = max(1.0, min((seconds - before) * rate, max_epochs * unique))
-    optimizer_tokens = shape.muon_flops / shape.token_flops if muon else 0.0
-    rows = choose_batch(tokens, row_tokens, processes, optimizer_tokens) // processes
+    tokens = max(1.0, min((seconds - before) * rate, task.max_epochs * unique))
+    optimizer_tokens = shape.muon_flops / shape.token_flops if task.muon else 0.0
+    rows = choose_batch(tokens, task.row_tokens, task.processes, optimizer_tokens) // task.processes
     # A token of a larger vocabulary stands for more text: the loss is that of a text, its tokens counted as the law's.
     read = effective_tokens(tokens, unique) * compression / LAW_BYTES
-    loss = predict_loss(effective_weights(shape.weights, text_bytes / LAW_BYTES), read)
-    sizes = (shape, row_tokens, rows, 1, processes, int(tokens), int(unique))
-    plan = Plan(*sizes, tokens / rate, loss, max_epochs, compiled, before, machine.held_bytes)
+    loss = predict_loss(effective_weights(shape.weights, task.text_bytes / LAW_BYTES), read)
+    plan = Plan(
+        shape=shape,
+        row_tokens=task.row_tokens,
+        batch_rows=rows,
+        accumulation=1,
+        processes=task.processes,
+        tokens=int(tokens),
+        unique_tokens=int(unique),
+        train_seconds=tokens / rate,
+        predicted_loss=loss,
+        max_epochs=task.max_epochs,
+        compiled=compiled,
+        before_seconds=before,
+        held_bytes=machine.held_bytes,
+    )
     while plan.batch_rows > 1 and plan.memory_bytes > MEMORY_SHARE * machine.memory_bytes:
         plan = replace(plan, batch_rows=plan.batch_rows // 2, accumulation=plan.accumulation * 2)
     return plan
@@ -236,7 +252,9 @@ def in_millions(number: float) -> str:
     return f"{number / 1e6:,.1f}" if number >= 1e6 else f"{number / 1e6:.2g}"
 
 
-def describe_plan(plan: Plan, machine: Machine, minutes: float, gone_seconds: float, finish_seconds: float = 0) -> str:
+def describe_plan(
+    plan: Plan, machine: Machine, *, minutes: float, gone_seconds: float, finish_seconds: float = 0
+) -> str:
     """Return a plan as a table; `finish_seconds` are kept for what follows the training."""
     shape, flops = plan.shape, plan.tokens * plan.shape.token_flops
     rate, passes = flops / max(plan.train_seconds, 1e-9) / 1e9, plan.accumulation * plan.processes

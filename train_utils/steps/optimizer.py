@@ -136,14 +136,14 @@ def muon_adamw(
     )
 
 
-def choose_rates(args, model: PreTrainedModel, batch_tokens: int, steps: int) -> Rates:
+def choose_rates(args, model: PreTrainedModel, *, start: str, batch_tokens: int, steps: int) -> Rates:
     """Return the rates of a run of so many steps: by `scale_rates`, replaced by what the user gave.
 
     `--learning_rate` is AdamW's for all that it trains. Without Muon AdamW trains the matrices as well, which bear the
     width less: its rate falls as 1 / width (Yang et al. 2022).
     """
     width = model.get_input_embeddings().embedding_dim
-    rates, given = scale_rates(width, batch_tokens, args.start, steps), args.learning_rate
+    rates, given = scale_rates(width, batch_tokens, start, steps), args.learning_rate
     if args.optim != "muon":
         rate = given if given is not None else ADAMW_SHARE * rates.matrices * 256 / width
         return Rates(rate, rate, rate)

@@ -2,8 +2,7 @@
 
 import math
 import re
-from dataclasses import asdict
-from functools import partial
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import pytest
@@ -16,7 +15,8 @@ from train_utils import callbacks
 from train_utils.callbacks import Progress
 from train_utils.plan import apply as dial
 from train_utils.plan import machine
-from train_utils.plan.rule import Plan, measure_shape, plan_shape
+from train_utils.plan.rule import Task, measure_shape, plan_shape
+from train_utils.run import Run
 from train_utils.stopwatch import Stopwatch
 
 
@@ -68,87 +68,88 @@ def test_figures_leave_out_pauses_and_the_first_step(monkeypatch):
     assert set(watch.seconds) == {"first step", "steps"}
 
 
+LAPTOP = machine.Machine("cpu", "bf16", 4e11, ((128, 0.2), (512, 0.4)), 10**10, 10**11)
+SHAPE = measure_shape(128, 4096, 256)
+TEXT = Task(text_bytes=10**9, row_tokens=256)
+
+
+def make_run(folder, resume: str | None = None, **changes) -> Run:
+    """Return a run of three minutes."""
+    values = {
+        "given": set(), "output_dir": str(folder), "minutes": 3, "bf16": True, "process_index": 0, "world_size": 1,
+        "device": torch.device("cpu"), "optim": "muon", "use_liger_kernel": False, "compile_layers": None,
+        "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "max_steps": 800, "train_batch_size": 4,
+    }  # fmt: skip
+    return Run("train.py", SimpleNamespace(**values | changes), resume=resume)
+
+
+def plan_for(tmp_path, monkeypatch, gone: float, task: Task = TEXT, **changes) -> Run:
+    """Return the run of three minutes with its plan, on a machine that needs no measuring."""
+    monkeypatch.setattr(dial, "measure_machine", lambda *_: LAPTOP)
+    monkeypatch.setattr(dial, "process_seconds", lambda: gone)
+    return dial.make_plan(make_run(tmp_path, **changes), task, shape=SHAPE)
+
+
 @pytest.mark.parametrize(
-    ("given", "rows", "accumulation", "steps"),
+    ("given", "rows", "accumulation"),
     [
-        (set(), 16, 1, 100),
-        ({"per_device_train_batch_size"}, 4, 2, 200),
-        ({"gradient_accumulation_steps"}, 4, 2, 200),
+        (set(), 16, 1),
+        ({"per_device_train_batch_size"}, 4, 2),
+        ({"gradient_accumulation_steps"}, 4, 2),
     ],
 )
-def test_plan_reaches_the_arguments_and_a_given_batch_stays(given, rows, accumulation, steps):
-    laptop = machine.Machine("cpu", "bf16", 4e11, ((128, 0.2), (512, 0.4)), 10**10, 10**11)
-    plan = plan_shape(measure_shape(128, 4096, 256), 100, 10**7, laptop, 256, max_epochs=4)
-    args = SimpleNamespace(
-        given=given, per_device_train_batch_size=4, gradient_accumulation_steps=2, world_size=1, max_steps=800
-    )
-    plan = dial.keep_batch(args, plan)
-    dial.apply_plan(args, plan)
-    args.train_batch_size = args.per_device_train_batch_size  # which Trainer's arguments derive
-    kept = dial.limit_steps(args, plan, rows=400)
-    assert (args.per_device_train_batch_size, args.gradient_accumulation_steps) == (rows, accumulation)
-    assert args.max_steps == steps
-    assert (kept["batch_rows"], kept["accumulation"]) == (rows, accumulation)
-    assert kept["shape"]["width"] == 128
-    assert args.compile_layers is plan.compiled is True
+def test_plan_reaches_the_arguments_and_a_given_batch_stays(tmp_path, monkeypatch, given, rows, accumulation):
+    run = plan_for(tmp_path, monkeypatch, 10, given=given)
+    assert (run.args.per_device_train_batch_size, run.args.gradient_accumulation_steps) == (rows, accumulation)
+    assert (run.plan.batch_rows, run.plan.accumulation) == (rows, accumulation)
+    assert run.plan.shape.width == 128
+    assert run.args.compile_layers is run.plan.compiled is True
 
 
-def plan_for(tmp_path, monkeypatch, gone: float, choose, **changes) -> tuple[list[str], Plan]:
-    """Return what `make_plan` shows and makes, for three minutes on a machine that needs no measuring."""
-    laptop = machine.Machine("cpu", "bf16", 4e11, ((128, 0.2), (512, 0.4)), 10**10, 10**11)
-    monkeypatch.setattr(dial, "measure_machine", lambda *_: laptop)
-    monkeypatch.setattr(dial, "process_seconds", lambda: gone)
-    values = {
-        "given": set(), "output_dir": str(tmp_path), "minutes": 3, "bf16": True, "process_index": 0, "world_size": 1,
-        "device": torch.device("cpu"), "optim": "muon", "use_liger_kernel": False, "compile_layers": None,
-    }  # fmt: skip
-    shown = []
-    return shown, dial.make_plan(SimpleNamespace(**values | changes), shown.append, None, choose)
+def test_what_was_parsed_stays_as_it_was_parsed(tmp_path, monkeypatch):
+    monkeypatch.setattr(dial, "measure_machine", lambda *_: LAPTOP)
+    monkeypatch.setattr(dial, "process_seconds", lambda: 10)
+    run = make_run(tmp_path)
+    before = dict(vars(run.args))
+    planned = dial.limit_steps(dial.make_plan(run, TEXT, shape=SHAPE), 400)
+    assert vars(run.args) == before
+    assert planned.args.max_steps == math.ceil(planned.plan.max_epochs * 400 / 4)
+    assert dial.limit_steps(run, 400) is run  # no plan, no limit
 
 
-SHAPE = partial(plan_shape, measure_shape(128, 4096, 256), text_bytes=10**9, row_tokens=256)
-
-
-def test_plan_that_is_shown_has_the_batch_that_was_given(tmp_path, monkeypatch):
-    given = {
-        "given": {"per_device_train_batch_size"},
-        "per_device_train_batch_size": 4,
-        "gradient_accumulation_steps": 1,
-    }
-    shown, plan = plan_for(tmp_path, monkeypatch, 10, SHAPE, **given)
+def test_plan_that_is_shown_has_the_batch_that_was_given(tmp_path, monkeypatch, capsys):
+    given = {"given": {"per_device_train_batch_size"}, "gradient_accumulation_steps": 1}
+    plan = plan_for(tmp_path, monkeypatch, 10, **given).plan
+    shown = capsys.readouterr().out
     assert (plan.batch_rows, plan.accumulation) == (4, 1)
-    assert "step        4 rows of 256 tokens = 1,024 tokens" in shown[0]
-    assert f"in about {plan.tokens // 1024:,} steps" in shown[0]
+    assert "step        4 rows of 256 tokens = 1,024 tokens" in shown
+    assert f"in about {plan.tokens // 1024:,} steps" in shown
 
 
-def test_user_word_on_compilation_reaches_the_plan(tmp_path, monkeypatch):
+def test_user_word_on_compilation_reaches_the_plan(tmp_path, monkeypatch, capsys):
     for wanted in (True, False):
-        shown, plan = plan_for(tmp_path, monkeypatch, 10, SHAPE, compile_layers=wanted)
+        plan = plan_for(tmp_path, monkeypatch, 10, compile_layers=wanted).plan
         assert plan.compiled is wanted
-        assert ("not compiled" in shown[0]) is not wanted
+        assert ("not compiled" in capsys.readouterr().out) is not wanted
 
 
 def test_time_that_is_no_more_than_its_preparation_is_refused(tmp_path, monkeypatch):
-    slow = partial(SHAPE, prepare_seconds=lambda vocab_size: 162.0)
+    slow = replace(TEXT, prepare_seconds=lambda vocab_size: 162.0)
     told = "--minutes 3 is too short: 175 s go by before and after the training; give it 3.1 at least"
     with pytest.raises(InputError, match=f"^{re.escape(told)}$"):
         plan_for(tmp_path, monkeypatch, 10, slow)
-    assert plan_for(tmp_path, monkeypatch, 5, slow)[1].train_seconds == pytest.approx(10)
+    assert plan_for(tmp_path, monkeypatch, 5, slow).plan.train_seconds == pytest.approx(10)
 
 
 @pytest.mark.parametrize("resume", [None, "out/checkpoint-4"])
 @pytest.mark.parametrize("word", [None, "false", "true"])
 def test_only_a_run_that_goes_on_keeps_the_plan_of_its_record(tmp_path, monkeypatch, resume, word):
     """Whether it goes on is what the folder says (`resume`), not whether the option is there."""
-    laptop = machine.Machine("cpu", "bf16", 4e11, ((128, 0.2), (512, 0.4)), 10**10, 10**11)
-    monkeypatch.setattr(dial, "measure_machine", lambda *_: laptop)
+    monkeypatch.setattr(dial, "measure_machine", lambda *_: LAPTOP)
     monkeypatch.setattr(dial, "process_seconds", lambda: 1.0)
-    old, new = (plan_shape(measure_shape(w, 4096, 256), 100, 10**7, laptop, 256, max_epochs=4) for w in (128, 192))
+    old = plan_shape(TEXT, LAPTOP, shape=measure_shape(192, 4096, 256), seconds=100)
     record = {"status": "training", "settings": {}, "data": {"plan": asdict(old)}}
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(record))
-    args = SimpleNamespace(
-        output_dir=str(tmp_path), resume_from_checkpoint=word, minutes=3, bf16=True, process_index=0, world_size=1,
-        device=torch.device("cpu"), given=set(), optim="muon", use_liger_kernel=False, compile_layers=None,
-    )  # fmt: skip
-    found = dial.make_plan(args, lambda *_: None, resume, lambda **_: new)
-    assert found == (old if resume else new)
+    run = make_run(tmp_path, resume=resume, resume_from_checkpoint=word)
+    found = dial.make_plan(run, TEXT, shape=SHAPE).plan
+    assert found == old if resume else found.shape.width == 128

@@ -8,7 +8,8 @@ import yaml
 
 from train_utils.plan import apply as dial
 from train_utils.plan.machine import Machine
-from train_utils.plan.rule import measure_shape, plan_shape
+from train_utils.plan.rule import Task, measure_shape, plan_shape
+from train_utils.run import Run
 from train_utils.steps.compilation import COMPILE_SECONDS, COMPILED_GAIN, may_compile, repays_compilation
 
 FP32 = Machine("cpu", "fp32", 1.43e11, ((128, 0.5), (512, 0.7)), 16 * 10**9, 10**11)
@@ -40,7 +41,8 @@ def test_compilation_must_repay_itself(dtype):
 
 
 def plan(seconds: float, text_bytes: int = 10**9, **options):
-    return plan_shape(measure_shape(128, 4096, 256), seconds, text_bytes, FP32, 256, **options)
+    task = Task(text_bytes=text_bytes, row_tokens=256, **options)
+    return plan_shape(task, FP32, shape=measure_shape(128, 4096, 256), seconds=seconds)
 
 
 def test_plan_heeds_the_decision():
@@ -67,7 +69,7 @@ def settle(folder, resume=None, total_flops=1e13, wanted=None, fp16=False) -> bo
         output_dir=str(folder), use_liger_kernel=False, compile_layers=wanted, process_index=0, world_size=1,
         bf16=False, fp16=fp16, device=torch.device("cpu"),
     )  # fmt: skip
-    return dial.settle_compilation(args, 1024, total_flops, resume)
+    return dial.settle_compilation(Run("train.py", args, resume=resume), 1024, total_flops)
 
 
 def test_run_by_steps_measures_the_machine(tmp_path, monkeypatch):

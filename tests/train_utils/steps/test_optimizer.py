@@ -221,13 +221,14 @@ def test_the_rate_after_the_fit_grows_with_the_root_of_the_steps():
 )
 def test_what_the_user_gives_counts(tmp_path, argv, expected):
     args = RunArguments(output_dir=str(tmp_path), use_cpu=True, **argv)
-    assert choose_rates(args, build(QWEN3), 4096, 100) == expected
+    assert choose_rates(args, build(QWEN3), start="trained", batch_tokens=4096, steps=100) == expected
 
 
 def test_the_steps_of_the_run_count(tmp_path):
     args = RunArguments(output_dir=str(tmp_path), use_cpu=True)
-    args.start = "fitted"
-    assert choose_rates(args, build(QWEN3), 4096, 60) == scale_rates(32, 4096, "fitted", 60)
+    assert choose_rates(args, build(QWEN3), start="fitted", batch_tokens=4096, steps=60) == scale_rates(
+        32, 4096, "fitted", 60
+    )
 
 
 def train_steps(model: nn.Module, optimizer: MuonAdamW, scheduler, seeds: range) -> None:

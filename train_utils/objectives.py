@@ -1,0 +1,118 @@
+"""Says what one way to train is: rows, collator, loss, figures and samples. A new way to train is a new Objective."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch.utils.data import Dataset as TorchDataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+
+from data_utils.dialogue.format import stop_token_id
+from data_utils.rows.held_out import find_beginnings
+from data_utils.rows.packing import collate_blocks, collate_rows
+from data_utils.rows.pretraining import pack_held_out
+from eval_utils.metrics import measure_tokens
+from train_utils.samples import continue_prompts
+from train_utils.steps.fast_model import make_fast
+
+REPLY_TOKENS = 60  # of the samples that are shown at each evaluation
+
+
+@dataclass(kw_only=True)
+class Objective:
+    """One way to train: what is learned from, how rows become batches and a loss, what is measured and shown.
+
+    Data: `train_rows` holds rows of `row_tokens` tokens (of all their columns together), `eval_rows` held-out ones of
+    each part (a language), from which an evaluation takes some; `sampling` is Trainer's `train_sampling_strategy`;
+    `collate` makes a batch of rows.
+
+    Loss: the model's own, of labels; `speed_up(model, compiled_rows)` makes its training steps fast in place. Or
+    `compute_loss(outputs, labels, num_items_in_batch)`, as Trainer's `compute_loss_func` (labels may be any nest of
+    tensors), with a `speed_up` that suits it.
+
+    Figures: `measure(model)` lets a model in evaluation return what `compute_metrics` takes; None for that: loss,
+    perplexity, accuracy and bits per byte of tokens. `reduce_logits` is Trainer's `preprocess_logits_for_metrics`.
+    `is_language`: the loss is in nats of a token, so that bits per byte of the training can be shown.
+
+    Shown: `sample(model)` returns (prompt, continuation) pairs at each evaluation; `assess(model, tokenizer)` returns
+    lines of Markdown for the report of the finished model; `facts` stand in report and record; `next_step` is the
+    command that is told at the end.
+
+    `start` says what embedding and head know at first: "random", "fitted" (to pairs of tokens) or "trained".
+    `stop_token_ids` end a generated text.
+    """
+
+    train_rows: Dataset | TorchDataset
+    eval_rows: dict[str, Dataset]
+    row_tokens: int
+    collate: Callable[[list[dict]], dict[str, torch.Tensor]]
+    sample: Callable[[PreTrainedModel], list[tuple[str, str]]]
+    stop_token_ids: list[int]
+    sampling: str = "random"
+    start: str = "trained"
+    speed_up: Callable[[PreTrainedModel, int | None], None] = make_fast
+    compute_loss: Callable | None = None
+    measure: Callable[[PreTrainedModel], None] = measure_tokens
+    compute_metrics: Callable | None = None
+    reduce_logits: Callable | None = None
+    is_language: bool = True
+    callbacks: Sequence[TrainerCallback] = ()
+    assess: Callable[[PreTrainedModel, PreTrainedTokenizerBase], list[str]] | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+    next_step: str = ""
+
+
+def language_objective(
+    blocks: Dataset | TorchDataset,
+    held_out: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    tokenizer_key: str,
+    row_tokens: int,
+    **more: Any,
+) -> Objective:
+    """Return the objective of pretraining: the next token of packed documents.
+
+    Args:
+        blocks: rows of T tokens. held_out: documents. more: other fields of the Objective.
+    """
+    drawn = {"max_new_tokens": 40, "temperature": 0.8, "top_p": 0.9}
+    return Objective(
+        train_rows=blocks,
+        eval_rows=pack_held_out(held_out, tokenizer, tokenizer_key, row_tokens),
+        row_tokens=row_tokens,
+        collate=collate_blocks,
+        sample=partial(continue_prompts, tokenizer=tokenizer, prompts=find_beginnings(held_out, tokenizer), **drawn),
+        stop_token_ids=[tokenizer.eos_token_id],
+        **more,
+    )
+
+
+def dialogue_objective(
+    rows: Dataset,
+    eval_rows: dict[str, Dataset],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    questions: list[tuple[str, list[int]]],
+    row_tokens: int,
+    **more: Any,
+) -> Objective:
+    """Return the objective of dialogue fine-tuning: the assistant's words and stop tokens, of packed dialogues.
+
+    Args:
+        questions: (text, ids of its prompt), answered in the samples. more: other fields of the Objective.
+    """
+    stop_id = stop_token_id(tokenizer)
+    drawn = {"max_new_tokens": REPLY_TOKENS, "temperature": 0.7, "top_p": 0.9, "eos_token_id": stop_id}
+    return Objective(
+        train_rows=rows,
+        eval_rows=eval_rows,
+        row_tokens=row_tokens,
+        collate=collate_rows,
+        sample=partial(continue_prompts, tokenizer=tokenizer, prompts=questions, **drawn),
+        stop_token_ids=[stop_id],
+        **more,
+    )

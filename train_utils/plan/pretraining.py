@@ -1,0 +1,64 @@
+"""Plans a pretraining by `--minutes`: the size that suits text, time and machine, unless the user gave one."""
+
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+from data_utils.rows.pretraining import ShardedCorpus, SmallCorpus, count_unprepared
+from model_utils.checkpoint import load_model
+from model_utils.shapes import build_model, model_config
+from model_utils.tokenizer import bytes_per_token, load_tokenizer, train_tokenizer
+from train_utils.plan.apply import make_plan, on_meta, shape_of, text_task
+from train_utils.plan.rule import Plan
+from train_utils.run import Run
+
+ROOT = Path(__file__).parents[2]
+
+
+class ModelOptions(Protocol):
+    """The options of a model that is pretrained; `given` names those that the user gave."""
+
+    base: str | None
+    model_shape: str
+    tokenizer: str | None
+    vocab_size: int
+    block_tokens: int
+    given: set[str]
+
+
+def plan_pretraining(run: Run, corpus: SmallCorpus | ShardedCorpus, options: ModelOptions) -> Run:
+    """Return the run with the plan of `--minutes` for a text.
+
+    What the user gave stays: a base, a tokenizer, a shape, a vocabulary.
+    """
+    given = options.tokenizer or options.base
+    tokenizer = load_tokenizer(given) if given else None
+    compression = bytes_per_token(tokenizer, list(corpus.sample(100_000))) if tokenizer else None
+    vocab_size = len(tokenizer) if tokenizer else options.vocab_size if "vocab_size" in options.given else None
+    shape = None
+    if options.base or "model_shape" in options.given:
+        any_tokenizer = tokenizer or train_tokenizer([], 300)
+        model = (
+            load_model(options.base)
+            if options.base
+            else on_meta(build_model, find_shape(options.model_shape), any_tokenizer)
+        )
+        shape = shape_of(model, options.block_tokens, vocab_size or options.vocab_size)
+    task = text_task(
+        corpus.text_bytes(),
+        options.block_tokens,
+        bytes_per_token=compression,
+        count_unprepared=partial(count_unprepared, corpus, given),
+    )
+    return make_plan(run, task, shape=shape, vocab_size=vocab_size)
+
+
+def choose_shape(options: ModelOptions, plan: Plan | None) -> Path | dict:
+    """Return the user's own shape file, the shipped one of that path, or the plan's."""
+    planned = plan and "model_shape" not in options.given
+    return model_config(plan.shape.width) if planned else find_shape(options.model_shape)
+
+
+def find_shape(path: str) -> Path:
+    """Return the user's own shape file, or the shipped one of that path."""
+    return Path(path) if Path(path).is_file() else ROOT / path

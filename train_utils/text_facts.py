@@ -1,0 +1,26 @@
+"""Tells before a pretraining what there is to read: how well it is compressed, and how often it would be read."""
+
+from datasets import Dataset
+from torch.utils.data import Dataset as TorchDataset
+from transformers import PreTrainedTokenizerBase
+
+from data_utils.sources.corpus import split_languages
+from model_utils.tokenizer import describe_compression
+from train_utils.plan.rule import MAX_EPOCHS
+from train_utils.run import Run
+
+
+def describe_text(run: Run, documents: Dataset, tokenizer: PreTrainedTokenizerBase, reference: str) -> None:
+    """Print how a tokenizer compresses documents of each language, beside a `reference` tokenizer."""
+    for language, rows in split_languages(documents):
+        compression = describe_compression(tokenizer, rows[:1000]["text"], reference)
+        run.say(f"tokenizer: {len(tokenizer):,} tokens, in {language} {compression}")
+
+
+def warn_of_repeats(run: Run, blocks: Dataset | TorchDataset, rows: float) -> None:
+    """Print a note where a run of so many rows reads its blocks so often that it learns them by heart."""
+    if not run.plan and isinstance(blocks, Dataset) and rows > 1.1 * MAX_EPOCHS * len(blocks):
+        steps = max(1, int(MAX_EPOCHS * len(blocks) / run.step_rows))
+        run.say(
+            f"note: past {MAX_EPOCHS:g} epochs a small model learns its text by heart; --max_steps {steps} are as many"
+        )

@@ -1,0 +1,98 @@
+"""Prepares a fine-tuning: the base checked and given chat tokens, dialogues packed, text replayed among them."""
+
+import os
+from pathlib import Path
+
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+
+from data_utils.dialogue.checking import DialogueError
+from data_utils.dialogue.format import stop_token_id
+from data_utils.rows.packing import encode_dialogues, pack_dialogues
+from data_utils.rows.replay import mix_rows, read_replay
+from data_utils.sources.corpus import split_languages
+from data_utils.sources.source import Source, find_sources
+from errors import InputError
+from model_utils.checkpoint import load_model
+from model_utils.shapes import check_packing, check_vocabulary, check_window
+from model_utils.tokenizer import add_chat_tokens, load_tokenizer, tokenizer_fingerprint
+from train_utils.checkpoint import read_record
+from train_utils.run import Run
+
+
+def check_base(base: str) -> None:
+    """Raise InputError where the base is no folder and no hub may be asked."""
+    if not Path(base).is_dir() and os.environ["HF_HUB_OFFLINE"] == "1":
+        raise InputError(f"{base}: no such checkpoint; train one with train.py, or set HF_HUB_OFFLINE=0 for hub names")
+
+
+def load_base(run: Run, base: str, row_tokens: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Return a base's model and tokenizer, with chat tokens in both; raise InputError for one that can't be tuned."""
+    tokenizer, model = load_tokenizer(base), load_model(base)
+    check_vocabulary(model, tokenizer, base)
+    added = add_chat_tokens(tokenizer)
+    set_seed(run.args.seed)
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(len(tokenizer))
+        run.say(f"base: chat tokens added to its vocabulary: {added}")
+    try:
+        stop_token_id(tokenizer)
+    except DialogueError as error:
+        raise InputError(f"{base}: {error}") from error
+    check_window(model.config, row_tokens, base)
+    check_packing(model, base)
+    run.watch.lap("model")
+    return model, tokenizer
+
+
+def pack_split(
+    train_set: Dataset, held_out: Dataset, tokenizer: PreTrainedTokenizerBase, row_tokens: int
+) -> tuple[Dataset, Dataset, dict[str, Dataset]]:
+    """Return the dialogues that fit a row, encoded; rows of T tokens of them; held-out rows of each language.
+
+    Raises InputError where there is nothing to train on or to measure with.
+    """
+    key = tokenizer_fingerprint(tokenizer)
+    encoded = encode_dialogues(train_set, tokenizer, key, row_tokens)
+    rows = pack_dialogues(encoded, row_tokens, tokenizer.pad_token_id)
+    eval_rows = {}
+    for language, dialogues in split_languages(held_out):
+        chosen = encode_dialogues(dialogues, tokenizer, key, row_tokens)
+        if len(chosen):
+            eval_rows[language] = pack_dialogues(chosen, row_tokens, tokenizer.pad_token_id)
+    if not len(encoded) or not eval_rows:
+        raise InputError(f"no dialogue fits in a row of {row_tokens} tokens; give a larger --row_tokens")
+    return encoded, rows, eval_rows
+
+
+def replay_text(
+    rows: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    sources: list[Source],
+    *,
+    share: float,
+    row_tokens: int,
+    eval_fraction: float,
+) -> tuple[Dataset, dict[str, Dataset]]:
+    """Return rows of dialogues with a share of text among them, and held-out rows of text that show what was forgotten.
+
+    Of a share of 0 there is no text among them: forgetting is measured alone.
+    """
+    count = round(len(rows) * share / (1 - share))
+    key = tokenizer_fingerprint(tokenizer)
+    text, held_out = read_replay(sources, tokenizer, key, row_tokens, count, eval_fraction)
+    return mix_rows(rows, text) if count else rows, held_out
+
+
+def find_replayed(base: str, corpus: list[str] | None, eval_fraction: float) -> tuple[list[Source], float]:
+    """Return (text to replay, share held out), read and split as the base's record says: it saw no held-out text.
+
+    Raises InputError where neither the record nor `--replay_corpus` names a text.
+    """
+    settings = (read_record(Path(base)) or {}).get("settings", {})
+    chosen, sources = corpus or settings.get("corpus"), settings.get("sources")
+    if not chosen:
+        raise InputError(f"{base}: has no record of its corpus; say with --replay_corpus what text to replay")
+    defaults = {"sample_by": "paragraph", "text_column": "text", "remove_stop_words": False}
+    reading = (settings.get(name, value) for name, value in defaults.items())
+    return find_sources(chosen, None if corpus else sources, *reading), settings.get("eval_fraction", eval_fraction)
