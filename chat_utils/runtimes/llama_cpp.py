@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from chat_utils.runtimes.decoder import POOL_BYTES, PREFILL_TOKENS
+from chat_utils.runtimes.decoder import PREFILL_TOKENS, PREFIX_CACHE_BYTES
 from chat_utils.runtimes.slots import SlotModel
 from errors import InputError
 from model_utils.llama_library import load_library
@@ -33,7 +33,7 @@ class LlamaModel(SlotModel):
         head_width = sum(self._read_number(f"attention.{part}_length") or usual for part in ("key", "value"))
         kv_heads = lib.llama_model_n_head_kv(self._model)
         self.token_bytes = lib.llama_model_n_layer(self._model) * kv_heads * head_width * (4 if exact else 2)
-        self.slots = max(1, min(max_slots, POOL_BYTES // (self.token_bytes * self.window)))
+        self.slots = max(1, min(max_slots, PREFIX_CACHE_BYTES // (self.token_bytes * self.window)))
         params = lib.llama_context_default_params()
         params.n_ctx, params.n_seq_max, params.kv_unified = self.window * self.slots, self.slots, False
         params.n_batch, params.n_ubatch = PREFILL_TOKENS * self.slots, PREFILL_TOKENS
