@@ -7,8 +7,8 @@
 
 A dialogue is a line of JSON:
     {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}
-ShareGPT (conversations), Alpaca (instruction, input, output), prompt/response pairs and plain text with alternating
-lines are read too, from .jsonl .json .csv .parquet .txt, each also .gz or .zst.
+ShareGPT (conversations), Alpaca (instruction, input, output, history), prompt/response pairs, a list of messages a line
+and plain text with alternating lines are read too, from .jsonl .json .csv .parquet .txt, each also .gz or .zst.
 """
 
 from collections import Counter
@@ -33,6 +33,9 @@ class DialogueArguments:
     dialogues: list[str] = field(
         default_factory=lambda: ["own@6", "chatterbot", "hsk@0.3", "chitchat@0.2"],
         metadata={"help": "Files, folders, globs or hub names, each PATH or PATH@TIMES; or the built-in sources"},
+    )
+    skip_bad_dialogues: bool = field(
+        default=False, metadata={"help": "Leave out rows that are no dialogues, up to a fifth of all, and name them"}
     )
     assistant_name: str = field(default="Momo", metadata={"help": "What {assistant_name} in dialogues becomes"})
     row_tokens: int = field(default=512, metadata={"help": "Length of a training row in tokens; dialogues are packed"})
@@ -82,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the script; return its exit code."""
     options, args = parse_training((DialogueArguments, TuneOptions), argv, RECIPE, __doc__)
     from data_utils.caching import preparation_lock
-    from data_utils.dialogue.reading import describe_forms, name_assistant, read_dialogues, split_dialogues
+    from data_utils.dialogue.reading import name_assistant, read_checked, split_dialogues
     from data_utils.dialogue.report import describe_dialogues
     from data_utils.rows.held_out import find_questions
     from data_utils.sources.builtin import DIALOGUE_SOURCES
@@ -105,8 +108,9 @@ def main(argv: list[str] | None = None) -> int:
 
     # 2. Dialogues: read, checked, split by hash as the corpus is, so that what is held out was in no training.
     with preparation_lock():
-        dialogues = read_dialogues(options.dialogues)
-        for line in describe_forms(options.dialogues):
+        reading = read_checked(options.dialogues, options.skip_bad_dialogues)
+        dialogues = reading.dialogues
+        for line in reading.lines:
             run.say(line)
         train_set, held_out = (
             name_assistant(part, options.assistant_name) for part in split_dialogues(dialogues, options.eval_fraction)
@@ -141,6 +145,7 @@ def main(argv: list[str] | None = None) -> int:
     # 7. Training, then the checkpoint with its picture and report.
     questions = find_questions(held_out, tokenizer, window - REPLY_TOKENS)
     facts = {"dialogues": len(train_set), "held out": len(held_out), "sources": dict(Counter(train_set["source"]))}
+    facts |= {"rows": reading.left_out} if reading.left_out else {}
     objective = dialogue_objective(
         rows,
         eval_rows,

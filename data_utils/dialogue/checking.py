@@ -41,7 +41,8 @@ def as_exchange(question: str, answer: str, system: str | None = None) -> list[d
 def check_dialogue(messages: list[dict]) -> list[dict]:
     """Return the messages cleaned, or raise DialogueError that says what is wrong.
 
-    A dialogue is an optional system turn, then user and assistant in turn, and it ends with the assistant.
+    A dialogue is an optional system turn, then user and assistant in turn, and it ends with the assistant. A message
+    with `weight` 0 is kept as one that is not learned from.
     """
     if not messages:
         raise DialogueError("the dialogue has no messages")
@@ -51,28 +52,38 @@ def check_dialogue(messages: list[dict]) -> list[dict]:
         role, content = message["role"], clean_text(message["content"])
         if not content:
             raise DialogueError(f"message {number} ({role}) is empty")
-        checked.append({"role": role, "content": content})
+        checked.append({"role": role, "content": content} | ({} if is_learned(message) else {"weight": 0}))
     check_order(checked)
     if checked[-1]["role"] != "assistant":
         raise DialogueError("the last message must be the assistant's, since that is what is learned")
+    if not any(message["role"] == "assistant" and is_learned(message) for message in checked):
+        raise DialogueError("nothing would be learned: each reply has 'weight' 0")
     return checked
+
+
+def is_learned(message: dict) -> bool:
+    """Tell whether a message may be learned from, if it is the assistant's: one with `weight` 0 is not."""
+    return message.get("weight", 1) != 0
 
 
 def check_message(message: dict, number: int) -> None:
     """Raise DialogueError unless a message, the `number`-th from 1, has a role and a text."""
     role = message.get("role")
     if role not in ROLES:
-        raise DialogueError(f"role {role!r} is not user, assistant or system; rename it", number=number)
+        raise DialogueError(f"role {str(role)[:40]!r} is not user, assistant or system; rename it", number=number)
     if not isinstance(message.get("content"), str):
         raise DialogueError(f"message {number} ({role}) has no text in 'content'", number=number)
 
 
 def check_order(messages: list[dict]) -> None:
     """Raise DialogueError unless user and assistant alternate, the user first, after a system turn if there is one."""
-    turns = messages[1:] if messages[0]["role"] == "system" else messages
-    for number, message in enumerate(turns):
-        expected = ("user", "assistant")[number % 2]
-        if message["role"] != expected:
-            raise DialogueError(
-                f"wrong order of roles: {expected} expected, {message['role']} found; they must alternate"
-            )
+    first = 1 if messages[0]["role"] == "system" else 0
+    for number, message in enumerate(messages[first:]):
+        role, expected = message["role"], ("user", "assistant")[number % 2]
+        if role == expected:
+            continue
+        place = number + first + 1
+        advice = f"message {place} breaks the turns, which must alternate"
+        if place > 1 and role == messages[place - 2]["role"]:
+            advice = f"messages {place - 1} and {place} have one role; join them, since a turn is one message"
+        raise DialogueError(f"wrong order of roles: {expected} expected, {role} found; {advice}")

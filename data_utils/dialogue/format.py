@@ -8,7 +8,7 @@ somebody who types a control token gets its letters and never forges a turn.
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from data_utils.dialogue.checking import DialogueError, as_exchange
+from data_utils.dialogue.checking import DialogueError, as_exchange, is_learned
 from errors import InputError
 from model_utils.text_encoder import encode_text
 
@@ -20,7 +20,8 @@ def encode_messages(
 ) -> list[tuple[list[int], str]]:
     """Encode messages by the tokenizer's chat template, as (ids, origin) parts in order.
 
-    The origin of a part is the role whose words it holds, or "template" for what the template writes around them.
+    The origin of a part is the role whose words it holds, "template" for what the template writes around them, or
+    "unlearned" for words of a message with `weight` 0.
     For ordinary text the ids, joined, equal those of `apply_chat_template`. Raises DialogueError where the template
     refuses, or the tokenizer.
     """
@@ -45,8 +46,19 @@ def encode_messages(
         raise DialogueError(str(error)) from error
     parts = []
     for message, before, ids in zip(messages, control_ids, content_ids, strict=False):
-        parts += [(before, "template"), (ids, message["role"])]
+        origin = message["role"] if is_learned(message) else "unlearned"
+        parts += [(before, "template"), (ids, origin)]
     return [*parts, (control_ids[-1], "template")]
+
+
+def set_weights(messages: list[dict], unlearned: list[int] | None) -> list[dict]:
+    """Return messages of which those with these numbers, from the end, have `weight` 0.
+
+    >>> set_weights([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], [-1])[1]
+    {'role': 'assistant', 'content': 'b', 'weight': 0}
+    """
+    places = {len(messages) + number for number in unlearned or []}
+    return [message | {"weight": 0} if i in places else message for i, message in enumerate(messages)]
 
 
 def label_parts(tokenizer: PreTrainedTokenizerBase, parts: list[tuple[list[int], str]]) -> dict[str, list[int]]:

@@ -1,14 +1,17 @@
-"""Reads dialogues in any common form from files, hub datasets and built-in sources, and splits them."""
+"""Reads dialogues from files, hub datasets and built-in sources, checks all, tells what was read, and splits them."""
 
-import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from datasets import Dataset, Features, List, Value, concatenate_datasets
 
 from data_utils.caching import cache_key, generate_rows
-from data_utils.dialogue.checking import DialogueError, as_exchange, check_dialogue
-from data_utils.readers.files import file_suffix, file_version, find_files
+from data_utils.dialogue.checking import DialogueError, check_dialogue, is_learned
+from data_utils.dialogue.forms import TEXT_FORM, convert_row
+from data_utils.readers.faults import judge_faults
+from data_utils.readers.files import Fault, file_suffix, file_version, find_files, raise_fault
 from data_utils.sources import builtin as sources
 from data_utils.sources.corpus import dialogue_text, parse_source, repeat_rows
 from data_utils.sources.inputs import is_hub_name, load_hub, read_rows
@@ -16,122 +19,160 @@ from data_utils.text.languages import detect_language
 from data_utils.text.splitting import hash_share
 from errors import InputError
 
-# Names that roles have in the ShareGPT form.
-SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+DIALOGUE_KINDS = (".jsonl", ".json", ".csv", ".parquet", ".txt")
+NOT_DIALOGUES = ("dataset_infos.json", "dataset_info.json", "state.json")  # lie beside the data of a cloned dataset
+MESSAGES = List({"role": Value("string"), "content": Value("string")})
+# `unlearned`: the numbers of the messages that are not learned from, from the end (-1 is the last): turns are dropped
+# from the front.
 FEATURES = Features(
     {
-        "messages": List({"role": Value("string"), "content": Value("string")}),
+        "messages": MESSAGES,
+        "unlearned": List(Value("int32")),
         "language": Value("string"),
         "source": Value("string"),
     }
 )
-FORMS = {
-    "OpenAI messages": {"messages"},
-    "ShareGPT conversations": {"conversations"},
-    "Alpaca instructions": {"instruction", "output"},
-    "prompts and responses": {"prompt", "response"},
-    "lines of user and assistant in turn": {"text"},
-}
+# What was read with it: the name of the form, the keys that were not read, and the place and reason of a fault.
+NOTES = Features(
+    {"form": Value("string"), "unread": List(Value("string")), "place": Value("string"), "fault": Value("string")}
+)
+SKIP_OPTION = "--skip_bad_dialogues"
 
 
-def convert_row(row: dict) -> list[dict]:
-    """Turn one row of a known form into messages; the form shows in its keys and is never guessed.
+@dataclass
+class Reading:
+    """Dialogues that were read, the lines that tell how, and the line that tells what was left out ('' for nothing)."""
 
-    Forms: OpenAI `messages`, ShareGPT `conversations`, Alpaca `instruction`/`input`/`output`, `prompt`/`response`.
+    dialogues: Dataset
+    lines: list[str]
+    left_out: str
 
-    >>> convert_row({"prompt": "Hi", "response": "Hello!"})
-    [{'role': 'user', 'content': 'Hi'}, {'role': 'assistant', 'content': 'Hello!'}]
+
+def find_dialogue_files(path: str) -> tuple[list[str], list[str]]:
+    """Return (files that hold dialogues, files that are passed over) of a path, a glob or a folder.
+
+    In a folder, a .txt beside files of another kind is a note or a licence. Raises InputError where nothing is left.
     """
-    for key, role_key, content_key in (("messages", "role", "content"), ("conversations", "from", "value")):
-        turns = row.get(key)
-        if turns is None or turns == "":
-            continue
-        if isinstance(turns, str):  # a cell of a sheet
-            try:
-                turns = json.loads(turns)
-            except json.JSONDecodeError as error:
-                raise DialogueError(f"'{key}' is not valid JSON: {error}") from error
-        if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
-            raise DialogueError(f"'{key}' must be a list of objects with '{role_key}' and '{content_key}'")
-        roles = [turn.get(role_key) for turn in turns]
-        if key == "conversations":
-            roles = [SHAREGPT_ROLES.get(role, role) if isinstance(role, str) else role for role in roles]
-        system = [{"role": "system", "content": row["system"]}] if row.get("system") else []
-        return system + [{"role": r, "content": turn.get(content_key)} for r, turn in zip(roles, turns, strict=True)]
-    if {"instruction", "output"} <= row.keys():
-        parts = [part for part in (row["instruction"], row.get("input")) if part]
-        if not all(isinstance(part, str) for part in parts):
-            raise DialogueError("'instruction' and 'input' must be text")
-        return as_exchange("\n".join(parts), row["output"], row.get("system"))
-    if {"prompt", "response"} <= row.keys():
-        return as_exchange(row["prompt"], row["response"], row.get("system"))
-    raise DialogueError(
-        f"unknown form with the keys {', '.join(sorted(row))}; use messages, conversations, instruction/output or "
-        "prompt/response"
-    )
+    files = find_files(path)
+    kinds = {file: file_suffix(file) for file in files}
+    kept = [file for file in files if kinds[file] in DIALOGUE_KINDS and Path(file).name not in NOT_DIALOGUES]
+    if Path(path).is_dir() and {kinds[file] for file in kept} > {".txt"}:
+        kept = [file for file in kept if kinds[file] != ".txt"]
+    if not kept:
+        raise InputError(f"{files[0]}: dialogues are read from {' '.join(DIALOGUE_KINDS)}; this is text; give it to "
+                         "train.py --corpus")  # fmt: skip
+    return kept, [file for file in files if file not in kept]
 
 
-def describe_forms(paths: list[str]) -> list[str]:
-    """Return for each file of these sources in words how its rows are read, so that nothing is guessed in silence."""
-    lines = []
-    for path in (parse_source(name)[0] for name in paths):
-        if path in sources.DIALOGUE_SOURCES or is_hub_name(path):
-            continue
-        for file in find_files(path):
-            keys = {"text"} if file_suffix(file) in (".txt", ".md") else next(read_rows(file))[1].keys()
-            form = next((name for name, needed in FORMS.items() if needed <= keys), "an unknown form")
-            lines.append(f"{file}: read as {form}")
-    return lines
-
-
-def read_turns(path: str) -> Iterator[tuple[int, list[dict]]]:
+def read_turns(path: str, on_fault: Callable[[Fault], object]) -> Iterator[tuple[int, list[dict]]]:
     """Yield (line, messages) of plain text: lines of user and assistant in turn, a blank line between dialogues."""
-    for start, row in read_rows(path):
+    for start, row in read_rows(path, on_fault=on_fault):
         contents = row["text"].split("\n")
         yield start, [{"role": ("user", "assistant")[i % 2], "content": content} for i, content in enumerate(contents)]
 
 
-def read_file(path: str) -> Iterator[dict]:
-    """Yield the dialogues of one file or hub dataset, each checked; raise InputError with file and line."""
+def read_places(path: str, on_fault: Callable[[Fault], object]) -> Iterator[tuple[object, object, str]]:
+    """Yield (place, row, form) of a file or hub dataset; the form is named where it shows in the kind of file."""
     if is_hub_name(path):
         rows = enumerate(load_hub(path), 1)
+    elif file_suffix(path) == ".txt":
+        yield from ((place, messages, TEXT_FORM) for place, messages in read_turns(path, on_fault))
+        return
     else:
-        rows = read_turns(path) if file_suffix(path) in (".txt", ".md") else read_rows(path)
-    for number, row in rows:
+        rows = read_rows(path, on_fault=on_fault, row_types=(dict, list))
+    yield from ((place, row, "") for place, row in rows)
+
+
+def read_file(path: str) -> Iterator[dict]:
+    """Yield a row for each row of a file or hub dataset: a checked dialogue, or one without messages and its fault.
+
+    Raises InputError where a file as a whole can't be read.
+    """
+    faults: list[Fault] = []
+
+    def note(fault: Fault) -> None:
+        if not fault.place:  # of how many rows, nobody knows
+            raise_fault(fault)
+        faults.append(fault)
+
+    empty = {"messages": [], "unlearned": [], "language": "", "source": Path(path).name}
+    empty |= {"form": "", "unread": [], "fault": ""}
+    for place, row, named in read_places(path, note):
+        yield from ({**empty, "place": fault.place, "fault": fault.reason} for fault in faults)
+        faults.clear()
         try:
-            messages = check_dialogue(row if isinstance(row, list) else convert_row(row))
+            messages, form, unread = (row, named, []) if named else convert_row(row)
+            messages = check_dialogue(messages)
         except DialogueError as error:
-            raise InputError(f"{path}:{number}: {error}") from error
-        text = " ".join(message["content"] for message in messages)
-        yield {"messages": messages, "language": detect_language(text), "source": Path(path).name}
+            yield {**empty, "place": str(place), "fault": as_line(str(error))}
+        else:
+            read = {"form": form, "unread": [as_line(key)[:40] for key in unread], "place": str(place)}
+            yield {**empty, **as_row(messages), **read}
+    yield from ({**empty, "place": fault.place, "fault": fault.reason} for fault in faults)
+
+
+def as_row(messages: list[dict]) -> dict:
+    """Return the columns of a checked dialogue: its messages, those not learned from, and its language."""
+    return {
+        "messages": [{"role": message["role"], "content": message["content"]} for message in messages],
+        "unlearned": [number - len(messages) for number, message in enumerate(messages) if not is_learned(message)],
+        "language": detect_language(" ".join(message["content"] for message in messages)),
+    }
+
+
+def as_line(text: str) -> str:
+    """Return a text as one line that can be written as UTF-8."""
+    return " ".join(text.encode(errors="replace").decode().split())
 
 
 def read_source(source: str) -> Iterator[dict]:
     """Yield the dialogues of a built-in source, each checked."""
     for dialogue in sources.DIALOGUE_SOURCES[source]():
-        yield {**dialogue, "messages": check_dialogue(dialogue["messages"])}
+        yield {**dialogue, "unlearned": [], "messages": check_dialogue(dialogue["messages"])}
 
 
-def read_dialogues(paths: list[str]) -> Dataset:
+def describe_file(path: str, rows: Dataset) -> str:
+    """Return in words how the rows of a file were read, and which of their keys were not."""
+    forms = Counter(form for form in rows["form"] if form)
+    unread = Counter(key for keys in rows["unread"] for key in keys)
+    words = ", ".join(f"{form} ({count:,})" for form, count in forms.most_common()) or "none"
+    keys = ", ".join(f"'{key}' ({count:,})" for key, count in unread.most_common())
+    return f"{path}: read as {words}" + (f"; keys not read: {keys}" if keys else "")
+
+
+def read_checked(paths: list[str], skip_bad: bool = False) -> Reading:
     """Read dialogues from files, folders, globs, hub names and built-in sources, each as `PATH[@TIMES]`.
 
-    Returns a Dataset with `messages`, `language` and `source`. Raises InputError with file and line for what is not a
-    dialogue.
+    All rows are checked. Raises InputError that names the first of those that are no dialogues by file and line, unless
+    `skip_bad` leaves them out and they are few.
     """
-    parts = []
+    parts, lines, faults, count = [], [], [], 0
     for name in paths:
         path, times = parse_source(name)
         if path in sources.DIALOGUE_SOURCES:
-            readers = [(read_source, {"source": path}, sources.source_version(path))]
-        elif is_hub_name(path):
-            readers = [(read_file, {"path": path}, "hub")]
-        else:
-            readers = [(read_file, {"path": file}, file_version(file)) for file in find_files(path)]
-        for reader, arguments, version in readers:
-            key = cache_key(reader.__name__, arguments, version)
-            part = generate_rows(reader, FEATURES, key, **arguments)
-            parts.append(repeat_rows(part, times))
-    return concatenate_datasets(parts)
+            key = cache_key("read_source", path, sources.source_version(path))
+            parts.append(repeat_rows(generate_rows(read_source, FEATURES, key, source=path), times))
+            continue
+        files, passed_over = ([path], []) if is_hub_name(path) else find_dialogue_files(path)
+        lines += [
+            f"{file}: not read, since it holds no dialogues; name it by itself if it does" for file in passed_over
+        ]
+        for file in files:
+            key = cache_key("read_file", file, "hub" if is_hub_name(file) else file_version(file))
+            rows = generate_rows(read_file, Features({**FEATURES, **NOTES}), key, path=file)
+            bad = [number for number, fault in enumerate(rows["fault"]) if fault]
+            faults += [Fault(file, row["place"], row["fault"]) for row in rows.select(bad)]
+            count += len(rows)
+            lines.append(describe_file(file, rows))
+            good = rows.select([number for number, fault in enumerate(rows["fault"]) if not fault]) if bad else rows
+            parts.append(repeat_rows(good.select_columns(list(FEATURES)), times))
+    left_out = judge_faults(faults, count, skip_bad, SKIP_OPTION)
+    return Reading(concatenate_datasets(parts), lines + [left_out] * bool(left_out), left_out)
+
+
+def read_dialogues(paths: list[str]) -> Dataset:
+    """Return the dialogues of `read_checked`: a Dataset with `messages`, `unlearned`, `language` and `source`."""
+    return read_checked(paths).dialogues
 
 
 def split_dialogues(dialogues: Dataset, eval_fraction: float) -> tuple[Dataset, Dataset]:

@@ -7,7 +7,7 @@ import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from data_utils.dialogue.format import IGNORE_LABEL, encode_dialogue
+from data_utils.dialogue.format import IGNORE_LABEL, encode_dialogue, set_weights
 from errors import InputError
 
 MIN_TRAINED_SHARE = 0.005  # below it, a run learns nothing and its user should know why
@@ -39,7 +39,7 @@ def describe_dialogues(
         )
     tokens = sum(len(ids) for ids in encoded["input_ids"])
     yield f"rows: {len(rows):,}, filled to {tokens / positions:.1%}; {trained / tokens:.1%} of the tokens are trained"
-    example = encode_dialogue(tokenizer, train_set[0]["messages"])
+    example = encode_dialogue(tokenizer, set_weights(train_set[0]["messages"], train_set[0]["unlearned"]))
     in_colour = sys.stdout.isatty()
     marks = ("\033[32m", "\033[0m") if in_colour else ("«", "»")
     yield f"an example, what is trained in {'colour' if in_colour else 'guillemets'}:"

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from data_utils.caching import cache_key, generate_rows
 from data_utils.dialogue.checking import DialogueError
-from data_utils.dialogue.format import IGNORE_LABEL
+from data_utils.dialogue.format import IGNORE_LABEL, set_weights
 from data_utils.dialogue.window import fit_dialogue
 from data_utils.text.splitting import share_of
 from errors import InputError
@@ -106,7 +106,10 @@ def encode_dialogues(
 
     def encode(batch: dict) -> dict:
         try:
-            encoded = [fit_dialogue(tokenizer, messages, max_tokens) for messages in batch["messages"]]
+            encoded = [
+                fit_dialogue(tokenizer, set_weights(messages, unlearned), max_tokens)
+                for messages, unlearned in zip(batch["messages"], batch["unlearned"], strict=True)
+            ]
         except DialogueError as error:
             raise InputError(f"{tokenizer.name_or_path}: {error}") from error
         kept = [row for row in encoded if row is not None]

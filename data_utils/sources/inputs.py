@@ -103,10 +103,12 @@ def read_rows(
     options: ReadArguments | None = None,
     on_fault: Callable[[Fault], object] = raise_fault,
     part: Part | None = None,
+    row_types: tuple[type, ...] = (dict,),
 ) -> Iterator[tuple[object, dict]]:
     """Yield (place, row) for each row of a file; a text's, page's or book's row is `{"text"}`.
 
-    The place is the line where a kind has lines, else the number of the row, the page's title or its address.
+    The place is the line where a kind has lines, else the number of the row, the page's title or its address. A row of
+    JSON is an object, or of another of the `row_types`.
     """
     options = options or ReadArguments("paragraph")
     module, _, function = KINDS[file_suffix(path)].partition(":")
@@ -122,7 +124,7 @@ def read_rows(
     try:
         arguments = (path, options, report) if part is None else (path, options, report, part)
         for place, row in getattr(import_module(module), function)(*arguments):
-            if isinstance(row, dict):
+            if isinstance(row, row_types):
                 rows_read += 1
                 yield place, row
             else:

@@ -35,6 +35,7 @@ def make_dialogues(*contents: list[str]) -> Dataset:
     rows = [
         {
             "messages": [{"role": roles[i % 2], "content": content} for i, content in enumerate(turns)],
+            "unlearned": [],
             "language": "en",
             "source": "test",
         }

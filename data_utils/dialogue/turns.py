@@ -1,0 +1,163 @@
+"""Reads the messages and keys of a row of dialogues, and notes which of them were read.
+
+What a row holds beside its form is never dropped in silence: what was not read is named to the user, and what would
+change the dialogue (calls of tools, pictures, dislikes) is refused by its key.
+"""
+
+import json
+import math
+
+from data_utils.dialogue.checking import DialogueError
+
+# Names that roles have elsewhere.
+ROLE_NAMES = {"human": "user", "prompter": "user", "gpt": "assistant", "chatgpt": "assistant", "developer": "system"}
+TOOL_ROLES = ("tool", "function", "observation", "function_call", "ipython")
+TOOLS = "calls of tools aren't learned here"
+MEDIA = "only text is learned here"
+# Keys that say that a row, or a message, is more than its text.
+UNREADABLE = {"tools": TOOLS, "functions": TOOLS, "tool_calls": TOOLS, "function_call": TOOLS, "tool_call_id": TOOLS}
+UNREADABLE |= dict.fromkeys(("image", "images", "audio", "audios", "video", "videos", "files"), MEDIA)
+TEXT_PARTS = ("text", "input_text", "output_text")
+KINDS = {bool: "true or false", int: "a number", float: "a number", str: "text", bytes: "bytes", list: "a list"}
+KINDS |= {dict: "an object", type(None): "nothing"}
+
+
+def name_kind(value: object) -> str:
+    """Return in words of what kind a value is, never the value.
+
+    >>> name_kind(b"x"), name_kind(float("nan")), name_kind(None)
+    ('bytes', 'NaN', 'nothing')
+    """
+    is_nan = isinstance(value, float) and math.isnan(value)
+    return "NaN" if is_nan else KINDS.get(type(value), f"a value of type {type(value).__name__}")
+
+
+def is_absent(value: object) -> bool:
+    """Tell whether a value says nothing: null, NaN, or an empty text, list or object."""
+    return value is None or value in ("", [], {}) or (isinstance(value, float) and math.isnan(value))
+
+
+class Row:
+    """A row of a file; it notes which of its keys were read, and names the rest as `unread`."""
+
+    def __init__(self, values: dict) -> None:
+        self.values, self.read, self.in_messages = values, set(), set()
+
+    def get(self, key: str) -> object:
+        """Return the value of a key, None where it says nothing; a cell of a sheet may hold it as JSON."""
+        self.read.add(key)
+        value = self.values.get(key)
+        return None if is_absent(value) else value
+
+    def get_list(self, key: str) -> list:
+        """Return the list of a key, of which JSON may stand in a cell of a sheet; raise DialogueError where it is none.
+
+        A row that holds nothing there has an empty list.
+        """
+        value = self.get(key)
+        if isinstance(value, str):
+            try:
+                value = json.loads(value)
+            except (ValueError, RecursionError) as error:
+                raise DialogueError(f"'{key}' is not valid JSON: {error}") from error
+        if value is not None and not isinstance(value, list):
+            raise DialogueError(f"'{key}' must be a list, not {name_kind(value)}")
+        return value or []
+
+    def get_text(self, key: str) -> str:
+        """Return the text of a key, empty where nothing stands there; raise DialogueError for anything else."""
+        value = self.get(key)
+        if value is not None and not isinstance(value, str):
+            raise DialogueError(f"'{key}' must be text, not {name_kind(value)}")
+        return value or ""
+
+    def unread(self) -> list[str]:
+        """Return the keys that hold something and were not read; raise DialogueError where one is UNREADABLE."""
+        rest = [key for key, value in self.values.items() if key not in self.read and not is_absent(value)]
+        check_readable({key: self.values[key] for key in rest}, "the row")
+        if isinstance(self.values.get("label"), bool) and "label" in rest:
+            raise DialogueError("'label' tells what was liked and what was not; give these rows to tune_preferences.py")
+        return sorted(rest) + sorted(self.in_messages)
+
+
+def check_readable(values: dict, place: str) -> None:
+    """Raise DialogueError for a key of a row or message that holds what no text can say."""
+    for key in values.keys() & UNREADABLE:
+        value = values[key]
+        if not is_absent(value) and value not in ("[]", "{}", "null"):
+            raise DialogueError(f"{place} has '{key}', but {UNREADABLE[key]}; leave the row or the key out")
+
+
+def read_turns(row: Row, turns: list, key: str) -> list[dict]:
+    """Return a list of `{role, content}` or `{from, value}` as messages; `key` is where it stands in the row."""
+    messages = []
+    for number, turn in enumerate(turns, 1):
+        place = f"message {number}"
+        if not isinstance(turn, dict):
+            expected = "each must be an object with 'role' and 'content', or 'from' and 'value'"
+            raise DialogueError(f"'{key}': {place} is {name_kind(turn)}; {expected}")
+        role_key, content_key = ("role", "content") if {"role", "content"} & turn.keys() else ("from", "value")
+        if is_absent(turn.get(role_key)):
+            found = ", ".join(sorted(map(str, turn))[:8]) or "none"
+            raise DialogueError(f"{place} has no role: 'role' and 'content' are expected, or 'from' and 'value'; its "
+                                f"keys: {found}")  # fmt: skip
+        role = turn[role_key]
+        role = ROLE_NAMES.get(role, role) if isinstance(role, str) else role
+        if role in TOOL_ROLES:
+            raise DialogueError(f"{place} has the role '{role}', but {TOOLS}; leave the row out")
+        check_readable(turn, place)
+        message = {"role": role, "content": read_content(turn.get(content_key), f"{place} ({role})")}
+        if not reads_weight(turn, role, place):
+            message["weight"] = 0
+        messages.append(message)
+        known = {role_key, content_key, "weight", "train"}
+        row.in_messages |= {
+            f"{key}.{name}" for name, value in turn.items() if name not in known and not is_absent(value)
+        }
+    return messages
+
+
+def read_content(content: object, place: str) -> object:
+    """Return the text of a message's content, of which a list of text parts is joined; raise DialogueError for others.
+
+    >>> read_content([{"type": "text", "text": "Hello, "}, {"type": "text", "text": "you"}], "message 1 (user)")
+    'Hello, you'
+    """
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list) or not content or not all(isinstance(part, dict) for part in content):
+        raise DialogueError(f"{place} has no text in 'content': {name_kind(content)} stands there")
+    texts = []
+    for part in content:
+        kind, text = part.get("type"), part.get("text")
+        if kind not in TEXT_PARTS or not isinstance(text, str):
+            raise DialogueError(f"{place} has a part of type {str(kind)[:40]!r} in 'content'; {MEDIA}: "
+                                '[{"type": "text", "text": "..."}]')  # fmt: skip
+        texts.append(text)
+    return "".join(texts)
+
+
+def reads_weight(turn: dict, role: object, place: str) -> bool:
+    """Tell whether a message is to be learned from: not with `weight: 0` (OpenAI) or `train: false` (axolotl).
+
+    Raises DialogueError for a weight that can't be heeded.
+    """
+    for key in ("weight", "train"):
+        weight = turn.get(key)
+        if is_absent(weight):
+            continue
+        if weight not in (0, 1) or (weight and role != "assistant"):
+            raise DialogueError(f"{place} has '{key}'; 0 (not learned from) is expected, or 1 for the assistant's")
+        if not weight:
+            return False
+    return True
+
+
+def add_system(row: Row, messages: list[dict], key: str = "system") -> list[dict]:
+    """Return the messages after the system's of the row's own key, where there is one."""
+    system = row.get_text(key)
+    if not system:
+        return messages
+    if messages and messages[0]["role"] == "system":
+        raise DialogueError(f"'{key}' and a system message stand in one row; leave one out")
+    return [{"role": "system", "content": system}, *messages]

@@ -1,0 +1,262 @@
+"""Rows of every form in, messages out; what is not read is named, and text never comes from anything but text."""
+
+import json
+import math
+import re
+from datetime import date
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_utils.dialogue.checking import DialogueError, check_dialogue
+from data_utils.dialogue.format import IGNORE_LABEL
+from data_utils.dialogue.forms import FORMS, convert_row
+from data_utils.dialogue.reading import find_dialogue_files, read_checked, read_dialogues, read_file
+from data_utils.dialogue.turns import UNREADABLE, is_absent
+from data_utils.rows.packing import encode_dialogues
+from errors import InputError
+
+
+def turns(*contents: str, system: str | None = None) -> list[dict]:
+    messages = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(contents)]
+    return [{"role": "system", "content": system}, *messages] if system else messages
+
+
+def part(text: str) -> dict:
+    return {"type": "text", "text": text}
+
+
+# Row -> its messages, the name of its form, the keys that were not read.
+READ = [
+    ({"conversations": turns("茶？", "好。", system="简短。")}, turns("茶？", "好。", system="简短。"), "ShareGPT", []),
+    (
+        {"conversations": [turns("a")[0], {"role": "assistant", "content": "b", "reasoning_content": "c", "name": ""}]},
+        turns("a", "b"),
+        "ShareGPT",
+        ["conversations.reasoning_content"],
+    ),
+    (turns("a", "b", "c", "d"), turns("a", "b", "c", "d"), "a list of messages", []),
+    ([{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}], turns("a", "b"), "a list of messages", []),
+    (
+        {"messages": [{"role": "user", "content": [part("门是"), part("什么？")]}, turns("", "绿。")[1]]},
+        turns("门是什么？", "绿。"),
+        "OpenAI",
+        [],
+    ),
+    ({"messages": [{"role": "developer", "content": "s"}, *turns("a", "b")]}, turns("a", "b", system="s"), "Open", []),
+    ({"messages": turns("a", "b"), "system": "s"}, turns("a", "b", system="s"), "OpenAI", []),
+    (
+        {"messages": [turns("a")[0] | {"name": "Al"}, turns("a", "b")[1]], "id": 7, "tools": [], "prompt": "a"},
+        turns("a", "b"),
+        "OpenAI",
+        ["id", "prompt", "messages.name"],
+    ),
+    (
+        {"instruction": "c", "input": "d", "output": "e", "history": [["a", "b"]], "system": "s"},
+        turns("a", "b", "c\nd", "e", system="s"),
+        "Alpaca",
+        [],
+    ),
+    ({"instruction": "c", "input": math.nan, "output": "e", "history": None}, turns("c", "e"), "Alpaca", []),
+    ({"instruction": "c", "output": "e", "history": '[["a", "b"]]'}, turns("a", "b", "c", "e"), "Alpaca", []),
+    ({"query": "c", "response": "d", "history": [["a", "b"]]}, turns("a", "b", "c", "d"), "queries", []),
+    ({"system_prompt": "s", "question": "a", "response": "b"}, turns("a", "b", system="s"), "questions and resp", []),
+    ({"question": "a", "answer": "b"}, turns("a", "b"), "questions and answers", []),
+    ({"prompt": "a", "completion": "b"}, turns("a", "b"), "prompts and completions", []),
+    ({"prompt": turns("a", "b", "c"), "completion": turns("", "d")[1:]}, turns("a", "b", "c", "d"), "prompts", []),
+    ({"conversation": [{"human": "a", "assistant": "b"}, {"human": "c", "assistant": "d"}], "category": "x"},
+     turns("a", "b", "c", "d"), "Firefly", ["category"]),
+    ({"conversation": [{"system": "s", "input": "a", "output": "b"}]}, turns("a", "b", system="s"), "Firefly", []),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("row", "messages", "form", "unread"), READ, ids=[json.dumps(row[0])[:50] for row in READ])
+def test_forms_of_other_projects_are_read_and_what_is_not_read_is_named(row, messages, form, unread):
+    found, name, named = convert_row(row)
+    assert check_dialogue(found) == messages
+    assert name.startswith(form)
+    assert named == unread
+
+
+@pytest.mark.parametrize(
+    ("weight", "train"), [({"weight": 0}, False), ({"train": False}, False), ({"weight": 1}, True)]
+)
+def test_a_reply_of_weight_0_is_read_but_not_learned(tmp_path, tokenizer, weight, train):
+    messages = turns("one", "two", "three", "four")
+    (tmp_path / "a.jsonl").write_text(json.dumps({"messages": [messages[0], messages[1] | weight, *messages[2:]]}))
+    dialogues = read_dialogues([str(tmp_path / "a.jsonl")])
+    assert dialogues[0]["messages"] == messages
+    [row] = encode_dialogues(dialogues, tokenizer, f"key {weight}", 64)
+    learned = tokenizer.decode([label for label in row["labels"] if label != IGNORE_LABEL])
+    assert learned == ("two<|im_end|>four<|im_end|>" if train else "four<|im_end|>")
+    assert "two" in tokenizer.decode(row["input_ids"])
+
+
+def test_the_number_of_a_reply_not_learned_holds_where_old_turns_are_dropped(tmp_path, tokenizer):
+    messages = turns("tea " * 40, "no", "one", "two", "three", "four")
+    messages[3]["weight"] = 0
+    (tmp_path / "a.jsonl").write_text(json.dumps(messages))
+    [row] = encode_dialogues(read_dialogues([str(tmp_path / "a.jsonl")]), tokenizer, "key", 48)
+    assert "tea" not in tokenizer.decode(row["input_ids"])
+    assert tokenizer.decode([label for label in row["labels"] if label != IGNORE_LABEL]) == "four<|im_end|>"
+
+
+# Many rows, some of them bad
+
+
+def write_lines(path, good: int, bad: int) -> str:
+    rows = [{"messages": turns(f"question {i}", "yes")} for i in range(good)]
+    rows += [{"messages": turns(f"question {i}")} for i in range(bad)]
+    path.write_text("\n".join(map(json.dumps, rows)) + "\n")
+    return str(path)
+
+
+def test_all_rows_are_checked_and_the_first_five_bad_ones_named(tmp_path):
+    path = write_lines(tmp_path / "a.jsonl", 93, 7)
+    with pytest.raises(InputError) as error:
+        read_dialogues([path])
+    places = re.findall(re.escape(path) + r":(\d+): ", str(error.value))
+    assert places == ["94", "95", "96", "97", "98"]
+    assert "; and 2 more; 7 of 100 rows can't be used" in str(error.value)
+    assert str(error.value).endswith("or leave them out with --skip_bad_dialogues true")
+    assert "\n" not in str(error.value)
+
+
+def test_bad_rows_are_left_out_where_that_is_asked_and_counted(tmp_path):
+    path = write_lines(tmp_path / "a.jsonl", 94, 5)
+    (tmp_path / "a.jsonl").open("a").write('{"messages": [\n')
+    reading = read_checked([f"{path}@2", "own"], skip_bad=True)
+    assert len([source for source in reading.dialogues["source"] if source == "a.jsonl"]) == 2 * 94
+    assert reading.left_out.startswith(f"left out: 6 of 100 rows: {path}:95: the last message must be")
+    assert reading.lines == [f"{path}: read as OpenAI messages (94)", reading.left_out]
+
+
+@pytest.mark.parametrize(("bad", "is_too_many"), [(20, False), (21, True)])
+def test_more_than_a_fifth_stops_the_run(tmp_path, bad, is_too_many):
+    path = write_lines(tmp_path / "a.jsonl", 100 - bad, bad)
+    if is_too_many:
+        with pytest.raises(InputError, match=r"21 of 100 rows can't be used, more than the 20% that may be left out$"):
+            read_checked([path], skip_bad=True)
+    else:
+        assert len(read_checked([path], skip_bad=True).dialogues) == 80
+
+
+def test_keys_that_were_not_read_are_told_with_their_number(tmp_path):
+    path = tmp_path / "a.jsonl"
+    rows = [{"messages": turns("a", "b"), "id": 1}, {"prompt": "a", "response": "b", "id": 2, "score": 0.5}]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    [line] = read_checked([str(path)]).lines
+    assert line == (
+        f"{path}: read as OpenAI messages (1), prompts and responses (1); keys not read: 'id' (2), 'score' (1)"
+    )
+
+
+# Folders
+
+
+def test_a_readme_a_licence_and_a_description_of_the_data_are_no_dialogues(tmp_path):
+    for name in ("README.md", "LICENSE.txt", "dataset_infos.json", "page.html", "data/train.jsonl"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(json.dumps({"messages": turns("a", "b")}))
+    reading = read_checked([str(tmp_path)])
+    assert len(reading.dialogues) == 1
+    passed_over = [line.partition(": ")[0] for line in reading.lines if "not read" in line]
+    assert passed_over == [
+        str(tmp_path / name) for name in ("LICENSE.txt", "README.md", "dataset_infos.json", "page.html")
+    ]
+
+
+def test_a_file_of_another_kind_named_by_itself_is_refused(tmp_path):
+    (tmp_path / "chat.md").write_text("a\nb\n")
+    with pytest.raises(InputError, match=r"chat.md: dialogues are read from \.jsonl"):
+        find_dialogue_files(str(tmp_path / "chat.md"))
+
+
+# Any row at all
+
+WORDS = st.sampled_from([f"{word}{i}" for i, word in enumerate(["tea", "rain", "茶水", "boat", "夜"])])
+NOT_TEXT = st.sampled_from([None, True, False, 0, 1, -3.5, math.nan, "", [], {}, 10**30])
+LEAVES = WORDS | NOT_TEXT
+KEYS = sorted({key for form in FORMS for key in form.keys} | {"system", "history", "input", "label", "id", *UNREADABLE})
+ROLES = st.sampled_from(["user", "assistant", "system", "human", "gpt", "tool", "developer", "bot"])
+PART = st.fixed_dictionaries({"type": st.sampled_from(["text", "image_url"]), "text": LEAVES})
+CONTENT = st.one_of(WORDS, WORDS, WORDS, NOT_TEXT, st.lists(PART | WORDS, max_size=2))
+EXTRAS = {
+    "name": LEAVES,
+    "weight": st.sampled_from([0, 1, 0.5, None]),
+    "reasoning_content": LEAVES,
+    "tool_calls": LEAVES,
+}
+TURN = st.fixed_dictionaries({"role": ROLES, "content": CONTENT}, optional=EXTRAS)
+TURN |= st.fixed_dictionaries({"from": ROLES, "value": CONTENT}, optional=EXTRAS)
+PAIR = st.fixed_dictionaries({}, optional=dict.fromkeys(("human", "assistant", "input", "output"), LEAVES))
+GOOD = st.lists(WORDS, min_size=2, max_size=4).map(lambda words: turns(*words[: len(words) // 2 * 2]))
+LISTS = GOOD | st.lists(TURN | LEAVES, max_size=4) | st.lists(PAIR, max_size=3) | st.lists(st.lists(LEAVES, max_size=2))
+VALUES = st.one_of(LEAVES, WORDS, WORDS, LISTS, GOOD.map(json.dumps), st.dictionaries(WORDS, LEAVES, max_size=2))
+TYPICAL = st.sampled_from(FORMS).flatmap(
+    lambda form: st.fixed_dictionaries(
+        dict.fromkeys(form.keys, VALUES), optional={key: VALUES for key in KEYS if key not in form.keys}
+    )
+)
+ROWS = st.one_of(TYPICAL, TYPICAL, st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=4), LISTS, LEAVES)
+
+
+def leaves_of(value: object, without: frozenset = frozenset()) -> list[str]:
+    """Return the texts in a value, those of JSON in a text too, without what these keys hold."""
+    if isinstance(value, str):
+        return leaves_of(json.loads(value), without) if value[:1] in ("[", "{") else [value] * bool(value)
+    if isinstance(value, dict):
+        return [leaf for key, item in value.items() if key not in without for leaf in leaves_of(item, without)]
+    return [leaf for item in value for leaf in leaves_of(item, without)] if isinstance(value, list) else []
+
+
+@settings(max_examples=300, deadline=None)
+@given(row=ROWS)
+def test_what_comes_out_stood_in_the_row_and_what_stood_there_comes_out_or_is_named(row):
+    try:
+        messages, _, unread = convert_row(row)
+        messages = check_dialogue(messages)
+    except DialogueError as error:
+        assert "\n" not in str(error)
+        return
+    stood = leaves_of(row)
+    for message in messages:
+        words = re.findall(r"[a-z茶水夜]+\d", message["content"])
+        assert "".join(words) == message["content"].replace("\n", "")
+        assert set(words) <= set(stood)
+    text = "\n".join(message["content"] for message in messages)
+    for key, value in row.items() if isinstance(row, dict) else [("the list", row)]:
+        inner = {name.partition(".")[2] for name in unread if name.startswith(f"{key}.")}
+        if key not in unread and not is_absent(value):
+            passed = inner | {"role", "from", "type", "tool_calls", "tools"}
+            assert [
+                leaf for leaf in leaves_of(value, frozenset(passed)) if leaf not in text and key not in UNREADABLE
+            ] == []
+
+
+@settings(max_examples=40, deadline=None)
+@given(rows=st.lists(ROWS, min_size=1, max_size=12))
+def test_each_row_of_a_file_is_used_or_named(tmp_path_factory, rows):
+    path = tmp_path_factory.mktemp("rows") / "a.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)) + "\n", encoding="utf-8")
+    read = list(read_file(str(path)))
+    assert sorted(int(row["place"]) for row in read) == list(range(1, len(rows) + 1))
+    assert all(bool(row["messages"]) != bool(row["fault"]) for row in read)
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [(b"\xe9t\xe9", "bytes"), ({"a": 1}, "an object"), (math.nan, ""), (date(2024, 1, 1), "a value of type date")],
+)
+def test_what_parquet_holds_beside_text_never_becomes_its_repr(tmp_path, value, kind):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"prompt": ["a"], "response": pa.array([value])}), path)
+    with pytest.raises(InputError, match=f"a.parquet:1: .*{kind}") as error:
+        read_dialogues([str(path)])
+    assert "xe9" not in str(error.value)
+    pq.write_table(pa.table({"messages": [[{"role": "user", "content": value}]]}), path)
+    with pytest.raises(InputError, match=r"a.parquet:1: message 1 \(user\) has no text in 'content'"):
+        read_dialogues([str(path)])
