@@ -20,6 +20,8 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
+from fnmatch import fnmatch
+from glob import escape
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is fetched unless the user says so
@@ -41,6 +43,7 @@ from data_utils.dialogue.format import stop_token_id
 from eval_utils.agreement import check_tokens, compare_replies
 from export_utils import adapter, ctranslate2, onnx
 from export_utils.ollama import make_modelfile
+from files import whole
 from model_utils import gguf_writer as gguf
 from options import format_command, refuse_useless
 from train_utils.checkpoint import weights_version
@@ -160,16 +163,16 @@ def main(argv: list[str] | None = None) -> int:
     source = options.checkpoint
     if options.to:
         # 2. Aside: first in full precision, which must agree but at ties, then in the type that is asked for.
-        whole, record = FORMS[options.to][0][0], {"checkpoint": source.resolve().name, "form": options.to}
+        exact, record = FORMS[options.to][0][0], {"checkpoint": source.resolve().name, "form": options.to}
         check_replaceable(options.output)
         with whole(options.output) as partial:
             partial.mkdir()
             writer = make_writer(options, model, tokenizer)
-            for quantize in dict.fromkeys((whole, options.quantize)):
+            for quantize in dict.fromkeys((exact, options.quantize)):
                 folder = partial / quantize
                 runtime = writer(folder, quantize)
                 check_tokens(runtime, tokenizer)
-                agreement = compare_replies(runtime, model, tokenizer, exact=quantize == whole)
+                agreement = compare_replies(runtime, model, tokenizer, exact=quantize == exact)
                 runtime.close()
                 print(f"{options.to} {quantize}: text tokenized alike, {agreement}")
                 record[quantize] = str(agreement)
@@ -194,17 +197,30 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def list_public(folder: Path) -> list[str]:
+    """Return the files that are uploaded of a folder: an export's, or those by which a checkpoint is loaded.
+
+    Not run.yaml and report.md, which hold paths of this machine and held-out text, nor whatever else lies there.
+    """
+    files = list_files(folder)
+    if RECORD_FILE in files:
+        return [RECORD_FILE, *json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))["files"]]
+    names = {"config.json", "model.safetensors.index.json", "README.md", "LICENSE", *WORD_FILES}
+    return [name for name in files if name in names or fnmatch(name, "model*.safetensors")]
+
+
 def push(folder: Path, repository: str) -> None:
-    """Upload a folder to a model repository of the hub, made private where it isn't there yet."""
+    """Upload a model to a repository of the hub, made private where it isn't there yet; say what goes where."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 
     api = HfApi()
     try:
         api.create_repo(repository, private=True, exist_ok=True)
-        place = api.upload_folder(
-            repo_id=repository, folder_path=folder, ignore_patterns=["checkpoint-*", "runs/*", "gguf/*", ".*"]
-        )
+        readers = "private" if api.repo_info(repository).private else "public: everybody can read it"
+        files = list_public(folder)
+        print(f"{repository} is {readers}; uploading {', '.join(files)}")
+        place = api.upload_folder(repo_id=repository, folder_path=folder, allow_patterns=[escape(n) for n in files])
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         status = getattr(getattr(error, "response", None), "status_code", None)
         advice = (
