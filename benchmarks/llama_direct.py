@@ -13,7 +13,8 @@ from pathlib import Path
 
 import torch
 
-from chat_utils.engine import Engine, load_engine
+from chat_utils.engine import Engine, load_checkpoint, load_engine
+from chat_utils.runtimes.gguf_file import find_gguf
 from chat_utils.runtimes.llama_cpp import load_library
 from chat_utils.sampling import Sampling
 from data_utils.dialogue.window import encode_prompt
@@ -63,7 +64,7 @@ def main(argv: list[str] | None = None) -> None:
     path, *rest = sys.argv[1:] if argv is None else argv
     engine = load_engine(path, "llama.cpp")
     engine.stop_ids = set()  # so that only a loop ends the reply early
-    (file,) = Path(path, "gguf").glob("q8_0-*.gguf")
+    file = find_gguf(Path(path), lambda: load_checkpoint(path))
     direct = Direct(file, engine.window)
     _, tokens = time_engine(engine, int(rest[0]) if rest else 256)
     ids, _ = encode_prompt(engine.tokenizer, QUESTION, engine.window - tokens)

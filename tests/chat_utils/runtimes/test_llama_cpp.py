@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub.constants import HF_HOME
 from transformers import AutoModelForCausalLM
 
 pytest.importorskip("gguf")
@@ -148,10 +149,26 @@ def test_an_interrupted_step_leaves_the_state_as_before(engine, monkeypatch):
 # The file
 
 
+def cached(folder: Path) -> list[Path]:
+    """Return the files that are kept for a checkpoint."""
+    return [file for file in Path(HF_HOME).glob("gguf/*/*") if file.parent.name.startswith(f"{folder.name}-")]
+
+
+def test_a_file_in_the_folder_of_a_checkpoint_is_not_taken(tiny_checkpoint, tmp_path):
+    """It is whoever's who made the folder, and its parser is written in C++."""
+    folder = shutil.copytree(tiny_checkpoint, tmp_path / "stranger")
+    file = find_gguf(folder, lambda: load_checkpoint(str(folder)))
+    assert tmp_path not in file.parents
+    file.unlink()
+    (folder / "gguf").mkdir()
+    (folder / "gguf" / file.name).write_text("GGUF")
+    assert find_gguf(folder, lambda: load_checkpoint(str(folder))).stat().st_size > 1000
+
+
 def test_the_file_is_made_once_for_each_version_of_the_weights(tiny_checkpoint, tmp_path, capsys):
-    folder = shutil.copytree(tiny_checkpoint, tmp_path / "ckpt")
+    folder = shutil.copytree(tiny_checkpoint, tmp_path / "once")
     load_engine(str(folder), "llama.cpp")
-    (file,) = (folder / "gguf").iterdir()
+    (file,) = cached(folder)
     assert file.name.startswith("q8_0-")
     assert "is made and verified: 2" in capsys.readouterr().err
     time = file.stat().st_mtime_ns
@@ -163,12 +180,12 @@ def test_the_file_is_made_once_for_each_version_of_the_weights(tiny_checkpoint, 
         model.lm_head.weight.mul_(1.5)
     model.save_pretrained(folder)
     load_engine(str(folder), "llama.cpp")
-    (other,) = (folder / "gguf").iterdir()
+    (other,) = cached(folder)
     assert other.name != file.name
 
 
 def test_an_unverified_file_is_not_kept(tiny_checkpoint, tmp_path, monkeypatch):
-    folder = shutil.copytree(tiny_checkpoint, tmp_path / "ckpt")
+    folder = shutil.copytree(tiny_checkpoint, tmp_path / "unverified")
 
     def write_another(model, *rest):
         torch.nn.init.normal_(model.model.norm.weight)
@@ -179,7 +196,7 @@ def test_an_unverified_file_is_not_kept(tiny_checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "write_gguf", write_another)
     with pytest.raises(InputError, match="verification failed"):
         load_engine(str(folder), "llama.cpp")
-    assert list((folder / "gguf").iterdir()) == []
+    assert cached(folder) == []
 
 
 def test_a_damaged_file_is_named(checkpoint):
