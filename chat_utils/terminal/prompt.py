@@ -2,15 +2,19 @@
 
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from chat_utils.terminal.screen import is_capable
 from chat_utils.terminal.wording import say
+from errors import InputError
+from files import write_whole
 
 MAX_SHOWN_PASTE = 5_000  # characters; a longer one is held aside, since the editor lays out all its text with each key
 MAX_HISTORY_BYTES = 1_000_000
+ENTRY = re.compile(rb"\n?# \d{4}-\d\d-\d\d \d\d:\d\d")  # how prompt_toolkit begins each
 READ = Callable[[str, str], str]
 
 
@@ -48,17 +52,25 @@ def read_plainly(language: str, text: str = "") -> str:
 
 
 def open_history(name: str) -> Path | None:
-    """Create the history's file, for its owner's eyes only; None where there can be none."""
+    """Create the history's file, for its owner's eyes only; None where there can be none.
+
+    Raises InputError for a file that holds something else: it would be cut, and its permissions taken.
+    """
     if not name:
         return None
     path = Path(name).expanduser()
+    if path.exists() and not path.is_file():  # a folder, or /dev/null, whose permissions are everybody's
+        return None
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        with os.fdopen(os.open(path, os.O_CREAT | os.O_RDWR, 0o600), "rb") as file:
+            begin = file.read(64)
+            if begin and not ENTRY.match(begin):
+                raise InputError(f"--history {path}: holds something else than a history; choose another file")
         path.chmod(0o600)
         if path.stat().st_size > MAX_HISTORY_BYTES:
             kept = path.read_bytes()[-MAX_HISTORY_BYTES // 2 :]
-            path.write_bytes(kept[kept.find(b"\n#") + 1 :])
+            write_whole(path, kept[kept.find(b"\n# ") :], mode=0o600)
     except OSError:
         return None
     return path

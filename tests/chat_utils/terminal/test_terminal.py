@@ -2,9 +2,11 @@
 
 import gc
 import json
+import os
 import re
 import shutil
 import weakref
+from pathlib import Path
 
 import pytest
 
@@ -13,9 +15,11 @@ from chat_utils.sampling import Sampling
 from chat_utils.terminal.commands import COMMANDS, Leave
 from chat_utils.terminal.conversation import Conversation
 from chat_utils.terminal.loop import Chat, take_line, talk
+from chat_utils.terminal.prompt import MAX_HISTORY_BYTES, open_history
 from chat_utils.terminal.screen import Screen
 from chat_utils.terminal.wording import LANGUAGES, MESSAGES, locale_language, typed_language
 from data_utils.dialogue.checking import DialogueError
+from errors import InputError
 from tests.chat_utils.terminal.test_conversation import BAD_FILES
 from tests.scripted import ScriptedEngine, load_engine
 
@@ -478,3 +482,42 @@ def test_two_turns_with_a_real_model(tiny_checkpoint, capsys):
     assert conversation.reply.stats.cached_tokens > 0
     assert [role for role, _ in turns(chat)] == ["system", "user", "assistant", "user", "assistant"]
     assert capsys.readouterr().out.count("tokens a second") == 2
+
+
+# The history's file
+
+
+def entries(count: int) -> bytes:
+    """Return what prompt_toolkit keeps of so many lines of 100 letters."""
+    return b"".join(b"\n# 2026-01-02 03:04:05.%06d\n+%s\n" % (number, b"x" * 100) for number in range(count))
+
+
+def test_a_long_history_is_cut_to_whole_entries(tmp_path):
+    path = tmp_path / "history"
+    for _ in range(2):  # what was cut is a history too
+        path.write_bytes(path.read_bytes() + entries(9000) if path.exists() else entries(9000))
+        assert open_history(str(path)) == path
+        kept = path.read_bytes()
+        assert MAX_HISTORY_BYTES // 2 - 200 < len(kept) <= MAX_HISTORY_BYTES // 2
+        assert entries(9000).endswith(kept)
+        assert kept.startswith(b"\n# 2026")
+    assert [file.name for file in tmp_path.iterdir()] == ["history"]
+
+
+@pytest.mark.parametrize("text", ["# A book\n\nwith a title", "\n\nPoems", "\n# 2026 was a good year"])
+def test_a_file_that_is_no_history_is_left_alone(text, tmp_path):
+    path = tmp_path / "book.md"
+    path.write_text(text * 100_000)
+    path.chmod(0o644)
+    with pytest.raises(InputError, match=r"book\.md: holds something else than a history"):
+        open_history(str(path))
+    assert path.read_text() == text * 100_000
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_what_is_no_file_keeps_no_history(tmp_path):
+    """Of /dev/null the permissions would be taken from all others."""
+    before = Path(os.devnull).stat().st_mode
+    assert open_history(os.devnull) is None
+    assert Path(os.devnull).stat().st_mode == before
+    assert open_history(str(tmp_path)) is None
