@@ -7,6 +7,7 @@ import re
 import shutil
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -256,15 +257,34 @@ def test_help_gives_each_type_and_default(capsys):
     assert "--output OUTPUT folder to write (the checkpoint's name and the form: ckpt_chat-gguf)" in text
 
 
-def test_push_uploads_the_folder_and_no_training_state(tiny_checkpoint, folder, monkeypatch, capsys):
-    calls = {}
+@pytest.mark.parametrize("private", [True, False])
+def test_push_uploads_what_a_model_is_loaded_by_and_says_who_reads_it(
+    tiny_checkpoint, tmp_path, folder, private, monkeypatch, capsys
+):
+    """report.md quotes held-out text, run.yaml has paths of this machine, and who knows what else lies there."""
+    source, calls = shutil.copytree(tiny_checkpoint, tmp_path / "mine"), {}
+    for name in ("run.yaml", "report.md", "notes.txt", "optimizer.safetensors", "checkpoint-5/model.safetensors"):
+        (source / name).parent.mkdir(exist_ok=True)
+        (source / name).write_text("private")
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     monkeypatch.setattr("huggingface_hub.HfApi.create_repo", lambda self, name, **rest: calls.update(name=name, **rest))
+    monkeypatch.setattr("huggingface_hub.HfApi.repo_info", lambda self, name: SimpleNamespace(private=private))
     monkeypatch.setattr("huggingface_hub.HfApi.upload_folder", lambda self, **rest: calls.update(rest))
-    assert run(tiny_checkpoint, "--push", "me/chat") == 0
-    assert (calls["name"], calls["private"], calls["folder_path"]) == ("me/chat", True, tiny_checkpoint)
-    assert {"checkpoint-*", "runs/*"} <= set(calls["ignore_patterns"])
-    assert "pushed to me/chat" in capsys.readouterr().out
+    assert run(source, "--push", "me/chat") == 0
+    assert (calls["name"], calls["private"], calls["folder_path"]) == ("me/chat", True, source)
+    files = {"model.safetensors", "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"}
+    assert set(calls["allow_patterns"]) == files | {"chat_template.jinja"}
+    said = capsys.readouterr().out
+    readers = "private" if private else "public: everybody can read it"
+    assert f"me/chat is {readers}; uploading chat_template.jinja, config.json, " in said
+    assert "pushed to me/chat" in said
+
+
+def test_of_an_export_its_files_are_uploaded(tmp_path):
+    for name in ("a[1].gguf", "notes.txt"):
+        (tmp_path / name).touch()
+    (tmp_path / "export.json").write_text(json.dumps({"files": ["a[1].gguf"]}))
+    assert export.list_public(tmp_path) == ["export.json", "a[1].gguf"]
 
 
 def test_a_hub_that_cannot_be_reached_is_one_line(tiny_checkpoint, folder, monkeypatch):
