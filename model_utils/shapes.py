@@ -18,6 +18,11 @@ from errors import InputError
 
 OUTPUT_PROJECTIONS = ("o_proj", "down_proj", "c_proj")
 HEAD_SIZE = 64  # of a model that a plan makes
+# Largest values that are built: a model that says more is broken, or made to take all memory.
+LARGEST = {
+    "max_position_embeddings": 2**20, "num_hidden_layers": 1000, "hidden_size": 2**17, "intermediate_size": 2**20,
+    "num_attention_heads": 2**12, "num_key_value_heads": 2**12, "head_dim": 2**12, "vocab_size": 2**24,
+}  # fmt: skip
 
 
 def model_config(width: int) -> dict:
@@ -52,6 +57,7 @@ def build_model(shape: Path | dict, tokenizer: PreTrainedTokenizerBase) -> PreTr
     config.vocab_size = len(tokenizer)
     config.eos_token_id = config.bos_token_id = tokenizer.eos_token_id
     config.pad_token_id = tokenizer.pad_token_id
+    check_ranges(config, str(shape))
     try:
         model = AutoModelForCausalLM.from_config(config)
     except ValueError as error:
@@ -61,6 +67,14 @@ def build_model(shape: Path | dict, tokenizer: PreTrainedTokenizerBase) -> PreTr
             if name.endswith(OUTPUT_PROJECTIONS):
                 module.weight.zero_()
     return model
+
+
+def check_ranges(config: PretrainedConfig, place: str) -> None:
+    """Raise InputError where a size that a config names is none, before memory is taken for it."""
+    for name, largest in LARGEST.items():
+        value = getattr(config, name, None)
+        if value is not None and not (isinstance(value, int) and 1 <= value <= largest):
+            raise InputError(f"{place}: its config says {name} {value!r}; from 1 to {largest:,} is expected")
 
 
 def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, place: str) -> None:

@@ -322,6 +322,17 @@ def test_fast_training_returns_no_logits(shape):
     assert fast.train()(**batch("mean")).logits is None
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("max_position_embeddings", 0), ("max_position_embeddings", -1), ("max_position_embeddings", 20_000_000),
+     ("num_hidden_layers", 1_000_000), ("hidden_size", 0), ("num_attention_heads", -4)],
+)  # fmt: skip
+def test_a_size_that_is_none_takes_no_memory(name, value, tokenizer):
+    config = {"model_type": "qwen3", "hidden_size": 64, "num_hidden_layers": 1} | {name: value}
+    with pytest.raises(InputError, match=f"its config says {name} {value}; from 1 to [0-9,]+ is expected"):
+        build_model(config, tokenizer)
+
+
 @pytest.mark.parametrize("shape", [QWEN3, GPT2], ids=["qwen3", "gpt2"])
 def test_only_whole_batches_are_compiled(shape, monkeypatch):
     """To compile for the rows that an epoch's end leaves took half a minute, for one step."""
