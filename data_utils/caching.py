@@ -24,9 +24,10 @@ def _code_version() -> str:
 
 
 def cache_folder() -> Path:
-    """Return the folder of what is cached here beside the datasets (HF_DATASETS_CACHE), made if need be."""
+    """Return the folder of what is cached here beside the datasets (HF_DATASETS_CACHE), made for this user's eyes."""
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "prepared"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
     return folder
 
 
