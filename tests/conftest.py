@@ -99,6 +99,32 @@ def trained(tmp_path_factory, train_options) -> Path:
     return folder
 
 
+@pytest.fixture
+def fake_time(monkeypatch) -> list[float]:
+    """The clock of a run, in seconds since its process began: a step takes 0.25, and an evaluation three times 0.05."""
+    from transformers import Trainer
+
+    from train_utils import clock, stopwatch
+    from train_utils.plan import apply
+
+    now = [0.0]
+    for module in (apply, clock, stopwatch):
+        monkeypatch.setattr(module, "process_seconds", lambda: now[0])
+
+    def spend(owner: type, name: str, seconds: float) -> None:
+        original = getattr(owner, name)
+
+        def work(*args, **kwargs):
+            now[0] += seconds
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, work)
+
+    spend(clock.Clock, "on_optimizer_step", 0.25)
+    spend(Trainer, "evaluate", 0.05)
+    return now
+
+
 @pytest.fixture(scope="module")
 def slow_engine(tiny_checkpoint):
     """An engine whose every step can be made to take `pause_seconds`, so that a test can act amid a reply."""

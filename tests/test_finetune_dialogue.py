@@ -96,10 +96,9 @@ def test_resumes_bit_for_bit(options, tuned, tmp_path, weights):
 
 
 @pytest.mark.parametrize("plan_only", [True, False])
-def test_minutes_are_planned_and_kept(options, tmp_path, monkeypatch, capsys, plan_only):
-    """The plan believes that half of the six seconds are left; the clock ends the run after a step or more."""
+def test_minutes_are_planned_and_kept(options, tmp_path, monkeypatch, fake_time, capsys, plan_only):
+    fake_time[0] = 3.0  # so that half of the six seconds are left
     monkeypatch.setattr(dial, "measure_machine", lambda *_: LAPTOP)
-    monkeypatch.setattr(dial, "process_seconds", lambda: 3.0)
     given = [*options]
     for name in ("--max_steps", "--warmup_steps", "--eval_steps", "--save_steps"):  # which the clock sets
         del given[given.index(name) : given.index(name) + 2]
@@ -113,11 +112,13 @@ def test_minutes_are_planned_and_kept(options, tmp_path, monkeypatch, capsys, pl
         assert record["status"] == "finished"
         assert record["steps"] > 0
         assert record["data"]["plan"]["shape"]["width"] == 64
+        assert 4 < record["speed"]["seconds"] <= 6
 
 
-def test_replay_keeps_text_among_the_dialogues(options, tmp_path, capsys):
+def test_replay_keeps_text_among_the_dialogues(options, corpus_file, tmp_path, capsys):
     folder = tmp_path / "out"
     command = [*options, "--replay", "0.5", "--max_steps", "2", "--eval_steps", "2", "--output_dir", str(folder)]
+    command += ["--replay_corpus", str(corpus_file)]
     assert finetune_dialogue.main(command) == 0
     rows, of = re.search(r"replay: ([\d,]+) rows of text among ([\d,]+)", capsys.readouterr().out).groups()
     assert int(of.replace(",", "")) == 2 * int(rows.replace(",", ""))

