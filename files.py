@@ -3,12 +3,13 @@
 Written aside, synced, renamed, and the folder synced: the order that SQLite and git follow.
 """
 
+import atexit
 import errno
 import os
 import platform
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -140,3 +141,28 @@ def one_writer(folder: Path) -> Iterator[None]:
         with suppress(OSError):
             if is_new:
                 folder.rmdir()  # as long as nothing was written in it
+
+
+_held: dict[Path, ExitStack] = {}
+
+
+def hold(folder: Path) -> None:
+    """Hold a folder as `one_writer` does, until `release` or the end of the process; a second time changes nothing."""
+    if folder.resolve() not in _held:
+        stack = ExitStack()
+        stack.enter_context(one_writer(folder))
+        _held[folder.resolve()] = stack
+
+
+def release(folder: Path) -> None:
+    """Let go of a folder that is held."""
+    stack = _held.pop(folder.resolve(), None)
+    if stack:
+        stack.close()
+
+
+@atexit.register
+def release_all() -> None:
+    """Let go of all folders that are held."""
+    for folder in list(_held):
+        release(folder)

@@ -99,6 +99,15 @@ def trained(tmp_path_factory, train_options) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def one_process_a_test():
+    """What a script holds until its process ends is let go at a test's end."""
+    import files
+
+    yield
+    files.release_all()
+
+
 @pytest.fixture
 def fake_time(monkeypatch) -> list[float]:
     """The clock of a run, in seconds since its process began: a step takes 0.25, and an evaluation three times 0.05."""

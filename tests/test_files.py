@@ -11,7 +11,7 @@ import pytest
 
 import files
 from errors import InputError
-from files import move_whole, one_writer, remove_cut_off, sync, whole, write_whole
+from files import hold, move_whole, one_writer, release, remove_cut_off, sync, whole, write_whole
 
 ROOT = Path(__file__).parents[1]
 HOLD = (
@@ -104,6 +104,17 @@ def test_a_folder_is_as_it_was_where_nothing_was_written(tmp_path):
         with one_writer(tmp_path / "old"):
             pass
     assert not list((tmp_path / "old").iterdir())
+
+
+def test_a_folder_is_held_until_it_is_let_go(tmp_path):
+    for _ in range(2):
+        hold(tmp_path)
+    with pytest.raises(InputError, match="writes in it"), one_writer(tmp_path):
+        pass
+    release(tmp_path)
+    with one_writer(tmp_path):
+        release(tmp_path)  # of what is not held here
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

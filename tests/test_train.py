@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerControl, Tr
 
 import train
 from errors import InputError, RunError
+from files import one_writer
 from model_utils import shapes
 from train_utils import clock, training
 from train_utils.callbacks import Progress
@@ -144,6 +145,17 @@ def test_checkpoint_of_another_run_is_refused(trained, train_options, tmp_path):
     with pytest.raises(InputError, match="checkpoint-8: belongs to another run; resume it with --output_dir"):
         train.main([*train_options, *resume])
     assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_that_another_process_writes_is_left_alone(trained, train_options, tmp_path):
+    folder = tmp_path / "out"
+    with one_writer(folder):
+        with pytest.raises(
+            InputError, match=r"out: process \d+ on .* writes in it; wait until it ends, or choose another"
+        ):
+            train.main([*train_options, "--output_dir", str(folder)])
+        assert [path.name for path in folder.iterdir()] == [".lock"]
+    assert not (trained / ".lock").exists()  # its run has ended
 
 
 def start(options: list[str], folder: Path) -> subprocess.Popen:

@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from files import hold
 from train_utils.arguments import RunArguments, change_arguments, count_step_rows
 from train_utils.checkpoint import collect_settings, prepare_folder, weights_version
 from train_utils.launch import silence_libraries, use_all_cores
@@ -67,7 +69,7 @@ def open_run(
     Args:
         options: the other dataclasses of options. data_version: what changes when the data change.
         base: the checkpoint that is trained further.
-    Raises InputError where the folder holds something else that would be lost.
+    Raises InputError where the folder holds something else that would be lost, or another process writes in it.
     """
     use_all_cores()
     silence_libraries()
@@ -76,7 +78,14 @@ def open_run(
     settings = collect_settings(*options, args) | {"data_version": data_version, "base_version": weights_version(base)}
     resume = None
     if not args.plan_only:  # which writes nothing there
-        resume = prepare_folder(Path(args.output_dir), settings, args.resume_from_checkpoint, args.overwrite, base)
+        folder = Path(args.output_dir)
+        prepare = partial(prepare_folder, folder, settings, args.resume_from_checkpoint, args.overwrite, base)
+        resume = prepare()
+        if resume != "finished":
+            if args.process_index == 0:
+                hold(folder)
+            args.distributed_state.wait_for_everyone()
+            resume = prepare()  # again, since another process may have written until it was held
     args.distributed_state.wait_for_everyone()  # all have read the folder before one writes in it
     run = Run(script, args, settings=settings, resume=resume, watch=watch)
     if resume == "finished":

@@ -16,7 +16,7 @@ from transformers.trainer_callback import PrinterCallback
 from data_utils.rows.packing import thin_rows
 from errors import InputError, first_line
 from eval_utils.metrics import bytes_per_label, make_compute_metrics
-from files import whole
+from files import release, whole
 from model_utils.checkpoint import save_model
 from model_utils.shapes import count_parameters, flops_per_token
 from model_utils.tokenizer import token_byte_counts
@@ -72,10 +72,12 @@ def train_and_save(run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokeni
     run.watch.lap("preparing")
     trainer.train(resume_from_checkpoint=run.resume)
     if stop.saved:
+        release(run.folder)
         run.say(f"stopped at step {trainer.state.global_step} and saved; to go on, add: --resume_from_checkpoint true")
         return 128 + stop.received
     if run.is_first:
         finish_run(run, trainer, tokenizer, objective, progress=progress, samples=samples.last)
+        release(run.folder)
         run.say(f"done: {run.folder}/ holds the model, loss.png and report.md; next: {objective.next_step}")
     state = run.args.distributed_state
     state.wait_for_everyone()
