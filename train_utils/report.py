@@ -16,6 +16,8 @@ from files import whole, write_whole
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from eval_utils.scorecard import is_loop
+
 LABELS = {"loss": "loss", "perplexity": "perplexity", "bits_per_byte": "bits per byte", "accuracy": "token accuracy"}
 
 
@@ -133,14 +135,3 @@ def find_weakness(figures: list[tuple[int, str, dict[str, float]]], samples: lis
     if any(is_loop(text) for _, text in samples):
         found.append("a sample repeats itself")
     return found
-
-
-def is_loop(text: str) -> bool:
-    """Tell whether a 4-gram, of words or of Chinese characters, comes three times.
-
-    >>> is_loop("very very very very very very good"), is_loop("a calm day by the sea")
-    (True, False)
-    """
-    units = re.findall(r"[\u3400-\u9fff]|[^\W\d_]+|\d", text.lower())
-    grams = [tuple(units[i : i + 4]) for i in range(len(units) - 3)]
-    return any(grams.count(gram) >= 3 for gram in set(grams))

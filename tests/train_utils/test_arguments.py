@@ -16,6 +16,7 @@ from transformers.training_args import OptimizerNames
 
 import finetune_dialogue
 import prepare_corpus as prepare
+import score
 import train
 from data_utils.preparation.filters import CleaningArguments
 from data_utils.readers.files import ReadArguments
@@ -448,6 +449,8 @@ def recipe_classes(path: Path) -> tuple[type, ...]:
     """Return the argument classes of the script that a recipe is for, by its folder, its name or its keys."""
     if path.parent.name == "corpus":
         return (prepare.PrepareArguments, ReadArguments, CleaningArguments)
+    if path.name.startswith("score"):
+        return (score.ScoreOptions,)
     keys = set(yaml.safe_load(path.read_text(encoding="utf-8")))
     of_dialogues = {option.name for option in fields(finetune_dialogue.DialogueArguments)}
     of_corpus = {o.name for type_ in (train.CorpusArguments, train.ModelArguments) for o in fields(type_)}

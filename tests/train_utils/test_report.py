@@ -4,7 +4,7 @@ import struct
 
 import pytest
 
-from train_utils.report import find_weakness, is_loop, one_line, plot_loss, write_report
+from train_utils.report import find_weakness, one_line, plot_loss, write_report
 
 
 def evaluation(step: int, part: str, *values: float) -> dict:
@@ -23,38 +23,6 @@ HISTORY = [
     {"train_runtime": 12.0, "train_loss": 4.5, "step": 20},
 ]
 EVALUATIONS = [entry for entry in HISTORY if "eval_en_loss" in entry or "eval_zh_loss" in entry]
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "very very very very very very good",
-        "I like tea and cake. I like tea and rice. I like tea and milk.",
-        "哈哈哈哈哈哈",
-        "我喜欢你，我喜欢你，我喜欢你。",
-        "Yes, YES, yes, Yes, yes, yes!",  # case and punctuation don't hide it
-        "1 2 3 4 1 2 3 4 1 2 3 4",
-    ],
-)
-def test_loops_are_found(text):
-    assert is_loop(text)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "a calm day by the sea",
-        "哈哈哈",
-        "I like tea and cake. I like tea and rice.",  # twice is no loop yet
-        "我喜欢喝茶，你喜欢喝咖啡，他喜欢喝水。",
-        "今天天气很好，我们一起去公园散步吧，然后去吃饭。",
-        "the cat and the dog and the bird",
-        "-------- ........ ********",
-    ],
-)
-def test_ordinary_text_is_no_loop(text):
-    assert not is_loop(text)
 
 
 def figures(*losses: float, part: str = "en", bits: float = 2.0, accuracy: float = 0.3) -> list:

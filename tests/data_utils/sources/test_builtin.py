@@ -16,8 +16,8 @@ from data_utils.sources import builtin as sources
 from data_utils.sources.corpus import dialogue_text, read_corpus, read_documents
 from data_utils.text.languages import detect_language
 from errors import InputError
+from eval_utils.scorecard import read_questions
 
-PROMPTS = Path(__file__).parents[2] / "prompts.jsonl"
 # Written apart from the patterns of the code under test.
 CONTACT = {
     "e-mail address": r"[\w.+-]+@[\w-]+\.[a-z]{2,}",
@@ -89,14 +89,16 @@ def test_own_dialogues_speak_the_language_of_their_file():
 
 
 def test_no_test_prompt_is_in_the_own_dialogues():
-    prompts = {letters(json.loads(line)["prompt"]) for line in PROMPTS.read_text(encoding="utf-8").splitlines()}
+    questions = read_questions()
+    kinds = (questions["prompts"], questions["unknown"])
+    prompts = {letters(text) for kind in kinds for texts in kind.values() for text in texts}
     asked = {
         letters(message["content"])
         for dialogue in dialogues("own")
         for message in dialogue["messages"]
         if message["role"] == "user"
     }
-    assert len(prompts) >= 40
+    assert len(prompts) == 60
     assert "" not in prompts
     assert prompts & asked == set()
 

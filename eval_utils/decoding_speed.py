@@ -1,0 +1,37 @@
+"""Speed and memory of decoding: one reply at a time, as one reader has it."""
+
+import torch
+from transformers import DynamicCache, PreTrainedModel
+
+from eval_utils.figures import Figure
+from eval_utils.likelihood import window_of
+from eval_utils.scorecard import Ask, as_user, read_questions
+
+PROMPTS = 4  # of each language
+TRIAL_TOKENS = 8
+
+
+def measure_speed(ask: Ask, model: PreTrainedModel) -> list[Figure]:
+    """Return tokens a second after the first, milliseconds to the first, and the memory that decoding takes."""
+    prompts = [as_user(text) for texts in read_questions()["prompts"].values() for text in texts[:PROMPTS]]
+    ask([(prompts[0], 0)])  # what is made once is no part of a reply
+    answers = [answer for prompt in prompts for answer in ask([(prompt, 0)]) if answer.tokens > 1]
+    after_first = [max(answer.seconds - answer.first_token_seconds, 1e-9) for answer in answers]
+    figures = [
+        Figure("tokens a second", "speed", "tokens/s", False, [float(a.tokens - 1) for a in answers], after_first),
+        Figure("time to the first token", "speed", "ms", True, [1000 * a.first_token_seconds for a in answers]),
+    ]
+    return (figures if answers else []) + [
+        Figure("memory to decode", "speed", "MB", True, [decoding_bytes(model) / 1e6])
+    ]
+
+
+@torch.inference_mode()
+def decoding_bytes(model: PreTrainedModel) -> int:
+    """Return the bytes of a model's weights and of the KV cache of a full window."""
+    weights = sum(weight.numel() * weight.element_size() for weight in {id(w): w for w in model.parameters()}.values())
+    cache = DynamicCache(config=model.config)
+    model(torch.zeros(1, TRIAL_TOKENS, dtype=torch.long, device=model.device), past_key_values=cache, use_cache=True)
+    kept = [layer for layer in cache.layers if getattr(layer, "keys", None) is not None]
+    held = sum(states.numel() * states.element_size() for layer in kept for states in (layer.keys, layer.values))
+    return weights + held * window_of(model) // TRIAL_TOKENS

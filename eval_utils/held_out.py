@@ -1,0 +1,62 @@
+"""Text and dialogues of the built-in sources that every default run holds out, chosen by the hash of their text."""
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+
+from data_utils.caching import cache_folder, cache_key
+from data_utils.sources import builtin
+from data_utils.sources.corpus import dialogue_text
+from data_utils.text.cleaning import clean_text
+from data_utils.text.splitting import hash_share
+from files import write_whole
+
+EVAL_FRACTION = 0.02  # the scripts' default: what a model trained with a smaller one knows is no longer held out
+TEXT_BYTES = 64_000  # of each language
+REPLY_BYTES = 32_000
+
+
+def read_held_out() -> dict[str, list[dict]]:
+    """Return the held-out `documents` and `dialogues`, in an order by hash that no source has a hand in; made once."""
+    versions = [builtin.source_version(name) for name in (*builtin.DOCUMENT_SOURCES, *builtin.DIALOGUE_SOURCES)]
+    path = cache_folder() / f"held-out-{cache_key(*versions, EVAL_FRACTION)}.json"
+    if path.exists():
+        return json.loads(path.read_text(encoding="utf-8"))
+    documents, dialogues = [], []
+    for read in builtin.DOCUMENT_SOURCES.values():
+        documents += ((hash_share(row["text"]), row) for row in read())
+    for read in builtin.DIALOGUE_SOURCES.values():
+        for row in read():
+            text = dialogue_text(row["messages"])
+            dialogues.append((hash_share(text), row))
+            if builtin.NAME_PLACEHOLDER not in text:  # as training reads them for text
+                documents.append((hash_share(text), {"text": text, "language": row["language"]}))
+    held_out = {"documents": keep_held_out(documents), "dialogues": keep_held_out(dialogues)}
+    for row in held_out["documents"]:
+        row["text"] = clean_text(row["text"])
+    write_whole(path, json.dumps(held_out, ensure_ascii=False))
+    return held_out
+
+
+def keep_held_out(rows: Iterable[tuple[float, dict]]) -> list[dict]:
+    """Return the rows whose share is below EVAL_FRACTION, the lowest first."""
+    return [row for share, row in sorted(rows, key=lambda pair: pair[0]) if share < EVAL_FRACTION]
+
+
+def take_bytes(rows: Iterable[dict], size: Callable[[dict], int], most: int) -> Iterator[dict]:
+    """Yield the first rows of each language that hold up to `most` bytes together; one at least.
+
+    >>> rows = [{"language": "en", "n": n} for n in (5, 4, 3)]
+    >>> [row["n"] for row in take_bytes(rows, lambda row: row["n"], 9)]
+    [5, 4]
+    """
+    taken: dict[str, int] = defaultdict(int)
+    for row in rows:
+        if not taken[row["language"]] or taken[row["language"]] + size(row) <= most:
+            taken[row["language"]] += size(row)
+            yield row
+
+
+def reply_bytes(dialogue: dict) -> int:
+    """Return how many bytes of UTF-8 the assistant's words in a dialogue are."""
+    return sum(len(m["content"].encode()) for m in dialogue["messages"] if m["role"] == "assistant")

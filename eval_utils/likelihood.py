@@ -1,0 +1,200 @@
+"""Log-likelihoods of texts under a model: many in one step, and what several of them begin with is computed once."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from model_utils.text_encoder import encode_text
+
+ROW_TOKENS = 256  # of several texts that share a row; each attends to its own beginning alone
+STEP_TOKENS = 1024  # of the rows that a step computes; more no longer pays on a CPU
+SAME_NATS = 1e-3  # largest difference, relative, at which a shared row counts as the model's own likelihood
+PROBES = ([5, 6, 7, 8, 9], [5, 6, 7, 3, 2, 4], [5, 9, 8])
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A text to score: its ids, of which those at `places` count (from 1 on) and the others are given."""
+
+    ids: tuple[int, ...]
+    places: Sequence[int]
+
+
+@dataclass
+class Likelihoods:
+    """Nats (minus log-likelihood) of texts, and whether the model's likeliest tokens were the text's."""
+
+    nats: np.ndarray
+    is_greedy: np.ndarray
+
+
+@dataclass
+class _Row:
+    """A tree of texts laid flat: each node is a token, which attends to the nodes before it in its texts."""
+
+    tokens: list[int] = field(default_factory=list)
+    depths: list[int] = field(default_factory=list)
+    parents: list[int] = field(default_factory=list)
+    targets: list[tuple[int, int, int]] = field(default_factory=list)  # (text, node, id that follows it)
+
+    def add(self, number: int, text: Scored, path: list[int], shared: int) -> list[int]:
+        """Add a text, of which `shared` tokens are on the path of the one before; return its own path."""
+        path = path[:shared]
+        for depth, token in enumerate(text.ids[shared:-1], shared):
+            self.parents.append(path[-1] if path else -1)
+            path.append(len(self.tokens))
+            self.tokens.append(token)
+            self.depths.append(depth)
+        self.targets += [(number, path[i - 1], text.ids[i]) for i in text.places]
+        return path
+
+
+def encode_scored(tokenizer: PreTrainedTokenizerBase, context: str, text: str, window: int) -> Scored:
+    """Encode a text after a context as lm-evaluation-harness does; words of control tokens stay letters.
+
+    An empty context is the token that begins a text (BOS, or what ends the one before). Spaces at a context's end
+    belong to the text. What is longer than the window loses its beginning.
+
+    >>> from model_utils.tokenizer import train_tokenizer
+    >>> tokenizer = train_tokenizer(["the cat", "the mat"] * 9, 270)
+    >>> scored = encode_scored(tokenizer, "the ", "cat", 64)
+    >>> tokenizer.decode([scored.ids[place] for place in scored.places])
+    ' cat'
+    """
+    kept = context.rstrip()
+    context, text = kept, context[len(kept) :] + text
+    if context:
+        ids = encode_text(tokenizer, context + text, add_special_tokens=True)
+        start = len(encode_text(tokenizer, context, add_special_tokens=True))
+    else:
+        ids = [first_token(tokenizer), *encode_text(tokenizer, text)]
+        start = 1
+    excess = max(0, len(ids) - window - 1)  # the last id is predicted, and takes no place
+    return Scored(tuple(ids[excess:]), range(max(1, start - excess), len(ids) - excess))
+
+
+def split_windows(ids: list[int], first: int, window: int) -> list[Scored]:
+    """Cut a long text into windows, each token scored once; a window after the first begins with the token before it.
+
+    >>> [(scored.ids, scored.places) for scored in split_windows([1, 2, 3, 4, 5], 0, 3)]
+    [((0, 1, 2, 3), range(1, 4)), ((3, 4, 5), range(1, 3))]
+    """
+    ids = [first, *ids]
+    windows = [tuple(ids[i : i + window + 1]) for i in range(0, len(ids) - 1, window)]
+    return [Scored(part, range(1, len(part))) for part in windows]
+
+
+def first_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the id that a text begins after: BOS, or the token that ends the text before."""
+    return tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+
+
+def window_of(model: PreTrainedModel) -> int:
+    """Return how many tokens a model sees at once."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2048
+
+
+class Scorer:
+    """Scores texts under one model; finds out by a trial whether texts may share rows in it."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        # A mask that is given takes the place of the model's own: texts longer than a sliding window are scored alone.
+        self._limit = getattr(model.config.get_text_config(), "sliding_window", None) or 2**31
+        self._shares = self._can_share()
+
+    def score(self, texts: list[Scored], tell: Callable[[int], object] | None = None) -> Likelihoods:
+        """Return the likelihoods of texts, in their order; `tell` hears how many more are done."""
+        found = Likelihoods(np.zeros(len(texts)), np.ones(len(texts), dtype=bool))
+        for rows in batch_rows(pack_rows(texts, self._limit if self._shares else 0)):
+            self._score_rows(rows, found)
+            if tell:
+                tell(sum(len({number for number, _, _ in row.targets}) for row in rows))
+        return found
+
+    def _can_share(self) -> bool:
+        """Tell whether texts in shared rows get the likelihoods that they get alone."""
+        size = self.model.get_input_embeddings().num_embeddings
+        texts = [Scored(tuple(token % size for token in ids), range(1, len(ids))) for ids in PROBES]
+        alone, shared = (Likelihoods(np.zeros(len(texts)), np.ones(len(texts), dtype=bool)) for _ in range(2))
+        try:
+            for found, limit in ((alone, 0), (shared, self._limit)):
+                for rows in batch_rows(pack_rows(texts, limit)):
+                    self._score_rows(rows, found, is_shared=limit > 0)
+        except (RuntimeError, TypeError, ValueError, IndexError):  # a model without positions or such masks
+            return False
+        return bool(np.allclose(alone.nats, shared.nats, rtol=SAME_NATS))
+
+    @torch.inference_mode()
+    def _score_rows(self, rows: list[_Row], found: Likelihoods, is_shared: bool = True) -> None:
+        """Add the nats of the rows' texts to those found."""
+        device, length = self.model.device, max(len(row.tokens) for row in rows)
+        ids = torch.zeros(len(rows), length, dtype=torch.long)
+        inputs = {"use_cache": False, "attention_mask": torch.ones_like(ids, device=device)}
+        for place, row in enumerate(rows):
+            ids[place, : len(row.tokens)] = torch.tensor(row.tokens)
+        if is_shared and not is_chain(rows[0]):
+            positions = torch.zeros_like(ids)
+            for place, row in enumerate(rows):
+                positions[place, : len(row.tokens)] = torch.tensor(row.depths)
+            inputs |= {"position_ids": positions.to(device), "attention_mask": self._make_mask(rows, length)}
+        # Padding is at the end, where no token before it looks.
+        logits = self.model(input_ids=ids.to(device), **inputs).logits.float()
+        targets = np.array([(place, *target) for place, row in enumerate(rows) for target in row.targets])
+        places, nodes, tokens = (torch.from_numpy(targets[:, column]).to(device) for column in (0, 2, 3))
+        nats = logits.logsumexp(-1)[places, nodes] - logits[places, nodes, tokens]
+        np.add.at(found.nats, targets[:, 1], nats.double().cpu().numpy())
+        wrong = (logits.argmax(-1)[places, nodes] != tokens).cpu().numpy()
+        found.is_greedy[targets[wrong, 1]] = False
+
+    def _make_mask(self, rows: list[_Row], length: int) -> torch.Tensor:
+        """Return what is added to the scores (B, 1, T, T): 0 for a node and those before it in its texts."""
+        seen = np.zeros((len(rows), length, length), dtype=bool)
+        for place, row in enumerate(rows):
+            for node, parent in enumerate(row.parents):
+                if parent >= 0:
+                    seen[place, node] = seen[place, parent]
+                seen[place, node, node] = True
+            seen[place, len(row.tokens) :, 0] = True  # padding looks somewhere, or its softmax has nothing
+        dtype = self.model.dtype
+        mask = torch.full(seen.shape, torch.finfo(dtype).min, dtype=dtype)
+        return mask.masked_fill_(torch.from_numpy(seen), 0)[:, None].to(self.model.device)
+
+
+def is_chain(row: _Row) -> bool:
+    """Tell whether a row is one text, each token following the one before."""
+    return row.parents == list(range(-1, len(row.parents) - 1))
+
+
+def pack_rows(texts: list[Scored], limit: int) -> Iterator[_Row]:
+    """Yield rows of about ROW_TOKENS in which texts of at most `limit` tokens share beginnings; longer ones alone."""
+    row, path, last = _Row(), [], ()
+    for number in sorted(range(len(texts)), key=lambda number: texts[number].ids):
+        text = texts[number]
+        shared = 0
+        while shared < min(len(path), len(text.ids) - 1) and last[shared] == text.ids[shared]:
+            shared += 1
+        is_full = len(row.tokens) + len(text.ids) - 1 - shared > ROW_TOKENS
+        if row.tokens and (is_full or max(len(text.ids), len(last)) > limit):
+            yield row
+            row, path, shared = _Row(), [], 0
+        path, last = row.add(number, text, path, shared), text.ids
+    if row.tokens:
+        yield row
+
+
+def batch_rows(rows: Iterator[_Row]) -> Iterator[list[_Row]]:
+    """Yield rows of like length together, at most STEP_TOKENS in a step, the longest first: memory fails early.
+
+    Those of one text need no mask of ours, which would take the place of a sliding window.
+    """
+    rows = list(rows)
+    for kind in (True, False):
+        ordered = sorted((row for row in rows if is_chain(row) == kind), key=lambda row: len(row.tokens), reverse=True)
+        while ordered:
+            count = max(1, STEP_TOKENS // len(ordered[0].tokens))
+            yield ordered[:count]
+            ordered = ordered[count:]

@@ -1,0 +1,136 @@
+"""Figures by likelihood: bits per byte of text and of replies, and which of several sentences a model prefers."""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from data_utils.dialogue.checking import DialogueError
+from data_utils.dialogue.window import fit_messages
+from eval_utils.figures import Figure
+from eval_utils.items import Choice, Continuation
+from eval_utils.likelihood import Scored, Scorer, encode_scored, first_token, split_windows, window_of
+from eval_utils.minimal_pairs import Pair
+from model_utils.text_encoder import encode_text
+
+LN2 = math.log(2)
+
+
+@dataclass
+class Reader:
+    """A model that texts are scored under, with its tokenizer; `open_bar` shows how many of how many texts are done."""
+
+    scorer: Scorer
+    tokenizer: PreTrainedTokenizerBase
+    open_bar: Callable[[int], tqdm] = field(default_factory=lambda: partial(tqdm, disable=True))
+
+    @property
+    def window(self) -> int:
+        """Tokens that the model sees at once."""
+        return window_of(self.scorer.model)
+
+    def score(self, groups: list[list[Scored]]) -> tuple[list[list[float]], list[bool]]:
+        """Return the nats of each text of each group, and whether all of a group were the model's likeliest."""
+        flat = [text for group in groups for text in group]
+        with self.open_bar(len(flat)) as bar:
+            found = self.scorer.score(flat, bar.update)
+        nats, greedy = iter(found.nats.tolist()), iter(found.is_greedy.tolist())
+        all_greedy = [min([next(greedy) for _ in group], default=True) for group in groups]
+        return [[next(nats) for _ in group] for group in groups], all_greedy
+
+
+def measure_text(reader: Reader, documents: list[dict]) -> list[Figure]:
+    """Return the bits per byte of documents ({"text", "language"}) for each language.
+
+    Bytes are those of the text itself, so that a tokenizer which cuts characters has no advantage and no loss.
+    """
+    first = first_token(reader.tokenizer)
+    windows = [split_windows(encode_text(reader.tokenizer, row["text"]), first, reader.window) for row in documents]
+    nats, _ = reader.score(windows)
+    rows = [
+        (row["language"], sum(found), len(row["text"].encode())) for row, found in zip(documents, nats, strict=True)
+    ]
+    return per_byte("text", "held-out text", rows)
+
+
+def measure_replies(reader: Reader, dialogues: list[dict]) -> list[Figure]:
+    """Return the bits that a byte of the assistant's words costs, given what was said before, for each language.
+
+    Of a dialogue longer than the window the oldest turns drop, and their words don't count. Special tokens (the stop
+    token) stand for no text and don't count either.
+    """
+    scored, kept = [], []
+    for row in dialogues:
+        try:
+            parts, _ = fit_messages(reader.tokenizer, row["messages"], reader.window)
+        except DialogueError:  # a template that has no place for the dialogue's system turn
+            continue
+        ids, places = [], []
+        for part, origin in parts:
+            if origin == "assistant":
+                places += range(max(1, len(ids)), len(ids) + len(part))
+            ids += part
+        if places:
+            scored.append([Scored(tuple(ids), places)])
+            said = [message["content"] for message in row["messages"] if message["role"] == "assistant"]
+            turns = sum(origin == "assistant" for _, origin in parts)
+            kept.append((row["language"], sum(len(text.encode()) for text in said[-turns:])))
+    nats, _ = reader.score(scored)
+    rows = [(language, found[0], size) for (language, size), found in zip(kept, nats, strict=True)]
+    return per_byte("dialogues", "held-out replies", rows)
+
+
+def per_byte(part: str, name: str, rows: list[tuple[str, float, int]]) -> list[Figure]:
+    """Return a figure in bits per byte for each language of rows (language, nats, bytes)."""
+    languages: dict[str, list[tuple[float, int]]] = defaultdict(list)
+    for language, nats, size in rows:
+        languages[language].append((nats / LN2, size))
+    return [
+        Figure(f"{name}, {language}", part, "bits/byte", True, [bits for bits, _ in found], [size for _, size in found])
+        for language, found in sorted(languages.items())
+    ]
+
+
+def measure_pairs(reader: Reader, pairs: list[Pair], name: str = "minimal pairs") -> list[Figure]:
+    """Return the share of pairs whose acceptable sentence is the likelier, for each language."""
+    texts = [[encode_scored(reader.tokenizer, "", text, reader.window) for text in (p.good, p.bad)] for p in pairs]
+    nats, _ = reader.score(texts)
+    rows = [(pair.language, pair.phenomenon, float(good < bad)) for pair, (good, bad) in zip(pairs, nats, strict=True)]
+    return shares("pairs", name, rows)
+
+
+def measure_choices(reader: Reader, choices: list[Choice], name: str = "choices") -> list[Figure]:
+    """Return the share of questions whose right answer costs the fewest bits a byte."""
+    texts = [[encode_scored(reader.tokenizer, c.query, text, reader.window) for text in c.choices] for c in choices]
+    nats, _ = reader.score(texts)
+    rows = []
+    for choice, found in zip(choices, nats, strict=True):
+        costs = [cost / len(text.encode()) for cost, text in zip(found, choice.choices, strict=True)]
+        rows.append(("", choice.group, float(costs.index(min(costs)) == choice.gold)))
+    return shares("choices", name, rows)
+
+
+def measure_continuations(reader: Reader, items: list[Continuation], name: str = "continuations") -> list[Figure]:
+    """Return the share of texts that the model, always taking the likeliest token, goes on with word for word."""
+    texts = [[encode_scored(reader.tokenizer, item.context, item.continuation, reader.window)] for item in items]
+    _, greedy = reader.score(texts)
+    rows = [("", item.group, float(found)) for item, found in zip(items, greedy, strict=True)]
+    return shares("continuations", name, rows)
+
+
+def shares(part: str, name: str, rows: list[tuple[str, str, float]]) -> list[Figure]:
+    """Return a share for each language of rows (language, group, whether it is right)."""
+    languages: dict[str, list[tuple[str, float]]] = defaultdict(list)
+    for language, group, right in rows:
+        languages[language].append((group, right))
+    return [
+        Figure(
+            f"{name}, {language}" if language else name, part, "%", False, [right for _, right in found],
+            groups=[group for group, _ in found],
+        )
+        for language, found in sorted(languages.items())
+    ]  # fmt: skip

@@ -1,0 +1,109 @@
+"""The parts of an evaluation: which items each takes, and the figures that it returns."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from typing import Any
+
+from tqdm import tqdm
+
+from eval_utils.decoding_speed import measure_speed
+from eval_utils.figures import Figure
+from eval_utils.held_out import REPLY_BYTES, TEXT_BYTES, read_held_out, reply_bytes, take_bytes
+from eval_utils.items import Choice, Continuation
+from eval_utils.likelihood_figures import (
+    Reader,
+    measure_choices,
+    measure_continuations,
+    measure_pairs,
+    measure_replies,
+    measure_text,
+)
+from eval_utils.minimal_pairs import LANGUAGES, PAIRS, Pair, make_pairs
+from eval_utils.scorecard import Ask, measure_scorecard
+
+FULL_PARAMETERS = 20e6  # a model with more is measured on fewer of the built-in items, in proportion
+LEAST_SHARE = 0.05
+
+
+@dataclass
+class Subject:
+    """A model that is measured: what reads texts under it, and what asks it."""
+
+    reader: Reader
+    ask: Ask
+    assistant_name: str | None = None  # None: its name isn't known here, so it isn't asked
+    open_bar: Callable[..., tqdm] = field(default_factory=lambda: partial(tqdm, disable=True))
+
+    @property
+    def share(self) -> float:
+        """The share of the built-in items that it is measured on, by its size."""
+        parameters = sum(weight.numel() for weight in self.reader.scorer.model.parameters())
+        return max(LEAST_SHARE, min(1.0, FULL_PARAMETERS / parameters))
+
+
+@dataclass
+class Files:
+    """Items of the user's own; those of `documents` and `dialogues` take the place of the built-in ones."""
+
+    documents: list[dict] = field(default_factory=list)
+    dialogues: list[dict] = field(default_factory=list)
+    pairs: list[Pair] = field(default_factory=list)
+    choices: list[Choice] = field(default_factory=list)
+    continuations: list[Continuation] = field(default_factory=list)
+
+
+def measure_part(part: str, subject: Subject, files: Files, limit: int | None = None) -> list[Figure]:
+    """Return the figures of one of PARTS.
+
+    Args:
+        limit: items at most: documents and dialogues of each language, pairs of each phenomenon, questions of each
+            kind, rows of a file.
+    """
+    return PARTS[part](subject, files, limit)
+
+
+def measure_documents(subject: Subject, files: Files, limit: int | None) -> list[Figure]:
+    """Return the bits per byte of held-out text."""
+    rows = files.documents or read_held_out()["documents"]
+    if not files.documents:
+        rows = take_bytes(rows, lambda row: len(row["text"].encode()), int(TEXT_BYTES * subject.share))
+    return measure_text(subject.reader, first_of_each(rows, limit))
+
+
+def measure_dialogues(subject: Subject, files: Files, limit: int | None) -> list[Figure]:
+    """Return the bits per byte of held-out replies."""
+    rows = files.dialogues or read_held_out()["dialogues"]
+    if not files.dialogues:
+        rows = take_bytes(rows, reply_bytes, int(REPLY_BYTES * subject.share))
+    return measure_replies(subject.reader, first_of_each(rows, limit))
+
+
+def measure_all_pairs(subject: Subject, files: Files, limit: int | None) -> list[Figure]:
+    """Return the shares of our own minimal pairs, and of those of files."""
+    count = min(PAIRS, limit or max(1, round(PAIRS * subject.share)))
+    pairs = [pair for language in LANGUAGES for pair in make_pairs(language, count)]
+    figures = measure_pairs(subject.reader, pairs)
+    return figures + (measure_pairs(subject.reader, files.pairs[:limit], "pairs of files") if files.pairs else [])
+
+
+def first_of_each(rows: Any, limit: int | None) -> list[dict]:
+    """Return the first rows of each language."""
+    if limit is None:
+        return list(rows)
+    languages: dict[str, list[dict]] = {}
+    for row in rows:
+        languages.setdefault(row["language"], []).append(row)
+    return [row for found in languages.values() for row in islice(found, limit)]
+
+
+PARTS: dict[str, Callable[[Subject, Files, int | None], list[Figure]]] = {
+    "text": measure_documents,
+    "dialogues": measure_dialogues,
+    "pairs": measure_all_pairs,
+    "choices": lambda subject, files, limit: measure_choices(subject.reader, files.choices[:limit]),
+    "continuations": lambda subject, files, limit: measure_continuations(subject.reader, files.continuations[:limit]),
+    "replies": lambda subject, _, limit: measure_scorecard(subject.ask, subject.assistant_name, limit),
+    "speed": lambda subject, *_: measure_speed(subject.ask, subject.reader.scorer.model),
+}

@@ -1,0 +1,209 @@
+"""Measure checkpoints side by side: held-out text and replies, grammar, what a reader sees, speed.
+
+python score.py ckpt_chat                          # figures, 95% intervals, score/score.md, score.json and score.png
+python score.py ckpt_chat other_chat               # beside each other; marks say where one differs by more than chance
+python score.py --compare ckpt_chat other_chat     # which is better and by what, in one sentence
+python score.py ckpt --parts text pairs --text my.txt              # some parts, your own text
+python score.py ckpt --pairs blimp/ --choices arc.jsonl            # published sets, in their own form
+"""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is fetched unless the user says so
+
+from errors import InputError, run_script, say_interrupts
+
+if __name__ == "__main__":  # what follows takes seconds to import
+    say_interrupts()
+
+import sys
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import takewhile
+from pathlib import Path
+
+from options import answer_early, check_range, parse_arguments, refuse_useless
+
+ROOT = Path(__file__).parent
+RECIPE = ROOT / "configs" / "score.yaml"
+OWN_NAME = "Momo"  # of the assistant, where the checkpoint's record says nothing else
+
+
+@dataclass
+class ScoreOptions:
+    """What is measured on what."""
+
+    models: list[str] = field(
+        default_factory=lambda: ["ckpt_chat"], metadata={"help": "Checkpoints, as the first words of the command too"}
+    )
+    parts: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "text, dialogues, pairs, choices, continuations (the last two of files only), replies, speed"
+        },
+    )
+    text: list[str] | None = field(default=None, metadata={"help": "Held-out text of your own instead, as --corpus"})
+    dialogues: list[str] | None = field(default=None, metadata={"help": "Held-out dialogues of your own instead"})
+    pairs: list[str] | None = field(
+        default=None, metadata={"help": "Minimal pairs too, JSONL: sentence_good, sentence_bad, UID (BLiMP, ZhoBLiMP)"}
+    )
+    choices: list[str] | None = field(default=None, metadata={"help": "Questions, JSONL: query, choices, gold (CORE)"})
+    continuations: list[str] | None = field(
+        default=None, metadata={"help": "Texts to go on with, JSONL: context, continuation (LAMBADA)"}
+    )
+    limit: int | None = field(
+        default=None, metadata={"help": "Items at most: of each language, phenomenon, kind of question, file"}
+    )
+    compare: list[str] | None = field(default=None, metadata={"help": "Two checkpoints: say which is better"})
+    brief: bool = field(default=False, metadata={"help": "Show ten lines of the first checkpoint and what they mean"})
+    overwrite: bool = field(default=False, metadata={"help": "Measure again what was measured before"})
+    output_dir: str = field(default="score", metadata={"help": "Folder of score.md, score.json and score.png"})
+
+    def __post_init__(self) -> None:
+        check_range("limit", 1 if self.limit is None else self.limit, 1, 2**31)
+        if self.compare:
+            if len(self.compare) != 2:
+                raise ValueError(f"--compare takes two checkpoints, not {len(self.compare)}")
+            self.models = self.compare
+        files = {"choices": self.choices, "continuations": self.continuations}
+        self.parts = [*self.parts, *(part for part, paths in files.items() if paths and part not in self.parts)]
+        for part in self.parts:
+            if part not in ("text", "dialogues", "pairs", "choices", "continuations", "replies", "speed"):
+                raise ValueError(f"--parts {part}: there is no such part; --help names them")
+            if part in files and not files[part]:
+                raise ValueError(f"--parts {part} needs --{part} FILES")
+
+    def check_typed(self, typed: set[str]) -> None:
+        """Raise InputError for an option of the command line that has no effect beside another one."""
+        if self.compare:
+            refuse_useless(
+                typed, {"models", "brief"}, "with --compare, which names the checkpoints and says a sentence"
+            )
+        for part in ("text", "dialogues", "pairs"):
+            if part not in self.parts:
+                refuse_useless(typed, {part}, f"without {part} among --parts")
+
+
+def name_models(argv: list[str] | None) -> list[str]:
+    """Return the command line with checkpoints that come first as the values of `--models`."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    recipe = argv[:1] if argv and argv[0].endswith((".yaml", ".yml")) else []
+    rest = argv[len(recipe) :]
+    models = list(takewhile(lambda word: not word.startswith("-"), rest))
+    return [*recipe, *(["--models", *models] if models else []), *rest[len(models) :]]
+
+
+if __name__ == "__main__":  # help and mistakes at once: what follows takes seconds to import
+    sys.argv[1:] = name_models(None)
+    answer_early((ScoreOptions,), RECIPE, __doc__, set())
+
+from tqdm import tqdm
+
+from chat_utils.engine import Engine, check_checkpoint, load_checkpoint, load_engine
+from chat_utils.sampling import Sampling
+from data_utils.dialogue.reading import read_dialogues
+from data_utils.sources.corpus import clean_corpus, read_corpus
+from eval_utils.figures import Figure
+from eval_utils.items import read_choices, read_continuations, read_pairs
+from eval_utils.likelihood import Scorer
+from eval_utils.likelihood_figures import Reader
+from eval_utils.parts import Files, Subject, measure_part
+from eval_utils.score_cache import ScoreCache
+from eval_utils.score_report import compare_sentence, format_brief, format_text, make_table, write_scores
+from eval_utils.scorecard import MAX_TOKENS, Answer, Dialogue
+from train_utils.checkpoint import read_record
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the script; return its exit code."""
+    (options,) = parse_arguments((ScoreOptions,), name_models(argv), RECIPE, __doc__)
+    folders = name_folders(options.models)
+    if options.compare and len(folders) < 2:
+        raise InputError(
+            f"command line: --compare {options.compare[0]}: is the same checkpoint twice; name another one"
+        )
+    # 1. Items: those of files are read first, since a mistake in them should not wait for a model.
+    for path in folders.values():
+        check_checkpoint(path)
+    files = read_files(options)
+    # 2. Figures: part by part, so that what one took is kept when the next is interrupted.
+    scores = {name: measure_model(path, options, files) for name, path in folders.items()}
+    # 3. Report.
+    write_scores(Path(options.output_dir), scores, {name: {"model": path} for name, path in folders.items()})
+    if options.compare:
+        print(compare_sentence(scores))
+    elif options.brief:
+        print(format_brief(next(iter(scores.values()))))
+    else:
+        print(format_text(make_table(scores)))
+    print(f"more in {options.output_dir}/score.md, score.json and score.png")
+    return 0
+
+
+def read_files(options: ScoreOptions) -> Files:
+    """Return the items of the user's files."""
+    files = Files()
+    if options.text:
+        files.documents = list(clean_corpus(read_corpus(options.text))[0])
+    if options.dialogues:
+        files.dialogues = list(read_dialogues(options.dialogues))
+    for name, read in (("pairs", read_pairs), ("choices", read_choices), ("continuations", read_continuations)):
+        if paths := getattr(options, name):
+            setattr(files, name, list(read(paths)))
+    return files
+
+
+def name_folders(paths: list[str]) -> dict[str, str]:
+    """Return a short name for each checkpoint: its folder's, or its path where two folders have one name.
+
+    >>> name_folders(["a/ckpt", "b/ckpt"]), name_folders(["a/ckpt", "b/chat/"])
+    ({'a/ckpt': 'a/ckpt', 'b/ckpt': 'b/ckpt'}, {'ckpt': 'a/ckpt', 'chat': 'b/chat/'})
+    """
+    last = [Path(path).resolve().name for path in paths]
+    different = {str(Path(path).resolve()) for path in paths}
+    is_clear = len(set(last)) == len(different)
+    names = [name if is_clear else path for name, path in zip(last, paths, strict=True)]
+    return dict(zip(names, paths, strict=True))
+
+
+def measure_model(path: str, options: ScoreOptions, files: Files) -> list[Figure]:
+    """Return the figures of one checkpoint, which is loaded only for those that are not in the cache."""
+    cache = ScoreCache(path, files, options.limit)
+    subject = None
+    figures = []
+    for number, part in enumerate(options.parts, 1):
+        found = None if options.overwrite else cache.read(part)
+        if found is None:
+            subject = subject or load_subject(path)
+            label = f"{Path(path).name}, {part} ({number} of {len(options.parts)})"
+            subject.reader.open_bar = subject.open_bar = partial(tqdm, desc=label, unit="text", leave=False)
+            found = measure_part(part, subject, files, options.limit)
+            cache.write(part, found)
+        figures += found
+    return figures
+
+
+def load_subject(path: str) -> Subject:
+    """Load a checkpoint to be measured."""
+    engine = load_engine(path)
+    model, tokenizer = load_checkpoint(path, str(engine.device) if hasattr(engine, "device") else "cpu")
+    settings = (read_record(Path(path)) or {}).get("settings", {})
+    name = settings.get("assistant_name")
+    subject = Subject(Reader(Scorer(model), tokenizer), lambda asked: ask_engine(engine, asked, subject.open_bar), name)
+    return subject
+
+
+def ask_engine(engine: Engine, asked: list[tuple[Dialogue, int]], open_bar) -> list[Answer]:
+    """Return an engine's answers to dialogues, each with its seed."""
+    answers = []
+    for dialogue, seed in open_bar(asked) if len(asked) > 1 else asked:
+        reply = engine.reply(dialogue, Sampling(max_new_tokens=MAX_TOKENS, seed=seed))
+        text, stats = "".join(reply).strip(), reply.stats
+        answers.append(
+            Answer(text, reply.finish_reason == "stop", stats.reply_tokens, stats.seconds, stats.first_token_seconds)
+        )
+    return answers
+
+
+if __name__ == "__main__":
+    run_script(main)

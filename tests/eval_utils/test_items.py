@@ -1,0 +1,77 @@
+"""Items of files: the forms of BLiMP, ZhoBLiMP, CORE and LAMBADA, and what is wrong in them by file and line."""
+
+import json
+
+import pytest
+
+from errors import InputError
+from eval_utils.items import Choice, join_texts, read_choices, read_continuations, read_pairs
+from eval_utils.minimal_pairs import Pair
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(*rows, name: str = "set.jsonl") -> list[str]:
+        path = tmp_path / name
+        path.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
+        return [str(path)]
+
+    return write
+
+
+def test_pairs_of_blimp_and_zhoblimp(write):
+    blimp = {"sentence_good": "A cat sleeps.", "sentence_bad": "A cat sleep.", "UID": "a", "linguistics_term": "t"}
+    zho = {
+        "UID": "BA",
+        "phenomenon": "BA",
+        "sentence_good": "他把书看了。",
+        "sentence_bad": "他书把看了。",
+        "pairID": 1,
+    }
+    assert list(read_pairs(write(blimp, zho))) == [
+        Pair("A cat sleeps.", "A cat sleep.", "a", "t", "en"),
+        Pair("他把书看了。", "他书把看了。", "BA", "BA", "zh"),
+    ]
+
+
+def test_choices_of_core(write):
+    row = {"query": "The sky is", "choices": ["blue", "loud"], "gold": 0}
+    assert list(read_choices(write(row))) == [Choice("The sky is", (" blue", " loud"), 0, "set")]
+
+
+def test_continuations_of_lambada(write):
+    row = {"context": "She opened the", "continuation": "door"}
+    assert [item.continuation for item in read_continuations(write(row))] == [" door"]
+    (item,) = read_continuations(write({"context": "天是", "continuation": "蓝的"}))
+    assert item.continuation == "蓝的"
+
+
+@pytest.mark.parametrize(
+    ("read", "row", "message"),
+    [
+        (read_pairs, {"sentence_good": "a"}, r"set.jsonl:1: 'sentence_bad' is missing or not a text"),
+        (read_pairs, {"sentence_good": "a", "sentence_bad": "a"}, r"set.jsonl:1: the two sentences are the same: 'a'"),
+        (read_choices, {"query": "q", "choices": ["a", "b"]}, r"set.jsonl:1: 'gold' is missing or not a whole number"),
+        (read_choices, {"query": "q", "choices": ["a", "b"], "gold": True}, "'gold' is missing or not a whole number"),
+        (read_choices, {"query": "q", "choices": ["a", "b"], "gold": 2}, "'gold' is 2, but there are 2 choices"),
+        (read_choices, {"query": "q", "choices": ["a"], "gold": 0}, "'choices' must be two texts or more"),
+        (read_choices, {"query": "q", "choices": ["a", 1], "gold": 0}, "'choices' must be two texts or more"),
+        (read_continuations, {"context": " ", "continuation": "a"}, "must have words"),
+    ],
+)
+def test_faults_are_told_by_line(write, read, row, message):
+    with pytest.raises(InputError, match=message):
+        list(read(write(row)))
+
+
+def test_files_that_are_not_there(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        list(read_pairs([str(tmp_path / "none.jsonl")]))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "joined"),
+    [("A:", "b", " b"), ("A: ", "b", "b"), ("A:", " b", " b"), ("", "b", "b"), ("你好", "吗", "吗")],
+)
+def test_texts_are_joined_as_they_are_written(before, after, joined):
+    assert join_texts(before, after) == joined
