@@ -4,7 +4,7 @@ BIN := .venv/bin
 
 MINUTES := 5
 
-.PHONY: chat test test-all bench corpus-demo clean
+.PHONY: chat test quick test-all bench corpus-demo clean
 
 chat: ckpt_chat/model.safetensors
 	@if [ -t 0 ]; then $(BIN)/python chat.py; else $(BIN)/python chat.py --samples; fi
@@ -19,6 +19,10 @@ test: .venv/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist worksteal
+
+# Without processes, training runs and browser.
+quick: .venv/test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n logical --dist worksteal
 
 # With every optional package; llama-cpp-python is compiled, which takes some ten minutes.
 test-all: .venv/test

@@ -25,6 +25,13 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[1]
+# Their tests are slow, all of them.
+SLOW_FILES = {
+    "test_chat.py", "test_examples.py", "test_export.py", "test_finetune_dialogue.py", "test_library.py",
+    "test_llama_cpp.py", "test_load.py", "test_page.py", "test_prepare_corpus.py", "test_pty.py", "test_server.py",
+    "test_train.py",
+}  # fmt: skip
+SLOW_NAMES = {"trained", "subprocess", "fork"}  # a fixture, and what a test starts processes by
 TINY_SHAPE = {
     "model_type": "qwen3", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
     "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 32, "max_position_embeddings": 256,
@@ -97,6 +104,15 @@ def trained(tmp_path_factory, train_options) -> Path:
     folder = tmp_path_factory.mktemp("trained") / "ckpt"
     assert train.main([*train_options, "--output_dir", str(folder)]) == 0
     return folder
+
+
+def pytest_collection_modifyitems(items) -> None:
+    """Mark what starts processes, trains or takes seconds as slow: `-m "not slow"` is the quick suite."""
+    for item in items:
+        function = getattr(item, "function", None)  # a doctest has none
+        names = {*getattr(item, "fixturenames", ()), *(function.__code__.co_names if function else ())}
+        if names & SLOW_NAMES or item.path.name in SLOW_FILES:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)
