@@ -41,7 +41,8 @@ def whole(path: Path) -> Iterator[Path]:
     # In a folder of its own: libraries go by a file's suffix, and so does who looks for files in this folder.
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     remove(aside)
-    aside.mkdir(parents=True)
+    make_folder(path.parent)
+    aside.mkdir()
     try:
         yield aside / path.name
         move_whole(aside / path.name, path)
@@ -68,6 +69,14 @@ def move_whole(source: Path, target: Path) -> None:
     else:
         source.replace(target)
     sync(target.parent)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it, where there is none, so that a power cut doesn't take it away again."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync(folder.parent)
 
 
 def remove(path: Path) -> None:
@@ -120,7 +129,7 @@ def one_writer(folder: Path) -> Iterator[None]:
     if folder.is_symlink() and not folder.exists():
         raise InputError(f"{folder}: is a link to {folder.readlink()}, which is not there; make it, or choose another")
     is_new = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     path = folder / LOCK_FILE
     lock = FileLock(path)
     try:
