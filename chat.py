@@ -9,80 +9,52 @@ python chat.py --web                            # a page to chat in, at http://1
 python chat.py --serve                          # OpenAI's protocol at http://127.0.0.1:8000/v1
 """
 
-import argparse
-import os
 import sys
-from dataclasses import fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is fetched unless the user says so
-
+from chat_utils.choices import ENGINES, PRECISIONS
+from chat_utils.sampling import Sampling
+from chat_utils.server.settings import ServerOptions
 from environment import begin_script
 from errors import InputError, run_script
-
-if __name__ == "__main__":  # what follows takes seconds to import
-    begin_script()
-
-from chat_utils.engine import DTYPES, KINDS, Engine, freeze_loaded, load_engine
-from chat_utils.sampling import Sampling
-from chat_utils.server.serve import check_packages, serve
-from chat_utils.server.settings import ServerOptions
-from chat_utils.terminal.conversation import Conversation
-from chat_utils.terminal.loop import Chat, talk
-from chat_utils.terminal.prompt import default_history
-from chat_utils.terminal.screen import Screen
-from data_utils.dialogue.checking import DialogueError
-from options import add_options, name_options, read_options, refuse_useless
+from options import parse_arguments, refuse_useless
 
 SAMPLE_PROMPTS = ("Hello! How are you today?", "What is your name?", "你好！", "你叫什么名字？")
 
 
-def parse_options(argv: list[str] | None) -> tuple[argparse.Namespace, Sampling, ServerOptions]:
-    """Return the options of this script, those of sampling and those of the server."""
+@dataclass
+class ChatOptions:
+    """Who answers, and where."""
 
-    def fail(message: str) -> None:
-        raise InputError(f"command line: {message}; see --help")
-
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    model: str | None = field(default=None, metadata={"help": "Checkpoint to talk to; unset: ckpt_chat, else ckpt"})
+    system: str | None = field(default=None, metadata={"help": "System prompt: how the assistant should behave"})
+    prompt: str | None = field(default=None, metadata={"help": "Answer this and leave"})
+    web: bool = field(default=False, metadata={"help": "Serve a page to chat in, and the API beside it"})
+    serve: bool = field(default=False, metadata={"help": "Serve the API alone: OpenAI's protocol over HTTP"})
+    samples: bool = field(default=False, metadata={"help": "Answer four sample prompts and leave"})
+    stats: bool = field(default=False, metadata={"help": "After each reply: ms to its first token, tokens a second"})
+    engine: str = field(
+        default="auto",
+        metadata={"help": "What computes the replies; auto: the fastest that needs no install", "choices": ENGINES},
     )
-    parser.error = fail
-    parser.add_argument("--model", metavar="FOLDER", help="checkpoint to talk to (ckpt_chat, else ckpt)")
-    parser.add_argument("--system", metavar="TEXT", help="system prompt: how the assistant should behave (none)")
-    parser.add_argument("--prompt", metavar="TEXT", help="answer this and leave (none)")
-    parser.add_argument("--web", action="store_true", help="serve a page to chat in, and the API beside it (off)")
-    parser.add_argument("--serve", action="store_true", help="serve the API alone: OpenAI's protocol over HTTP (off)")
-    parser.add_argument("--samples", action="store_true", help="answer four sample prompts and leave (off)")
-    parser.add_argument(
-        "--stats", action="store_true", help="after each reply: ms to its first token, tokens a second (off)"
+    dtype: str = field(
+        default="auto",
+        metadata={
+            "help": "Precision of the weights; auto: float32 on a CPU, elsewhere as they were saved",
+            "choices": PRECISIONS,
+        },
     )
-    parser.add_argument(
-        "--engine", choices=KINDS, default="auto",
-        help="what computes the replies: transformers, the reference; batched, the same for several replies in one "
-        "step; llama.cpp, which needs requirements/export.txt; auto, the fastest that needs no install (auto)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--dtype", choices=DTYPES, default="auto",
-        help="precision of the weights: bfloat16 halves their memory, and on a CPU makes large models faster; float16 "
-        "is for accelerators; auto: float32 on a CPU, elsewhere as the checkpoint was saved (auto)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--history",
-        metavar="FILE",
-        default=default_history(),
-        help="keeps what you type; '': none (%(default)s)",
+    history: str | None = field(
+        default=None, metadata={"help": "File that keeps what you type; '': none; unset: in your home"}
     )
-    add_options(parser, Sampling, "how replies are drawn")
-    add_options(parser, ServerOptions, "the server of --web and --serve")
-    argv = sys.argv[1:] if argv is None else argv
-    options = parser.parse_args(argv)
-    check_effect(options, name_options(argv))
-    if options.prompt is not None and not options.prompt.strip():
-        raise InputError("command line: --prompt is empty")
-    return options, read_options(options, Sampling), read_options(options, ServerOptions)
+
+    def __post_init__(self) -> None:
+        if self.prompt is not None and not self.prompt.strip():
+            raise ValueError("--prompt is empty")
 
 
-def check_effect(options: argparse.Namespace, typed: set[str]) -> None:
+def check_effect(options: ChatOptions, sampling: Sampling) -> None:
     """Raise InputError for an option of the command line that another one, or its absence, leaves without effect."""
     is_server = options.web or options.serve
     answers_and_leaves = options.prompt is not None or options.samples
@@ -93,11 +65,18 @@ def check_effect(options: argparse.Namespace, typed: set[str]) -> None:
         ({"history"}, answers_and_leaves, "with --prompt or --samples"),
         ({"no_browser"}, not options.web, "without --web"),
         ({option.name for option in fields(ServerOptions)}, not is_server, "without --web or --serve"),
-        ({"top_p", "top_k", "seed"}, options.temperature == 0 and not is_server, "with --temperature 0"),
+        ({"top_p", "top_k", "seed"}, sampling.temperature == 0 and not is_server, "with --temperature 0"),
     )
     for names, applies, why in without_effect:
         if applies:
-            refuse_useless(typed, names, f"{why}; leave it out")
+            refuse_useless(options.typed, names, f"{why}; leave it out")
+
+
+def parse_chat(argv: list[str] | None) -> tuple[ChatOptions, Sampling, ServerOptions]:
+    """Return the options of this script, those of sampling and those of the server."""
+    options, sampling, server_options = parse_arguments((ChatOptions, Sampling, ServerOptions), argv, None, __doc__)
+    check_effect(options, sampling)
+    return options, sampling, server_options
 
 
 def find_model() -> str:
@@ -112,17 +91,18 @@ def find_model() -> str:
     )
 
 
-def answer_prompt(chat: Chat, prompt: str, option: str) -> None:
-    """Answer a prompt that an option gave; raises InputError where it can't be."""
-    try:
-        chat.answer(prompt)
-    except DialogueError as error:
-        raise InputError(f"command line: {option}: {error}") from error
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run the script; return its exit code."""
-    options, sampling, server_options = parse_options(argv)
+    options, sampling, server_options = parse_chat(argv)
+    from chat_utils.engine import Engine, freeze_loaded, load_engine
+    from chat_utils.server.serve import check_packages, serve
+    from chat_utils.terminal.conversation import Conversation
+    from chat_utils.terminal.loop import Chat, answer_lines, answer_option, talk
+    from chat_utils.terminal.prompt import default_history
+    from chat_utils.terminal.screen import Screen
+    from data_utils.dialogue.checking import DialogueError
+
+    # 1. Engine: the checkpoint and what computes its replies.
     is_server = options.web or options.serve
     if is_server:
         check_packages()
@@ -139,8 +119,12 @@ def main(argv: list[str] | None = None) -> int:
         system = engine.check_system(options.system or "", longest)
     except DialogueError as error:
         raise InputError(f"command line: --system: {error}") from error
+
+    # 2. Server: the page, or the API alone.
     if is_server:
         return serve(engine, sampling, server_options, with_page=options.web, system=system)
+
+    # 3. Terminal: a dialogue, one answer, samples, or the lines of standard input.
     is_dialogue = options.prompt is None and not options.samples and sys.stdin.isatty()
 
     def begin(engine: Engine) -> Chat:
@@ -150,23 +134,18 @@ def main(argv: list[str] | None = None) -> int:
     chat = begin(engine)
     if is_dialogue:
         del engine  # /model replaces it
-        talk(chat, options.history)
+        talk(chat, default_history() if options.history is None else options.history)
     elif options.prompt is not None:
-        answer_prompt(chat, options.prompt, "--prompt")
+        answer_option(chat, options.prompt, "--prompt")
     elif options.samples:
         for prompt in SAMPLE_PROMPTS:
             print(f"> {prompt}")
-            answer_prompt(begin(engine), prompt, "--samples")
+            answer_option(begin(engine), prompt, "--samples")
     else:
-        sys.stdin.reconfigure(errors="replace")
-        for line in sys.stdin:
-            if line.strip():
-                try:
-                    chat.answer(line)
-                except DialogueError as error:
-                    chat.say("refused", reason=error)
+        answer_lines(chat)
     return 0
 
 
 if __name__ == "__main__":
+    begin_script()
     run_script(main)

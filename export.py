@@ -3,7 +3,7 @@
     python export.py ckpt_chat/ --to gguf                       # llama.cpp, LM Studio, Ollama (with its Modelfile)
     python export.py ckpt_chat/ --to gguf --quantize q4_k_m     # a phone-sized file
     python export.py ckpt_chat/ --to ctranslate2 --quantize int8
-    python export.py ckpt_chat/ --to onnx                       # ONNX Runtime
+    python export.py --model ckpt_chat/ --to onnx               # ONNX Runtime; the checkpoint's name may be left out
     python export.py ckpt_chat/ --to peft                       # the adapter of a run with --lora true
     HF_HUB_OFFLINE=0 python export.py ckpt_chat/ --push me/my-chat   # upload it (with --to: what was exported)
 
@@ -13,13 +13,12 @@ which are counted, a quarter of all tokens at most; of smaller types the share o
 Each needs: pip install -r requirements/export.txt
 """
 
-import argparse
 import importlib.util
 import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatch
 from glob import escape
 from pathlib import Path
@@ -45,7 +44,7 @@ from export_utils import adapter, ctranslate2, onnx
 from export_utils.ollama import make_modelfile
 from files import whole
 from model_utils import gguf_writer as gguf
-from options import format_command, refuse_useless
+from options import format_command, parse_arguments, refuse_useless
 from train_utils.checkpoint import weights_version
 
 # What each form is called by: its types from whole to small, the type that is taken where none is named, its packages.
@@ -59,41 +58,67 @@ WORD_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", 
 RECORD_FILE = "export.json"  # what a folder was exported from; only a folder that has it is replaced
 
 
-def parse_options(argv: list[str] | None) -> argparse.Namespace:
-    """Return the options, checked against each other and against what is installed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.error = lambda message: (_ for _ in ()).throw(InputError(f"command line: {message}; see --help"))
-    parser.add_argument("checkpoint", help="folder of a checkpoint, as train.py and finetune_dialogue.py write it")
-    parser.add_argument("--to", choices=FORMS, help="form to write (none: only --push)")
-    types = "; ".join(f"{form}: {', '.join(types)} ({default})" for form, (types, default, _) in FORMS.items())
-    parser.add_argument("--quantize", metavar="TYPE", help=f"type of the weights, the default in brackets. {types}")
-    parser.add_argument("--output", help="folder to write (the checkpoint's name and the form: ckpt_chat-gguf)")
-    parser.add_argument("--push", metavar="OWNER/NAME", help="upload to this repository of the Hugging Face hub (none)")
-    options = parser.parse_args(argv)
-    if not options.to and not options.push:
-        raise InputError(f"command line: name a form: --to {', '.join(FORMS)}")
-    if not options.to:
-        given = {name for name, value in vars(options).items() if value}
-        refuse_useless(given, {"quantize", "output"}, "without --to")
-    else:
-        types, default, packages = FORMS[options.to]
-        options.quantize = options.quantize or default
-        if options.quantize not in types:
-            raise InputError(f"command line: --quantize {options.quantize}: {options.to} has {', '.join(types)}")
-        missing = [name for name in packages if importlib.util.find_spec(name) is None]
+TYPES = "; ".join(f"{form}: {', '.join(types)} ({default})" for form, (types, default, _) in FORMS.items())
+RENAMED = {"output": "is now --output_dir"}
+
+
+@dataclass
+class ExportOptions:
+    """What is written, where, and whether it is uploaded."""
+
+    model: str = field(
+        default="ckpt_chat", metadata={"help": "Checkpoint, as train.py and finetune_dialogue.py write it"}
+    )
+    to: str | None = field(
+        default=None, metadata={"help": "Form to write; unset: only --push", "choices": tuple(FORMS)}
+    )
+    quantize: str | None = field(
+        default=None, metadata={"help": "Type of the weights; unset: the form's own, in brackets below"}
+    )
+    output_dir: str | None = field(
+        default=None, metadata={"help": "Folder to write; unset: the checkpoint's name and the form: ckpt_chat-gguf"}
+    )
+    push: str | None = field(
+        default=None, metadata={"help": "Upload to this repository of the Hugging Face hub, OWNER/NAME"}
+    )
+
+    def __post_init__(self) -> None:
+        if not self.to and not self.push:
+            raise ValueError(f"name a form: --to {', '.join(FORMS)}")
+        if self.to and self.quantize and self.quantize not in FORMS[self.to][0]:
+            raise ValueError(f"--quantize {self.quantize}: {self.to} has {', '.join(FORMS[self.to][0])}")
+        missing = [name for name in FORMS[self.to][2] if importlib.util.find_spec(name) is None] if self.to else []
         if missing:
-            raise InputError(f"--to {options.to} needs {missing[0]}: pip install -r requirements/export.txt")
-    if options.push and os.environ["HF_HUB_OFFLINE"].upper() in ENV_VARS_TRUE_VALUES:
-        raise InputError("--push uploads to the hub; allow it by HF_HUB_OFFLINE=0 before the command")
-    options.checkpoint = Path(options.checkpoint)
-    options.output = Path(options.output or f"{options.checkpoint.resolve().name}-{options.to}")
-    return options
+            raise ValueError(f"--to {self.to} needs {missing[0]}: pip install -r requirements/export.txt")
+
+    def check_typed(self, typed: set[str]) -> None:
+        """Raise InputError for an option of the command line that has no effect without another one."""
+        if not self.to:
+            refuse_useless(typed, {"quantize", "output_dir"}, "without --to")
+        if self.push and os.environ["HF_HUB_OFFLINE"].upper() in ENV_VARS_TRUE_VALUES:
+            raise ValueError("--push uploads to the hub; allow it by HF_HUB_OFFLINE=0 before the command")
+
+    @property
+    def checkpoint(self) -> Path:
+        """The folder that is exported."""
+        return Path(self.model)
+
+    @property
+    def output(self) -> Path:
+        """The folder that is written."""
+        return Path(self.output_dir or f"{self.checkpoint.resolve().name}-{self.to}")
+
+
+def parse_export(argv: list[str] | None) -> ExportOptions:
+    """Return the options, checked against each other and against what is installed."""
+    about = f"{__doc__}\nTypes of the weights: {TYPES}\n"
+    return parse_arguments((ExportOptions,), argv, None, about, positional="model", renamed=RENAMED)[0]
 
 
 def check_replaceable(output: Path) -> None:
     """Raise InputError where something else than an export, or something beside it, would be lost."""
     if Path.cwd().is_relative_to(output.resolve()):
-        raise InputError(f"--output {output}: the folder of this command or one around it; name a new one")
+        raise InputError(f"--output_dir {output}: the folder of this command or one around it; name a new one")
     if not output.exists():
         return
     try:
@@ -103,7 +128,7 @@ def check_replaceable(output: Path) -> None:
     others = set(list_files(output)) - written if output.is_dir() else {output.name}
     if others:
         raise InputError(
-            f"{output}: holds {min(others)}, which no export is known to have written; name a new --output"
+            f"{output}: holds {min(others)}, which no export is known to have written; name a new --output_dir"
         )
 
 
@@ -119,7 +144,7 @@ def copy_words(checkpoint: Path, folder: Path) -> None:
             shutil.copy(checkpoint / name, folder)
 
 
-def make_writer(options: argparse.Namespace, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Callable:
+def make_writer(options: ExportOptions, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Callable:
     """Return a function (folder, type of weights) that writes the form there and opens it in its runtime."""
     stop_id = stop_token_id(tokenizer)
     name, window = options.checkpoint.resolve().name, model.config.max_position_embeddings
@@ -155,7 +180,7 @@ def make_writer(options: argparse.Namespace, model: PreTrainedModel, tokenizer: 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the script; return its exit code."""
-    options = parse_options(argv)
+    options = parse_export(argv)
     logging.disable_progress_bar()
 
     # 1. The checkpoint: as whole as its own chat needs it.
@@ -163,20 +188,21 @@ def main(argv: list[str] | None = None) -> int:
     source = options.checkpoint
     if options.to:
         # 2. Aside: first in full precision, which must agree but at ties, then in the type that is asked for.
-        exact, record = FORMS[options.to][0][0], {"checkpoint": source.resolve().name, "form": options.to}
+        types, default, _ = FORMS[options.to]
+        chosen, record = options.quantize or default, {"checkpoint": source.resolve().name, "form": options.to}
         check_replaceable(options.output)
         with whole(options.output) as partial:
             partial.mkdir()
             writer = make_writer(options, model, tokenizer)
-            for quantize in dict.fromkeys((exact, options.quantize)):
+            for quantize in dict.fromkeys((types[0], chosen)):
                 folder = partial / quantize
                 runtime = writer(folder, quantize)
                 check_tokens(runtime, tokenizer)
-                agreement = compare_replies(runtime, model, tokenizer, exact=quantize == exact)
+                agreement = compare_replies(runtime, model, tokenizer, exact=quantize == types[0])
                 runtime.close()
                 print(f"{options.to} {quantize}: text tokenized alike, {agreement}")
                 record[quantize] = str(agreement)
-                if quantize != options.quantize:
+                if quantize != chosen:
                     shutil.rmtree(folder)
 
             # 3. In place, with a record of what it is.

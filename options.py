@@ -1,24 +1,30 @@
-"""Options of the scripts: one flat namespace from dataclasses, a YAML file and the command line, in that order."""
+"""Parses the options of all scripts: `script.py [config.yaml] [--key value ...]` into dataclasses, in one dialect.
 
-import argparse
+Precedence: dataclass, then YAML, then command line. Light to import, so that help and mistakes come at once.
+"""
+
 import json
 import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import MISSING, Field, fields
 from difflib import get_close_matches
 from pathlib import Path
 from textwrap import shorten
-from types import NoneType
-from typing import Any, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from errors import InputError, first_line, run_guarded
+from errors import InputError, first_line
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is fetched unless the user says so
+
+BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+EXPECTED = {bool: "true or false", int: "a whole number", float: "a number"}
+UNSET = "unset"  # what help shows for no value, and what takes a recipe's value back
 
 
 def check_range(name: str, value: float, low: float, high: float) -> None:
@@ -44,84 +50,144 @@ def refuse_useless(given: Set[str], names: Set[str], why: str) -> None:
 
 
 def parse_arguments(
-    dataclass_types: tuple[type, ...],
+    kinds: Sequence[type],
     argv: list[str] | None,
-    default_config: Path,
+    recipe: Path | None,
     description: str,
+    *,
     other_names: Set[str] = frozenset(),
+    positional: str | None = None,
+    renamed: Mapping[str, str] | None = None,
 ) -> tuple[Any, ...]:
     """Parse `[config.yaml] [--key value ...]` into one object of each dataclass.
 
-    Precedence: dataclass, then YAML (the default one where none is named), then command line. Raises InputError for a
-    key that no dataclass has, with the nearest that one has, and for a value of the wrong kind. Each object gets an
-    attribute `given`: the options that the user gave, by command line or a YAML that they named. An object with a
-    method `check_typed` is told those of the command line alone, and may raise ValueError or `refuse_useless`. The
-    values of `other_names`, options that exist but that no dataclass given here has, are passed over.
-    """
-    from transformers import HfArgumentParser  # which takes a second
+    Each object gets two attributes: `typed`, the options of the command line, and `given`, these and those of a YAML
+    that the user named. An object with a method `check_typed` is told the former, and may raise ValueError or
+    `refuse_useless`.
 
-    argv = list(sys.argv[1:] if argv is None else argv)
-    parser = HfArgumentParser(dataclass_types, description=description, add_help=False, allow_abbrev=False)
-    if "--help_all" in argv:
-        parser.print_help()
-        sys.exit(0)
-    if "-h" in argv or "--help" in argv:
-        print(format_help(dataclass_types, default_config, description))
+    Args:
+        recipe: the YAML where none is named, if any. other_names: options that exist, but in no dataclass given here;
+            their values are passed over. positional: the option whose values may stand without its name.
+        renamed: what is told of an option that is no longer there.
+    Raises InputError for a key that no dataclass has, with the nearest that one has, and for a value of the wrong kind.
+    """
+    argv, renamed = list(sys.argv[1:] if argv is None else argv), renamed or {}
+    if {"-h", "--help", "--help_all"} & set(argv):
+        print(format_help(kinds, recipe, description, everything="--help_all" in argv))
         sys.exit(0)
     named = bool(argv) and argv[0].endswith((".yaml", ".yml"))
-    config = Path(argv.pop(0)) if named else default_config
-    names = {option.name for type_ in dataclass_types for option in fields(type_) if option.init} | other_names
-    options = read_config(config, names)
-    for argument in argv:
-        if argument.startswith("--"):
-            check_key(argument[2:].split("=")[0].replace("-", "_"), names, "command line")
-        elif argument == argv[0]:
-            raise InputError(f"command line: '{argument}' is neither a .yaml file nor an option (--key value)")
-
-    def fail(message: str) -> None:
-        raise InputError(f"command line or {config}: {message}")
-
-    parser.error = fail
-    try:
-        results = parser.parse_args_into_dataclasses(
-            [*options, *argv], return_remaining_strings=bool(other_names), look_for_args_file=False
-        )[: len(dataclass_types)]
-    except (ValueError, TypeError) as error:
-        raise InputError(f"command line or {config}: {first_line(error)}") from error
-    typed = name_options(argv)
+    config = Path(argv.pop(0)) if named else recipe
+    options = {option.name: (option, hint) for kind in kinds for option, hint in list_options(kind)}
+    known = options.keys() | other_names
+    place = f"command line or {config}" if config else "command line"
+    found = read_config(config) if config else {}
+    for key in found:
+        check_key(key, known, str(config), renamed)
+    values = {key: convert(options[key], words, f"{config}: {key}") for key, words in found.items() if key in options}
+    typed = read_words(argv, options, known, positional=positional, renamed=renamed)
+    values |= {
+        key: convert(options[key], words, f"command line: --{key}") for key, words in typed.items() if key in options
+    }
+    results = []
+    for kind in kinds:
+        try:
+            result = kind(
+                **{option.name: values[option.name] for option, _ in list_options(kind) if option.name in values}
+            )
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{place}: {first_line(error)}") from error
+        result.typed = set(typed)
+        result.given = result.typed | (set(found) if named else set())
+        results.append(result)
     for result in results:
-        result.given = typed | (name_options(options) if named else set())
         if hasattr(result, "check_typed"):
             try:
-                result.check_typed(typed)
+                result.check_typed(set(typed))
             except ValueError as error:
                 raise InputError(f"command line: {error}") from error
-    return results
+    return tuple(results)
 
 
-def answer_early(
-    dataclass_types: tuple[type, ...], default_config: Path, description: str, other_names: Set[str]
-) -> None:
-    """Leave the process where the command line asks for help or is wrong, before all that training needs is imported.
+def list_options(kind: type) -> list[tuple[Field, Any]]:
+    """Return the fields of a dataclass that can be given, with their types."""
+    hints = get_type_hints(kind)
+    return [(option, hints[option.name]) for option in fields(kind) if option.init]
 
-    Takes what `parse_arguments` takes; a script calls it between its options and its imports of the rooms.
+
+def read_words(
+    argv: list[str],
+    options: Mapping[str, tuple[Field, Any]],
+    known: Set[str],
+    *,
+    positional: str | None,
+    renamed: Mapping[str, str],
+) -> dict[str, list[str]]:
+    """Return the words of the command line by their options; raise InputError for one that belongs to none."""
+    found: dict[str, list[str]] = {}
+    loose: list[str] = []
+    words = list(argv)
+    while words:
+        word = words.pop(0)
+        if not word.startswith("--"):
+            loose.append(word)
+            continue
+        key, equals, value = word[2:].partition("=")
+        key = key.replace("-", "_")
+        check_key(key, known, "command line", renamed)
+        found[key] = [value] if equals else []
+        kind, is_list, _ = describe_type(options[key][1]) if key in options else (str, True, False)
+        while not equals and words and not words[0].startswith("--"):
+            if (found[key] and not is_list) or (positional and kind is bool and words[0].lower() not in BOOLEANS):
+                break  # the next word is a positional one
+            found[key].append(words.pop(0))
+    if loose and (positional is None or positional in found):
+        raise InputError(f"command line: '{loose[0]}' is neither a .yaml file nor an option (--key value)")
+    return found | {positional: loose} if positional and loose else found
+
+
+def describe_type(hint: Any) -> tuple[type, bool, bool]:
+    """Return (type of a value, whether there may be several, whether there may be none) of a field's type.
+
+    >>> describe_type(list[str] | None), describe_type(float | None), describe_type(bool)
+    ((<class 'str'>, True, True), (<class 'float'>, False, True), (<class 'bool'>, False, False))
     """
-    if "--help_all" in sys.argv:  # lists those of `other_names` too, which only what follows knows
-        return
-    code = run_guarded(
-        lambda: parse_arguments(dataclass_types, None, default_config, description, other_names) and None
-    )
-    if code:
-        sys.exit(code)
+    members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    kinds = [member for member in members if member is not NoneType]
+    is_list = len(kinds) == 1 and get_origin(kinds[0]) is list
+    kinds = list(get_args(kinds[0])) if is_list else kinds
+    kind = next((known for known in (bool, int, float) if known in kinds and str not in kinds), str)
+    return kind, is_list, NoneType in members
 
 
-def name_options(arguments: list[str]) -> set[str]:
-    """Return the names of the options among command-line arguments."""
-    return {word[2:].split("=")[0].replace("-", "_") for word in arguments if word.startswith("--")}
+def convert(option: tuple[Field, Any], words: list[str], place: str) -> Any:
+    """Return the value of an option that was written in words; raise InputError for one of the wrong kind."""
+    kind, is_list, is_optional = describe_type(option[1])
+    if is_optional and words == [UNSET]:
+        return None
+    if kind is bool and not words:
+        return True
+    if not words:
+        raise InputError(f"{place}: a value is expected")
+    if len(words) > 1 and not is_list:
+        raise InputError(f"{place}: one value is expected, not {len(words)}")
+    values = []
+    for word in words:
+        try:
+            values.append(BOOLEANS[word.lower()] if kind is bool else kind(word))
+        except (KeyError, ValueError) as error:
+            raise InputError(f"{place}: {EXPECTED[kind]} is expected, not '{word}'") from error
+    choices = option[0].metadata.get("choices")
+    for value in values if choices else []:
+        if value not in choices:
+            raise InputError(f"{place} {value}: use one of {', '.join(choices)}")
+    return values if is_list else values[0]
 
 
-def read_config(path: Path, names: set[str]) -> list[str]:
-    """Return a YAML file of `key: value` lines as command-line arguments, its keys checked against `names`."""
+def read_config(path: Path) -> dict[str, list[str]]:
+    """Return a YAML file of `key: value` lines, each value as the words of a command line; those of null are left out.
+
+    Words are as they are written, so that each option gives them its type: YAML alone reads 3e-4 as a string.
+    """
     try:
         text = path.read_text(encoding="utf-8")
         values = yaml.safe_load(text) or {}
@@ -134,82 +200,57 @@ def read_config(path: Path, names: set[str]) -> list[str]:
         raise InputError(f"{path}{line}: not valid YAML: {reason}") from error
     if not isinstance(values, dict):
         raise InputError(f"{path}: 'key: value' lines are expected")
-    arguments = []
-    words = yaml.load(text, Loader=yaml.BaseLoader) or {}
-    for (key, value), word in zip(values.items(), words.values(), strict=True):
-        check_key(str(key), names, str(path))
-        if value is None:
-            continue
-        # As it is written, so that argparse gives each its type: YAML alone reads 3e-4 as a string and `no` as false.
-        items = (
-            [json.dumps(item) if isinstance(item, dict) else item for item in word]
-            if isinstance(word, list)
-            else [json.dumps(value) if isinstance(value, dict) else word]
-        )
-        arguments += [f"--{key}", *items]
-    return arguments
+    written = yaml.load(text, Loader=yaml.BaseLoader) or {}
+    words = {}
+    for (key, value), word in zip(values.items(), written.values(), strict=True):
+        if value is not None:
+            items = word if isinstance(word, list) else [json.dumps(value) if isinstance(value, dict) else word]
+            words[str(key)] = [json.dumps(item) if isinstance(item, dict) else item for item in items]
+    return words
 
 
-def check_key(key: str, names: set[str], place: str) -> None:
-    """Raise InputError for a key that does not exist, with the nearest that does."""
-    if key in names or key.removeprefix("no_") in names:
+def check_key(key: str, names: Set[str], place: str, renamed: Mapping[str, str]) -> None:
+    """Raise InputError for a key that does not exist, with what it has become or with the nearest that does."""
+    if key in names:
         return
+    if key in renamed:
+        raise InputError(f"{place}: '{key}' {renamed[key]}")
+    if key.removeprefix("no_") in names:
+        raise InputError(f"{place}: unknown key '{key}'; write --{key.removeprefix('no_')} false")
     near = get_close_matches(key, names, n=1)
     hint = f"did you mean '{near[0]}'?" if near else "see --help for all"
     raise InputError(f"{place}: unknown key '{key}'; {hint}")
 
 
-def format_help(dataclass_types: tuple[type, ...], default_config: Path, description: str) -> str:
-    """Return the help: what the script does, then each option with its default, ours first."""
-    config = yaml.safe_load(default_config.read_text(encoding="utf-8"))
-    place = f"{default_config.parent.name}/{default_config.name}"
-    lines = [description.strip(), "", f"options, with the values of {place}, the recipe where none is named", ""]
-    for type_ in dataclass_types:
-        options = {option.name: option for option in fields(type_) if option.init}
-        for name in getattr(type_, "COMMON", options):
+def format_help(kinds: Sequence[type], recipe: Path | None, description: str, *, everything: bool = False) -> str:
+    """Return the help: what the script does, then each option with its default; `everything`: also Trainer's."""
+    found = read_config(recipe) if recipe else {}
+    place = f", with the values of {recipe.parent.name}/{recipe.name}, the recipe where none is named" if recipe else ""
+    lines = [description.strip(), "", f"options{place}", ""]
+    for kind in kinds:
+        options = {option.name: option for option, _ in list_options(kind)}
+        for name in options if everything else getattr(kind, "COMMON", options):
             if name in options:
-                option = options[name]
-                default = config.get(name, default_of(option))
-                default = " ".join(default) if isinstance(default, list) else default
-                default = "unset" if default in (None, "") else default
-                text = shorten(str(option.metadata.get("help", "")), 160, placeholder=" ...")
-                lines.append(f"  --{name} ({default})\n        {text}")
-    if any(hasattr(type_, "COMMON") for type_ in dataclass_types):
+                default = " ".join(found[name]) if name in found else show_value(default_of(options[name]))
+                about = options[name].metadata
+                text = "; one of: ".join(filter(None, [about.get("help", ""), ", ".join(about.get("choices", ()))]))
+                lines.append(f"  --{name} ({default})\n        {shorten(text, 160, placeholder=' ...')}")
+    if not everything and any(hasattr(kind, "COMMON") for kind in kinds):
         lines += ["", "Every other option of transformers.TrainingArguments works too: --help_all lists them."]
     return "\n".join(lines)
+
+
+def show_value(value: Any) -> str:
+    """Return a default as it would be typed.
+
+    >>> show_value(True), show_value(None), show_value(["a", "b"])
+    ('true', 'unset', 'a b')
+    """
+    if isinstance(value, list):
+        return " ".join(map(str, value)) or UNSET
+    return UNSET if value in (None, "") else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def default_of(option: Field) -> Any:
     """Return the default of a dataclass's field."""
     return option.default_factory() if option.default_factory is not MISSING else option.default
-
-
-def add_options(parser: argparse.ArgumentParser, dataclass_type: type, title: str) -> None:
-    """Add an option for each field of a dataclass: its type, its default and the help of its metadata.
-
-    A bool is a flag, off by default, a list takes several values.
-    """
-    group = parser.add_argument_group(title)
-    hints = get_type_hints(dataclass_type)
-    for option in fields(dataclass_type):
-        kind, default = hints[option.name], default_of(option)
-        how: dict[str, Any] = {"default": default}
-        if kind is bool:
-            how["action"] = "store_true"
-        else:
-            if get_origin(kind) is list:
-                how["nargs"] = "+"
-                kind = get_args(kind)[0]
-            kinds = [one for one in get_args(kind) or (kind,) if one is not NoneType]
-            how |= {"type": kinds[0], "metavar": kinds[0].__name__.upper().replace("STR", "TEXT")}
-        shown = "off" if kind is bool else "none" if default in (None, []) else default
-        text = str(option.metadata.get("help", "")).replace("%", "%%")
-        group.add_argument(f"--{option.name}", help=f"{text} ({shown})", **how)
-
-
-def read_options(options: argparse.Namespace, dataclass_type: type) -> Any:
-    """Return the dataclass that `add_options` added; raises InputError for a value that it refuses."""
-    try:
-        return dataclass_type(**{option.name: getattr(options, option.name) for option in fields(dataclass_type)})
-    except ValueError as error:
-        raise InputError(f"command line: {error}") from error

@@ -19,6 +19,10 @@ from train_utils.run_options import EVAL_TOKENS, RunOptions, parse_training
 ROOT = Path(__file__).parent
 RECIPE = ROOT / "configs" / "train.yaml"
 BYTES_PER_TOKEN = 8  # more than a token of held-out text is ever worth
+RENAMED = {
+    "streaming": "is gone: a large text is tokenized to shards as it is read; leave it out",
+    "remove_stop_words": "is gone: no model could write a sentence without them; leave it out",
+}
 
 
 @dataclass
@@ -84,7 +88,7 @@ class ModelArguments:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the script; return its exit code."""
-    data, shape, args = parse_training((CorpusArguments, ModelArguments, RunOptions), argv, RECIPE, __doc__)
+    data, shape, args = parse_training((CorpusArguments, ModelArguments, RunOptions), argv, RECIPE, __doc__, RENAMED)
     from transformers import set_seed
 
     from data_utils.caching import preparation_lock

@@ -29,7 +29,8 @@ import transformers
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging
 
-from chat_utils.engine import DTYPES, KINDS, Engine, load_checkpoint, load_engine
+from chat_utils.choices import ENGINES, PRECISIONS
+from chat_utils.engine import Engine, load_checkpoint, load_engine
 from chat_utils.reply import LOOP_TOKENS
 from chat_utils.sampling import Sampling
 from data_utils.dialogue.format import stop_token_id
@@ -191,8 +192,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run the script; return its exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoints", nargs="*", help=f"folders or shapes ({' '.join(SHAPES)})")
-    parser.add_argument("--engines", nargs="+", choices=KINDS, default=["auto"], help="what to measure (auto)")
-    parser.add_argument("--dtype", choices=DTYPES, default="auto", help="precision of the weights (auto: float32)")
+    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=["auto"], help="what to measure (auto)")
+    parser.add_argument("--dtype", choices=PRECISIONS, default="auto", help="precision of the weights (auto: float32)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds that the medians are of (5)")
     parser.add_argument("--tokens", type=int, help="tokens of a reply (128, 48 for qwen3-91m and 120m)")
     options = parser.parse_args(argv)

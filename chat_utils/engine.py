@@ -16,6 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from chat_utils.choices import ENGINES, PRECISIONS, SLOTS
 from chat_utils.messages import clean_dialogue, clean_message, replace_surrogates
 from chat_utils.reply import Reply, Stats
 from chat_utils.runtimes.batched import load_batched_decoder
@@ -32,10 +33,6 @@ from data_utils.dialogue.window import encode_prompt
 from errors import InputError, first_line
 from model_utils.text_encoder import encode_text
 from model_utils.tokenizer import add_chat_tokens
-
-KINDS = ("auto", "transformers", "batched", "llama.cpp")
-DTYPES = ("auto", "float32", "bfloat16", "float16")
-SLOTS = 8  # replies that a step computes at most, where each needs room from the start
 
 
 def check_checkpoint(path: str) -> None:
@@ -231,11 +228,11 @@ def freeze_loaded() -> None:
 def load_engine(
     path: str, kind: str = "auto", device: str | None = None, dtype: str = "auto", slots: int = SLOTS
 ) -> Engine:
-    """Load a checkpoint to answer by one of KINDS, "auto" being the fastest step there is for it, in one of DTYPES.
+    """Load a checkpoint to answer by one of ENGINES ("auto": the fastest there is for it), in one of PRECISIONS.
 
     `slots`: replies that "batched" and "llama.cpp" compute in one step; more open ones take turns.
     """
-    for name, value, values in (("engine", kind, KINDS), ("dtype", dtype, DTYPES)):
+    for name, value, values in (("engine", kind, ENGINES), ("dtype", dtype, PRECISIONS)):
         if value not in values:
             raise InputError(f"--{name} {value}: choose one of {', '.join(values)}")
     return Engine(path, kind, device, dtype, slots)

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 import chat
+from chat_utils import engine
+from chat_utils.server import serve
 from errors import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -92,14 +94,14 @@ def test_terminal_session(tiny_checkpoint, tmp_path):
         (["--model", __file__], "test_chat.py: is a file, not a checkpoint folder"),
         (["--temperature", "-1"], "--temperature -1.0 is outside"),
         (["--prompt", " "], "--prompt is empty"),
-        (["--nonsense"], "unrecognized arguments: --nonsense"),
-        (["--top_k", "many"], "argument --top_k: invalid int value: 'many'"),
+        (["--nonsense"], "unknown key 'nonsense'"),
+        (["--top_k", "many"], "--top_k: a whole number is expected, not 'many'"),
         (["--max_new_tokens", "0"], "--max_new_tokens 0 is outside 1 to"),
         (["--system", "long " * 500], "--system: the system prompt is longer than the model's window of 256 tokens"),
         (["--serve", "--system", "long " * 500], "--system: the system prompt is longer than"),
         (["--serve", "--max_new_tokens", "1", "--system", "qzx" * 60], "--system: the system prompt is longer than"),
         (["--prompt", "\a"], "--prompt: the message has no words that can be read"),
-        (["--temp", "0"], "unrecognized arguments: --temp"),
+        (["--temp", "0"], "unknown key 'temp'"),
         (["--serve", "--web"], "--serve has no effect with --web, which has the API"),
         (["--serve", "--prompt", "Hi"], "--prompt has no effect with --web or --serve"),
         (["--web", "--stats"], "--stats has no effect with --web or --serve"),
@@ -125,16 +127,16 @@ def test_options_that_have_their_effect_pass():
         ["--prompt", "Hi", "--stats", "--temperature", "0", "--repetition_penalty", "1"],
         ["--history", "", "--seed", "1"],
     ):
-        chat.parse_options(options)
+        chat.parse_chat(options)
 
 
 @pytest.mark.parametrize(
     ("mode", "slots"), [(["--prompt", "Hi"], 1), (["--serve"], 8), (["--serve", "--slots", "3"], 3)]
 )
 def test_one_user_pays_for_one_row_of_a_step(mode, slots, tiny_checkpoint, monkeypatch):
-    load, loaded = chat.load_engine, []
-    monkeypatch.setattr(chat, "load_engine", lambda *a, **more: loaded.append(load(*a, **more)) or loaded[0])
-    monkeypatch.setattr(chat, "serve", lambda *_, **__: 0)
+    load, loaded = engine.load_engine, []
+    monkeypatch.setattr(engine, "load_engine", lambda *a, **more: loaded.append(load(*a, **more)) or loaded[0])
+    monkeypatch.setattr(serve, "serve", lambda *_, **__: 0)
     assert chat.main(["--model", str(tiny_checkpoint), "--engine", "batched", "--max_new_tokens", "2", *mode]) == 0
     assert loaded[0].decoder.step_limit == slots
 

@@ -44,7 +44,7 @@ def exported(tiny_checkpoint, tmp_path_factory) -> Path:
     pytest.importorskip("gguf")
     pytest.importorskip("llama_cpp")
     output = tmp_path_factory.mktemp("gguf") / "out"
-    assert run(tiny_checkpoint, "--to", "gguf", "--quantize", "f16", "--output", str(output)) == 0
+    assert run(tiny_checkpoint, "--to", "gguf", "--quantize", "f16", "--output_dir", str(output)) == 0
     return output
 
 
@@ -78,7 +78,7 @@ def test_llama_cpp_python_chats_with_the_file(exported, tiny_checkpoint, capfd):
 
 def test_an_export_is_replaced_by_the_next_but_nothing_else_is(exported, tiny_checkpoint, folder, monkeypatch):
     output = shutil.copytree(exported, folder / "out")
-    assert run(tiny_checkpoint, "--to", "gguf", "--quantize", "q8_0", "--output", "out") == 0
+    assert run(tiny_checkpoint, "--to", "gguf", "--quantize", "q8_0", "--output_dir", "out") == 0
     assert {path.suffix for path in output.iterdir()} == {".gguf", ".json", ""}
     assert [path.name.endswith("q8_0.gguf") for path in output.glob("*.gguf")] == [True]
     (folder / "mine").mkdir()
@@ -86,7 +86,7 @@ def test_an_export_is_replaced_by_the_next_but_nothing_else_is(exported, tiny_ch
     (output / "notes.txt").write_text("y")
     for path in (folder / "mine" / "thesis.txt", output / "notes.txt"):
         with pytest.raises(InputError, match=f"{path.parent.name}: holds {path.name}, which no export is known"):
-            run(tiny_checkpoint, "--to", "gguf", "--output", path.parent.name)
+            run(tiny_checkpoint, "--to", "gguf", "--output_dir", path.parent.name)
         assert path.exists()
     (output / "notes.txt").unlink()
     # One that cannot be verified leaves the one before.
@@ -100,10 +100,10 @@ def test_an_export_is_replaced_by_the_next_but_nothing_else_is(exported, tiny_ch
 
     monkeypatch.setattr(export, "compare_replies", fail_quantized)
     with pytest.raises(InputError, match="another model"):
-        run(tiny_checkpoint, "--to", "gguf", "--quantize", "f16", "--output", "out")
+        run(tiny_checkpoint, "--to", "gguf", "--quantize", "f16", "--output_dir", "out")
     assert sorted((path.name, path.stat().st_size) for path in output.iterdir()) == before
     with pytest.raises(InputError, match="another model"):
-        run(tiny_checkpoint, "--to", "gguf", "--output", "new")
+        run(tiny_checkpoint, "--to", "gguf", "--output_dir", "new")
     assert sorted(path.name for path in folder.iterdir()) == ["mine", "out"]
 
 
@@ -151,7 +151,7 @@ def test_a_template_that_go_cannot_follow_is_left_out(tokenizer, monkeypatch):
 @pytest.mark.parametrize("quantize", ["float32", "int8"])
 def test_ctranslate2_is_proved_and_stops_by_itself(tiny_checkpoint, folder, quantize, capsys):
     ctranslate2 = pytest.importorskip("ctranslate2")
-    assert run(tiny_checkpoint, "--to", "ctranslate2", "--quantize", quantize, "--output", "out") == 0
+    assert run(tiny_checkpoint, "--to", "ctranslate2", "--quantize", quantize, "--output_dir", "out") == 0
     assert "ctranslate2 float32: text tokenized alike, 256 of 256 greedy tokens equal" in capsys.readouterr().out
     assert json.loads((folder / "out" / "config.json").read_text())["eos_token"] == "<|im_end|>"
     assert (folder / "out" / "chat_template.jinja").is_file()
@@ -165,7 +165,7 @@ def test_ctranslate2_is_proved_and_stops_by_itself(tiny_checkpoint, folder, quan
 def test_onnx_is_proved_with_its_cache(tiny_checkpoint, folder, quantize, capsys):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    assert run(tiny_checkpoint, "--to", "onnx", "--quantize", quantize, "--output", "out") == 0
+    assert run(tiny_checkpoint, "--to", "onnx", "--quantize", quantize, "--output_dir", "out") == 0
     assert "onnx float32: text tokenized alike, 256 of 256 greedy tokens equal" in capsys.readouterr().out
     session = onnxruntime.InferenceSession(folder / "out" / "model.onnx")
     inputs = {value.name: value.shape for value in session.get_inputs()}
@@ -202,7 +202,7 @@ def test_an_adapter_is_proved_upon_its_base(adapted, folder, tiny_checkpoint, ca
     config["base_model_name_or_path"] = "gone"
     (adapted / "adapter" / "adapter_config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match="its base gone is not here"):
-        run(adapted, "--to", "peft", "--output", "again")
+        run(adapted, "--to", "peft", "--output_dir", "again")
     assert not (folder / "again").exists()
 
 
@@ -219,14 +219,15 @@ def test_a_checkpoint_without_an_adapter_says_how_to_get_one(tiny_checkpoint, fo
     ("options", "message"),
     [
         ([], "name a form: --to gguf, ctranslate2, onnx, peft"),
-        (["--to", "word"], "invalid choice: 'word'"),
+        (["--to", "word"], "--to word: use one of gguf, ctranslate2, onnx, peft"),
+        (["--to", "peft", "--output", "out"], "'output' is now --output_dir"),
         (["--to", "peft", "--quantize", "q8_0"], "peft has float32"),
         (["--push", "me/chat", "--quantize", "q8_0"], "--quantize has no effect without --to"),
-        (["--push", "me/chat", "--output", "out"], "--output has no effect without --to"),
+        (["--push", "me/chat", "--output_dir", "out"], "--output_dir has no effect without --to"),
         (["--push", "me/chat"], "allow it by HF_HUB_OFFLINE=0"),
-        (["--too", "gguf"], "unrecognized arguments: --too"),
-        (["--to", "peft", "--output", "."], "--output .: the folder of this command or one around it"),
-        (["--to", "peft", "--output", "/"], "--output /: the folder of this command or one around it"),
+        (["--too", "gguf"], "unknown key 'too'; did you mean 'to'?"),
+        (["--to", "peft", "--output_dir", "."], "--output_dir .: the folder of this command or one around it"),
+        (["--to", "peft", "--output_dir", "/"], "--output_dir /: the folder of this command or one around it"),
     ],
 )
 def test_a_wrong_option_is_one_line(tiny_checkpoint, folder, options, message):
@@ -254,7 +255,7 @@ def test_help_gives_each_type_and_default(capsys):
     assert "but at ties (it leads the next by 0.01 logits at most), which are counted" in text
     assert (TIE, MAX_TIES, MIN_AGREEMENT) == (0.01, 0.25, 0.5)  # as the help says
     assert "gguf: f32, bf16, f16, q8_0, q6_k, q5_k_m, q5_0, q4_k_m, q4_0 (q8_0)" in text
-    assert "--output OUTPUT folder to write (the checkpoint's name and the form: ckpt_chat-gguf)" in text
+    assert "--output_dir (unset) Folder to write; unset: the checkpoint's name and the form: ckpt_chat-gguf" in text
 
 
 @pytest.mark.parametrize("private", [True, False])

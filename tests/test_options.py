@@ -1,12 +1,19 @@
-"""Options made from a dataclass's fields: types, defaults, help, and what is refused."""
+"""One dialect for all scripts: a YAML, `--key value` and `--key=value`, types, unset values, help, what is refused."""
 
-import argparse
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
+import chat
+import export
+import finetune_dialogue
+import prepare_corpus
+import train
 from errors import InputError
-from options import add_options, check_range, read_options
+from options import check_range, parse_arguments
+
+RENAMED = {"address": "is now --port"}
 
 
 @dataclass
@@ -17,37 +24,124 @@ class Port:
     key: str | None = field(default=None, metadata={"help": "secret"})
     hosts: list[str] = field(default_factory=list, metadata={"help": "names"})
     is_loud: bool = field(default=False, metadata={"help": "say all"})
+    is_fast: bool | None = field(default=None, metadata={"help": "hurry"})
+    share: float | None = field(default=0.5, metadata={"help": "part"})
+    kind: str = field(default="tcp", metadata={"help": "protocol", "choices": ("tcp", "udp")})
 
     def __post_init__(self) -> None:
         check_range("port", self.port, 1, 65535)
 
 
-def parse(*argv: str) -> Port:
-    parser = argparse.ArgumentParser()
-    add_options(parser, Port, "server")
-    return read_options(parser.parse_args(argv), Port)
+def parse(*argv: str, recipe: Path | None = None, positional: str | None = None) -> Port:
+    return parse_arguments((Port,), list(argv), recipe, "Listens.", positional=positional, renamed=RENAMED)[0]
 
 
-def test_defaults_are_those_of_the_fields():
-    assert parse() == Port()
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        ([], Port()),
+        (["--port", "80", "--key", "7", "--hosts", "a", "b", "--is_loud"], Port(80, "7", ["a", "b"], True)),
+        (["--port=80", "--key=--x", "--is-loud=true"], Port(80, "--x", is_loud=True)),
+        (["--is_loud", "false", "--is_fast", "--share", "-1e-3"], Port(is_fast=True, share=-1e-3)),
+        (["--share", "unset", "--key", ""], Port(share=None, key="")),
+        (["--port", "1", "--port", "2"], Port(2)),
+    ],
+)
+def test_values_have_the_type_of_their_field(argv, expected):
+    assert parse(*argv) == expected
 
 
-def test_values_have_the_type_of_their_field():
-    options = parse("--port", "80", "--key", "7", "--hosts", "a", "b", "--is_loud")
-    assert options == Port(80, "7", ["a", "b"], True)
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--port", "0"], "command line: --port 0 is outside 1 to 65535"),
+        (["--port", "many"], "command line: --port: a whole number is expected, not 'many'"),
+        (["--port", "8.5"], "command line: --port: a whole number is expected, not '8.5'"),
+        (["--share", "half"], "command line: --share: a number is expected, not 'half'"),
+        (["--is_loud=maybe"], "command line: --is_loud: true or false is expected, not 'maybe'"),
+        (["--is_loud", "maybe"], "command line: --is_loud: true or false is expected, not 'maybe'"),
+        (["--hosts", "--kind", "udp"], "command line: --hosts: a value is expected"),
+        (["--port"], "command line: --port: a value is expected"),
+        (["--port", "1", "2"], "command line: '2' is neither a .yaml file nor an option (--key value)"),
+        (["stray", "--port", "1"], "command line: 'stray' is neither a .yaml file nor an option (--key value)"),
+        (["--kind", "icmp"], "command line: --kind icmp: use one of tcp, udp"),
+        (["--prt", "1"], "command line: unknown key 'prt'; did you mean 'port'?"),
+        (["--no_is_loud"], "command line: unknown key 'no_is_loud'; write --is_loud false"),
+        (["--zzz"], "command line: unknown key 'zzz'; see --help for all"),
+        (["--address", "1"], "command line: 'address' is now --port"),
+    ],
+)
+def test_mistakes_are_one_line(argv, message):
+    with pytest.raises(InputError) as caught:
+        parse(*argv)
+    assert str(caught.value) == message
 
 
-def test_value_that_the_dataclass_refuses_is_the_users_fault():
-    with pytest.raises(InputError, match="command line: --port 0 is outside 1 to 65535"):
-        parse("--port", "0")
+def test_precedence_is_dataclass_yaml_command_line_and_what_was_given_is_known(tmp_path):
+    recipe, own = tmp_path / "recipe.yaml", tmp_path / "own.yaml"
+    recipe.write_text("port: 1\nkey: recipe\nshare: null\n")
+    own.write_text("port: 2\nhosts: [a, {b: 1}]\nis_fast: no\n")
+    found = parse("--key", "typed", recipe=recipe)
+    assert (found.port, found.key, found.share, found.given) == (1, "typed", 0.5, {"key"})
+    found = parse(str(own), "--key", "typed", recipe=recipe)
+    assert (found.port, found.key, found.hosts, found.is_fast) == (2, "typed", ["a", '{"b": "1"}'], False)
+    assert (found.given, found.typed) == ({"port", "hosts", "is_fast", "key"}, {"key"})
 
 
-def test_help_shows_each_option_with_its_default():
-    parser = argparse.ArgumentParser()
-    add_options(parser, Port, "server")
-    text = " ".join(parser.format_help().split())
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("prt: 1\n", ": unknown key 'prt'; did you mean 'port'?"),
+        ("address: 1\n", ": 'address' is now --port"),
+        ("port: many\n", ": port: a whole number is expected, not 'many'"),
+        ("port: [1, 2]\n", ": port: one value is expected, not 2"),
+    ],
+)
+def test_mistakes_of_a_yaml_name_it(tmp_path, text, message):
+    path = tmp_path / "own.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError) as caught:
+        parse(str(path))
+    assert str(caught.value) == f"{path}{message}"
+
+
+def test_one_option_may_stand_without_its_name():
+    assert parse("a", "b", "--port", "1", positional="hosts").hosts == ["a", "b"]
+    assert parse("--is_loud", "a", positional="hosts").hosts == ["a"]
+    with pytest.raises(InputError, match="'a' is neither"):
+        parse("a", "--hosts", "b", positional="hosts")
+
+
+def test_help_shows_each_option_with_its_default(capsys):
+    with pytest.raises(SystemExit) as left:
+        parse("--help")
+    assert left.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
     for shown in (
-        "--port INT TCP port, 100% free (8000)", "--key TEXT secret (none)", "--hosts TEXT [TEXT ...] names (none)",
-        "--is_loud say all",
+        "--port (8000) TCP port, 100% free", "--key (unset) secret", "--hosts (unset) names",
+        "--is_loud (false) say all", "--kind (tcp) protocol; one of: tcp, udp",
     ):  # fmt: skip
         assert shown in text
+
+
+@pytest.mark.parametrize("script", [train, finetune_dialogue, chat, export, prepare_corpus])
+def test_every_script_teaches_and_takes_the_same_dialect(script, capsys):
+    with pytest.raises(SystemExit) as left:
+        script.main(["--help"])
+    assert left.value.code == 0
+    assert script.__doc__.strip().splitlines()[0] in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"^command line: unknown key 'overwrit'"):
+        script.main(["--overwrit", "true"])
+
+
+@pytest.mark.parametrize(
+    ("script", "argv", "message"),
+    [
+        (train, ["--streaming", "true"], "'streaming' is gone"),
+        (train, ["--remove_stop_words", "true"], "'remove_stop_words' is gone"),
+        (export, ["ckpt", "--to", "gguf", "--output", "x"], "'output' is now --output_dir"),
+    ],
+)
+def test_old_spellings_are_refused_with_the_new_one_named(script, argv, message):
+    with pytest.raises(InputError, match=message):
+        script.main(argv)

@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass, field
 
-from chat_utils.engine import SLOTS
+from chat_utils.choices import SLOTS
 from errors import InputError
 
 

@@ -1,6 +1,7 @@
 """The chat in a terminal: messages and commands in, replies and notes out."""
 
 import signal
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -101,3 +102,22 @@ def talk(chat: Chat, history: str) -> None:
                 chat.say("refused", reason=error)
             except (InputError, RuntimeError, MemoryError) as error:  # the model's: what was said before is kept
                 chat.say("failed", reason=error)
+
+
+def answer_option(chat: Chat, prompt: str, option: str) -> None:
+    """Answer a prompt that an option gave; raises InputError where it can't be."""
+    try:
+        chat.answer(prompt)
+    except DialogueError as error:
+        raise InputError(f"command line: {option}: {error}") from error
+
+
+def answer_lines(chat: Chat) -> None:
+    """Answer each line of standard input, as one conversation."""
+    sys.stdin.reconfigure(errors="replace")
+    for line in sys.stdin:
+        if line.strip():
+            try:
+                chat.answer(line)
+            except DialogueError as error:
+                chat.say("refused", reason=error)
