@@ -12,6 +12,8 @@ from errors import InputError
 CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f\ufeff\ufffe\uffff\ud800-\udfff]")
 C1 = re.compile(r"[\x80-\x9f]")
 # Of the spaces that are printed; the pattern begins with what is quickly found.
+# A pattern holds the interpreter's lock for as long as it reads, and other threads, such as a server's, wait.
+PIECE_CHARACTERS, PIECE_SUSPECTS = 32_768, 1_000
 SPACED_END = re.compile(r"\n(?<=[ \t\u3000\xa0]\n)")
 
 
@@ -45,16 +47,34 @@ def repair_characters(text: str) -> str:
     text = CONTROL.sub("", text)
     if text.isascii():
         return text
-    text = ftfy.fix_text(
-        text,
-        normalization=None,
-        uncurl_quotes=False,
-        fix_latin_ligatures=False,
-        fix_character_width=False,
-        unescape_html=False,
+    text = "".join(
+        ftfy.fix_text(
+            piece,
+            normalization=None,
+            uncurl_quotes=False,
+            fix_latin_ligatures=False,
+            fix_character_width=False,
+            unescape_html=False,
+        )
+        for piece in cut_pieces(text)
     )
     # C1 is dropped after ftfy, since it may be part of mojibake; NFC is last, since what parted a letter is gone.
     return unicodedata.normalize("NFC", C1.sub("", CONTROL.sub("", text)))
+
+
+def cut_pieces(text: str, size: int = PIECE_CHARACTERS) -> list[str]:
+    """Cut a text into pieces of `size` to twice as many characters: after a line or a space, where there is one.
+
+    >>> cut_pieces("one two three four", 5)
+    ['one two ', 'three ', 'four']
+    """
+    pieces, start = [], 0
+    while len(text) - start > size:
+        near = start + size, start + 2 * size
+        cut = max(text.find("\n", *near), 0) or max(text.find(" ", *near), 0) or near[1] - 1
+        pieces.append(text[start : cut + 1])
+        start = cut + 1
+    return [*pieces, text[start:]] if start < len(text) else pieces
 
 
 def is_sound(text: str, kinds: int) -> bool:
@@ -67,7 +87,8 @@ def is_sound(text: str, kinds: int) -> bool:
     if kinds & SUSPICIOUS:
         # What ftfy looks for is at most seven characters wide: its slow pattern sees the neighbours of suspects only.
         windows = [text[max(0, match.start() - 7) : match.start() + 8] for match in SUSPECT.finditer(text)]
-        if is_bad("\n".join(windows)) or "\nÃ " in text or "\nÂ " in text:
+        parts = (windows[start : start + PIECE_SUSPECTS] for start in range(0, len(windows), PIECE_SUSPECTS))
+        if any(is_bad("\n".join(part)) for part in parts) or "\nÃ " in text or "\nÂ " in text:
             return False
     return not kinds & UNNORMAL or unicodedata.is_normalized("NFC", text)
 
