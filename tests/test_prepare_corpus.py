@@ -370,6 +370,22 @@ def test_each_recipe_is_read(path, tmp_path, monkeypatch):
         prepare.main([str(path), "--sources", "missing"])
 
 
+def test_without_semaphores_one_process_does_all(tmp_path, chats, monkeypatch, capsys):
+    """As in a container whose /dev/shm is full or missing."""
+
+    def refuse(self):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("multiprocessing.context.SpawnContext.Lock", refuse)
+    source = write_lines(tmp_path / "a.jsonl", chats[:10])
+    options = ["--sources", str(source), "--output_dir", str(tmp_path / "corpus"), *COMMON, "--workers", "2"]
+    assert prepare.main(options) == 0
+    assert (
+        "one process does all, since no semaphore can be made (/dev/shm): [Errno 28] No space"
+        in capsys.readouterr().out
+    )
+
+
 def test_what_a_kill_left_half_written_is_not_in_the_corpus(tmp_path, chats):
     source = write_lines(tmp_path / "a.jsonl", chats[:10])
     half = tmp_path / "corpus" / ".work" / "data" / ".00000.parquet.1.tmp"

@@ -15,13 +15,14 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import dill
+import psutil
 from datatrove.executor import LocalPipelineExecutor, RayPipelineExecutor, SlurmPipelineExecutor
 from datatrove.executor.base import PipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 from loguru import logger
 from tqdm import tqdm
 
-from errors import InputError
+from errors import InputError, first_line
 
 ROOT = Path(__file__).parents[2]
 # Where no terminal shows the bar: a line every half minute.
@@ -55,16 +56,16 @@ class LocalExecutor(LocalPipelineExecutor):
         done = sum(sizes) - sum(sizes[rank] for rank in ranks)
         every = {} if sys.stderr.isatty() else {"mininterval": 30, "bar_format": LOG_LINE}
         with tqdm(total=sum(sizes), initial=done, desc=self.stage.name, **every, **unit) as bar:
-            if min(self.workers, len(ranks)) < 2:
+            if min(self.workers, len(ranks)) < 2 or not can_share_work():
                 for rank in ranks:
                     run_task(dill.dumps(self), rank)
                     bar.update(sizes[rank])
                 return
             payload = dill.dumps(self)
-            context = get_context("forkserver")
-            # All is imported once, and each worker begins as a copy of that; the server has but the environment's path.
-            os.environ["PYTHONPATH"] = f"{ROOT}:{os.environ.get('PYTHONPATH', '')}".rstrip(":")
-            context.set_forkserver_preload(["data_utils.preparation.plan"])
+            os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+            context = get_context("forkserver" if sys.platform == "linux" else "spawn")
+            if sys.platform == "linux":  # all is imported once, and each worker begins as a copy of that
+                context.set_forkserver_preload(["data_utils.preparation.plan"])
             with ProcessPoolExecutor(self.workers, context, leave_with, (os.getpid(),)) as pool:
                 waiting = {pool.submit(run_task, payload, rank): rank for rank in ranks}
                 try:
@@ -80,6 +81,16 @@ class LocalExecutor(LocalPipelineExecutor):
                     pool.shutdown(wait=True, cancel_futures=True)
 
 
+def can_share_work() -> bool:
+    """Tell whether processes can be given work here; say where they can't, as in a container with a full /dev/shm."""
+    try:
+        get_context("spawn").Lock()
+    except (ImportError, OSError) as error:
+        print(f"note: one process does all, since no semaphore can be made (/dev/shm): {first_line(error)}")
+        return False
+    return True
+
+
 def run_task(payload: bytes, rank: int) -> None:
     """Run one task of a pickled executor, each on a copy of its own."""
     logger.disable("datatrove")
@@ -92,9 +103,7 @@ def leave_with(parent: int) -> None:
     def watch() -> None:
         while True:
             time.sleep(0.5)
-            try:
-                os.kill(parent, 0)
-            except ProcessLookupError:
+            if not psutil.pid_exists(parent):
                 os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
