@@ -1,0 +1,338 @@
+"""Kill runs at random moments and cut their power, go on, and compare the weights with those of an undisturbed run.
+
+python -m benchmarks.faults --kills 100   # SIGKILL, SIGTERM, SIGHUP and SIGINT; then power cuts: some ten minutes
+
+Four runs: train.py with Muon and with AdamW, finetune_dialogue.py with all weights and with LoRA; a checkpoint every
+second step, so that many kills fall into the saving. A power cut keeps what was synced, and of the rest whatever a disk
+may: the benchmark follows every sync, rename and deletion of a run and lays out the folders that could be left.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+os.environ["TOKENIZERS_PARALLELISM"] = "false"  # whose threads a fork would lose
+SCRATCH = Path(tempfile.mkdtemp(prefix="faults-"))
+os.environ.update(HF_HOME=str(SCRATCH / "hf"), HF_HUB_OFFLINE="1", HF_DATASETS_DISABLE_PROGRESS_BARS="1")
+
+import torch
+
+import finetune_dialogue
+import train
+from errors import run_guarded
+from train_utils.checkpoint import COMPLETE_FILE, checkpoint_step, find_checkpoints, find_damage, read_record
+
+for module in ("train_utils.training", "train_utils.tuning", "train_utils.objectives", "data_utils.dialogue.report"):
+    import_module(module)  # once: a killed run is a fork that has them already
+
+SHAPE = {
+    "model_type": "qwen3", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+    "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 32, "max_position_embeddings": 256,
+}  # fmt: skip
+COMMON = [
+    "--max_steps", "12", "--save_steps", "2", "--eval_strategy", "no", "--logging_steps", "5", "--warmup_steps", "2",
+    "--report_to", "none", "--bf16", "false", "--torch_compile", "false", "--use_cpu", "true",
+    "--resume_from_checkpoint", "true",
+]  # fmt: skip
+RUN = tuple[Callable, list[str]]
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+MODES = ("synced alone", "names first", "by chance", "by chance")  # what of the rest a power cut leaves
+
+
+def make_runs(base: Path) -> dict[str, RUN]:
+    """Return the runs by name: a script's `main` and its options, without the folder."""
+    (SCRATCH / "shape.json").write_text(json.dumps(SHAPE))
+    pretraining = ["--corpus", "hsk", "--model_shape", str(SCRATCH / "shape.json"), "--vocab_size", "600"]
+    pretraining += ["--block_tokens", "32", "--per_device_train_batch_size", "2", *COMMON]
+    tuning = ["--base", str(base), "--dialogues", "own", "--row_tokens", "128", "--per_device_train_batch_size", "2"]
+    tuning += ["--eval_on_start", "false", *COMMON]
+    return {
+        "train, Muon": (train.main, pretraining),
+        "train, AdamW": (train.main, [*pretraining, "--optim", "adamw"]),
+        "tune, Muon": (finetune_dialogue.main, tuning),
+        "tune, LoRA": (finetune_dialogue.main, [*tuning, "--lora", "true", "--optim", "adamw"]),
+    }
+
+
+def start(work: Callable[[], int], log: Path) -> int:
+    """Start a process that ends with the exit code of `work`; return its number."""
+    process = os.fork()
+    if process == 0:
+        output = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+        for stream in (1, 2):
+            os.dup2(output, stream)
+        torch.set_num_threads(1)
+        code = 1
+        try:
+            code = run_guarded(work)
+        except BaseException as error:
+            print(f"Traceback: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        os._exit(code)
+    return process
+
+
+def wait_for(process: int, until: float | None = None) -> int | None:
+    """Return how a process ended, as subprocess does (-9: by SIGKILL); None where it hasn't at that time."""
+    while True:
+        found, status = os.waitpid(process, 0 if until is None else os.WNOHANG)
+        if found:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() >= until:
+            return None
+        time.sleep(0.002)
+
+
+def digest(folder: Path) -> str:
+    """Return a digest of a finished run's weights."""
+    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+
+
+def fail(reason: str, log: Path) -> int:
+    """Say what went wrong, with the end of a log; return the exit code of the benchmark."""
+    print(f"{reason}; {log}:\n" + "\n".join(log.read_text(errors="replace").splitlines()[-15:]))
+    return 1
+
+
+def measure_kills(name: str, run: RUN, *, kills: int, chance: random.Random, until: float) -> int:
+    """Kill a run again and again until it is done, and that until there were so many kills; print what was found."""
+    main, options = run
+    log, whole = SCRATCH / "log.txt", SCRATCH / "whole" / name.replace(", ", "-").lower()
+    seconds = 0.0
+    for attempt in ("warm", "timed"):  # the first one fills the caches
+        shutil.rmtree(whole, ignore_errors=True)
+        began = time.monotonic()
+        if wait_for(start(lambda: main([*options, "--output_dir", str(whole)]), log)):
+            return fail(f"{name}: the {attempt} run failed", log)
+        seconds = time.monotonic() - began
+    expected, killed, cut_off, finished = digest(whole), Counter(), 0, 0
+    while killed.total() < kills and time.monotonic() < until:
+        folder = SCRATCH / "killed"
+        shutil.rmtree(folder, ignore_errors=True)
+        while True:
+            process = start(lambda folder=folder: main([*options, "--output_dir", str(folder)]), log)
+            code = wait_for(process, time.monotonic() + chance.uniform(0, 1.1 * seconds))
+            number = SIGNALS[killed.total() % len(SIGNALS)]
+            if code is None:
+                os.kill(process, number)
+                code = wait_for(process)
+            if code == 0:
+                break
+            if code not in (-number, 128 + number):
+                return fail(f"{name}: ended with {code} after {number.name}", log)
+            killed[number.name] += 1
+            cut_off += sum((found / COMPLETE_FILE).exists() is False for found in find_checkpoints(folder))
+        finished += 1
+        if digest(folder) != expected:
+            return fail(f"{name}: other weights after kills", log)
+    words = ", ".join(f"{count} {signal_name}" for signal_name, count in sorted(killed.items()))
+    print(
+        f"{name}, {seconds:.1f} s: {killed.total()} kills ({words}), {cut_off} of them within a save; "
+        f"{finished} runs went on to the weights of the undisturbed one, bit for bit",
+        flush=True,
+    )
+    return 0
+
+
+class Disk:
+    """What a disk may hold of a folder if the power goes: follows the syncs of this process."""
+
+    def __init__(self, root: Path, chance: random.Random) -> None:
+        self.root, self.chance = root, chance
+        self.files: dict[int, bytes] = {}  # inode -> content when it was last synced
+        self.folders: dict[int, dict[str, tuple[int, bool]]] = {}  # inode -> names -> (inode, whether a folder)
+        self.pins: list[int] = []  # so that no inode is given to another file
+        self.whole: dict[int, dict[str, str]] = {}  # step -> name -> digest, of what was marked complete
+        self.faults: list[str] = []
+        self.cuts = Counter()
+        self.kept: list[Path] = []
+
+    def sync(self, handle: int) -> None:
+        """Note what a sync has put on the disk."""
+        path = Path(f"/proc/self/fd/{handle}").readlink()
+        if path != self.root.parent and self.root not in (path, *path.parents):
+            return
+        number = os.fstat(handle).st_ino
+        if number not in self.files and number not in self.folders:
+            self.pins.append(os.dup(handle))
+        if path.is_dir():
+            self.folders[number] = list_names(path)
+        else:
+            self.files[number] = path.read_bytes()
+
+    def cut(self) -> None:
+        """Lay out what the power might leave now, in each way, and check it."""
+        if not self.root.exists():
+            return
+        for folder in find_checkpoints(self.root):
+            if checkpoint_step(folder) not in self.whole and find_damage(folder) is None:
+                self.whole[checkpoint_step(folder)] = digest_files(folder)
+        for mode in MODES:
+            target = SCRATCH / "cut"
+            shutil.rmtree(target, ignore_errors=True)
+            target.mkdir()
+            names = self.choose(self.root.parent, mode)
+            if self.root.name in names:
+                self.lay_out(self.root, names[self.root.name][0], target / "out", mode)
+            self.check(target / "out", mode)
+            self.cuts[mode] += 1
+            if self.chance.random() < 0.004 and mode == "by chance":
+                kept = SCRATCH / f"kept-{len(self.kept)}"
+                shutil.copytree(target, kept)
+                self.kept.append(kept / "out")
+
+    def choose(self, live: Path | None, mode: str, number: int | None = None) -> dict[str, tuple[int, bool]]:
+        """Return the names that a folder has after the cut; `live` is where it is now, if it is anywhere."""
+        now = list_names(live) if live else {}
+        synced = self.folders.get(live.stat().st_ino if live else number, {})
+        if mode == "synced alone":
+            return synced
+        if mode == "names first":
+            return now
+        sides = {name: self.chance.choice((synced, now)) for name in sorted({*synced, *now})}
+        return {name: side[name] for name, side in sides.items() if name in side}
+
+    def lay_out(self, live: Path | None, number: int, target: Path, mode: str) -> None:
+        """Write what a folder is after the cut."""
+        target.mkdir()
+        if live is None or not live.exists() or live.stat().st_ino != number:
+            live = None
+        for name, (inode, is_folder) in self.choose(live, mode, number).items():
+            place = live / name if live else None
+            if is_folder:
+                self.lay_out(place, inode, target / name, mode)
+                continue
+            is_live = place is not None and place.is_file() and place.stat().st_ino == inode
+            content = place.read_bytes() if is_live else self.files.get(inode, b"")
+            synced = self.files.get(inode)
+            if synced is None or (mode == "by chance" and synced != content):
+                lost = {"synced alone": [b""], "names first": [bytes(len(content))]}
+                options = [b"", content[: len(content) // 2], content, bytes(len(content))]
+                synced = self.chance.choice(lost.get(mode, options))
+            (target / name).write_bytes(synced)
+
+    def check(self, folder: Path, mode: str) -> None:
+        """Note what looks whole and isn't, and whether all that was whole is gone."""
+        steps = []
+        for found in find_checkpoints(folder) if folder.exists() else []:
+            if find_damage(found) is None:
+                steps.append(checkpoint_step(found))
+                if digest_files(found) != self.whole.get(steps[-1]):
+                    self.faults.append(f"{mode}: {found.name} looks whole and is not")
+        record = read_record(folder) if folder.exists() else None
+        is_finished = record is not None and record["status"] == "finished"
+        if self.whole and not steps and not is_finished:
+            self.faults.append(f"{mode}: no whole checkpoint, of {sorted(self.whole)}")
+        weights = folder / "model.safetensors"
+        if is_finished or weights.exists():
+            same = weights.exists() and weights.read_bytes() == (self.root / "model.safetensors").read_bytes()
+            if not same:
+                self.faults.append(f"{mode}: the weights of {'a finished' if is_finished else 'the'} run are not whole")
+
+
+def list_names(folder: Path) -> dict[str, tuple[int, bool]]:
+    """Return the names in a folder with their inodes, and whether each is a folder."""
+    with os.scandir(folder) as entries:
+        return {entry.name: (entry.inode(), entry.is_dir(follow_symlinks=False)) for entry in entries}
+
+
+def digest_files(folder: Path) -> dict[str, str]:
+    """Return a digest of each file of a checkpoint."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def watch_disk(main: Callable, options: list[str], folder: Path, seed: int) -> int:
+    """Run a script, the power cut in thought at each of its syncs, renames and deletions; write what was found."""
+    disk = Disk(folder, random.Random(seed))
+    warnings.simplefilter("ignore")
+    sync = os.fsync
+
+    def fsync(handle: int) -> None:
+        disk.cut()
+        sync(handle)
+        disk.sync(handle)
+        disk.cut()
+
+    def watched(function: Callable) -> Callable:
+        def call(*args, **kwargs):
+            result = function(*args, **kwargs)
+            inside = any(str(folder) in os.fspath(arg) for arg in args if isinstance(arg, (str, Path)))
+            if inside or "dir_fd" in kwargs:
+                disk.cut()
+            return result
+
+        return call
+
+    os.fsync = fsync
+    for name in ("replace", "rename", "unlink", "rmdir"):
+        setattr(os, name, watched(getattr(os, name)))
+    code = main([*options, "--output_dir", str(folder)])
+    found = {"faults": disk.faults, "cuts": disk.cuts, "kept": [str(path) for path in disk.kept]}
+    (SCRATCH / "disk.json").write_text(json.dumps(found))
+    return code
+
+
+def measure_cuts(name: str, run: RUN, seed: int) -> int:
+    """Cut the power of a run at each of its syncs, go on from some of what is left, and print what was found."""
+    main, options = run
+    log, folder = SCRATCH / "log.txt", SCRATCH / "power" / "out"
+    shutil.rmtree(folder.parent, ignore_errors=True)
+    folder.parent.mkdir()
+    if wait_for(start(lambda: watch_disk(main, options, folder, seed), log)):
+        return fail(f"{name}: the run whose power is cut failed", log)
+    found = json.loads((SCRATCH / "disk.json").read_text())
+    if found["faults"]:
+        print(f"{name}: {len(found['faults'])} of {sum(found['cuts'].values())} cuts: {Counter(found['faults'])}")
+        return 1
+    expected = digest(folder)
+    for left in found["kept"]:
+        if wait_for(start(lambda left=left: main([*options, "--output_dir", left]), log)):
+            return fail(f"{name}: a run does not go on from {left}", log)
+        if digest(Path(left)) != expected:
+            return fail(f"{name}: other weights after a power cut, in {left}", log)
+    print(
+        f"{name}: {sum(found['cuts'].values())} power cuts: none left what looks whole and isn't, nor too little to go "
+        f"on; {len(found['kept'])} runs went on from what was left to the same weights, bit for bit",
+        flush=True,
+    )
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the benchmark; return 0 where nothing was lost."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=100, help="of all four runs together")
+    parser.add_argument("--minutes", type=float, default=10, help="no kill after so many")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(argv)
+    chance, began = random.Random(args.seed), time.monotonic()
+    base = SCRATCH / "base"
+    runs = make_runs(base)
+    if wait_for(start(lambda: runs["train, Muon"][0]([*runs["train, Muon"][1], "--output_dir", str(base)]),
+                      SCRATCH / "log.txt")):  # fmt: skip
+        return fail("the base could not be trained", SCRATCH / "log.txt")
+    for number, (name, run) in enumerate(runs.items(), 1):
+        until = began + 60 * args.minutes * number / len(runs)
+        if measure_kills(name, run, kills=args.kills // len(runs), chance=chance, until=until):
+            return 1
+    for name, run in runs.items():
+        if measure_cuts(name, run, args.seed):
+            return 1
+    shutil.rmtree(SCRATCH)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
