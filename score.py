@@ -7,22 +7,14 @@ python score.py ckpt --parts text pairs --text my.txt              # some parts,
 python score.py ckpt --pairs blimp/ --choices arc.jsonl            # published sets, in their own form
 """
 
-import os
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is fetched unless the user says so
-
-from errors import InputError, run_script, say_interrupts
-
-if __name__ == "__main__":  # what follows takes seconds to import
-    say_interrupts()
-
 import sys
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import takewhile
 from pathlib import Path
 
-from options import answer_early, check_range, parse_arguments, refuse_useless
+from environment import begin_script
+from errors import InputError, run_guarded, run_script
+from options import check_range, parse_arguments, refuse_useless
 
 ROOT = Path(__file__).parent
 RECIPE = ROOT / "configs" / "score.yaml"
@@ -84,18 +76,15 @@ class ScoreOptions:
                 refuse_useless(typed, {part}, f"without {part} among --parts")
 
 
-def name_models(argv: list[str] | None) -> list[str]:
-    """Return the command line with checkpoints that come first as the values of `--models`."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-    recipe = argv[:1] if argv and argv[0].endswith((".yaml", ".yml")) else []
-    rest = argv[len(recipe) :]
-    models = list(takewhile(lambda word: not word.startswith("-"), rest))
-    return [*recipe, *(["--models", *models] if models else []), *rest[len(models) :]]
+def parse_score(argv: list[str] | None) -> ScoreOptions:
+    """Return the options of this script; checkpoints may stand without `--models`."""
+    return parse_arguments((ScoreOptions,), argv, RECIPE, __doc__, positional="models")[0]
 
 
 if __name__ == "__main__":  # help and mistakes at once: what follows takes seconds to import
-    sys.argv[1:] = name_models(None)
-    answer_early((ScoreOptions,), RECIPE, __doc__, set())
+    begin_script()
+    if code := run_guarded(lambda: parse_score(None) and None):
+        sys.exit(code)
 
 from tqdm import tqdm
 
@@ -116,7 +105,7 @@ from train_utils.checkpoint import read_record
 
 def main(argv: list[str] | None = None) -> int:
     """Run the script; return its exit code."""
-    (options,) = parse_arguments((ScoreOptions,), name_models(argv), RECIPE, __doc__)
+    options = parse_score(argv)
     folders = name_folders(options.models)
     if options.compare and len(folders) < 2:
         raise InputError(

@@ -9,6 +9,7 @@ import chat
 import export
 import finetune_dialogue
 import prepare_corpus
+import score
 import train
 from errors import InputError
 from options import check_range, parse_arguments
@@ -124,7 +125,7 @@ def test_help_shows_each_option_with_its_default(capsys):
         assert shown in text
 
 
-@pytest.mark.parametrize("script", [train, finetune_dialogue, chat, export, prepare_corpus])
+@pytest.mark.parametrize("script", [train, finetune_dialogue, chat, export, prepare_corpus, score])
 def test_every_script_teaches_and_takes_the_same_dialect(script, capsys):
     with pytest.raises(SystemExit) as left:
         script.main(["--help"])

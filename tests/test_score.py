@@ -135,14 +135,9 @@ def test_a_fault_in_a_file_is_told_before_a_model_is_loaded(tiny_checkpoint, tmp
         score.main([str(tiny_checkpoint), "--pairs", str(path)])
 
 
-@pytest.mark.parametrize(
-    ("argv", "expected"),
-    [
-        (["a", "b", "--limit", "2"], ["--models", "a", "b", "--limit", "2"]),
-        (["my.yaml", "a", "--brief"], ["my.yaml", "--models", "a", "--brief"]),
-        (["--limit", "2"], ["--limit", "2"]),
-        ([], []),
-    ],
-)
-def test_checkpoints_come_first(argv, expected):
-    assert score.name_models(argv) == expected
+def test_checkpoints_may_stand_without_their_option(tmp_path):
+    (tmp_path / "my.yaml").write_text("limit: 3\n")
+    assert score.parse_score(["a", "b", "--limit", "2"]).models == ["a", "b"]
+    assert score.parse_score([str(tmp_path / "my.yaml"), "a", "--brief"]).models == ["a"]
+    assert score.parse_score(["--brief", "a"]).models == ["a"]
+    assert score.parse_score(["--limit", "2"]).models == ["ckpt_chat"]
