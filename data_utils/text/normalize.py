@@ -1,10 +1,11 @@
-"""Characters that a reader does not see, or sees as others: dropped or folded."""
+"""Drops characters that a reader does not see, and folds those that look like others."""
 
 import re
 import unicodedata
 from functools import cache
 
 from data_utils.text.characters import MARK, UNPRINTABLE, find_kinds
+from data_utils.text.cleaning import cut_marks
 from errors import InputError
 
 # Soft hyphen, zero-width space, word joiner and invisible operators, marks of direction, interlinear notes, tags that
@@ -54,6 +55,7 @@ def fold_compatible(text: str) -> str:
     >>> fold_compatible("ＡＢＣ ﬁ ①")
     'ABC fi 1'
     """
+    text = cut_marks(text)
     return text if unicodedata.is_normalized("NFKC", text) else unicodedata.normalize("NFKC", text)
 
 
