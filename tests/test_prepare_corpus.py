@@ -103,6 +103,27 @@ def test_planted_duplicates_and_leaks_are_gone_and_the_rest_is_there(corpus, new
     assert not any(text in other for text in held for other in training)
 
 
+def test_the_report_and_its_data_hold_nothing_private(tmp_path):
+    folder = tmp_path / "texts"
+    private = ["anna.schmidt0@gmail.com", "138-1234-5600", "AKIAIOSFODNN7ABCD00X", "hunter2hunter0"]
+    letters = [
+        f"{'Dear friend, the weather is fine and we drink tea. ' * (1 + n % 5)}Write to {private[0]} or call "
+        f"{private[1]}, key {private[2]}, password: {private[3]}. Letter {n}.{'' if n % 3 else chr(7)}"
+        for n in range(24)
+    ]
+    write_lines(folder / "letters.jsonl", [*letters, *letters[:3], f"x {private[0]}"])
+    (folder / "sheet.csv").write_text(f"name,{private[0]},{private[1]}\nAnna,b,c\n")  # its header is a row of data
+    options = ["--sources", str(folder), "--workers", "1", "--max_broken_fraction", "1", "--duplicates", "exact"]
+    steps = ["unicode", "quality", "private", "length"]
+    assert prepare.main([*options, "--clean", *steps, "--output_dir", str(tmp_path / "corpus")]) == 0
+    written = [path for path in (tmp_path / "corpus").rglob("*") if path.suffix in (".md", ".json")]
+    assert len(written) == 3
+    for path in written:
+        text = path.read_text(encoding="utf-8")
+        assert not [secret for secret in private if secret in text], path
+    assert "[EMAIL]" in (tmp_path / "corpus" / "report.md").read_text(encoding="utf-8")
+
+
 def test_the_report_counts_every_step_and_names_what_is_broken(corpus):
     report = json.loads((corpus / "report.json").read_text())
     assert list(report["steps"]) == ["read", "unicode", "length", "duplicates", "leaks"]

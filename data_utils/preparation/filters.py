@@ -1,4 +1,4 @@
-"""The cleaning of a corpus: named steps in order, each switchable and counted, with examples of what it does.
+"""Cleans documents by named steps in order, each switchable and counted, with examples of what it does.
 
 A step is a pure function `(text, language) -> text`, or `Dropped(reason)`. Where it is slow, a scan looks at a batch of
 texts first and tells it of each what need not be looked for. One class wraps both as a block of datatrove; its counts
@@ -26,6 +26,7 @@ from data_utils.text.repetition import judge_repetition, scan_repetition
 BATCH_DOCUMENTS = 256  # looked at together
 EXAMPLES = 3  # kept of each reason, from each task
 EXAMPLE_CHARACTERS = 200
+MASKED_CHARACTERS = 500_000  # looked through for an example
 STEPS = ("unicode", "mojibake", "invisible", "compatible", "language", "simplified", "boilerplate", "policy", "quality")
 STEPS += ("repetition", "private", "stop_words", "length")
 DEFAULT_STEPS = [name for name in STEPS if name not in ("compatible", "simplified", "stop_words")]
@@ -115,7 +116,7 @@ def check_length(text: str, language: str, min_characters: int) -> str | Dropped
 
 
 class CleaningStep(BaseFilter):
-    """A pure step as a datatrove block; `examples` holds the first of each reason, `changed` among them."""
+    """A pure step as a datatrove block; `examples` holds the first texts that it changed, before and after."""
 
     def __init__(
         self, name: str, function: Callable, exclusion_writer: DiskWriter | None = None, scan: Callable | None = None
@@ -145,32 +146,47 @@ class CleaningStep(BaseFilter):
     def settle(self, doc: Document, result: str | Dropped) -> bool | tuple[bool, str]:
         """Count what a step made of a document and keep an example."""
         if isinstance(result, Dropped):
-            self.keep_example(result.reason, doc, doc.text[:EXAMPLE_CHARACTERS], "")
             return False, result.reason
         if result != doc.text:
             self.stat_update("changed")
             self.stat_update("characters_removed", value=max(0, len(doc.text) - len(result)))
-            if sum(example["reason"] == "changed" for example in self.examples) < EXAMPLES:
-                self.keep_example("changed", doc, *show_change(doc.text, result))
+            if len(self.examples) < EXAMPLES and len(doc.text) < MASKED_CHARACTERS:
+                before, after = show_change(doc.text, result)
+                self.examples.append({"id": doc.id, "before": before, "after": after})
             doc.text = result
         return True
 
-    def keep_example(self, reason: str, doc: Document, before: str, after: str) -> None:
-        """Keep one of the first examples of a reason."""
-        if sum(example["reason"] == reason for example in self.examples) < EXAMPLES:
-            self.examples.append({"reason": reason, "id": doc.id, "before": before, "after": after})
+
+def mask_example(text: str) -> str:
+    """Return the beginning of a text for the report: private data masked, whichever steps are on.
+
+    Masked before it is cut to a length, since half a key or number isn't found.
+
+    >>> mask_example("call 138-\u200b1234-5678")
+    'call [PHONE]'
+    """
+    text = text[:MASKED_CHARACTERS]
+    plain = drop_invisible(fold_compatible(text))  # the numbers as a reader sees them
+    masked = mask_private(plain)
+    masked = text if masked == plain else masked
+    return masked[:-EXAMPLE_CHARACTERS] if len(text) == MASKED_CHARACTERS else masked
 
 
 def show_change(before: str, after: str) -> tuple[str, str]:
-    """Return both texts from a little before the place where they begin to differ.
+    """Return both texts, masked, from a little before the place where they begin to differ.
+
+    The first is "" where nothing but private data differs.
 
     >>> show_change("-" * 100 + "and milk", "-" * 100 + "or milk")[0].lstrip("-")
     'and milk'
+    >>> show_change("write to li.lei@qq.com", "write to [EMAIL]")
+    ('', 'write to [EMAIL]')
     """
-    pairs = zip(before, after, strict=False)
-    place = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(before), len(after)))
-    start = max(0, place - 40)
-    return before[start : start + EXAMPLE_CHARACTERS], after[start : start + EXAMPLE_CHARACTERS]
+    masked = mask_example(before), mask_example(after)
+    pairs = zip(*((before, after) if masked[0] == masked[1] else masked), strict=False)
+    place = next((i for i, (a, b) in enumerate(pairs) if a != b), min(map(len, masked)))
+    before, after = (text[max(0, place - 40) :][:EXAMPLE_CHARACTERS] for text in masked)
+    return ("" if masked[0] == masked[1] else before), after
 
 
 class LanguageStep(CleaningStep):

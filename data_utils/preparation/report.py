@@ -197,9 +197,9 @@ def show_examples(report: dict) -> list[str]:
 
 def show_change(before: str, after: str) -> str:
     """Return what became of a text, in words where no reader would see it."""
-    return (
-        f"{quote(before)} became {quote(after)}" if before != after else f"{quote(after)}: white space, invisible marks"
-    )
+    if before != after:
+        return f"{quote(before)} became {quote(after)}" if before else f"{quote(after)}"
+    return f"{quote(after)}: white space, invisible marks"
 
 
 def show_faults(report: dict) -> list[str]:

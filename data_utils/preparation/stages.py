@@ -14,6 +14,7 @@ from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 
 from data_utils.preparation.duplicates import EXACT, KEPT, NEAR
+from data_utils.preparation.filters import mask_example
 from data_utils.preparation.leaks import ENTRY, make_entries, read_leaks
 from data_utils.preparation.parquet_shards import COLUMNS, ShardWriter
 from data_utils.preparation.signatures import SignatureFolder, Signatures, write_array
@@ -125,7 +126,7 @@ class WriteCorpus(PipelineStep):
                 for row in rows.slice(0, 2).to_pylist():
                     examples = kept_examples.setdefault(row["language"], [])
                     if len(examples) < EXAMPLES:
-                        examples.append({"text": shorten(row["text"]), "source": row["source"]})
+                        examples.append({"text": shorten(mask_example(row["text"])), "source": row["source"]})
                 writer.add(rows.select(list(COLUMNS)))
         shard = None
         if writer.documents:

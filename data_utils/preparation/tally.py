@@ -12,7 +12,7 @@ from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.filters.base_filter import BaseFilter, get_filter_result
 
-from data_utils.preparation.filters import BATCH_DOCUMENTS, EXAMPLES
+from data_utils.preparation.filters import BATCH_DOCUMENTS, EXAMPLES, mask_example
 from data_utils.readers.files import Fault
 from errors import InputError
 from files import write_whole
@@ -40,7 +40,7 @@ class Tally:
 
     def add_faults(self, piece: dict, documents: int, faults: list[Fault]) -> None:
         """Keep the faults of a file or part, and how much of it is lost."""
-        self.faults += [[fault.file, fault.place, fault.reason] for fault in faults]
+        self.faults += [[fault.file, fault.place, mask_example(fault.reason)] for fault in faults]
         if faults and not documents:
             self.unread[piece["path"]] = self.unread.get(piece["path"], 0) + piece["bytes"]
         else:
@@ -57,14 +57,13 @@ class Tally:
         self.reasons[step][reason] += 1
         examples = self.examples.setdefault(f"{step}: {reason}" if reason else step, [])
         if len(examples) < EXAMPLES:
-            examples.append({"text": shorten(text), "source": source, **more})
+            examples.append({"text": shorten(mask_example(text)), "source": source, **more})
 
     def write(self, path: Path, **more: object) -> None:
         """Write all of it for the report."""
         names = ("steps", "reasons", "examples", "faults", "unread", "lost_bytes", "seconds")
         values = {name: getattr(self, name) for name in names}
-        changed = {step: [e for e in examples if e["reason"] == "changed"] for step, examples in self.changed.items()}
-        values["changed"] = {step: examples for step, examples in changed.items() if examples}
+        values["changed"] = {step: examples for step, examples in self.changed.items() if examples}
         write_json(path, values | more)
 
 

@@ -1,5 +1,6 @@
 """The steps of cleaning: named, switchable, counted, with examples; and the quality rules beside datatrove's own."""
 
+import json
 import random
 import re
 import unicodedata
@@ -14,7 +15,7 @@ pytest.importorskip("datatrove")
 from datatrove.data import Document
 from datatrove.pipeline.filters import GopherQualityFilter, GopherRepetitionFilter
 
-from data_utils.preparation.filters import DEFAULT_STEPS, STEPS, CleaningArguments, build_filters
+from data_utils.preparation.filters import DEFAULT_STEPS, STEPS, CleaningArguments, build_filters, mask_example
 from data_utils.sources import builtin as sources
 from data_utils.text.boilerplate import drop_boilerplate
 from data_utils.text.characters import UNPRINTABLE
@@ -81,15 +82,34 @@ def test_what_a_step_does_is_counted_with_examples():
     assert counts_of(by_name["language"])["dropped_de"] == 1
     assert counts_of(by_name["private"])["changed"] == 1
     (changed,) = by_name["private"].examples
-    assert (changed["reason"], changed["id"]) == ("changed", "d1")
-    assert changed["before"].endswith("a.b@gmail.com.")
+    assert (changed["id"], changed["before"]) == ("d1", "")  # of what it masks nothing is kept
     assert changed["after"].endswith("[EMAIL].")
-    assert by_name["mojibake"].examples[0]["before"] == texts[2]
+
+
+PRIVATE = ["anna.schmidt0@gmail.com", "138-1234-5600", "AKIAIOSFODNN7ABCD00X", "hunter2hunter0", "4111 1111 1111 1111"]
+
+
+@pytest.mark.parametrize("before", ["x" * 30, "x" * 300, "茶 " * 400])
+@pytest.mark.parametrize("secret", PRIVATE)
+def test_an_example_shows_nothing_private_whatever_step_made_it(before, secret):
+    secret = f"password: {secret}" if secret.startswith("hunter") else secret
+    hidden = secret[:6] + "\u200b" + secret[6:]  # as a reader sees it, it's the same
+    wide = secret.translate({code: code + 0xFEE0 for code in range(0x21, 0x7F) if chr(code).isdigit()})
+    texts = [f"{before} {form} and more. \x07" for form in (secret, hidden, wide)]
+    for steps in (["unicode"], ["invisible"], ["compatible"], ["private"], ["invisible", "private"]):
+        _, blocks = run(texts, steps)
+        examples = [example for block in blocks for example in block.examples]
+        shown = json.dumps(examples, ensure_ascii=False).replace("\u200b", "")
+        shown = unicodedata.normalize("NFKC", shown)
+        value = secret.removeprefix("password: ")
+        assert not [value[i : i + 8] for i in range(len(value) - 7) if value[i : i + 8] in shown]
+    assert mask_example(texts[0]).startswith(before[:30])
+    assert "[" in mask_example(texts[0])
 
 
 def test_examples_are_few():
-    _, (block,) = run(["x"] * 50, ["length"])
-    assert counts_of(block)["dropped_short"] == 50
+    _, (block,) = run(["x\x07"] * 50, ["unicode"])
+    assert counts_of(block)["changed"] == 50
     assert len(block.examples) == 3
 
 
