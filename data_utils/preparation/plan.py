@@ -139,5 +139,5 @@ class Plan:
             elif steps and isinstance(steps[-1], Chain):
                 steps[-1].filters.append(step)
             else:
-                steps.append(Chain([step], tally))
+                steps.append(Chain([step], tally, self.reading.max_seconds))
         return steps

@@ -14,6 +14,7 @@ from datatrove.pipeline.filters.base_filter import BaseFilter, get_filter_result
 
 from data_utils.preparation.filters import BATCH_DOCUMENTS, EXAMPLES, mask_example
 from data_utils.readers.files import Fault
+from data_utils.readers.limits import OutOfTime, limit_seconds
 from errors import InputError
 from files import write_whole
 
@@ -99,9 +100,10 @@ class Chain(PipelineStep):
 
     type, name = "FILTER", "chain"
 
-    def __init__(self, filters: list[BaseFilter], tally: Tally) -> None:
+    def __init__(self, filters: list[BaseFilter], tally: Tally, max_seconds: float) -> None:
+        """Take the filters, the tally, and the processor seconds that a filter may take for a document."""
         super().__init__()
-        self.filters, self.tally = filters, tally
+        self.filters, self.tally, self.max_seconds = filters, tally, max_seconds
 
     def run(self, data: Iterable[Document], rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         """Pass on the documents that all filters keep."""
@@ -112,7 +114,7 @@ class Chain(PipelineStep):
                 if not kept:
                     break
                 begun = time.perf_counter()
-                results = step.filter_batch(kept)
+                results = self.apply(step, kept)
                 seconds[step.name] += time.perf_counter() - begun
                 judged, kept = zip(kept, map(get_filter_result, results), strict=True), []
                 for document, (is_kept, reason) in judged:
@@ -124,6 +126,16 @@ class Chain(PipelineStep):
             yield from kept
         for name, spent in seconds.items():
             self.tally.seconds[name] = self.tally.seconds.get(name, 0) + spent
+
+    def apply(self, step: BaseFilter, documents: list[Document]) -> list[bool | tuple[bool, str]]:
+        """Return what a filter says of documents; one that takes too long is dropped, whatever stands beside it."""
+        try:
+            with limit_seconds(self.max_seconds):
+                return step.filter_batch(documents)
+        except OutOfTime:
+            if len(documents) == 1:
+                return [(False, "took too long")]
+            return [result for document in documents for result in self.apply(step, [document])]
 
     def count(self, step: str, batch: list[Document], sizes: dict[int, tuple[str, int]]) -> None:
         """Count what a step let through for each file; only what it changed is measured anew."""

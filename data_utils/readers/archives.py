@@ -13,6 +13,7 @@ from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 
 from data_utils.readers.encodings import EncodingFault, decode_bytes
 from data_utils.readers.files import ReadArguments
+from data_utils.readers.limits import OutOfTime
 from data_utils.readers.opening import FEED_BYTES, Part, Report, open_file, place_cuts
 from data_utils.readers.records import HEAD_END, RECORD_MARK, split_records
 from data_utils.readers.webpages import MAX_PAGE_BYTES, decode_page, extract_text
@@ -24,16 +25,18 @@ GZIP_MARK = b"\x1f\x8b\x08"
 CUT_MEMBER = "the file ends in the middle of a gzip member"
 
 
-def read_warc(path: str, _: ReadArguments, report: Report, part: Part | None = None) -> Iterator[tuple[str, dict]]:
+def read_warc(
+    path: str, options: ReadArguments, report: Report, part: Part | None = None
+) -> Iterator[tuple[str, dict]]:
     """Yield (address, {"text"}) of each page of a WARC, or of each text of a WET archive."""
     for place, data in read_members(path, report, part):
         try:
-            yield from read_records(data, place, report)
+            yield from read_records(data, place, report, options.max_seconds)
         except Exception as error:  # fastwarc raises what it meets
             report(place, f"not a WARC record: {first_line(error)}")
 
 
-def read_records(data: bytes, place: str, report: Report) -> Iterator[tuple[str, dict]]:
+def read_records(data: bytes, place: str, report: Report, max_seconds: float) -> Iterator[tuple[str, dict]]:
     """Yield (address, {"text"}) of each record of uncompressed WARC bytes."""
     kinds = WarcRecordType.response | WarcRecordType.conversion | WarcRecordType.resource
     for record in ArchiveIterator(io.BytesIO(data), record_types=kinds, parse_http=True):
@@ -47,8 +50,8 @@ def read_records(data: bytes, place: str, report: Report) -> Iterator[tuple[str,
             report(name, f"the record is cut: {len(content)} of {expected} bytes")
             continue
         try:
-            text = read_record_text(record, content)
-        except EncodingFault as error:
+            text = read_record_text(record, content, max_seconds)
+        except (EncodingFault, OutOfTime) as error:
             report(name, str(error))
             continue
         if text is None:
@@ -59,7 +62,7 @@ def read_records(data: bytes, place: str, report: Report) -> Iterator[tuple[str,
             report(name, "no text in it")
 
 
-def read_record_text(record: WarcRecord, content: bytes) -> str | None:
+def read_record_text(record: WarcRecord, content: bytes, max_seconds: float) -> str | None:
     """Return the text of one record, '' where it is empty, None where it is no page."""
     if record.record_type == WarcRecordType.conversion:
         return decode_bytes(content).strip() if content else ""
@@ -70,7 +73,7 @@ def read_record_text(record: WarcRecord, content: bytes) -> str | None:
     if not content.strip():
         return ""
     if "html" in kind:
-        return extract_text(decode_page(content, kind))
+        return extract_text(decode_page(content, kind), max_seconds)
     return decode_page(content, kind).strip() if kind.startswith("text/plain") else None
 
 

@@ -10,6 +10,7 @@ from xml.etree import ElementTree as ET
 
 from data_utils.readers.encodings import EncodingFault
 from data_utils.readers.files import ReadArguments
+from data_utils.readers.limits import OutOfTime
 from data_utils.readers.opening import Report, read_whole
 from data_utils.readers.webpages import decode_page, extract_text
 
@@ -17,7 +18,7 @@ MAX_CHAPTER_BYTES = 64 << 20  # unpacked; a small zip may hold a huge file
 SENTENCE_END = tuple(".?!:;\"'”’。？！：；…）)」』")
 
 
-def read_epub(path: str, _: ReadArguments, report: Report) -> Iterator[tuple[str, dict]]:
+def read_epub(path: str, options: ReadArguments, report: Report) -> Iterator[tuple[str, dict]]:
     """Yield ("book", {"text"}) of an EPUB: its chapters in order; a broken chapter is reported and left out."""
     with zipfile.ZipFile(io.BytesIO(read_whole(path))) as book:
         chapters = []
@@ -25,8 +26,8 @@ def read_epub(path: str, _: ReadArguments, report: Report) -> Iterator[tuple[str
             try:
                 if book.getinfo(name).file_size > MAX_CHAPTER_BYTES:
                     raise ValueError(f"larger than {MAX_CHAPTER_BYTES >> 20} MB")
-                text = extract_text(decode_page(book.read(name)), whole=True)
-            except (KeyError, ValueError, EncodingFault, zipfile.BadZipFile, OSError) as error:
+                text = extract_text(decode_page(book.read(name)), options.max_seconds, whole=True)
+            except (KeyError, ValueError, EncodingFault, OutOfTime, zipfile.BadZipFile, OSError) as error:
                 report(name, f"not a readable chapter: {error}")
             except Exception as error:  # zlib.error and what else a broken member raises
                 report(name, f"not a readable chapter: {type(error).__name__}: {error}")
@@ -85,16 +86,18 @@ def join_pdf_lines(text: str) -> str:
     'The tea is warm and wonderful.\\n今天下雨，我们在家。'
     """
     lines = [line.strip() for line in text.split("\n")]
-    lines = [line for line in lines if not re.fullmatch(r"[-–— ]*\d{0,4}[-–— ]*", line)]  # the number of the page
-    joined: list[str] = []
+    lines = [line for line in lines if not re.fullmatch(r"[-–— ]*+\d{0,4}+[-–— ]*+", line)]  # the number of the page
+    paragraphs: list[list[str]] = []  # the pieces of each: joined once, since a page may have 100,000 lines
     longest = max(map(len, lines), default=0)
     for line in lines:
-        before = joined[-1] if joined else ""
-        if not joined or before.endswith(SENTENCE_END) or len(before) < 0.5 * longest:
-            joined.append(line)
-        elif re.search(r"[a-z]-$", before) and line[:1].islower():
-            joined[-1] = before[:-1] + line
+        before = paragraphs[-1][-1] if paragraphs else ""
+        is_short = paragraphs and len(paragraphs[-1]) == 1 and len(before) < 0.5 * longest
+        if not before or before.endswith(SENTENCE_END) or is_short:
+            paragraphs.append([line])
+        elif re.search(r"[a-z]-$", before[-2:]) and line[:1].islower():
+            paragraphs[-1][-1] = before[:-1]
+            paragraphs[-1].append(line)
         else:
             is_wide = before[-1:] > "\u2e7f" or line[:1] > "\u2e7f"
-            joined[-1] = before + ("" if is_wide else " ") + line
-    return "\n".join(joined)
+            paragraphs[-1] += [line] if is_wide else [" ", line]
+    return "\n".join(map("".join, paragraphs))

@@ -43,6 +43,9 @@ class ReadArguments:
     chinese_variant: str = field(
         default="zh-hans", metadata={"help": "What is read where a Wikipedia gives a choice: zh-hans, zh-hant, zh-tw"}
     )
+    max_seconds: float = field(
+        default=20, metadata={"help": "Processor seconds for a document before it is left out; 0: no limit"}
+    )
 
     def __post_init__(self) -> None:
         if self.sample_by not in SAMPLE_BY:

@@ -1,33 +1,46 @@
-"""Web pages in, their main text out, by resiliparse, whatever encoding they say they are in."""
+"""Extracts the main text of web pages by resiliparse, whatever encoding they say they are in."""
 
+import os
+import pickle
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
-
-from resiliparse.extract.html2text import extract_plain_text
+from functools import lru_cache
+from importlib import import_module
+from pathlib import Path
+from threading import Lock
 
 from data_utils.readers.encodings import EncodingFault, decode_bytes
 from data_utils.readers.files import ReadArguments
+from data_utils.readers.limits import OutOfTime
 from data_utils.readers.opening import Report, read_whole
 
 MAX_PAGE_BYTES = 32 << 20  # a larger record is reported and left out; Common Crawl cuts pages at 1 MB
-DECLARED = re.compile(rb"<(?:meta|\?xml)[^>]{0,200}?(?:charset|encoding)\s*=\s*[\"']?\s*([\w:.-]+)", re.IGNORECASE)
-CHARSET = re.compile(r"charset\s*=\s*[\"']?([\w:.-]+)", re.IGNORECASE)
+DECLARED = re.compile(rb"<(?:meta|\?xml)[^>]{0,200}?(?:charset|encoding)\s*=\s*+[\"']?+\s*+([\w:.-]+)", re.IGNORECASE)
+CHARSET = re.compile(r"charset\s*+=\s*+[\"']?([\w:.-]+)", re.IGNORECASE)
 # What browsers do with these names (WHATWG Encoding): pages called gb2312 hold characters of GBK, latin-1 is cp1252.
 WIDER = {"gb2312": "gb18030", "gbk": "gb18030", "x-gbk": "gb18030", "big5": "big5hkscs", "iso-8859-1": "cp1252"}
 WIDER |= {"latin1": "cp1252", "us-ascii": "cp1252", "ascii": "cp1252", "shift_jis": "cp932", "x-sjis": "cp932"}
 WIDER |= {"euc-kr": "cp949", "ks_c_5601-1987": "cp949"}
 
 
-def read_html(path: str, _: ReadArguments, report: Report) -> Iterator[tuple[str, dict]]:
+_turn = Lock()
+
+
+def read_html(path: str, options: ReadArguments, report: Report) -> Iterator[tuple[str, dict]]:
     """Yield ("page", {"text"}) of an HTML file: its main text, lists and headings kept, menus left out."""
     data = read_whole(path, MAX_PAGE_BYTES + 1)
     if len(data) > MAX_PAGE_BYTES:
         report("", f"the page is larger than {MAX_PAGE_BYTES >> 20} MB")
         return
     try:
-        text = extract_text(decode_page(data))
+        text = extract_text(decode_page(data), options.max_seconds)
     except EncodingFault as error:
         report("", f"{error}; convert the file to UTF-8")
+        return
+    except OutOfTime as error:
+        report("", str(error))
         return
     if text:
         yield "page", {"text": text}
@@ -47,9 +60,33 @@ def decode_page(data: bytes, header: str = "") -> str:
     return decode_bytes(data, tuple(WIDER.get(name.lower(), name.lower()) for name in names))
 
 
-def extract_text(html: str, whole: bool = False) -> str:
-    """Return the main text of a page, or all of it (a chapter of a book) where `whole`."""
-    text = extract_plain_text(
-        html, main_content=not whole, alt_texts=False, links=False, form_fields=False, noscript=False, comments=False
-    )
-    return text.strip()
+def extract_text(html: str, max_seconds: float = 0, whole: bool = False) -> str:
+    """Return the main text of a page, or all of it (a chapter of a book) where `whole`.
+
+    Raises OutOfTime for a page that takes more than `max_seconds` of processor time (0: no limit) or too much memory.
+    """
+    options = dict.fromkeys(("alt_texts", "links", "form_fields", "noscript", "comments"), False)
+    with _turn:
+        process = _page_process(os.getpid())
+        try:
+            pickle.dump((html, options | {"main_content": not whole}, max_seconds), process.stdin)
+            process.stdin.flush()
+            answer = pickle.load(process.stdout)
+        except BaseException as error:
+            process.kill()
+            process.communicate()
+            _page_process.cache_clear()
+            if isinstance(error, EOFError | BrokenPipeError | pickle.UnpicklingError):
+                raise OutOfTime(f"its HTML takes more than {max_seconds:g} s or too much memory; left out") from None
+            raise
+    if isinstance(answer, Exception):
+        raise answer
+    return answer.strip()
+
+
+@lru_cache(1)
+def _page_process(pid: int) -> subprocess.Popen:
+    """Return the parser of this process; one that was forked from it starts its own."""
+    import_module("resiliparse.extract.html2text")  # whose absence is told here
+    command = [sys.executable, str(Path(__file__).with_name("page_process.py"))]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)

@@ -11,14 +11,16 @@ from typing import BinaryIO
 from xml.etree import ElementTree as ET
 
 from data_utils.readers.files import ReadArguments
+from data_utils.readers.limits import OutOfTime, limit_seconds
 from data_utils.readers.opening import FEED_BYTES, Part, Report, find_break, open_file, place_cuts
 from data_utils.readers.wikitext import FILE_PREFIXES, extract_article
+from errors import first_line
 
 CHUNK_BYTES = 1 << 20
 MAX_PAGE_BYTES = 64 << 20
 MAX_SCAN_BYTES = 16 << 20  # in which a place to cut a dump is looked for
 BZ2_MARK = re.compile(rb"BZh[1-9]1AY&SY")
-NAMESPACE = re.compile(rb'<namespace key="(?:6|14)"[^>]*>([^<]+)</namespace>')  # files and categories
+NAMESPACE = re.compile(rb'<namespace key="(?:6|14)"[^<>]*+>([^<]++)</namespace>')  # files and categories
 TITLE = re.compile(rb"<title>([^<]*)")
 
 
@@ -38,10 +40,16 @@ def read_dump(
             name = TITLE.search(page)
             report(name[1].decode("utf-8", errors="replace") if name else "a page", f"not valid XML: {error}")
             continue
-        if markup:
-            text = extract_article(markup, options.chinese_variant, prefixes)
-            if text:
-                yield title, {"text": f"{title}\n\n{text}"}
+        if not markup:
+            continue
+        try:
+            with limit_seconds(options.max_seconds):
+                text = extract_article(markup, options.chinese_variant, prefixes)
+        except (OutOfTime, ValueError, RecursionError, MemoryError) as error:
+            report(title, f"not readable as wiki markup: {first_line(error)}")
+            continue
+        if text:
+            yield title, {"text": f"{title}\n\n{text}"}
 
 
 def name_prefixes(head: bytes) -> frozenset[str]:

@@ -1,11 +1,13 @@
-"""Wiki markup in, text out: what an article says, without templates, tables, references, files and categories.
+"""Extracts what an article says from wiki markup: no templates, tables, references, files and categories.
 
-What nests (templates, tables, language variants) is taken out by one pass over brackets; links by mwparserfromhell,
-which reads about 1 MB/s and so sees only the lines that hold more than plain links and tags.
+One pass over brackets each takes out what nests: templates, tables, language variants. Links are left to
+mwparserfromhell, which reads about 1 MB/s and so sees only the lines that hold more than plain links and tags.
+Everything takes time in proportion to the markup, whatever that is: anybody may edit a wiki.
 """
 
 import html
 import re
+from collections.abc import Callable
 from functools import cache
 
 import mwparserfromhell
@@ -30,33 +32,35 @@ END_SECTIONS = frozenset(
     )
 )
 COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
-PROTECTED = re.compile(
-    r"<(nowiki|pre|code|source|syntaxhighlight|math|chem)\b[^<>]*?(?<!/)>(.*?)</\1\s*>", re.DOTALL | re.IGNORECASE
-)
+PROTECTED = re.compile(r"<(nowiki|pre|code|source|syntaxhighlight|math|chem)\b([^<>]*+)>", re.IGNORECASE)
 LEFT_OUT = re.compile(
-    r"<(ref|gallery|timeline|imagemap|references|score|graph|mapframe|maplink|templatestyles|style|hiero)\b[^<>]*?"
-    r"(?:/>|>.*?</\1\s*>)",
-    re.DOTALL | re.IGNORECASE,
+    r"<(ref|gallery|timeline|imagemap|references|score|graph|mapframe|maplink|templatestyles|style|hiero)\b([^<>]*+)>",
+    re.IGNORECASE,
 )
-BRACKETS = re.compile(r"(\{\{|\}\}|^[ :*]*\{\||^\s*\|\}(?!\}))", re.MULTILINE)
-VARIANT = re.compile(r"-\{((?:(?!-\{|\}-).)*)\}-", re.DOTALL)
+MAX_DEPTH = 40  # of templates and tables in one another; MediaWiki expands 100 at most
+MAX_VARIANT_DEPTH = 10  # as MediaWiki's
+MAX_SIGNS = 50  # "[", "<" and "{" of a line that mwparserfromhell sees, whose time grows with their square
+BRACKETS = re.compile(r"(\{\{|\}\}|^[ :*]*+\{\||^[^\S\n]*+\|\}(?!\}))", re.MULTILINE)
+VARIANT_BRACKETS = re.compile(r"(-\{|\}-\{?)")
 VARIANT_CODE = re.compile(r"\s*(zh(?:-[a-z]+)?)\s*:(.*)", re.DOTALL | re.IGNORECASE)
 FALLBACKS = {
     "zh-hans": ("zh-hans", "zh-cn", "zh-sg", "zh-my", "zh", "zh-hant", "zh-tw", "zh-hk", "zh-mo"),
     "zh-hant": ("zh-hant", "zh-tw", "zh-hk", "zh-mo", "zh", "zh-hans", "zh-cn", "zh-sg"),
     "zh-tw": ("zh-tw", "zh-hant", "zh-hk", "zh-mo", "zh", "zh-hans", "zh-cn"),
 }
-HEADING = re.compile(r"^(={1,6})\s*(.+?)\s*\1\s*$")
+ARGUMENT = re.compile(r"(?:\A|\|)((?:\[\[[^\[\]]*+\]\]|[^|])*+)")  # of a template; a "|" in a link ends none
 PLAIN_LINK = re.compile(r"\[\[(?:[^\[\]|:{}<>]*\|)?([^\[\]|:{}<>]+)\]\]")
-PLAIN_ADDRESS = re.compile(r"\[(?:https?:|ftp:)?//[^\s\[\]<>]+(?: +([^\[\]<>]*))?\]")
+PLAIN_ADDRESS = re.compile(r"\[(?:https?:|ftp:)?//[^\s\[\]<>]++(?: ++([^\[\]<>]*+))?+\]")
 PLAIN_TAG = re.compile(
     r"</?(?:small|big|b|i|u|s|sub|sup|span|div|center|font|em|strong|p|blockquote|poem)\b[^<>]*>|<br ?/?>"
 )
+ANY_SIGN = re.compile(r"<[^<>]*+>|\[\[(?:[^\[\]|]*+\|)?|\]\]|\[(?:https?:|ftp:)?//[^\s\[\]]*+ ?")
 LANGUAGE_LINK = re.compile(r"[a-z]{2,3}(?:-[a-z-]+)?:")
 LIST_MARK = re.compile(r"^[*#:;]+\s*")
+LONG_NUMBER = re.compile(r"&#(?:\d{9,}+|[xX][0-9a-fA-F]{9,}+);?")
 SWITCH = re.compile(r"__[A-Z]{3,}__|__[一-鿿]{2,}__")
 EMPTY_BRACKETS = re.compile(
-    r"[;,、，；]\s*(?=[)）])|(?<=[(（])\s*[;,、，；]|[ \u00a0]?(?:\([\s,;:、，；]*\)|（[\s,;:、，；]*）)"
+    r"[;,、，；]\s*+(?=[)）])|(?<=[(（])\s*+[;,、，；]|[ \u00a0]?(?:\([\s,;:、，；]*+\)|（[\s,;:、，；]*+）)"
 )
 
 
@@ -69,8 +73,8 @@ def extract_article(markup: str, variant: str = "zh-hans", prefixes: frozenset =
     '这是计算机（computer）。'
     """
     text = COMMENT.sub("", markup)
-    text = PROTECTED.sub(protect, text)
-    text = LEFT_OUT.sub("", text)
+    text = replace_elements(text, PROTECTED, protect)
+    text = replace_elements(text, LEFT_OUT, lambda tag, content: "")
     if "-{" in text:
         text = resolve_variants(text, variant)
     text = expand_brackets(text)
@@ -78,9 +82,8 @@ def extract_article(markup: str, variant: str = "zh-hans", prefixes: frozenset =
         text = file_link(prefixes).sub("", text)
     sections: list[tuple[str, list[str]]] = [("", [])]
     for line in text.split("\n"):
-        match = HEADING.match(line)
-        if match:
-            sections.append((extract_line(match[2], prefixes).strip(), []))
+        if line.startswith("=") and (title := read_heading(line)):
+            sections.append((extract_line(title, prefixes).strip(), []))
         else:
             sections[-1][1].append(extract_line(line, prefixes))
     parts = []
@@ -91,57 +94,111 @@ def extract_article(markup: str, variant: str = "zh-hans", prefixes: frozenset =
     return "\n\n".join(parts)
 
 
+def read_heading(line: str) -> str:
+    """Return what stands between the equals signs of a heading, '' where a line is none.
+
+    >>> read_heading("== Tea =="), read_heading("=== a = b == "), read_heading("= x")
+    ('Tea', '= a = b', '')
+    """
+    line = line.rstrip()
+    before, after = len(line) - len(line.lstrip("=")), len(line) - len(line.rstrip("="))
+    level = min(before, after, (len(line) - 1) // 2, 6)
+    return line[level : len(line) - level].strip() if level > 0 else ""
+
+
+def replace_elements(text: str, opening: re.Pattern, replace: Callable[[str, str], str]) -> str:
+    """Return text with each element, from a tag that `opening` finds to the next end of that name, replaced.
+
+    `replace` is given the name and what stands in the element. A tag without its end stays.
+
+    >>> replace_elements("a<ref x>b<ref/>c</ref>d<ref>", LEFT_OUT, lambda name, content: f"({name}: {content})")
+    'a(ref: b<ref/>c)d<ref>'
+    """
+    parts, place, without_end = [], 0, set()
+    for match in opening.finditer(text):
+        name, end = match[1].lower(), match
+        if match.start() < place:
+            continue
+        if not match[2].endswith("/"):
+            closing = re.compile(rf"</{name}\s*+>", re.IGNORECASE)
+            end = None if name in without_end else closing.search(text, match.end())
+        if end is None:
+            without_end.add(name)  # nor has any further one
+        else:
+            parts += text[place : match.start()], replace(name, text[match.end() : end.start()])
+            place = end.end()
+    return "".join([*parts, text[place:]])
+
+
 @cache
 def file_link(prefixes: frozenset) -> re.Pattern:
     """Return the pattern of links to files and categories, with links in their captions."""
     names = "|".join(map(re.escape, sorted(prefixes)))
     inner = r"[^\[\]]|\[\[[^\[\]]*\]\]|\[[^\[\]]*\]"
-    return re.compile(rf"\[\[ *(?:{names}) *:(?:{inner})*\]\]", re.IGNORECASE)
+    return re.compile(rf"\[\[ *(?:{names}) *:(?:{inner})*+\]\]", re.IGNORECASE)
 
 
-def protect(match: re.Match) -> str:
+def protect(tag: str, content: str) -> str:
     """Return code, formulas and quoted markup with its signs as entities, which come back at the end."""
-    tag, content = match[1].lower(), html.unescape(match[2]) if match[1].lower() == "math" else match[2]
+    content = unescape(content) if tag == "math" else content
     content = re.sub(r"[\[\]{}'<>|=*#:;_-]", lambda sign: f"&#{ord(sign[0])};", content)
     return f"${content.strip()}$" if tag in ("math", "chem") else content
+
+
+def unescape(text: str) -> str:
+    """Return text with its entities as characters, without those of numbers too long for any character.
+
+    >>> unescape("&eacute;&#" + "9" * 5000 + ";&#33;")
+    'é!'
+    """
+    return html.unescape(LONG_NUMBER.sub("", text))
 
 
 def resolve_variants(text: str, variant: str) -> str:
     """Return text with `-{zh-hans:...;zh-hant:...}-` replaced by what that variant reads; what is hidden goes."""
 
-    def choose(match: re.Match) -> str:
-        content, flags = match[1], ""
-        if "|" in content:
-            flags, _, content = content.partition("|")
-            if not re.fullmatch(r"[\sA-Z;-]*|[a-z;-]+", flags):
-                flags, content = "", match[1]
-        if set("HT") & set(flags):  # rules for the rest of the page, a title
-            return ""
-        choices = {}
-        for part in re.split(r";(?=\s*zh(?:-[a-z]+)?\s*:|\s*$)", content):
-            rule = VARIANT_CODE.fullmatch(part.rpartition("=>")[2])
-            if rule:
-                choices[rule[1].lower()] = rule[2].strip()
-        codes = FALLBACKS.get(variant, FALLBACKS["zh-hans"])
-        return next((choices[code] for code in codes if code in choices), "" if choices else content)
+    stack: list[list[str]] = [[]]
+    for token in VARIANT_BRACKETS.split(text):
+        begins = token == "-{" or (token == "}-{" and len(stack) == 1)  # behind the end of a template
+        if begins and len(stack) <= MAX_VARIANT_DEPTH:
+            stack[-1].append(token[:-2])
+            stack.append([])
+        elif token.startswith("}-") and len(stack) > 1:
+            content = "".join(stack.pop())
+            stack[-1] += choose_variant(content, variant), token[2:]
+        else:
+            stack[-1].append(token)
+    return "-{".join(map("".join, stack))  # what is left open is text
 
-    before = None
-    while before != text:  # from the innermost outwards
-        before, text = text, VARIANT.sub(choose, text)
-    return text
+
+def choose_variant(content: str, variant: str) -> str:
+    """Return what a variant reads of the content of one `-{...}-`."""
+    flags, rules = "", content
+    if "|" in content:
+        flags, _, rules = content.partition("|")
+        if not re.fullmatch(r"[\sA-Z;-]*|[a-z;-]+", flags):
+            flags, rules = "", content
+    if set("HT") & set(flags):  # rules for the rest of the page, a title
+        return ""
+    choices = {}
+    for part in re.split(r";(?=\s*+zh(?:-[a-z]+)?\s*+:|\s*+$)", rules):
+        rule = VARIANT_CODE.fullmatch(part.rpartition("=>")[2])
+        if rule:
+            choices[rule[1].lower()] = rule[2].strip()
+    codes = FALLBACKS.get(variant, FALLBACKS["zh-hans"])
+    return next((choices[code] for code in codes if code in choices), "" if choices else rules)
 
 
 def expand_brackets(text: str) -> str:
     """Return text without tables, and with templates replaced by the text they stand for, mostly none."""
     stack: list[tuple[str, list[str]]] = [("", [])]
     for token in BRACKETS.split(text):
-        if token == "{{":
-            stack.append(("{{", []))
+        is_table = token.endswith("{|") and token.strip(" :*") == "{|"
+        if (token == "{{" or is_table) and len(stack) <= MAX_DEPTH:
+            stack.append((token[-2:], []))
         elif token == "}}" and stack[-1][0] == "{{":
             content = "".join(stack.pop()[1])
             stack[-1][1].append(expand_template(content))
-        elif token.endswith("{|") and token.strip(" :*") == "{|":
-            stack.append(("{|", []))
         elif token.strip() == "|}" and any(kind == "{|" for kind, _ in stack):
             while stack.pop()[0] != "{|":  # a template that the table left open ends with it
                 pass
@@ -161,7 +218,7 @@ def expand_template(content: str) -> str:
     """
     if "|" not in content:
         return ""
-    name, *arguments = re.split(r"\|(?![^\[]*\]\])", content)
+    name, *arguments = ARGUMENT.findall(content)
     name = name.strip().lower().replace("_", " ")
     values = [a.partition("=")[2] if re.match(r"\s*\d+\s*=", a) else a for a in arguments]
     values = [value.strip() for value in values if not re.match(r"\s*[a-z][\w -]*=", value, re.IGNORECASE)]
@@ -181,7 +238,9 @@ def extract_line(line: str, prefixes: frozenset) -> str:
         line = PLAIN_ADDRESS.sub(lambda match: match[1] or "", PLAIN_LINK.sub(r"\1", line))
     if "<" in line:
         line = PLAIN_TAG.sub(lambda match: "\n" if match[0].startswith("<br") else "", line)
-    if "[" in line or "<" in line:
+    if line.count("[") + line.count("<") + line.count("{") > MAX_SIGNS:
+        line = ANY_SIGN.sub("", line)
+    elif "[" in line or "<" in line:
         code = mwparserfromhell.parse(line, skip_style_tags=True)
         line = "".join(extract_node(node, prefixes) for node in code.nodes)
     if mark and mark[0][0] in "*#" and line.strip():
@@ -189,7 +248,7 @@ def extract_line(line: str, prefixes: frozenset) -> str:
     if "__" in line:
         line = SWITCH.sub("", line)
     if "&" in line:
-        line = html.unescape(line).replace("\xa0", " ")
+        line = unescape(line).replace("\xa0", " ")
     return EMPTY_BRACKETS.sub("", line) if "(" in line or "（" in line else line
 
 

@@ -1,0 +1,44 @@
+"""Limits what one document may cost in processor time: one that never ends is a fault, and not the end of a run."""
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+REPEAT_SECONDS = 0.1  # the timer rings again: a limit around this one may have passed meanwhile
+# (Processor time at which it passes, its seconds) of each limit in force, or of one around it that passes sooner.
+_limits: list[tuple[float, float]] = []
+
+
+class OutOfTime(BaseException):
+    """A document took too long. It is no Exception, which a library on the way might take for its own."""
+
+
+@contextmanager
+def limit_seconds(seconds: float) -> Iterator[None]:
+    """Raise OutOfTime where the work in this context takes more than some seconds of processor time; 0: no limit.
+
+    Processor time, so that no document is lost to a busy machine, a slow network or a laptop that slept. Python code
+    and its patterns heed the limit. Compiled libraries don't, so what they are given is bounded by size. The timer's
+    signal reaches the main thread alone, and Windows has none: there the work has no limit.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    if not (seconds and is_main and hasattr(signal, "setitimer")):
+        yield
+        return
+
+    def ring(*_: object) -> None:
+        if _limits and time.process_time() >= _limits[-1][0]:
+            raise OutOfTime(f"it took longer than {_limits[-1][1]:g} s; left out")
+
+    before = signal.signal(signal.SIGVTALRM, ring)
+    _limits.append(min([(time.process_time() + seconds, seconds), *_limits[-1:]]))
+    signal.setitimer(signal.ITIMER_VIRTUAL, max(_limits[-1][0] - time.process_time(), 0.001), REPEAT_SECONDS)
+    try:
+        yield
+    finally:
+        _limits.pop()
+        left = max(_limits[-1][0] - time.process_time(), 0.001) if _limits else 0
+        signal.setitimer(signal.ITIMER_VIRTUAL, left, REPEAT_SECONDS)
+        signal.signal(signal.SIGVTALRM, before)
