@@ -60,13 +60,13 @@ class ScriptedEngine:
     def check_system(self, text, sampling=None) -> str:
         return clean_message(text, "system", self.window)
 
-    def reply(self, dialogue, sampling=None) -> ScriptedReply:
+    def reply_cleaned(self, dialogue, sampling=None, *, dropped=0) -> ScriptedReply:
         self.asked.append([dict(message) for message in dialogue])
         self.seeds.append(sampling.seed)
         pieces = self.replies.pop(0) if self.replies else ["and so on"]
         if isinstance(pieces, Exception):
             raise pieces
-        stats = Stats(prompt_tokens=7, seconds=1.0, dropped_messages=self.dropped)
+        stats = Stats(prompt_tokens=7, seconds=1.0, dropped_messages=self.dropped + dropped)
         self.given.append(ScriptedReply(pieces, stats))
         return self.given[-1]
 

@@ -12,6 +12,7 @@ from chat_utils.engine import Engine
 from chat_utils.messages import NO_ANSWER, clean_message
 from chat_utils.reply import Reply
 from chat_utils.sampling import Sampling
+from chat_utils.window import keep_end
 from data_utils.dialogue.checking import check_dialogue
 from data_utils.text.cleaning import clean_text
 from errors import InputError
@@ -73,7 +74,8 @@ class Conversation:
         self.messages.append({"role": "user", "content": text})
         pieces: list[str] = []
         try:
-            self.reply = self.engine.reply(self.messages, self.sampling)
+            kept, dropped = keep_end(self.messages, self.engine.window)
+            self.reply = self.engine.reply_cleaned(kept, self.sampling, dropped=dropped)
             for piece in read_ahead(self.reply):
                 pieces.append(piece)
                 show(piece)

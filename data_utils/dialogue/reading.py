@@ -83,32 +83,42 @@ def read_places(path: str, on_fault: Callable[[Fault], object]) -> Iterator[tupl
     yield from ((place, row, "") for place, row in rows)
 
 
-def read_file(path: str) -> Iterator[dict]:
-    """Yield a row for each row of a file or hub dataset: a checked dialogue, or one without messages and its fault.
+def check_rows(path: str, accept: Callable[[object, str], tuple[list[dict], str, list[str]]], empty: dict) -> Iterator:
+    """Yield what `accept` makes of each row of a file or hub dataset, and `empty` with its fault for a row it refuses.
 
-    Raises InputError where a file as a whole can't be read.
+    `accept` takes a row and the name of its form, where that shows in the kind of file, and returns (columns of each
+    example in it, name of the form, keys not read), or raises DialogueError. Raises InputError where a file as a whole
+    can't be read.
     """
     faults: list[Fault] = []
+    empty = {**empty, "source": Path(path).name, "form": "", "unread": [], "fault": ""}
 
     def note(fault: Fault) -> None:
         if not fault.place:  # of how many rows, nobody knows
             raise_fault(fault)
         faults.append(fault)
 
-    empty = {"messages": [], "unlearned": [], "language": "", "source": Path(path).name}
-    empty |= {"form": "", "unread": [], "fault": ""}
     for place, row, named in read_places(path, note):
         yield from ({**empty, "place": fault.place, "fault": fault.reason} for fault in faults)
         faults.clear()
         try:
-            messages, form, unread = (row, named, []) if named else convert_row(row)
-            messages = check_dialogue(messages)
+            found, form, unread = accept(row, named)
         except DialogueError as error:
             yield {**empty, "place": str(place), "fault": as_line(str(error))}
-        else:
-            read = {"form": form, "unread": [as_line(key)[:40] for key in unread], "place": str(place)}
-            yield {**empty, **as_row(messages), **read}
+            continue
+        read = {"form": form, "unread": [as_line(key)[:40] for key in unread], "place": str(place)}
+        yield from ({**empty, **columns, **read} for columns in found)
     yield from ({**empty, "place": fault.place, "fault": fault.reason} for fault in faults)
+
+
+def read_file(path: str) -> Iterator[dict]:
+    """Yield a row for each row of a file or hub dataset: a checked dialogue, or one without messages and its fault."""
+
+    def accept(row: object, named: str) -> tuple[list[dict], str, list[str]]:
+        messages, form, unread = (row, named, []) if named else convert_row(row)
+        return [as_row(check_dialogue(messages))], form, unread
+
+    yield from check_rows(path, accept, {"messages": [], "unlearned": [], "language": ""})
 
 
 def as_row(messages: list[dict]) -> dict:
@@ -140,34 +150,54 @@ def describe_file(path: str, rows: Dataset) -> str:
     return f"{path}: read as {words}" + (f"; keys not read: {keys}" if keys else "")
 
 
-def read_checked(paths: list[str], skip_bad: bool = False) -> Reading:
-    """Read dialogues from files, folders, globs, hub names and built-in sources, each as `PATH[@TIMES]`.
+def read_parts(
+    paths: list[str],
+    read: Callable[[str], Iterator[dict]],
+    features: Features,
+    builtin: dict[str, Callable[[str], Dataset]],
+    skip_bad: bool,
+) -> Reading:
+    """Read the rows of files, folders, globs, hub names and built-in sources, each as `PATH[@TIMES]`; all are checked.
 
-    All rows are checked. Raises InputError that names the first of those that are no dialogues by file and line, unless
-    `skip_bad` leaves them out and they are few.
+    Args:
+        read: yields the rows of a file. features: their columns but NOTES. builtin: source -> what reads it.
+    Raises InputError that names the first of the bad rows by file and line, unless `skip_bad` leaves them out and they
+    are few.
     """
     parts, lines, faults, count = [], [], [], 0
     for name in paths:
         path, times = parse_source(name)
-        if path in sources.DIALOGUE_SOURCES:
-            key = cache_key("read_source", path, sources.source_version(path))
-            parts.append(repeat_rows(generate_rows(read_source, FEATURES, key, source=path), times))
+        if path in builtin:
+            parts.append(repeat_rows(builtin[path](path), times))
             continue
         files, passed_over = ([path], []) if is_hub_name(path) else find_dialogue_files(path)
         lines += [
-            f"{file}: not read, since it holds no dialogues; name it by itself if it does" for file in passed_over
+            f"{file}: not read: its kind holds no dialogues beside others; name it by itself" for file in passed_over
         ]
         for file in files:
-            key = cache_key("read_file", file, "hub" if is_hub_name(file) else file_version(file))
-            rows = generate_rows(read_file, Features({**FEATURES, **NOTES}), key, path=file)
-            bad = [number for number, fault in enumerate(rows["fault"]) if fault]
-            faults += [Fault(file, row["place"], row["fault"]) for row in rows.select(bad)]
+            key = cache_key(read.__name__, file, "hub" if is_hub_name(file) else file_version(file))
+            rows = generate_rows(read, Features({**features, **NOTES}), key, path=file)
+            is_bad = [bool(fault) for fault in rows["fault"]]
+            bad = rows.select([number for number, found in enumerate(is_bad) if found])
+            faults += [Fault(file, row["place"], row["fault"]) for row in bad]
             count += len(rows)
             lines.append(describe_file(file, rows))
-            good = rows.select([number for number, fault in enumerate(rows["fault"]) if not fault]) if bad else rows
-            parts.append(repeat_rows(good.select_columns(list(FEATURES)), times))
+            good = rows.select([number for number, found in enumerate(is_bad) if not found]) if len(bad) else rows
+            parts.append(repeat_rows(good.select_columns(list(features)), times))
     left_out = judge_faults(faults, count, skip_bad, SKIP_OPTION)
     return Reading(concatenate_datasets(parts), lines + [left_out] * bool(left_out), left_out)
+
+
+def read_builtin(source: str) -> Dataset:
+    """Return the dialogues of a built-in source, read once."""
+    key = cache_key("read_source", source, sources.source_version(source))
+    return generate_rows(read_source, FEATURES, key, source=source)
+
+
+def read_checked(paths: list[str], skip_bad: bool = False) -> Reading:
+    """Read dialogues by `read_parts`: a Dataset with `messages`, `unlearned`, `language` and `source`."""
+    builtin = dict.fromkeys(sources.DIALOGUE_SOURCES, read_builtin)
+    return read_parts(paths, read_file, FEATURES, builtin, skip_bad)
 
 
 def read_dialogues(paths: list[str]) -> Dataset:

@@ -109,8 +109,10 @@ def read_turns(row: Row, turns: list, key: str) -> list[dict]:
         message = {"role": role, "content": read_content(turn.get(content_key), f"{place} ({role})")}
         if not reads_weight(turn, role, place):
             message["weight"] = 0
+        if isinstance(turn.get("liked"), bool):
+            message["liked"] = turn["liked"]
         messages.append(message)
-        known = {role_key, content_key, "weight", "train"}
+        known = {role_key, content_key, "weight", "train", "liked"}
         row.in_messages |= {
             f"{key}.{name}" for name, value in turn.items() if name not in known and not is_absent(value)
         }
@@ -138,11 +140,12 @@ def read_content(content: object, place: str) -> object:
 
 
 def reads_weight(turn: dict, role: object, place: str) -> bool:
-    """Tell whether a message is to be learned from: not with `weight: 0` (OpenAI) or `train: false` (axolotl).
+    """Tell whether a message is to be learned from: not with `weight: 0` (OpenAI), `train: false` (axolotl) or
+    `liked: false`, a thumb down in our chat.
 
     Raises DialogueError for a weight that can't be heeded.
     """
-    for key in ("weight", "train"):
+    for key in ("weight", "train", "liked"):
         weight = turn.get(key)
         if is_absent(weight):
             continue

@@ -307,7 +307,7 @@ def assert_sane(session: Session) -> None:
 
 
 def test_a_crash_leaves_the_terminal_as_it_was(start, monkeypatch):
-    monkeypatch.setattr(ScriptedEngine, "reply", lambda *_: 1 / 0)
+    monkeypatch.setattr(ScriptedEngine, "reply_cleaned", lambda *_, **__: 1 / 0)
     session = start()
     session.type("Hi\r")
     assert session.wait() == 70

@@ -279,7 +279,9 @@ def test_system_prompt_that_leaves_no_room_is_refused_in_the_users_language(tiny
 
 def test_interrupt_before_the_first_step_is_said(monkeypatch, capsys):
     chat = begin()
-    monkeypatch.setattr(chat.conversation.engine, "reply", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(
+        chat.conversation.engine, "reply_cleaned", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt)
+    )
     type_lines(monkeypatch, "Hi")
     talk(chat, "")
     assert capsys.readouterr().out.count("[stopped]") == 1

@@ -1,0 +1,160 @@
+"""Reads preferences from files: a prompt with the reply that is better and the one that is worse, or with one of them.
+
+Of a reply that was only liked, or only disliked, the other side is empty. Forms: `prompt`, `chosen`, `rejected` as
+texts or messages; whole dialogues in both; Alpaca's and ShareGPT's with a ranking; `prompt`, `completion`, `label`; and
+conversations that chat.py saved with thumbs (`liked` beside a reply).
+"""
+
+from collections.abc import Iterator
+
+from datasets import Dataset, Features, Value
+
+from data_utils.dialogue.checking import DialogueError, check_dialogue
+from data_utils.dialogue.forms import FORMS, convert_row
+from data_utils.dialogue.reading import MESSAGES, Reading, check_rows, read_parts
+from data_utils.dialogue.turns import Row, is_absent, name_kind, read_turns
+from data_utils.text.languages import detect_language
+
+# `place` is the line of the file, for what shows only when a pair is encoded.
+PAIR_FEATURES = Features(
+    {
+        "prompt": MESSAGES,
+        "chosen": Value("string"),
+        "rejected": Value("string"),
+        "language": Value("string"),
+        "source": Value("string"),
+        "place": Value("string"),
+    }
+)
+Sides = tuple[list[dict], list[dict], list[dict]]  # prompt, chosen, rejected: messages
+PAIR_EXPECTED = "prompt/chosen/rejected, chosen/rejected as whole dialogues, or prompt/completion/label"
+
+
+def read_side(row: Row, key: str) -> list[dict]:
+    """Return one side of a pair as messages: from a text, a message, or a list of messages."""
+    value = row.get(key)
+    if value is None:
+        raise DialogueError(f"'{key}' is missing or empty; a pair has a chosen and a rejected reply")
+    if isinstance(value, str) and not value.lstrip().startswith(("[{", '{"')):
+        return [{"role": "assistant", "content": value}]
+    if isinstance(value, dict):
+        return read_turns(row, [value], key)
+    return read_turns(row, row.get_list(key), key)
+
+
+def read_prompt(row: Row) -> list[dict]:
+    """Return what both sides answer, by the keys of any form of dialogue; nothing where the sides hold it."""
+    for key in ("prompt", "messages", "conversations"):
+        value = row.get(key)
+        if isinstance(value, list) or (isinstance(value, str) and value.lstrip().startswith("[{")):
+            return with_system(row, read_turns(row, row.get_list(key), key))
+    for key in ("prompt", "question", "query", "instruction"):
+        if row.get(key) is not None:
+            asked = "\n".join(filter(None, (row.get_text(key), row.get_text("input") if key == "instruction" else "")))
+            # By the forms of dialogues, so that history and system are read as there; the reply is a stand-in.
+            stand_in = {"prompt": asked, "response": ".", **{k: row.get(k) for k in ("history", "system")}}
+            return convert_row(stand_in)[0][:-1]
+    return []
+
+
+def with_system(row: Row, messages: list[dict]) -> list[dict]:
+    """Return messages after the row's own system prompt, if there is one."""
+    system = row.get_text("system")
+    return [{"role": "system", "content": system}, *messages] if system else messages
+
+
+def part_sides(prompt: list[dict], chosen: list[dict], rejected: list[dict]) -> Sides:
+    """Return the sides without what they share with the prompt or, where there is none, with each other."""
+    if not prompt:
+        if chosen[:-1] != rejected[:-1]:
+            raise DialogueError(
+                "'chosen' and 'rejected' answer other prompts; they may differ in the last message only"
+            )
+        prompt = chosen[:-1]
+    if not prompt:
+        raise DialogueError("there is no prompt: give 'prompt', or whole dialogues in 'chosen' and 'rejected'")
+    for side, name in ((chosen, "chosen"), (rejected, "rejected")):
+        if len(side) > 1 and side[:-1] not in (prompt, prompt[1:]):
+            raise DialogueError(f"the messages before the last of '{name}' are not those of the prompt")
+    return prompt, chosen[-1:], rejected[-1:]
+
+
+def convert_pair(values: object) -> tuple[list[Sides], str, list[str]]:
+    """Return (preferences, name of the form, keys not read) of a row; a saved conversation may hold several.
+
+    Raises DialogueError for what is no preference.
+    """
+    if isinstance(values, list):
+        values = {"messages": values}
+    if not isinstance(values, dict):
+        raise DialogueError(f"an object is expected, not {name_kind(values)}")
+    row = Row(values)
+    if {"chosen", "rejected"} & values.keys():
+        chosen, rejected = read_side(row, "chosen"), read_side(row, "rejected")
+        return [part_sides(read_prompt(row), chosen, rejected)], "chosen and rejected replies", row.unread()
+    label = next((key for key in ("label", "kto_tag") if key in values), None)
+    if label:
+        liked = row.get(label)
+        if not isinstance(liked, bool) and liked not in (0, 1):
+            raise DialogueError(f"'{label}' must be true (liked) or false, not {name_kind(values[label])}")
+        rest = {key: value for key, value in values.items() if key != label}
+        messages, _, unread = convert_row(rest)
+        return [as_sides(messages, len(messages) - 1, bool(liked))], "liked and disliked replies", unread
+    if any(all(key in values for key in form.keys) for form in FORMS):
+        return convert_rated(values)
+    keys = ", ".join(sorted(str(key)[:40] for key, value in values.items() if not is_absent(value))[:12]) or "none"
+    raise DialogueError(f"unknown form with the keys {keys}; expected: {PAIR_EXPECTED}")
+
+
+def convert_rated(values: dict) -> tuple[list[Sides], str, list[str]]:
+    """Return what was liked and disliked in a conversation that chat.py saved."""
+    messages, _, unread = convert_row(values)
+    rated = [(i, message["liked"]) for i, message in enumerate(messages) if isinstance(message.get("liked"), bool)]
+    if not rated:
+        raise DialogueError(f"no reply is rated: 'liked' stands beside none; expected: {PAIR_EXPECTED}")
+    return [as_sides(messages, i, liked) for i, liked in rated], "conversations with thumbs", unread
+
+
+def as_sides(messages: list[dict], place: int, liked: bool) -> Sides:
+    """Return the reply at a place of a dialogue as the one that is liked, or not."""
+    reply = [messages[place]]
+    return messages[:place], reply if liked else [], [] if liked else reply
+
+
+def check_pair(sides: Sides) -> dict:
+    """Return the columns of a preference, its messages cleaned; raise DialogueError for what is none."""
+    prompt, *replies = sides
+    checked, texts = [], []
+    for reply in replies:
+        whole = check_dialogue([{**message, "weight": 1} for message in (*prompt, *reply)]) if reply else []
+        checked += [whole[:-1]] * bool(reply)
+        texts.append(whole[-1]["content"] if reply else "")
+    if texts[0] == texts[1]:
+        raise DialogueError("'chosen' and 'rejected' are equal; leave the pair out")
+    words = " ".join(message["content"] for message in checked[0]) + texts[0] + texts[1]
+    return {"prompt": checked[0], "chosen": texts[0], "rejected": texts[1], "language": detect_language(words)}
+
+
+def read_pair_file(path: str) -> Iterator[dict]:
+    """Yield a row for each preference of a file, or for each of its rows that is none with its fault."""
+
+    def accept(values: object, _: str) -> tuple[list[dict], str, list[str]]:
+        found, form, unread = convert_pair(values)
+        return [check_pair(sides) for sides in found], form, unread
+
+    empty = {"prompt": [], "chosen": "", "rejected": "", "language": ""}
+    yield from check_rows(path, accept, empty)
+
+
+def read_pairs(paths: list[str], skip_bad: bool = False) -> Reading:
+    """Read preferences from files, folders, globs and hub names, each as `PATH[@TIMES]`; all rows are checked.
+
+    Raises InputError that names the first of those that are no preferences by file and line, unless `skip_bad` leaves
+    them out and they are few.
+    """
+    return read_parts(paths, read_pair_file, PAIR_FEATURES, {}, skip_bad)
+
+
+def make_pairs(rows: list[dict]) -> Dataset:
+    """Return preferences that were made here as those that `read_pairs` returns."""
+    return Dataset.from_list(rows, features=PAIR_FEATURES)
