@@ -54,10 +54,7 @@ def make_fast(model: PreTrainedModel, compiled_rows: int | None = None) -> None:
     its rows too would take half a minute, for one step. For as many rows plain ones need more memory.
     """
     compiler = Compiler()
-    if compiled_rows:
-        use_block_attention(model)
-        for layer in decoder_layers(model):
-            layer.forward = only_for_rows(layer, compiler.compile(layer.forward), compiled_rows)
+    compile_layers(model, compiler, compiled_rows)
     head = model.get_output_embeddings()
     if head is None or head.bias is not None or not has_plain_head(model):
         return
@@ -77,6 +74,14 @@ def make_fast(model: PreTrainedModel, compiled_rows: int | None = None) -> None:
         return CausalLMOutput(loss=find_loss(hidden, head.weight, labels, num_items_in_batch))
 
     model.forward = forward
+
+
+def compile_layers(model: PreTrainedModel, compiler: Compiler, compiled_rows: int | None) -> None:
+    """Compile a model's layers for training batches of so many rows, in place; not at all for None."""
+    if compiled_rows:
+        use_block_attention(model)
+        for layer in decoder_layers(model):
+            layer.forward = only_for_rows(layer, compiler.compile(layer.forward), compiled_rows)
 
 
 def only_for_rows(module: nn.Module, compiled, rows: int):

@@ -1,0 +1,170 @@
+"""Learning from preferences: the loss of pairs and of likes and dislikes, its figures, and when it has gone far enough.
+
+Sources: DPO (Rafailov et al. 2023) with the likelihood of the chosen reply beside it, against its fall (Pang et al.
+2024), smoothed labels (Mitchell 2023), log-probabilities by length (Meng et al. 2024; Lambert et al. 2024); KTO for
+likes and dislikes alone (Ethayarajh et al. 2024).
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from datasets import Dataset, Features, concatenate_datasets
+from torch.utils.data import DataLoader
+from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+
+from data_utils.caching import cache_key, generate_rows
+from data_utils.dialogue.format import stop_token_id
+from data_utils.rows.preferences import NUMBERS, collate_pairs
+from train_utils.callbacks import show_line
+from train_utils.objectives import REPLY_TOKENS, Objective
+from train_utils.samples import continue_prompts
+from train_utils.steps.compilation import Compiler
+from train_utils.steps.fast_model import compile_layers
+
+
+@dataclass(frozen=True)
+class PreferenceLoss:
+    """The loss of preferences, of what `score_replies` returns; Trainer's `compute_loss_func`.
+
+    `beta` is how much a nat of likelihood against the reference counts; `sft_weight` that of the chosen reply's own
+    loss; `label_smoothing` the share of pairs that are believed to be the other way round; `by_length` divides
+    log-probabilities by the reply's tokens.
+
+    Each pair counts once, whatever batch, accumulation or process it is in. KTO's reference point stays at 0, where it
+    begins, since the model begins as the reference: an estimate of it would depend on the batch.
+    """
+
+    beta: float = 0.1
+    sft_weight: float = 1.0
+    label_smoothing: float = 0.0
+    by_length: bool = False
+
+    def __call__(self, outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | None = None):
+        """Return the loss of a batch: `outputs.logits` (B, S), `labels` (B, S / 2, 6) as `collate_pairs` makes them."""
+        losses = self.pair_losses(outputs.logits.float().view(*labels.shape[:2], 2), labels)
+        is_there = labels[..., 2:4].sum(-1) > 0
+        return losses.sum() / (is_there.sum() if num_items_in_batch is None else num_items_in_batch)
+
+    def pair_losses(self, scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Return the loss (B, S / 2) of each pair, 0 where there is none, of log-probabilities (B, S / 2, 2)."""
+        sizes, weights = labels[..., 2:4], labels[..., 5]
+        rewards = self.rewards(scores, labels)
+        margins = rewards[..., 0] - rewards[..., 1]
+        smoothing = self.label_smoothing
+        of_pairs = -(1 - smoothing) * F.logsigmoid(margins) - smoothing * F.logsigmoid(-margins)
+        of_singles = torch.where(sizes[..., 0] > 0, torch.sigmoid(-rewards[..., 0]), torch.sigmoid(rewards[..., 1]))
+        losses = torch.where((sizes > 0).all(-1), of_pairs, of_singles)
+        likelihood = scores[..., 0] / sizes[..., 0].clamp_min(1)
+        return weights * (losses - self.sft_weight * likelihood)
+
+    def rewards(self, scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Return beta times what log-probabilities (B, S / 2, 2) have gained against the reference."""
+        gained = scores - labels[..., :2]
+        return self.beta * (gained / labels[..., 2:4].clamp_min(1) if self.by_length else gained)
+
+    def measure(self, evaluated: EvalPrediction) -> dict[str, float]:
+        """Return the figures of an evaluation: Trainer's `compute_metrics`.
+
+        The loss; the reward's margin, and the share of pairs in which chosen beats rejected; nats a token of chosen and
+        rejected replies; bits that a byte of the chosen ones takes.
+        """
+        labels = torch.from_numpy(np.asarray(evaluated.label_ids))
+        scores = torch.from_numpy(np.asarray(evaluated.predictions)).float().view(*labels.shape[:2], 2)
+        sizes, weights = labels[..., 2:4], labels[..., 5]
+        is_pair, is_there = (sizes > 0).all(-1), sizes.sum(-1) > 0
+        margins = (rewards := self.rewards(scores, labels))[..., 0] - rewards[..., 1]
+        figures = {"loss": (self.pair_losses(scores, labels)[is_there].sum() / is_there.sum()).item()}
+        if is_pair.any():
+            figures |= {"accuracy": (margins[is_pair] > 0).double().mean().item()}
+            figures |= {"reward_margin": margins[is_pair].mean().item()}
+        for side, name in enumerate(("chosen", "rejected")):
+            if (has := sizes[..., side] > 0).any():
+                figures[f"{name}_nats"] = -(scores[..., side][has].sum() / sizes[..., side][has].sum()).item()
+        if (size := labels[..., 4].sum()) > 0:
+            chosen = scores[..., 0][(sizes[..., 0] > 0) & (weights > 0)].sum()
+            figures["bits_per_byte"] = -(chosen / np.log(2) / size).item()
+        return figures
+
+
+def add_references(rows: Dataset, model: PreTrainedModel, *, key: str, batch_rows: int, bf16: bool) -> Dataset:
+    """Return the rows with `references`: the log-probabilities (S) that the model gives now, computed once and kept.
+
+    Args:
+        model: that `score_replies` was applied to; it becomes the reference. key: what changes when its weights do.
+        batch_rows: rows of a pass. bf16: as in the training, so that the model begins at its reference.
+    """
+
+    def compute():
+        was_training, device = model.training, model.device
+        model.eval()
+        loader = DataLoader(rows.with_format("numpy"), batch_size=batch_rows, collate_fn=collate_pairs)
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            for batch in loader:
+                names = ("input_ids", "position_ids", "targets", "replies", "sizes")
+                scores = model(**{name: batch[name].to(device) for name in names}).logits
+                yield from ({"references": row} for row in scores.float().cpu().numpy())
+        model.train(was_training)
+
+    found = generate_rows(
+        compute, Features({"references": NUMBERS}), cache_key("references", key, rows._fingerprint, bf16)
+    )
+    return concatenate_datasets([rows, found], axis=1)
+
+
+class StopOnFall(TrainerCallback):
+    """Ends a training where the held-out likelihood of chosen replies has fallen by more than a share: the model talks
+    worse than it did, whatever it prefers.
+    """
+
+    def __init__(self, max_fall: float) -> None:
+        self.max_fall = max_fall
+
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+        """Compare with the first evaluation of the run, which its log holds."""
+        for name, value in (metrics or {}).items():
+            if not name.endswith("bits_per_byte") or control.should_training_stop:
+                continue
+            first = next((entry[name] for entry in state.log_history if name in entry), value)
+            if value > first * (1 + self.max_fall):
+                control.should_training_stop = True
+                if state.is_world_process_zero:
+                    part = name.removeprefix("eval_").removesuffix("_bits_per_byte")
+                    fall = f"held-out {part} replies take {value / first - 1:.1%} more bits than before"
+                    show_line(None, f"step {state.global_step}: stopped, since {fall} (--max_fall)")
+
+
+def preference_objective(
+    rows: Dataset,
+    eval_rows: dict[str, Dataset],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    loss: PreferenceLoss,
+    questions: list[tuple[str, list[int]]],
+    row_tokens: int,
+    **more: Any,
+) -> Objective:
+    """Return the objective of preference tuning, of rows with references.
+
+    Args:
+        questions: (text, ids of its prompt), answered in the samples. more: other fields of the Objective.
+    """
+    stop_id = stop_token_id(tokenizer)
+    drawn = {"max_new_tokens": REPLY_TOKENS, "temperature": 0.7, "top_p": 0.9, "eos_token_id": stop_id}
+    return Objective(
+        train_rows=rows,
+        eval_rows=eval_rows,
+        row_tokens=row_tokens,
+        collate=collate_pairs,
+        sample=partial(continue_prompts, tokenizer=tokenizer, prompts=questions, **drawn),
+        stop_token_ids=[stop_id],
+        compute_loss=loss,
+        compute_metrics=loss.measure,
+        speed_up=lambda model, compiled_rows: compile_layers(model, Compiler(), compiled_rows),
+        measure=lambda model: None,
+        is_language=False,
+        **more,
+    )
