@@ -1,5 +1,6 @@
 """The loss of preferences: each reply scored as if alone, however it lies in a row or a batch; TRL's loss is ours."""
 
+import copy
 import math
 from types import SimpleNamespace
 
@@ -191,25 +192,28 @@ def test_figures_of_an_evaluation():
 
 
 def test_loss_and_gradients_are_those_of_trl(tokenizer, make_model, tmp_path):
-    """Of ordinary text, of which TRL's rendering makes the same ids."""
+    """Of plain text: of a dialogue TRL counts what the template writes after the stop token too."""
     trl = pytest.importorskip("trl")
-    data = Dataset.from_list(
-        [
-            {
-                "prompt": [{"role": "user", "content": asked}],
-                "chosen": [{"role": "assistant", "content": better}],
-                "rejected": [{"role": "assistant", "content": worse}],
-            }
-            for asked, better, worse in PAIRS
-        ]
+    theirs_tokenizer = copy.deepcopy(tokenizer)
+    theirs_tokenizer.eos_token = "<|im_end|>"
+    rendered = [
+        tokenizer.apply_chat_template([{"role": "user", "content": asked}], tokenize=False, add_generation_prompt=True)
+        for asked, _, _ in PAIRS
+    ]
+    data = Dataset.from_dict(
+        {"prompt": rendered, "chosen": [pair[1] for pair in PAIRS], "rejected": [pair[2] for pair in PAIRS]}
     )
     theirs, ours = make_model(scored=False), make_model()
     config = trl.DPOConfig(
-        output_dir=str(tmp_path), beta=0.3, label_smoothing=0.1, use_cpu=True, bf16=False, report_to="none",
+        output_dir=str(tmp_path), beta=0.3, use_cpu=True, bf16=False, report_to="none",
         max_length=None, per_device_train_batch_size=len(PAIRS), gradient_checkpointing=False,
     )  # fmt: skip
     trainer = trl.DPOTrainer(
-        model=theirs, ref_model=make_model(scored=False), args=config, train_dataset=data, processing_class=tokenizer
+        model=theirs,
+        ref_model=make_model(scored=False),
+        args=config,
+        train_dataset=data,
+        processing_class=theirs_tokenizer,
     )
     rows = with_references(make_rows(tokenizer, PAIRS), make_model())
     with torch.no_grad():
@@ -218,7 +222,7 @@ def test_loss_and_gradients_are_those_of_trl(tokenizer, make_model, tmp_path):
                 weight.mul_(1.05)
     batch = next(iter(trainer.get_train_dataloader()))
     expected = trainer.compute_loss(theirs.train(), batch)
-    found = run(ours.train(), PreferenceLoss(beta=0.3, sft_weight=0.0, label_smoothing=0.1),
+    found = run(ours.train(), PreferenceLoss(beta=0.3, sft_weight=0.0),
                 list(rows.with_format("numpy")))  # fmt: skip
     assert found.item() == pytest.approx(expected.item(), rel=1e-4)
     expected.backward()
