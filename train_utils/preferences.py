@@ -21,9 +21,12 @@ from data_utils.dialogue.format import stop_token_id
 from data_utils.rows.preferences import NUMBERS, collate_pairs
 from train_utils.callbacks import show_line
 from train_utils.objectives import REPLY_TOKENS, Objective
+from train_utils.run import Run
 from train_utils.samples import continue_prompts
 from train_utils.steps.compilation import Compiler
 from train_utils.steps.fast_model import compile_layers
+
+RATE = 1e-4  # AdamW's peak at width 256
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,8 @@ class StopOnFall(TrainerCallback):
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
         """Compare with the first evaluation of the run, which its log holds."""
         for name, value in (metrics or {}).items():
-            if not name.endswith("bits_per_byte") or control.should_training_stop:
+            is_held_out = name.endswith("bits_per_byte") and "training" not in name
+            if not is_held_out or control.should_training_stop:
                 continue
             first = next((entry[name] for entry in state.log_history if name in entry), value)
             if value > first * (1 + self.max_fall):
@@ -135,6 +139,17 @@ class StopOnFall(TrainerCallback):
                     part = name.removeprefix("eval_").removesuffix("_bits_per_byte")
                     fall = f"held-out {part} replies take {value / first - 1:.1%} more bits than before"
                     show_line(None, f"step {state.global_step}: stopped, since {fall} (--max_fall)")
+
+
+def choose_preference_rate(run: Run, model: PreTrainedModel) -> Run:
+    """Return a run with the learning rate of preferences, where the user gave none: RATE_SHARE of fine-tuning's.
+
+    It falls as 1 / width, as that does (Yang et al. 2022).
+    """
+    if run.args.learning_rate is not None:
+        return run
+    width = model.get_input_embeddings().embedding_dim
+    return run.change(learning_rate=RATE * 256 / width)
 
 
 def preference_objective(

@@ -1,0 +1,115 @@
+"""tune_preferences.py as a user runs it: own pairs and the model's, full and LoRA, resumed, and with bad input."""
+
+import json
+import shutil
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+import tune_preferences
+from data_utils.caching import generate_rows
+from errors import InputError
+from train_utils import own_pairs
+
+WORDS = ["tea", "rain", "boat", "door", "茶", "雨", "船", "门"]
+
+
+@pytest.fixture(scope="module")
+def pair_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
+    rows = [
+        {"prompt": f"{word} {n}?", "chosen": f"yes, {word}" if word.isascii() else f"好，{word}", "rejected": "no " * 6}
+        for word in WORDS
+        for n in range(6)
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def options(tiny_checkpoint) -> list[str]:
+    return [
+        "--base", str(tiny_checkpoint), "--row_tokens", "160", "--max_steps", "8", "--per_device_train_batch_size", "2",
+        "--eval_fraction", "0.2", "--logging_steps", "4", "--eval_steps", "4", "--save_steps", "4", "--warmup_steps",
+        "1", "--report_to", "none", "--bf16", "false", "--torch_compile", "false", "--use_cpu", "true",
+        "--learning_rate", "1e-3", "--max_fall", "9",
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tuned(options, pair_file, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tuned") / "ckpt_tuned"
+    assert tune_preferences.main([*options, "--preferences", str(pair_file), "--output_dir", str(folder)]) == 0
+    return folder
+
+
+def evaluations(folder, name: str, step: int = 8) -> list[float]:
+    log = json.loads((folder / f"checkpoint-{step}" / "trainer_state.json").read_text())["log_history"]
+    return [entry[name] for entry in log if name in entry]
+
+
+def test_what_is_chosen_is_preferred_on_held_out_prompts(tuned):
+    AutoModelForCausalLM.from_pretrained(tuned)
+    for part in ("en", "zh", "training"):
+        margins = evaluations(tuned, f"eval_{part}_reward_margin")
+        assert margins[0] == pytest.approx(0, abs=1e-4)  # it begins as the reference
+        assert margins[-1] > margins[1] > 0.1
+        assert evaluations(tuned, f"eval_{part}_accuracy")[-1] == 1
+        assert (
+            evaluations(tuned, f"eval_{part}_rejected_nats")[-1] > evaluations(tuned, f"eval_{part}_rejected_nats")[0]
+        )
+    report = (tuned / "report.md").read_text()
+    assert "## Replies to held-out prompts" in report
+    assert report.count("\n| tea ") + report.count("\n| rain ") > 0
+
+
+@pytest.mark.parametrize("weights", ["full", "lora"])
+def test_resumes_bit_for_bit(options, pair_file, tuned, tmp_path, weights):
+    given = [*options, "--preferences", str(pair_file), *(["--lora", "true"] if weights == "lora" else [])]
+    whole, again = tuned if weights == "full" else tmp_path / "whole", tmp_path / "again"
+    if weights == "lora":
+        assert tune_preferences.main([*given, "--output_dir", str(whole)]) == 0
+        assert (whole / "adapter" / "adapter_model.safetensors").exists()
+    shutil.copytree(whole, again)
+    shutil.rmtree(again / "checkpoint-8")
+    (again / "model.safetensors").unlink()
+    record = yaml.safe_load((again / "run.yaml").read_text())
+    (again / "run.yaml").write_text(yaml.safe_dump({**record, "status": "training"}))
+    assert tune_preferences.main([*given, "--output_dir", str(again), "--resume_from_checkpoint", "true"]) == 0
+    expected, found = load_file(whole / "model.safetensors"), load_file(again / "model.safetensors")
+    assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
+
+
+def test_pairs_are_made_from_the_model_once_for_a_seed(options, tmp_path, capsys, monkeypatch):
+    made = []
+    monkeypatch.setattr(own_pairs, "generate_rows", lambda *a, **k: made.append(generate_rows(*a, **k)) or made[-1])
+    few = [*options, "--max_steps", "1", "--prompts", "8", "--samples", "2"]
+    assert tune_preferences.main([*few, "--output_dir", str(tmp_path / "a")]) == 0
+    output = capsys.readouterr().out
+    assert "preferences: 8 prompts, 2 replies to each: " in output
+    assert output.count("\n        + ") == output.count("\n        - ") == 5
+    monkeypatch.setattr(own_pairs, "choose_pair", lambda *_: pytest.fail("made again"))
+    assert tune_preferences.main([*few, "--output_dir", str(tmp_path / "b")]) == 0
+    first, second = (load_file(tmp_path / name / "model.safetensors") for name in "ab")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--preferences", "PAIRS", "--prompts", "9"], "--prompts has no effect with --preferences"),
+        (["--lora_rank", "4"], "--lora_rank has no effect without --lora true"),
+        (["--beta", "-1"], "--beta -1.0 is outside 0 to 100"),
+        (["--preferences", "BAD"], "bad.jsonl:2: 'rejected' is missing or empty"),
+    ],
+)
+def test_bad_input_is_one_line(options, pair_file, tmp_path, given, message):
+    (tmp_path / "bad.jsonl").write_text(pair_file.read_text().splitlines()[0] + '\n{"prompt": "a", "chosen": "b"}\n')
+    paths = {"PAIRS": str(pair_file), "BAD": str(tmp_path / "bad.jsonl")}
+    with pytest.raises(InputError, match=message):
+        tune_preferences.main(
+            [*options, *(paths.get(word, word) for word in given), "--output_dir", str(tmp_path / "o")]
+        )

@@ -1,0 +1,194 @@
+"""Makes preferences from the model itself: it answers training prompts several times, and the worst is rejected.
+
+What is worse is told without a judge, by what a scorecard sees: no end, another language, loops, off the topic, a wrong
+name; among replies with as many faults, by how little they have in common with the true reply.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from data_utils.caching import cache_key, generate_rows
+from data_utils.dialogue.checking import DialogueError
+from data_utils.dialogue.format import stop_token_id
+from data_utils.dialogue.pairs import PAIR_FEATURES
+from data_utils.dialogue.window import encode_prompt
+from data_utils.sources.corpus import split_languages
+from data_utils.text.cleaning import clean_text
+from data_utils.text.languages import detect_language
+from eval_utils.scorecard import MAX_TOKENS, Answer, is_loop
+from eval_utils.topic import is_on_topic, list_units
+
+BATCH_PROMPTS = 32
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A prompt that the model is asked: its messages and ids, and the reply that its dialogue has."""
+
+    messages: list[dict]
+    ids: list[int]
+    truth: str
+    language: str
+
+    @property
+    def question(self) -> str:
+        """The user's last message."""
+        return self.messages[-1]["content"]
+
+
+def pick_prompts(
+    dialogues: Dataset, tokenizer: PreTrainedTokenizerBase, *, count: int, window: int, seed: int
+) -> list[Asked]:
+    """Return prompts of dialogues, `count` in all, the same number of each language where there are as many."""
+    found: list[Asked] = []
+    parts = list(split_languages(dialogues))
+    for language, rows in parts:
+        for row in rows.shuffle(seed=seed).select(range(min(len(rows), -(-count // len(parts))))):
+            *messages, reply = row["messages"]
+            try:
+                ids, _ = encode_prompt(tokenizer, messages, window, MAX_TOKENS)
+            except DialogueError:  # no reply has room beside it
+                continue
+            found.append(Asked(messages, ids, reply["content"], language))
+    return found
+
+
+def sample_replies(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[list[int]],
+    *,
+    count: int,
+    seed: int,
+    temperature: float = 0.8,
+) -> list[list[Answer]]:
+    """Return `count` replies to each prompt of ids, drawn by chance; the same for a seed, whatever was drawn before."""
+    stop, pad = stop_token_id(tokenizer), tokenizer.pad_token_id
+    replies: list[list[Answer]] = [[] for _ in prompts]
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    was_training = model.training
+    model.eval()
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed)
+        for start in range(0, len(order), BATCH_PROMPTS):
+            chosen = order[start : start + BATCH_PROMPTS]
+            longest = len(prompts[chosen[-1]])
+            ids = torch.tensor([[pad] * (longest - len(prompts[i])) + prompts[i] for i in chosen], device=model.device)
+            mask = torch.tensor([[0] * (longest - len(prompts[i])) + [1] * len(prompts[i]) for i in chosen])
+            drawn = model.generate(
+                input_ids=ids, attention_mask=mask.to(model.device), do_sample=True, temperature=temperature, top_k=0,
+                top_p=1.0, repetition_penalty=1.0, num_return_sequences=count, max_new_tokens=MAX_TOKENS,
+                eos_token_id=stop, pad_token_id=pad, use_cache=True,
+            )[:, longest:].tolist()  # fmt: skip
+            for number, row in enumerate(drawn):
+                has_stopped = stop in row
+                kept = row[: row.index(stop)] if has_stopped else row
+                text = clean_text(tokenizer.decode(kept, skip_special_tokens=True))
+                replies[chosen[number // count]].append(Answer(text, has_stopped, len(kept)))
+    model.train(was_training)
+    return replies
+
+
+def name_faults(asked: Asked, answer: Answer, assistant_name: str | None) -> list[str]:
+    """Return what is wrong with a reply, as far as it can be seen without a judge."""
+    if not answer.text:
+        return ["empty", "off topic"]
+    checks = {
+        "unstopped": not answer.has_stopped,
+        "wrong language": detect_language(answer.text) != detect_language(asked.truth),
+        "loop": is_loop(answer.text),
+        "off topic": not is_on_topic(asked.question, answer.text),
+        "wrong name": bool(assistant_name) and assistant_name in asked.truth and assistant_name not in answer.text,
+    }
+    return [name for name, found in checks.items() if found]
+
+
+def likeness(one: str, other: str) -> float:
+    """Return how much two texts have in common, from 0 to 1: F1 of their units.
+
+    >>> likeness("I like tea", "I like rice"), likeness("茶", "水")
+    (0.6666666666666666, 0.0)
+    """
+    units, others = set(list_units(one)), set(list_units(other))
+    return 2 * len(units & others) / max(1, len(units) + len(others))
+
+
+def choose_pair(asked: Asked, answers: list[Answer], assistant_name: str | None) -> tuple[str, str, list[str]] | None:
+    """Return (chosen, rejected, faults of the rejected) of a prompt; None where no reply is clearly worse.
+
+    Chosen is the dialogue's own reply: samples of a small model that have no fault are seldom good (measured).
+    """
+    faults = {answer: name_faults(asked, answer, assistant_name) for answer in answers if answer.text}
+    if not faults:
+        return None
+    worst = max(faults, key=lambda answer: (len(faults[answer]), -likeness(answer.text, asked.truth)))
+    if not faults[worst] or worst.text == asked.truth:
+        return None
+    return asked.truth, worst.text, faults[worst]
+
+
+def make_own_pairs(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[Asked],
+    *,
+    key: str,
+    samples: int,
+    seed: int,
+    assistant_name: str | None,
+) -> Dataset:
+    """Return the preferences that a model makes of prompts; made once for each `key`, which tells the model's weights.
+
+    A prompt whose replies don't differ gives none. `source` names the faults of the rejected reply.
+    """
+
+    def rows() -> Iterator[dict]:
+        replies = sample_replies(model, tokenizer, [asked.ids for asked in prompts], count=samples, seed=seed)
+        for number, (asked, answers) in enumerate(zip(prompts, replies, strict=True), 1):
+            pair = choose_pair(asked, answers, assistant_name)
+            if pair:
+                chosen, rejected, faults = pair
+                place = {"source": ", ".join(faults), "place": str(number), "language": asked.language}
+                yield {"prompt": asked.messages, "chosen": chosen, "rejected": rejected, **place}
+
+    asked_of = cache_key(*(f"{asked.ids} {asked.truth}" for asked in prompts))
+    return generate_rows(rows, PAIR_FEATURES, cache_key("own pairs", key, asked_of, samples, seed, assistant_name))
+
+
+class ReplyReport:
+    """What a model replied to held-out prompts before and after: the shares of faults, and ten replies side by side."""
+
+    def __init__(self, prompts: list[Asked], seed: int, assistant_name: str | None) -> None:
+        self.prompts, self.seed, self.assistant_name = prompts, seed, assistant_name
+        self.before: list[list[Answer]] = []
+
+    def ask(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[list[Answer]]:
+        """Return two replies to each prompt."""
+        return sample_replies(model, tokenizer, [asked.ids for asked in self.prompts], count=2, seed=self.seed)
+
+    def shares(self, replies: list[list[Answer]]) -> dict[str, float]:
+        """Return for each fault the share of the replies that have it."""
+        found = [
+            name_faults(asked, answer, self.assistant_name)
+            for asked, answers in zip(self.prompts, replies, strict=True)
+            for answer in answers
+        ]
+        names = ("unstopped", "wrong language", "loop", "off topic", "wrong name", "empty")
+        return {name: sum(name in faults for faults in found) / max(1, len(found)) for name in names}
+
+    def assess(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+        """Return the lines of Markdown for the report of the finished model."""
+        after = self.ask(model, tokenizer)
+        old, new = self.shares(self.before), self.shares(after)
+        lines = ["## Replies to held-out prompts", "", "| share of replies | before | after |", "| --- | --- | --- |"]
+        lines += [f"| {name} | {old[name]:.1%} | {new[name]:.1%} |" for name in old]
+        lines += ["", "| prompt | before | after |", "| --- | --- | --- |"]
+        step = max(1, len(self.prompts) // 10)
+        for number in range(0, len(self.prompts), step)[:10]:
+            texts = (self.prompts[number].question, self.before[number][0].text, after[number][0].text)
+            lines.append("| " + " | ".join(" ".join(text.split()).replace("|", "\\|") for text in texts) + " |")
+        return [*lines, ""]

@@ -1,0 +1,172 @@
+"""Teach a chat model which replies are better: chat model -> pairs of replies -> DPO -> ckpt_tuned/.
+
+    python tune_preferences.py --base ckpt_chat/                           # pairs from the model's own replies
+    python tune_preferences.py --base ckpt_chat/ --preferences my.jsonl    # your own pairs, likes, saved conversations
+    python tune_preferences.py --base ckpt_chat/ --lora true               # low-rank adapters instead of all weights
+
+A preference is a line of JSON, the prompt a text or a list of messages:
+    {"prompt": "...", "chosen": "...", "rejected": "..."}
+    {"prompt": "...", "completion": "...", "label": true}
+Whole dialogues in chosen and rejected, rankings in Alpaca's and ShareGPT's forms, and conversations that chat.py saved
+with thumbs are read too, from .jsonl .json .csv .parquet, each also .gz or .zst.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+from environment import begin_script
+from errors import InputError, run_script
+from options import check_range, format_command, refuse_useless
+from train_utils.run_options import RunOptions, parse_training
+
+ROOT = Path(__file__).parent
+RECIPE = ROOT / "configs" / "tune_preferences.yaml"
+OWN_ONLY = {"dialogues", "prompts", "samples"}
+
+
+@dataclass
+class PreferenceArguments:
+    """What is preferred, by which model, and how much that counts."""
+
+    base: str = field(default="ckpt_chat", metadata={"help": "Checkpoint to start from: a chat model"})
+    preferences: list[str] | None = field(
+        default=None,
+        metadata={"help": "Files, folders, globs or hub names, each PATH or PATH@TIMES; unset: made from the model"},
+    )
+    skip_bad_dialogues: bool = field(
+        default=False, metadata={"help": "Leave out rows that are no preferences, up to a fifth, and name them"}
+    )
+    dialogues: list[str] = field(
+        default_factory=lambda: ["own", "chatterbot"],
+        metadata={"help": "Where the prompts are from that the model answers, as --dialogues of finetune_dialogue.py"},
+    )
+    prompts: int = field(default=400, metadata={"help": "How many prompts the model answers, of both languages"})
+    samples: int = field(default=4, metadata={"help": "How often it answers each"})
+    assistant_name: str = field(default="Momo", metadata={"help": "What {assistant_name} in dialogues becomes"})
+    row_tokens: int = field(default=512, metadata={"help": "Length of a training row in tokens; pairs are packed"})
+    eval_fraction: float = field(
+        default=0.02,
+        metadata={"help": "Share of the dialogues, or pairs, that is held out; as in finetune_dialogue.py"},
+    )
+    beta: float = field(default=0.1, metadata={"help": "Weight of a nat against the base (Rafailov et al. 2023)"})
+    sft_weight: float = field(
+        default=1.0, metadata={"help": "Weight of the chosen reply's own loss, against collapse (Pang et al. 2024)"}
+    )
+    label_smoothing: float = field(
+        default=0.0, metadata={"help": "Share of pairs that may be the wrong way round (Mitchell 2023)"}
+    )
+    by_length: bool = field(
+        default=False, metadata={"help": "Divide log-probabilities by the reply's tokens (Meng et al. 2024)"}
+    )
+    max_fall: float = field(
+        default=0.02, metadata={"help": "Stop where held-out chosen replies take this share more bits than before"}
+    )
+    lora: bool = field(
+        default=False, metadata={"help": "Train low-rank adapters; writes adapter/ and the merged model"}
+    )
+    lora_rank: int = field(default=16, metadata={"help": "Rank r of the adapters"})
+    lora_alpha: int = field(default=32, metadata={"help": "Scale of the adapters: alpha / r"})
+    lora_targets: str = field(default="all-linear", metadata={"help": "Modules that get one, by name, comma-separated"})
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("row_tokens", 8, 2**31), ("eval_fraction", 0, 1), ("prompts", 2, 10**7), ("samples", 1, 64),
+            ("beta", 0, 100), ("sft_weight", 0, 100), ("label_smoothing", 0, 0.49), ("max_fall", 0, 100),
+            ("lora_rank", 1, 2**20),
+        ):  # fmt: skip
+            check_range(name, getattr(self, name), low, high)
+
+    def check_typed(self, typed: set[str]) -> None:
+        """Raise InputError for an option of the command line that has no effect without another one."""
+        if not self.lora:
+            refuse_useless(typed, {"lora_rank", "lora_alpha", "lora_targets"}, "without --lora true")
+        if self.preferences:
+            refuse_useless(typed, OWN_ONLY, "with --preferences, which are there already")
+
+
+@dataclass
+class PreferenceOptions(RunOptions):
+    """How it is trained."""
+
+    COMMON: ClassVar[list[str]] = [*RunOptions.COMMON, "eval_on_start"]
+
+    output_dir: str = field(default="ckpt_tuned", metadata={"help": "Folder of the checkpoint, its report and curves"})
+    eval_on_start: bool = field(default=True, metadata={"help": "Measure before training too, to compare"})
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the script; return its exit code."""
+    options, args = parse_training((PreferenceArguments, PreferenceOptions), argv, RECIPE, __doc__)
+    from data_utils.sources.builtin import DIALOGUE_SOURCES
+    from data_utils.sources.corpus import data_version
+    from train_utils.adapters import add_adapters
+    from train_utils.plan.apply import make_plan, rows_task, shape_of
+    from train_utils.preference_data import describe_pairs, find_preferences, pack_preferences
+    from train_utils.preferences import PreferenceLoss, StopOnFall, choose_preference_rate, preference_objective
+    from train_utils.run import open_run
+    from train_utils.steps.reply_scores import score_replies
+    from train_utils.training import train_and_save
+    from train_utils.tuning import check_base, load_base
+
+    check_base(options.base)
+    version = data_version(options.preferences or options.dialogues, DIALOGUE_SOURCES)
+    run = open_run("tune_preferences.py", args, (options,), data_version=version, base=options.base)
+    if run is None:
+        return 0
+
+    # 1. Base: the chat model, which returns the log-probabilities of replies.
+    model, tokenizer = load_base(run, options.base, options.row_tokens)
+    model.to(args.device)
+    score_replies(model)
+
+    # 2. Preferences: read and checked, or made from the model's own replies; held out by prompt.
+    found = find_preferences(run, model, tokenizer, options)
+    for line in describe_pairs(found.train):
+        run.say(line)
+
+    # 3. Rows: chosen and rejected side by side, with the log-probabilities of the base as the reference.
+    rows, eval_rows = pack_preferences(run, model, tokenizer, found, options.row_tokens)
+    if not len(rows) or not eval_rows:
+        raise InputError("no preference is left to train on and to measure with; give more, or larger --row_tokens")
+    run.watch.lap("data")
+
+    # 4. Plan, with --minutes: as many steps as the time allows, and few enough that nothing is learned by heart.
+    if args.minutes:
+        run = make_plan(run, rows_task(len(rows), options.row_tokens), shape=shape_of(model, options.row_tokens))
+        if args.plan_only:
+            return 0
+        run.watch.lap("plan")
+
+    # 5. Weights: all of them, or low-rank adapters beside them.
+    run = choose_preference_rate(run, model)
+    if options.lora:
+        model = add_adapters(model, options.lora_rank, options.lora_alpha, options.lora_targets)
+        model.print_trainable_parameters()
+
+    # 6. Training, then the checkpoint with its picture and report.
+    objective = preference_objective(
+        rows,
+        eval_rows,
+        tokenizer,
+        loss=PreferenceLoss(options.beta, options.sft_weight, options.label_smoothing, options.by_length),
+        questions=[
+            (asked.question, asked.ids) for asked in found.report.prompts[:: max(1, len(found.report.prompts) // 4)]
+        ],
+        row_tokens=options.row_tokens,
+        callbacks=[StopOnFall(options.max_fall)],
+        assess=found.report.assess,
+        facts={
+            "pairs": len(found.train),
+            "held out": len(found.held_out),
+            "kinds": dict(Counter(found.train["source"])),
+        },
+        next_step=format_command("python", "chat.py", "--model", run.folder),
+    )
+    return train_and_save(run, model, tokenizer, objective)
+
+
+if __name__ == "__main__":
+    begin_script()
+    run_script(main)
