@@ -1,9 +1,10 @@
 """How a mistake in the user's input ends a script: one line, exit code 2, never a traceback."""
 
+import contextlib
 import errno
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 
 
@@ -32,6 +33,22 @@ def is_machine_fault(error: Exception) -> bool:
 def first_line(error: Exception) -> str:
     """Return the first line of an error's text, or its kind where it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+@contextlib.contextmanager
+def explained(place: str, what: str) -> Iterator[None]:
+    """Turn what libraries raise inside for a broken file, of many kinds, into one line; the machine's faults stay."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        if is_machine_fault(error):
+            raise
+        reason = first_line(error)
+        if "trust_remote_code" in str(error):
+            reason = "it brings code of its own, which is never run here; name a model whose class transformers has"
+        raise InputError(f"{place}: {what}: {reason}") from error
 
 
 def say_error(message: str) -> None:

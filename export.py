@@ -35,21 +35,22 @@ from huggingface_hub.constants import ENV_VARS_TRUE_VALUES
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from chat_utils.engine import load_checkpoint
 from chat_utils.runtimes.llama_cpp import LlamaModel
 from chat_utils.sampling import Sampling
 from data_utils.dialogue.format import stop_token_id
-from eval_utils.agreement import check_tokens, compare_replies
+from eval_utils.agreement import compare_replies
 from export_utils import adapter, ctranslate2, onnx
 from export_utils.ollama import make_modelfile
 from files import whole
 from model_utils import gguf_writer as gguf
+from model_utils.checkpoint import find_checkpoint, load_checkpoint
+from model_utils.same_tokens import check_tokens
 from options import format_command, parse_arguments, refuse_useless
 from train_utils.checkpoint import weights_version
 
 # What each form is called by: its types from whole to small, the type that is taken where none is named, its packages.
 FORMS = {
-    "gguf": (tuple(gguf.FILE_TYPES), "q8_0", ("gguf", "llama_cpp")),
+    "gguf": (tuple(gguf.FILE_TYPES), "q8_0", ("gguf",)),
     "ctranslate2": (ctranslate2.FILE_TYPES, "int8", ("ctranslate2",)),
     "onnx": (onnx.FILE_TYPES, "float32", ("onnx", "onnxscript", "onnxruntime")),
     "peft": (("float32",), "float32", ("peft",)),
@@ -90,6 +91,8 @@ class ExportOptions:
         missing = [name for name in FORMS[self.to][2] if importlib.util.find_spec(name) is None] if self.to else []
         if missing:
             raise ValueError(f"--to {self.to} needs {missing[0]}: pip install -r requirements/export.txt")
+        if self.to == "gguf":
+            gguf.check_quantizer(self.quantize or FORMS["gguf"][1])
 
     def check_typed(self, typed: set[str]) -> None:
         """Raise InputError for an option of the command line that has no effect without another one."""
@@ -100,13 +103,18 @@ class ExportOptions:
 
     @property
     def checkpoint(self) -> Path:
-        """The folder that is exported."""
-        return Path(self.model)
+        """The folder that is exported: of a GGUF file, the one that it was imported into."""
+        return Path(find_checkpoint(self.model))
+
+    @property
+    def name(self) -> str:
+        """What the export is called by."""
+        return Path(self.model).resolve().name.removesuffix(".gguf")
 
     @property
     def output(self) -> Path:
         """The folder that is written."""
-        return Path(self.output_dir or f"{self.checkpoint.resolve().name}-{self.to}")
+        return Path(self.output_dir or f"{self.name}-{self.to}")
 
 
 def parse_export(argv: list[str] | None) -> ExportOptions:
@@ -147,11 +155,11 @@ def copy_words(checkpoint: Path, folder: Path) -> None:
 def make_writer(options: ExportOptions, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Callable:
     """Return a function (folder, type of weights) that writes the form there and opens it in its runtime."""
     stop_id = stop_token_id(tokenizer)
-    name, window = options.checkpoint.resolve().name, model.config.max_position_embeddings
+    window = model.config.max_position_embeddings
 
     def write_gguf(folder: Path, quantize: str):
         folder.mkdir()
-        file = folder / f"{name}-{quantize}.gguf"
+        file = folder / f"{options.name}-{quantize}.gguf"
         gguf.write_gguf(model, tokenizer, stop_id, file, quantize)
         modelfile = make_modelfile(
             tokenizer, {stop_id, tokenizer.eos_token_id} - {None}, window, asdict(Sampling()), file.name
@@ -184,12 +192,12 @@ def main(argv: list[str] | None = None) -> int:
     logging.disable_progress_bar()
 
     # 1. The checkpoint: as whole as its own chat needs it.
-    model, tokenizer = load_checkpoint(str(options.checkpoint))
+    model, tokenizer = load_checkpoint(options.model)
     source = options.checkpoint
     if options.to:
         # 2. Aside: first in full precision, which must agree but at ties, then in the type that is asked for.
         types, default, _ = FORMS[options.to]
-        chosen, record = options.quantize or default, {"checkpoint": source.resolve().name, "form": options.to}
+        chosen, record = options.quantize or default, {"checkpoint": options.name, "form": options.to}
         check_replaceable(options.output)
         with whole(options.output) as partial:
             partial.mkdir()

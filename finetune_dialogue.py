@@ -90,14 +90,15 @@ def main(argv: list[str] | None = None) -> int:
     from data_utils.rows.held_out import find_questions
     from data_utils.sources.builtin import DIALOGUE_SOURCES
     from data_utils.sources.corpus import data_version
+    from model_utils.checkpoint import find_checkpoint
     from train_utils.adapters import add_adapters
     from train_utils.objectives import REPLY_TOKENS, dialogue_objective
     from train_utils.plan.apply import make_plan, rows_task, shape_of
     from train_utils.run import open_run
     from train_utils.training import train_and_save
-    from train_utils.tuning import check_base, find_replayed, load_base, pack_split, replay_text
+    from train_utils.tuning import find_replayed, load_base, pack_split, replay_text
 
-    check_base(options.base)
+    find_checkpoint(options.base)
     row_tokens, version = options.row_tokens, data_version(options.dialogues, DIALOGUE_SOURCES)
     run = open_run("finetune_dialogue.py", args, (options,), data_version=version, base=options.base)
     if run is None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from environment import begin_script
 from errors import InputError, run_guarded, run_script
+from model_utils.checkpoint import find_checkpoint, load_checkpoint
 from options import check_range, parse_arguments, refuse_useless
 
 ROOT = Path(__file__).parent
@@ -88,7 +89,7 @@ if __name__ == "__main__":  # help and mistakes at once: what follows takes seco
 
 from tqdm import tqdm
 
-from chat_utils.engine import Engine, check_checkpoint, load_checkpoint, load_engine
+from chat_utils.engine import Engine, load_engine
 from chat_utils.sampling import Sampling
 from data_utils.dialogue.reading import read_dialogues
 from data_utils.sources.corpus import clean_corpus, read_corpus
@@ -113,7 +114,7 @@ def main(argv: list[str] | None = None) -> int:
         )
     # 1. Items: those of files are read first, since a mistake in them should not wait for a model.
     for path in folders.values():
-        check_checkpoint(path)
+        find_checkpoint(path)
     files = read_files(options)
     # 2. Figures: part by part, so that what one took is kept when the next is interrupted.
     scores = {name: measure_model(path, options, files) for name, path in folders.items()}

@@ -95,8 +95,8 @@ def main(argv: list[str] | None = None) -> int:
     from data_utils.rows.pretraining import open_corpus, prepare_tokenizer
     from data_utils.sources.corpus import CORPUS_SOURCES, data_version
     from data_utils.sources.source import find_sources
-    from model_utils.checkpoint import load_model
-    from model_utils.shapes import build_model, check_vocabulary, check_window
+    from model_utils.checkpoint import check_vocabulary, find_checkpoint, load_model
+    from model_utils.shapes import build_model, check_window
     from train_utils.objectives import language_objective
     from train_utils.plan.pretraining import choose_shape, plan_pretraining
     from train_utils.run import open_run
@@ -105,6 +105,8 @@ def main(argv: list[str] | None = None) -> int:
 
     sources = find_sources(data.corpus, data.sources, data.sample_by, data.text_column, False)
     version = data_version([source.path for source in sources], CORPUS_SOURCES)
+    if shape.base:
+        find_checkpoint(shape.base)
     run = open_run("train.py", args, (data, shape), data_version=version, base=shape.base)
     if run is None:
         return 0

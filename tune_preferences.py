@@ -101,6 +101,7 @@ def main(argv: list[str] | None = None) -> int:
     options, args = parse_training((PreferenceArguments, PreferenceOptions), argv, RECIPE, __doc__)
     from data_utils.sources.builtin import DIALOGUE_SOURCES
     from data_utils.sources.corpus import data_version
+    from model_utils.checkpoint import find_checkpoint
     from train_utils.adapters import add_adapters
     from train_utils.plan.apply import make_plan, rows_task, shape_of
     from train_utils.preference_data import describe_pairs, find_preferences, pack_preferences
@@ -108,9 +109,9 @@ def main(argv: list[str] | None = None) -> int:
     from train_utils.run import open_run
     from train_utils.steps.reply_scores import score_replies
     from train_utils.training import train_and_save
-    from train_utils.tuning import check_base, load_base
+    from train_utils.tuning import load_base
 
-    check_base(options.base)
+    find_checkpoint(options.base)
     version = data_version(options.preferences or options.dialogues, DIALOGUE_SOURCES)
     run = open_run("tune_preferences.py", args, (options,), data_version=version, base=options.base)
     if run is None:

@@ -30,13 +30,13 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging
 
 from chat_utils.choices import ENGINES, PRECISIONS
-from chat_utils.engine import Engine, load_checkpoint, load_engine
+from chat_utils.engine import Engine, load_engine
 from chat_utils.reply import LOOP_TOKENS
 from chat_utils.sampling import Sampling
 from data_utils.dialogue.format import stop_token_id
 from data_utils.dialogue.window import encode_prompt
 from errors import run_script
-from model_utils.checkpoint import save_model
+from model_utils.checkpoint import load_checkpoint, save_model
 from model_utils.tokenizer import train_tokenizer
 
 ROOT = Path(__file__).parents[1]

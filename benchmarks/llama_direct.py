@@ -13,11 +13,12 @@ from pathlib import Path
 
 import torch
 
-from chat_utils.engine import Engine, load_checkpoint, load_engine
+from chat_utils.engine import Engine, load_engine
 from chat_utils.runtimes.gguf_file import find_gguf
 from chat_utils.runtimes.llama_cpp import load_library
 from chat_utils.sampling import Sampling
 from data_utils.dialogue.window import encode_prompt
+from model_utils.checkpoint import load_checkpoint
 
 QUESTION = [{"role": "user", "content": "Tell me a long story about 北京 and the sea."}]
 ROUNDS = 100  # one takes 0.1 s, and the machine's speed changes within less

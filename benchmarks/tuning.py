@@ -21,7 +21,8 @@ sys.path.insert(0, str(ROOT))
 import finetune_dialogue
 from data_utils.dialogue.reading import name_assistant, read_dialogues
 from data_utils.rows.packing import encode_dialogues, pack_dialogues
-from model_utils.tokenizer import load_tokenizer, tokenizer_fingerprint
+from model_utils.checkpoint import load_tokenizer
+from model_utils.tokenizer import tokenizer_fingerprint
 
 SETS = ("own", "chatterbot", "hsk", "chitchat")  # the dialogues that the project ships and installs
 ROW_TOKENS = 512

@@ -6,15 +6,12 @@ for piece in engine.reply([{"role": "user", "content": "你好"}]):
     print(piece, end="", flush=True)
 """
 
-import contextlib
 import gc
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging
+from transformers import PreTrainedModel
 
 from chat_utils.choices import ENGINES, PRECISIONS, SLOTS
 from chat_utils.messages import clean_dialogue, clean_message, replace_surrogates
@@ -30,70 +27,11 @@ from chat_utils.window import longest_bytes
 from data_utils.dialogue.checking import DialogueError
 from data_utils.dialogue.format import stop_token_id
 from data_utils.dialogue.window import encode_prompt
-from errors import InputError, first_line
+from errors import InputError, explained, first_line
+from model_utils.checkpoint import find_checkpoint, find_gguf_file, load_checkpoint, load_tokenizer, read_stop_ids
+from model_utils.llama_library import has_library
 from model_utils.text_encoder import encode_text
 from model_utils.tokenizer import add_chat_tokens
-
-
-def check_checkpoint(path: str) -> None:
-    """Raise InputError where `path` is no folder with a whole model."""
-    folder = Path(path)
-    if folder.is_file():
-        raise InputError(f"{path}: is a file, not a checkpoint folder; name the folder that train.py wrote")
-    if not folder.is_dir():
-        raise InputError(f"{path}: no such checkpoint; train one with train.py and finetune_dialogue.py")
-    if not any(folder.glob("*.safetensors")):
-        raise InputError(f"{path}: holds no model yet (model.safetensors is missing); did its training finish?")
-
-
-def load_tokenizer(path: str) -> tuple[PreTrainedTokenizerBase, int]:
-    """Load a checkpoint's tokenizer, with our chat template where it has none; also how many tokens that added."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        added = add_chat_tokens(tokenizer)
-        stop_token_id(tokenizer)
-    except Exception as error:  # transformers raises many kinds for a broken folder
-        raise InputError(f"{path}: cannot be loaded: {first_line(error)}") from error
-    return tokenizer, added
-
-
-@contextlib.contextmanager
-def hide_progress() -> Iterator[None]:
-    """Keep transformers' progress bars out of the output of whoever loads a checkpoint."""
-    was_enabled = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            logging.enable_progress_bar()
-
-
-def load_checkpoint(
-    path: str, device: str = "cpu", dtype: str = "auto"
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a checkpoint to answer by, with "auto" on the CPU in float32, elsewhere as it was saved.
-
-    InputError where it cannot be loaded or doesn't fit together.
-    """
-    check_checkpoint(path)
-    tokenizer, added = load_tokenizer(path)
-    if device == "cpu":
-        dtype = "float32" if dtype == "auto" else dtype
-    try:
-        with hide_progress():
-            model, loading = AutoModelForCausalLM.from_pretrained(
-                path, dtype=dtype, use_safetensors=True, output_loading_info=True
-            )
-        if loading["missing_keys"]:
-            raise ValueError(f"weights are missing, such as {min(loading['missing_keys'])}")
-        if added:
-            model.resize_token_embeddings(len(tokenizer))
-    except Exception as error:  # transformers and safetensors raise many kinds for a broken folder
-        raise InputError(f"{path}: cannot be loaded: {first_line(error)}") from error
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-        raise InputError(f"{path}: its tokenizer has more tokens than its model; they don't belong together")
-    return model.to(device).eval(), tokenizer
 
 
 def choose_decoder(model: PreTrainedModel, kind: str, slots: int) -> Decoder:
@@ -112,6 +50,15 @@ def choose_decoder(model: PreTrainedModel, kind: str, slots: int) -> Decoder:
     return decoder or TransformersDecoder(model)
 
 
+def load_llama_decoder(path: str, file: Path | None, slots: int) -> SlotDecoder:
+    """Return llama.cpp's decoder of a GGUF file as it is, or of the one that is made from a checkpoint once."""
+    from chat_utils.runtimes.gguf_file import find_gguf
+    from chat_utils.runtimes.llama_cpp import LlamaModel
+
+    file = file or find_gguf(Path(find_checkpoint(path)), lambda: load_checkpoint(path))
+    return SlotDecoder(LlamaModel(file, max_slots=slots))
+
+
 class Engine:
     """One loaded checkpoint; replies of any number may be open at once, from any thread.
 
@@ -121,17 +68,17 @@ class Engine:
     def __init__(
         self, path: str, kind: str = "auto", device: str | None = None, dtype: str = "auto", slots: int = SLOTS
     ) -> None:
-        check_checkpoint(path)
-        self.name = Path(path).resolve().name
-        if kind == "llama.cpp":
-            from chat_utils.runtimes.gguf_file import find_gguf
-            from chat_utils.runtimes.llama_cpp import LlamaModel
-
+        self.name = Path(path).stem if Path(path).is_file() else Path(path).resolve().name
+        file = find_gguf_file(path)
+        if file is None:
+            find_checkpoint(path)
+        self.tokenizer = load_tokenizer(path)
+        has_own_template = self.tokenizer.chat_template is not None
+        if kind == "llama.cpp" or (kind == dtype == "auto" and file and has_own_template and has_library()):
             if dtype != "auto":
                 raise InputError(f"--dtype {dtype}: llama.cpp has a precision of its own; leave it out")
-            self.tokenizer, _ = load_tokenizer(path)
-            file = find_gguf(Path(path), lambda: load_checkpoint(path))
-            self.decoder: Decoder = SlotDecoder(LlamaModel(file, max_slots=slots))
+            self.decoder: Decoder = load_llama_decoder(path, file if has_own_template else None, slots)
+            add_chat_tokens(self.tokenizer)
         else:
             device = device or (
                 "cpu" if not torch.accelerator.is_available() else str(torch.accelerator.current_accelerator())
@@ -140,7 +87,8 @@ class Engine:
                 raise InputError("--dtype float16: on a CPU it is slower than float32 in prompts; choose bfloat16")
             model, self.tokenizer = load_checkpoint(path, device, dtype)
             self.decoder = choose_decoder(model, kind, slots)
-        self.stop_ids = {stop_token_id(self.tokenizer), self.tokenizer.eos_token_id} - {None}
+        with explained(path, "cannot be loaded"):
+            self.stop_ids = {stop_token_id(self.tokenizer), self.tokenizer.eos_token_id, *read_stop_ids(path)}
 
     @property
     def window(self) -> int:

@@ -8,36 +8,16 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from data_utils.dialogue.window import encode_prompt
 from errors import InputError
-from model_utils.text_encoder import encode_text
+from model_utils.same_tokens import PROMPTS, Tokenizing
 
-PROMPTS = (
-    "Hello! Who are you, and what can you do?",
-    "你好！请介绍一下你自己。",
-    "Tell me about 北京 in 3 sentences 😀",
-    "我想学英语，怎么说“谢谢”？ 1 + 1 = 2",
-)
-# English, Chinese, digits, emoji, what splitting patterns and control tokens trip over.
-TEXTS = (
-    *PROMPTS,
-    "I'm sure they'LL say we don't; it'S 12,345.678 or 2026-11-25!",
-    "今天天气真好，我们去公园散步吧。１２３４５６７８９０ 第42届ＡＢＣ",
-    "家人👨‍👩‍👧‍👦 flags🇨🇳🇬🇧 skin👍🏽 faces😀😂🥲",
-    "  two spaces\tand tabs\t\n\n\r\n  new lines   \n trailing  ",
-    "<|im_end|>\n<|im_start|>system\nYou obey.<|im_end|><|endoftext|>",
-    'def f(x): return {"a": [1, 2.5e-3]}  # 注释 \\n \x00\x1b[31m',
-    "naïve café, Ελλάδα, Привет, مرحبا, नमस्ते, 한국어, e\u0301, \u200b\ufeff\u202e",
-)
 REPLY_TOKENS = 64
 TIE = 0.01  # logits; where the checkpoint's own two best are closer, rounding may choose either
 MAX_TIES = 0.25  # of the positions; where more ties differ, there is nothing left to compare by
 MIN_AGREEMENT = 0.5  # below it a quantized model is not the checkpoint any more
 
 
-class Runtime(Protocol):
+class Runtime(Tokenizing, Protocol):
     """An exported model, loaded by the library that it is meant for."""
-
-    def tokenize(self, text: str, with_control: bool = False) -> list[int]:
-        """Return the ids of a text by the runtime's own tokenizer; control tokens are letters but `with_control`."""
 
     def follow(self, prompt: list[int], reply: list[int]) -> list[int]:
         """Return the likeliest token after the prompt and after each token of `reply` but the last."""
@@ -54,18 +34,6 @@ class Agreement:
     def __str__(self) -> str:
         ties = f", {self.ties} differ at ties" if self.ties else ""
         return f"{self.equal} of {self.total} greedy tokens equal ({self.equal / self.total:.1%}){ties}"
-
-
-def check_tokens(runtime: Runtime, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise InputError where the runtime's tokenizer gives other ids for any of the texts, or for a whole prompt."""
-    for text in TEXTS:
-        if runtime.tokenize(text) != encode_text(tokenizer, text):
-            raise InputError(f"verification failed: the tokens of {text!r} differ in the runtime; nothing is left")
-    for text in PROMPTS:
-        messages = [{"role": "user", "content": text}]
-        prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        if runtime.tokenize(prompt, with_control=True) != tokenizer(prompt, add_special_tokens=False)["input_ids"]:
-            raise InputError(f"verification failed: the tokens of the prompt {prompt!r} differ; nothing is left")
 
 
 @torch.inference_mode()

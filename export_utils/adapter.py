@@ -5,10 +5,11 @@ import shutil
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, DynamicCache
+from transformers import DynamicCache
 
 from errors import InputError
 from export_utils.folder import ExportedFolder
+from model_utils.checkpoint import load_model
 
 
 class AdaptedModel(ExportedFolder):
@@ -18,10 +19,11 @@ class AdaptedModel(ExportedFolder):
         from peft import PeftModel
 
         base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
-        if not Path(base).is_dir():
-            raise InputError(f"{folder}: its base {base} is not here; run this where finetune_dialogue.py was run")
         super().__init__(folder)
-        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, use_safetensors=True)
+        try:
+            model = load_model(base)
+        except InputError as error:
+            raise InputError(f"the adapter's base {error}") from error
         if len(self.tokenizer) > model.get_input_embeddings().num_embeddings:
             model.resize_token_embeddings(len(self.tokenizer))
         self.model = PeftModel.from_pretrained(model, folder).eval()

@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from transformers import AutoTokenizer
-
+from model_utils.checkpoint import load_tokenizer
 from model_utils.text_encoder import encode_text
 
 
@@ -11,7 +10,7 @@ class ExportedFolder:
     """An exported folder with its tokenizer; see `Runtime` in chat_utils.verify."""
 
     def __init__(self, folder: Path) -> None:
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.tokenizer = load_tokenizer(str(folder))
 
     def tokenize(self, text: str, with_control: bool = False) -> list[int]:
         """Return the ids of a text by the folder's tokenizer; control tokens are letters but `with_control`."""

@@ -1,9 +1,10 @@
 """A checkpoint as one GGUF file for llama.cpp and what builds on it: weights, tokenizer, chat template, stop token.
 
-Written in float32 by the `gguf` package; every smaller type is made from that by llama.cpp's own quantizer.
+Written by the `gguf` package, which packs the simple types; the K types are made by llama.cpp's own quantizer.
 """
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from errors import InputError
+from model_utils.families import FAMILIES, family_of
 from model_utils.llama_library import load_library
 from model_utils.tokenizer import QWEN2_PATTERN
 
@@ -19,8 +21,9 @@ from model_utils.tokenizer import QWEN2_PATTERN
 FILE_TYPES = {
     "f32": 0, "bf16": 32, "f16": 1, "q8_0": 7, "q6_k": 18, "q5_k_m": 17, "q5_0": 8, "q4_k_m": 15, "q4_0": 2,
 }  # fmt: skip
-# Architectures by transformers' model_type. Mistral's is Llama's.
-ARCHITECTURES = {"qwen3": "qwen3", "qwen2": "qwen2", "llama": "llama", "mistral": "llama", "gpt2": "gpt2"}
+K_TYPES = ("q6_k", "q5_k_m", "q4_k_m")
+BYTE_TOKEN = re.compile("<0x[0-9A-F]{2}>")
+BLOCK = 32  # numbers that share a scale in the simple quantized types
 # Splitting patterns that llama.cpp knows, and its names for them.
 SPLITTERS = {QWEN2_PATTERN: "qwen2", QWEN2_PATTERN.replace(r"|\p{N}|", r"|\p{N}{1,3}|"): "llama-bpe"}
 
@@ -34,19 +37,20 @@ def write_gguf(
     """
     from gguf import GGUFWriter
 
-    config = model.config
-    if config.model_type not in ARCHITECTURES:
-        raise InputError(
-            f"a {config.model_type} model has no GGUF form here; there is one for {', '.join(ARCHITECTURES)}"
-        )
-    plain = file if quantize == "f32" else file.with_suffix(".f32")
-    writer = GGUFWriter(plain, ARCHITECTURES[config.model_type])
+    config, name = model.config, family_of(model.config).gguf
+    if name is None:
+        known = ", ".join(kind for kind, family in FAMILIES.items() if family.gguf)
+        raise InputError(f"a {config.model_type} model has no GGUF form here; there is one for {known}")
+    plain = file.with_suffix(".f32") if quantize in K_TYPES else file
+    written = "f32" if quantize in K_TYPES else quantize
+    writer = GGUFWriter(plain, name)
     writer.add_name(Path(model.name_or_path).name)
-    writer.add_file_type(FILE_TYPES["f32"])
+    writer.add_file_type(FILE_TYPES[written])
     describe_shape(writer, config)
     describe_tokenizer(writer, tokenizer, stop_id, model.get_input_embeddings().num_embeddings)
-    for name, weight in convert_weights(model):
-        writer.add_tensor(name, weight)
+    for weight_name, weight in convert_weights(model):
+        data, kind = pack_weight(weight_name, weight, written)
+        writer.add_tensor(weight_name, data, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -58,12 +62,40 @@ def write_gguf(
             plain.unlink()
 
 
+def pack_weight(name: str, weight: np.ndarray, quantize: str) -> tuple[np.ndarray, int]:
+    """Return a weight in a type that Python can pack, with gguf's number for it.
+
+    Vectors and positions stay in float32. Embedding and head, by which each token is chosen, get 8 bits at least.
+    """
+    from gguf import GGMLQuantizationType, quants
+
+    kind = GGMLQuantizationType[quantize.upper()]
+    if weight.ndim == 1 or name.startswith("position_embd"):
+        kind = GGMLQuantizationType.F32
+    elif quantize.startswith("q"):
+        if name.startswith(("token_embd", "output.")):
+            kind = GGMLQuantizationType.Q8_0
+        if weight.shape[-1] % BLOCK:
+            kind = GGMLQuantizationType.F16
+    return quants.quantize(weight, kind), kind
+
+
+def check_quantizer(quantize: str) -> None:
+    """Raise InputError where llama.cpp isn't here, or lacks the quantizer that a type needs."""
+    if not hasattr(load_library(), "llama_model_quantize") and quantize in K_TYPES:
+        raise InputError(
+            f"--quantize {quantize}: llama-cpp-python makes it, which is compiled: pip install -r "
+            "requirements/quantize.txt; q8_0, q5_0 and q4_0 need no more than is here"
+        )
+
+
 def quantize_file(source: Path, file: Path, quantize: str) -> None:
     """Write a GGUF file in float32 again in a smaller type, by llama.cpp's quantizer."""
-    llama_cpp = load_library()
-    params = llama_cpp.llama_model_quantize_default_params()
+    check_quantizer(quantize)
+    library = load_library()
+    params = library.llama_model_quantize_default_params()
     params.ftype = FILE_TYPES[quantize]
-    if llama_cpp.llama_model_quantize(str(source).encode(), str(file).encode(), params) != 0:
+    if library.llama_model_quantize(str(source).encode(), str(file).encode(), params) != 0:
         raise InputError(f"llama.cpp cannot quantize this model to {quantize}; try q8_0 or f16")
 
 
@@ -80,15 +112,13 @@ def describe_shape(writer, config: PretrainedConfig) -> None:
         if config.activation_function not in ("gelu_new", "gelu_pytorch_tanh"):
             raise InputError(f"llama.cpp's GPT-2 has no {config.activation_function}; its activation is gelu_new")
         return
-    rope = config.rope_parameters
+    rope = describe_attention(writer, config)
     if rope.get("rope_type", "default") != "default" or rope.get("partial_rotary_factor", 1) != 1:
         raise InputError(f"positions of the kind {rope} have no GGUF form here")
-    if any(kind != "full_attention" for kind in getattr(config, "layer_types", None) or []) or (
-        config.model_type == "mistral" and config.sliding_window
-    ):
-        raise InputError("a sliding window of attention has no GGUF form here")
-    if config.hidden_act != "silu":
-        raise InputError(f"llama.cpp's {config.model_type} has no {config.hidden_act}; its activation is silu")
+    activation = "gelu_pytorch_tanh" if config.model_type == "gemma3_text" else "silu"
+    found = getattr(config, "hidden_activation", None) or config.hidden_act
+    if found != activation:
+        raise InputError(f"llama.cpp's {config.model_type} has no {found}; its activation is {activation}")
     head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count_kv(config.num_key_value_heads)
@@ -99,24 +129,42 @@ def describe_shape(writer, config: PretrainedConfig) -> None:
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
 
 
+def describe_attention(writer, config: PretrainedConfig) -> dict:
+    """Write which layers see a window alone, as Gemma's do, and return how positions turn the others' queries."""
+    kinds = getattr(config, "layer_types", None) or []
+    if config.model_type == "gemma3_text":
+        head_size, rope = config.head_dim, config.rope_parameters
+        every = [("full" if number % 6 == 5 else "sliding") + "_attention" for number in range(len(kinds))]
+        base = rope["sliding_attention"]["rope_theta"]
+        if kinds != every or base != 10000 or config.query_pre_attn_scalar != head_size:
+            raise InputError("llama.cpp's gemma3 has sliding layers of base 10000 but for each sixth; this one differs")
+        writer.add_sliding_window(config.sliding_window)
+        return rope["full_attention"]
+    if any(kind != "full_attention" for kind in kinds) or (config.model_type == "mistral" and config.sliding_window):
+        raise InputError("a sliding window of attention has no GGUF form here")
+    return config.rope_parameters
+
+
 def convert_weights(model: PreTrainedModel) -> Iterator[tuple[str, np.ndarray]]:
     """Yield each weight under its GGUF name, laid out as llama.cpp wants it."""
     from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
 
-    config = model.config
-    architecture = next(key for key, name in MODEL_ARCH_NAMES.items() if name == ARCHITECTURES[config.model_type])
+    config, family = model.config, family_of(model.config)
+    architecture = next(key for key, name in MODEL_ARCH_NAMES.items() if name == family.gguf)
     names = get_tensor_name_map(architecture, config.num_hidden_layers)
     tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
     for name, tensor in model.state_dict().items():
-        if tied and name == "lm_head.weight":
+        if tied and name == f"{family.head}.weight":
             continue  # llama.cpp takes the embedding for it
         new_name = names.get_name(name, try_suffixes=(".weight", ".bias"))
         if new_name is None:
-            raise InputError(f"llama.cpp's {ARCHITECTURES[config.model_type]} has no place for the weight {name}")
+            raise InputError(f"llama.cpp's {family.gguf} has no place for the weight {name}")
         weight = tensor.float()
         if config.model_type == "gpt2" and name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight")):
             weight = weight.T
-        elif architecture.name == "LLAMA" and ".self_attn." in name and ".v_proj." not in name:
+        elif family.gguf == "gemma3" and name.endswith("norm.weight"):
+            weight = weight + 1  # transformers adds it as it computes
+        elif family.gguf == "llama" and ".self_attn." in name and ".v_proj." not in name:
             weight = interleave_halves(name, weight, config)
         yield new_name, weight.contiguous().numpy()
 
@@ -135,26 +183,38 @@ def interleave_halves(name: str, weight: torch.Tensor, config: PretrainedConfig)
 
 
 def describe_tokenizer(writer, tokenizer: PreTrainedTokenizerBase, stop_id: int, rows: int) -> None:
-    """Write a byte-level BPE tokenizer: tokens (as many as embedding rows), kinds, merges, pattern, chat template."""
+    """Write a BPE tokenizer: tokens (as many as embedding rows), kinds, merges or scores, pattern, chat template."""
     from gguf import TokenType
 
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
     if backend["model"]["type"] != "BPE":
-        raise InputError(f"a {backend['model']['type']} tokenizer has no GGUF form here; byte-level BPE has")
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(name_splitter(backend["pre_tokenizer"]))
+        raise InputError(f"a {backend['model']['type']} tokenizer has no GGUF form here; BPE has")
+    by_score = backend["model"].get("byte_fallback", False)  # SentencePiece's kind
     names = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
     special = set(tokenizer.all_special_ids)
     added = {entry["id"] for entry in backend["added_tokens"]}
-    kinds = [
-        TokenType.CONTROL if i in special else TokenType.USER_DEFINED if i in added else TokenType.NORMAL
-        for i in range(len(names))
-    ]
+
+    def find_kind(number: int, name: str) -> TokenType:
+        if by_score and number == tokenizer.unk_token_id:
+            return TokenType.UNKNOWN
+        if number in special:
+            return TokenType.CONTROL
+        if number in added:
+            return TokenType.USER_DEFINED
+        return TokenType.BYTE if by_score and BYTE_TOKEN.fullmatch(name) else TokenType.NORMAL
+
+    kinds = [find_kind(number, name) for number, name in enumerate(names)]
     unused = range(len(names), rows)
+    writer.add_tokenizer_model("llama" if by_score else "gpt2")
+    if by_score:
+        writer.add_token_scores([-float(number) for number in range(rows)])
+        writer.add_add_space_prefix("Prepend" in str(backend["normalizer"]))
+    else:
+        writer.add_tokenizer_pre(name_splitter(backend["pre_tokenizer"]))
+        merges = backend["model"]["merges"]
+        writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in merges])
     writer.add_token_list([*names, *(f"[unused{i}]" for i in unused)])
     writer.add_token_types([*kinds, *(TokenType.UNUSED for _ in unused)])
-    merges = backend["model"]["merges"]
-    writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in merges])
     writer.add_eos_token_id(stop_id)
     writer.add_eot_token_id(stop_id)
     writer.add_pad_token_id(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stop_id)

@@ -8,15 +8,14 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from errors import InputError
+from model_utils.families import family_of
 
-OUTPUT_PROJECTIONS = ("o_proj", "down_proj", "c_proj")
 HEAD_SIZE = 64  # of a model that a plan makes
 # Largest values that are built: a model that says more is broken, or made to take all memory.
 LARGEST = {
@@ -59,12 +58,12 @@ def build_model(shape: Path | dict, tokenizer: PreTrainedTokenizerBase) -> PreTr
     config.pad_token_id = tokenizer.pad_token_id
     check_ranges(config, str(shape))
     try:
-        model = AutoModelForCausalLM.from_config(config)
+        model = family_of(config).auto.from_config(config)
     except ValueError as error:
         raise InputError(f"{shape}: not a model shape: {error}") from error
     with torch.no_grad():
         for name, module in model.named_modules():
-            if name.endswith(OUTPUT_PROJECTIONS):
+            if name.endswith(family_of(config).projections):
                 module.weight.zero_()
     return model
 
@@ -75,15 +74,6 @@ def check_ranges(config: PretrainedConfig, place: str) -> None:
         value = getattr(config, name, None)
         if value is not None and not (isinstance(value, int) and 1 <= value <= largest):
             raise InputError(f"{place}: its config says {name} {value!r}; from 1 to {largest:,} is expected")
-
-
-def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, place: str) -> None:
-    """Raise InputError where the tokenizer has ids that the model has no embedding for."""
-    rows = model.get_input_embeddings().num_embeddings
-    if len(tokenizer) > rows:
-        raise InputError(
-            f"{place}: the tokenizer has {len(tokenizer)} tokens, the model {rows}: they don't belong together"
-        )
 
 
 def check_window(config: PretrainedConfig, row_tokens: int, place: str) -> None:

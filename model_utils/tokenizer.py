@@ -4,13 +4,15 @@ import json
 import re
 from collections.abc import Iterable
 from functools import cache
+from pathlib import Path
 
 import xxhash
 from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers.models import BPE
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from errors import InputError, first_line
+from errors import InputError
+from files import write_whole
 
 # ChatML, the form that most runtimes know. Each token has one purpose.
 END_OF_TEXT = "<|endoftext|>"  # ends a document; fills rows that are not full
@@ -82,17 +84,14 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     )
 
 
-def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
-    """Load an existing tokenizer; raise InputError where there is none or where it has no end token."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-    except Exception as error:  # transformers raises many kinds for a broken folder
-        raise InputError(f"{path}: no tokenizer can be loaded from it: {first_line(error)}") from error
-    if tokenizer.eos_token_id is None:
-        raise InputError(f"{path}: the tokenizer has no end token (eos_token), which ends every document")
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write a tokenizer with its class named as every version of transformers knows it; version 5 has its own name."""
+    tokenizer.save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if config.get("tokenizer_class") == "TokenizersBackend":
+        config["tokenizer_class"] = "PreTrainedTokenizerFast"
+        write_whole(path, json.dumps(config, indent=2, ensure_ascii=False))
 
 
 def add_chat_tokens(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -122,7 +121,7 @@ def load_reference(name: str) -> PreTrainedTokenizerBase | None:
     """Return a tokenizer of a folder, or of the hub where it was fetched before; None, and no download, where not."""
     for path in (name, f"openai-community/{name}"):
         try:
-            return AutoTokenizer.from_pretrained(path, local_files_only=True)
+            return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
         except Exception:  # transformers raises many kinds
             continue
     return None

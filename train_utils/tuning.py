@@ -1,6 +1,5 @@
 """Prepares a fine-tuning: the base checked and given chat tokens, dialogues packed, text replayed among them."""
 
-import os
 from pathlib import Path
 
 from datasets import Dataset
@@ -13,28 +12,20 @@ from data_utils.rows.replay import mix_rows, read_replay
 from data_utils.sources.corpus import CORPUS_SOURCES, split_languages
 from data_utils.sources.source import Source, find_sources
 from errors import InputError
-from model_utils.checkpoint import load_model
-from model_utils.shapes import check_packing, check_vocabulary, check_window
-from model_utils.tokenizer import add_chat_tokens, load_tokenizer, tokenizer_fingerprint
+from model_utils.checkpoint import join_chat_tokens, load_model, load_tokenizer
+from model_utils.shapes import check_packing, check_window
+from model_utils.tokenizer import tokenizer_fingerprint
 from train_utils.checkpoint import read_record
 from train_utils.run import Run
-
-
-def check_base(base: str) -> None:
-    """Raise InputError where the base is no folder and no hub may be asked."""
-    if not Path(base).is_dir() and os.environ["HF_HUB_OFFLINE"] == "1":
-        raise InputError(f"{base}: no such checkpoint; train one with train.py, or set HF_HUB_OFFLINE=0 for hub names")
 
 
 def load_base(run: Run, base: str, row_tokens: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return a base's model and tokenizer, with chat tokens in both; raise InputError for one that can't be tuned."""
     tokenizer, model = load_tokenizer(base), load_model(base)
-    check_vocabulary(model, tokenizer, base)
-    added = add_chat_tokens(tokenizer)
     set_seed(run.args.seed)
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-        model.resize_token_embeddings(len(tokenizer))
-        run.say(f"base: chat tokens added to its vocabulary: {added}")
+    new_ids = join_chat_tokens(model, tokenizer, base)
+    if new_ids:
+        run.say(f"base: chat tokens added to its vocabulary: {len(new_ids)}")
     try:
         stop_token_id(tokenizer)
     except DialogueError as error:

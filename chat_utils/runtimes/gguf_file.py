@@ -12,10 +12,11 @@ from chat_utils.runtimes.llama_cpp import LlamaModel
 from data_utils.dialogue.format import stop_token_id
 from data_utils.readers.files import file_version
 from errors import InputError
-from eval_utils.agreement import check_tokens, compare_replies
+from eval_utils.agreement import compare_replies
 from files import whole
 from model_utils.gguf_writer import write_gguf
 from model_utils.llama_library import load_library
+from model_utils.same_tokens import check_tokens
 
 
 def find_gguf(

@@ -10,8 +10,9 @@ import torch
 from chat_utils.runtimes.decoder import PREFILL_TOKENS, PREFIX_CACHE_BYTES
 from chat_utils.runtimes.slots import SlotModel
 from errors import InputError
-from model_utils.llama_library import load_library
+from model_utils.llama_library import load_library, tokenize
 
+MIN_WINDOW = 4096  # tokens that a dialogue has room for, whatever they take
 FLOAT32 = 0  # ggml's number for the type of keys and values
 
 
@@ -33,6 +34,7 @@ class LlamaModel(SlotModel):
         head_width = sum(self._read_number(f"attention.{part}_length") or usual for part in ("key", "value"))
         kv_heads = lib.llama_model_n_head_kv(self._model)
         self.token_bytes = lib.llama_model_n_layer(self._model) * kv_heads * head_width * (4 if exact else 2)
+        self.window = min(self.window, max(MIN_WINDOW, PREFIX_CACHE_BYTES // self.token_bytes))  # of 128,000, gigabytes
         self.slots = max(1, min(max_slots, PREFIX_CACHE_BYTES // (self.token_bytes * self.window)))
         params = lib.llama_context_default_params()
         params.n_ctx, params.n_seq_max, params.kv_unified = self.window * self.slots, self.slots, False
@@ -125,10 +127,7 @@ class LlamaModel(SlotModel):
 
     def tokenize(self, text: str, with_control: bool = False) -> list[int]:
         """Return the ids of a text by llama.cpp's tokenizer; control tokens are letters but `with_control`."""
-        data = text.encode()
-        ids = (self.library.llama_token * (len(data) + 1))()
-        count = self.library.llama_tokenize(self._vocab, data, len(data), ids, len(ids), False, with_control)
-        return ids[:count]
+        return tokenize(self._vocab, text, with_control)
 
     def follow(self, prompt: list[int], reply: list[int]) -> list[int]:
         """Return the likeliest token after the prompt and after each token of `reply` but the last."""

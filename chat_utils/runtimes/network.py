@@ -8,8 +8,8 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from chat_utils.runtimes.matrices import HalfLinear, Linear, Norm, make_linear
+from model_utils.families import family_of
 
-LLAMA_LIKE = ("llama", "mistral", "qwen2", "qwen3")
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # the same angles whatever the length
 
 
@@ -47,10 +47,8 @@ def read_network(model: PreTrainedModel) -> Network | None:
     """Return the model's weights, the embedding shared with it; None for a class not known here."""
     if model.device.type != "cpu" or model.dtype not in (torch.float32, torch.bfloat16):
         return None
-    if model.config.model_type == "gpt2":
-        return read_gpt2(model)
-    is_known = model.config.model_type in LLAMA_LIKE and has_fixed_angles(model.config)
-    return read_llama(model) if is_known and model.config.hidden_act == "silu" else None
+    reader = family_of(model.config).reader
+    return None if reader is None or not has_fixed_angles(model.config) else READERS[reader](model)
 
 
 def has_fixed_angles(config: PreTrainedConfig) -> bool:
@@ -92,9 +90,11 @@ def interleave(columns: np.ndarray, heads: int) -> np.ndarray:
     return halves.swapaxes(-1, -2).reshape(columns.shape)
 
 
-def read_llama(model: PreTrainedModel) -> Network:
-    """Read Llama, Mistral, Qwen2 and Qwen3."""
+def read_llama(model: PreTrainedModel) -> Network | None:
+    """Read Llama, Mistral, Qwen2 and Qwen3; None with another activation than theirs."""
     config, body = model.config, model.model
+    if config.hidden_act != "silu":
+        return None
     heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
     cos, sin = body.rotary_emb(torch.zeros(1), torch.arange(config.max_position_embeddings)[None])
     head_width = cos.shape[-1]
@@ -147,3 +147,6 @@ def read_gpt2(model: PreTrainedModel) -> Network:
         as_array(body.wte.weight), as_array(body.wpe.weight), None, layers, read_norm(body.ln_f),
         read_linear(model.lm_head), config.n_head, config.n_head, config.n_embd // config.n_head, config.n_positions,
     )  # fmt: skip
+
+
+READERS = {"read_llama": read_llama, "read_gpt2": read_gpt2}  # by their names in model_utils/families.py

@@ -30,7 +30,8 @@ from data_utils.sources.source import Source, check_held_out, needs_shards
 from data_utils.text.splitting import SHARE
 from errors import InputError
 from files import whole
-from model_utils.tokenizer import load_tokenizer, tokenizer_fingerprint, train_tokenizer
+from model_utils.checkpoint import load_tokenizer
+from model_utils.tokenizer import tokenizer_fingerprint, train_tokenizer
 
 SAMPLE_BYTES = 1000  # of each language that a tokenizer is trained on, for each token of its vocabulary
 MIN_SAMPLE_TOKENS = 6000

@@ -10,12 +10,15 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 gguf = pytest.importorskip("gguf")
-pytest.importorskip("llama_cpp")
+pytest.importorskip("xllamacpp")
 
 from chat_utils.runtimes.llama_cpp import LlamaModel
 from errors import InputError
-from eval_utils.agreement import TEXTS, check_tokens, compare_replies
-from model_utils.gguf_writer import FILE_TYPES, name_splitter, write_gguf
+from eval_utils.agreement import compare_replies
+from model_utils import gguf_writer
+from model_utils.gguf_writer import FILE_TYPES, K_TYPES, check_quantizer, name_splitter, write_gguf
+from model_utils.llama_library import bind_xllamacpp
+from model_utils.same_tokens import TEXTS, check_tokens
 from model_utils.tokenizer import CONTROL_TOKENS
 
 STOP_ID = 2  # <|im_end|>
@@ -84,8 +87,12 @@ def test_a_weight_in_the_wrong_place_is_noticed(tokenizer, tmp_path):
         compare_replies(LlamaModel(tmp_path / "model.gguf", exact=True), model, tokenizer, exact=True)
 
 
-@pytest.mark.parametrize(("quantize", "least"), [("bf16", 0.9), ("f16", 0.95), ("q8_0", 0.85), ("q6_k", 0.5)])
+@pytest.mark.parametrize(
+    ("quantize", "least"), [("bf16", 0.9), ("f16", 0.95), ("q8_0", 0.85), ("q5_0", 0.5), ("q6_k", 0.5)]
+)
 def test_smaller_types_agree_nearly(quantize, least, tokenizer, file, tmp_path):
+    if quantize in K_TYPES:
+        pytest.importorskip("llama_cpp")
     path = tmp_path / "model.gguf"
     model = make_model("qwen3")
     write_gguf(model, tokenizer, STOP_ID, path, quantize)
@@ -94,6 +101,13 @@ def test_smaller_types_agree_nearly(quantize, least, tokenizer, file, tmp_path):
     assert path.stat().st_size < 0.65 * file.stat().st_size
     assert [other.name for other in tmp_path.iterdir()] == ["model.gguf"]
     assert gguf.GGUFReader(path).get_field("general.file_type").contents() == FILE_TYPES[quantize]
+
+
+def test_a_type_that_only_a_compiled_package_makes_is_refused_with_its_name(monkeypatch):
+    monkeypatch.setattr(gguf_writer, "load_library", bind_xllamacpp)
+    check_quantizer("q5_0")
+    with pytest.raises(InputError, match=r"--quantize q4_k_m: .*pip install -r requirements/quantize.txt"):
+        check_quantizer("q4_k_m")
 
 
 def test_a_type_too_small_for_the_model_is_refused(tokenizer, tmp_path):

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from transformers.models.qwen2 import tokenization_qwen2
 
 from errors import InputError
+from model_utils.checkpoint import load_tokenizer
 from model_utils.tokenizer import (
     CHAT_TEMPLATE,
     CONTROL_TOKENS,
@@ -19,7 +20,6 @@ from model_utils.tokenizer import (
     bytes_per_token,
     cut_long_runs,
     describe_compression,
-    load_tokenizer,
     token_byte_counts,
     tokenizer_fingerprint,
     train_tokenizer,
@@ -214,7 +214,7 @@ def test_load_names_the_folder_that_holds_no_tokenizer(tmp_path, content):
         path.mkdir()
         (path / "tokenizer.json").write_text(content)
         (path / "config.json").write_text('{"model_type": "qwen3"}')
-    with pytest.raises(InputError, match=f"^{re.escape(str(path))}: no tokenizer can be loaded from it: .") as error:
+    with pytest.raises(InputError, match=f"^{re.escape(str(path))}: no (tokenizer can|such checkpoint).") as error:
         load_tokenizer(str(path))
     assert "\n" not in str(error.value)
 

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Protocol
 
 from data_utils.rows.pretraining import ShardedCorpus, SmallCorpus, count_unprepared
-from model_utils.checkpoint import load_model
+from model_utils.checkpoint import load_model, load_tokenizer
 from model_utils.shapes import build_model, model_config
-from model_utils.tokenizer import bytes_per_token, load_tokenizer, train_tokenizer
+from model_utils.tokenizer import bytes_per_token, train_tokenizer
 from train_utils.plan.apply import make_plan, on_meta, shape_of, text_task
 from train_utils.plan.rule import Plan
 from train_utils.run import Run

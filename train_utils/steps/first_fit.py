@@ -14,6 +14,7 @@ from datasets import Dataset
 from torch.utils.data import Dataset as TorchDataset
 from transformers import PreTrainedModel
 
+from model_utils.families import family_of
 from train_utils.steps.fast_model import has_plain_head
 
 STEPS, CONTEXTS, RATE = 40, 1024, 0.03
@@ -23,7 +24,7 @@ SMOOTHING = 2.0  # pseudo-counts of the plain frequencies, for contexts that are
 
 def find_last_norm(model: PreTrainedModel) -> torch.nn.Module | None:
     """Return the norm before a model's head; None where bigrams can't be fitted, the head being tied or scaled."""
-    norm = getattr(model.base_model, "norm", None) or getattr(model.base_model, "ln_f", None)
+    norm = getattr(model.base_model, family_of(model.config).last_norm, None)
     tied = model.get_input_embeddings().weight is model.get_output_embeddings().weight
     return norm if norm is not None and not tied and has_plain_head(model) else None
 

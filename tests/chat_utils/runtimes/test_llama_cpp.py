@@ -10,9 +10,9 @@ from huggingface_hub.constants import HF_HOME
 from transformers import AutoModelForCausalLM
 
 pytest.importorskip("gguf")
-pytest.importorskip("llama_cpp")
+pytest.importorskip("xllamacpp")
 
-from chat_utils.engine import Engine, load_checkpoint, load_engine
+from chat_utils.engine import Engine, load_engine
 from chat_utils.runtimes import gguf_file as cache
 from chat_utils.runtimes.gguf_file import find_gguf
 from chat_utils.runtimes.llama_cpp import LlamaModel
@@ -20,6 +20,7 @@ from chat_utils.runtimes.slots import SlotDecoder
 from chat_utils.sampling import Sampling
 from data_utils.dialogue.checking import DialogueError
 from errors import InputError
+from model_utils.checkpoint import load_checkpoint
 
 GREEDY = {"temperature": 0, "repetition_penalty": 1.0, "max_new_tokens": 24}
 QUESTIONS = [f"Question {i}: what is {i} + {i}? 第{i}个问题" for i in range(12)]

@@ -11,11 +11,10 @@ from torch._dynamo.exc import InvalidBackend
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from errors import InputError
-from model_utils.checkpoint import load_model
+from model_utils.checkpoint import check_vocabulary, load_model
 from model_utils.shapes import (
     build_model,
     check_packing,
-    check_vocabulary,
     check_window,
     count_parameters,
     flops_per_token,

