@@ -60,7 +60,6 @@ RECORD_FILE = "export.json"  # what a folder was exported from; only a folder th
 
 
 TYPES = "; ".join(f"{form}: {', '.join(types)} ({default})" for form, (types, default, _) in FORMS.items())
-RENAMED = {"output": "is now --output_dir"}
 
 
 @dataclass
@@ -120,7 +119,7 @@ class ExportOptions:
 def parse_export(argv: list[str] | None) -> ExportOptions:
     """Return the options, checked against each other and against what is installed."""
     about = f"{__doc__}\nTypes of the weights: {TYPES}\n"
-    return parse_arguments((ExportOptions,), argv, None, about, positional="model", renamed=RENAMED)[0]
+    return parse_arguments((ExportOptions,), argv, None, about, positional="model")[0]
 
 
 def check_replaceable(output: Path) -> None:

@@ -14,12 +14,18 @@ and plain text with alternating lines are read too, from .jsonl .json .csv .parq
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from environment import begin_script
 from errors import run_script
 from options import check_range, format_command, refuse_useless
 from train_utils.run_options import RunOptions, parse_training
+
+if TYPE_CHECKING:  # these take seconds to import
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+    from train_utils.run import Run
 
 ROOT = Path(__file__).parent
 RECIPE = ROOT / "configs" / "finetune_dialogue.yaml"
@@ -85,8 +91,6 @@ def main(argv: list[str] | None = None) -> int:
     """Run the script; return its exit code."""
     options, args = parse_training((DialogueArguments, TuneOptions), argv, RECIPE, __doc__)
     from data_utils.caching import preparation_lock
-    from data_utils.dialogue.reading import name_assistant, read_checked, split_dialogues
-    from data_utils.dialogue.report import describe_dialogues
     from data_utils.rows.held_out import find_questions
     from data_utils.sources.builtin import DIALOGUE_SOURCES
     from data_utils.sources.corpus import data_version
@@ -96,7 +100,7 @@ def main(argv: list[str] | None = None) -> int:
     from train_utils.plan.apply import make_plan, rows_task, shape_of
     from train_utils.run import open_run
     from train_utils.training import train_and_save
-    from train_utils.tuning import find_replayed, load_base, pack_split, replay_text
+    from train_utils.tuning import load_base
 
     find_checkpoint(options.base)
     row_tokens, version = options.row_tokens, data_version(options.dialogues, DIALOGUE_SOURCES)
@@ -107,46 +111,26 @@ def main(argv: list[str] | None = None) -> int:
     # 1. Base: the model and its tokenizer, with a chat template.
     model, tokenizer = load_base(run, options.base, row_tokens)
 
-    # 2. Dialogues: read, checked, split by hash as the corpus is, so that what is held out was in no training.
+    # 2. Dialogues: read, split, packed to rows; text of the pretraining among them, where asked.
     with preparation_lock():
-        reading = read_checked(options.dialogues, options.skip_bad_dialogues)
-        dialogues = reading.dialogues
-        for line in reading.lines:
-            run.say(line)
-        train_set, held_out = (
-            name_assistant(part, options.assistant_name) for part in split_dialogues(dialogues, options.eval_fraction)
-        )
-        # 3. Rows: only the assistant's words and stop tokens carry labels; dialogues packed, none sees another.
-        encoded, rows, eval_rows = pack_split(train_set, held_out, tokenizer, row_tokens)
-        for line in describe_dialogues(dialogues, train_set, encoded, rows, row_tokens, tokenizer):
-            run.say(line)
-
-        # 4. Replay: text of the pretraining among them, where asked, and held-out text that shows what was forgotten.
-        if options.replay is not None:
-            sources, share = find_replayed(options.base, options.replay_corpus, options.eval_fraction)
-            how = {"share": options.replay, "row_tokens": row_tokens, "eval_fraction": share}
-            mixed, held_out_text = replay_text(rows, tokenizer, sources, **how)
-            run.say(f"replay: {len(mixed) - len(rows):,} rows of text among {len(mixed):,}")
-            rows, eval_rows = mixed, eval_rows | held_out_text
+        rows, eval_rows, held_out, facts = read_rows(run, options, tokenizer)
     run.watch.lap("data")
 
-    # 5. Plan, with --minutes: as many steps as the time allows, and few enough that nothing is learned by heart.
+    # 3. Plan, with --minutes: as many steps as the time allows, and few enough that nothing is learned by heart.
     if args.minutes:
         run = make_plan(run, rows_task(len(rows), row_tokens), shape=shape_of(model, row_tokens))
         if args.plan_only:
             return 0
         run.watch.lap("plan")
 
-    # 6. Weights: all of them, or low-rank adapters beside them.
+    # 4. Weights: all of them, or low-rank adapters beside them.
     window = getattr(model.config, "max_position_embeddings", 2048)
     if options.lora:
         model = add_adapters(model, options.lora_rank, options.lora_alpha, options.lora_targets)
         model.print_trainable_parameters()
 
-    # 7. Training, then the checkpoint with its picture and report.
+    # 5. Training, then the checkpoint with its picture and report.
     questions = find_questions(held_out, tokenizer, window - REPLY_TOKENS)
-    facts = {"dialogues": len(train_set), "held out": len(held_out), "sources": dict(Counter(train_set["source"]))}
-    facts |= {"rows": reading.left_out} if reading.left_out else {}
     objective = dialogue_objective(
         rows,
         eval_rows,
@@ -157,6 +141,41 @@ def main(argv: list[str] | None = None) -> int:
         next_step=format_command("python", "chat.py", "--model", run.folder),
     )
     return train_and_save(run, model, tokenizer, objective)
+
+
+def read_rows(
+    run: "Run", options: DialogueArguments, tokenizer: "PreTrainedTokenizerBase"
+) -> tuple["Dataset", dict[str, "Dataset"], "Dataset", dict[str, object]]:
+    """Return rows to train on, held-out rows of each part, the held-out dialogues, and facts for the record."""
+    from data_utils.dialogue.reading import name_assistant, read_checked, split_dialogues
+    from data_utils.dialogue.report import describe_dialogues
+    from train_utils.tuning import find_replayed, pack_split, replay_text
+
+    # Read, checked, split by hash as the corpus is, so that what is held out was in no training.
+    reading = read_checked(options.dialogues, options.skip_bad_dialogues)
+    for line in reading.lines:
+        run.say(line)
+    train_set, held_out = (
+        name_assistant(part, options.assistant_name)
+        for part in split_dialogues(reading.dialogues, options.eval_fraction)
+    )
+    facts = {"dialogues": len(train_set), "held out": len(held_out), "sources": dict(Counter(train_set["source"]))}
+    facts |= {"rows": reading.left_out} if reading.left_out else {}
+
+    # Only the assistant's words and stop tokens carry labels; dialogues are packed, and none sees another.
+    row_tokens = options.row_tokens
+    encoded, rows, eval_rows = pack_split(train_set, held_out, tokenizer, row_tokens)
+    for line in describe_dialogues(reading.dialogues, train_set, encoded, rows, row_tokens, tokenizer):
+        run.say(line)
+
+    # Replayed text against forgetting, and held-out text that shows what was forgotten.
+    if options.replay is not None:
+        sources, share = find_replayed(options.base, options.replay_corpus, options.eval_fraction)
+        how = {"share": options.replay, "row_tokens": row_tokens, "eval_fraction": share}
+        mixed, held_out_text = replay_text(rows, tokenizer, sources, **how)
+        run.say(f"replay: {len(mixed) - len(rows):,} rows of text among {len(mixed):,}")
+        rows, eval_rows = mixed, eval_rows | held_out_text
+    return rows, eval_rows, held_out, facts
 
 
 if __name__ == "__main__":

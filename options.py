@@ -24,6 +24,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is fetched unless the us
 
 BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 EXPECTED = {bool: "true or false", int: "a whole number", float: "a number"}
+RENAMED = {  # options that are no longer there: what is told of them, in whatever script
+    "output": "is now --output_dir",
+    "streaming": "is gone: a large text is tokenized to shards as it is read; leave it out",
+    "remove_stop_words": "is gone: no model could write a sentence without them; leave it out",
+}
 UNSET = "unset"  # what help shows for no value, and what takes a recipe's value back
 
 
@@ -57,7 +62,6 @@ def parse_arguments(
     *,
     other_names: Set[str] = frozenset(),
     positional: str | None = None,
-    renamed: Mapping[str, str] | None = None,
 ) -> tuple[Any, ...]:
     """Parse `[config.yaml] [--key value ...]` into one object of each dataclass.
 
@@ -68,10 +72,9 @@ def parse_arguments(
     Args:
         recipe: the YAML where none is named, if any. other_names: options that exist, but in no dataclass given here;
             their values are passed over. positional: the option whose values may stand without its name.
-        renamed: what is told of an option that is no longer there.
     Raises InputError for a key that no dataclass has, with the nearest that one has, and for a value of the wrong kind.
     """
-    argv, renamed = list(sys.argv[1:] if argv is None else argv), renamed or {}
+    argv = list(sys.argv[1:] if argv is None else argv)
     if {"-h", "--help", "--help_all"} & set(argv):
         print(format_help(kinds, recipe, description, everything="--help_all" in argv))
         sys.exit(0)
@@ -82,9 +85,9 @@ def parse_arguments(
     place = f"command line or {config}" if config else "command line"
     found = read_config(config) if config else {}
     for key in found:
-        check_key(key, known, str(config), renamed)
+        check_key(key, known, str(config))
     values = {key: convert(options[key], words, f"{config}: {key}") for key, words in found.items() if key in options}
-    typed = read_words(argv, options, known, positional=positional, renamed=renamed)
+    typed = read_words(argv, options, known, positional=positional)
     values |= {
         key: convert(options[key], words, f"command line: --{key}") for key, words in typed.items() if key in options
     }
@@ -120,7 +123,6 @@ def read_words(
     known: Set[str],
     *,
     positional: str | None,
-    renamed: Mapping[str, str],
 ) -> dict[str, list[str]]:
     """Return the words of the command line by their options; raise InputError for one that belongs to none."""
     found: dict[str, list[str]] = {}
@@ -133,7 +135,7 @@ def read_words(
             continue
         key, equals, value = word[2:].partition("=")
         key = key.replace("-", "_")
-        check_key(key, known, "command line", renamed)
+        check_key(key, known, "command line")
         found[key] = [value] if equals else []
         kind, is_list, _ = describe_type(options[key][1]) if key in options else (str, True, False)
         while not equals and words and not words[0].startswith("--"):
@@ -209,12 +211,12 @@ def read_config(path: Path) -> dict[str, list[str]]:
     return words
 
 
-def check_key(key: str, names: Set[str], place: str, renamed: Mapping[str, str]) -> None:
+def check_key(key: str, names: Set[str], place: str) -> None:
     """Raise InputError for a key that does not exist, with what it has become or with the nearest that does."""
     if key in names:
         return
-    if key in renamed:
-        raise InputError(f"{place}: '{key}' {renamed[key]}")
+    if key in RENAMED:
+        raise InputError(f"{place}: '{key}' {RENAMED[key]}")
     if key.removeprefix("no_") in names:
         raise InputError(f"{place}: unknown key '{key}'; write --{key.removeprefix('no_')} false")
     near = get_close_matches(key, names, n=1)

@@ -10,19 +10,21 @@ python train.py --resume_from_checkpoint true                 # go on after a st
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from environment import begin_script
 from errors import run_script
 from options import check_range, format_command, refuse_useless
 from train_utils.run_options import EVAL_TOKENS, RunOptions, parse_training
 
+if TYPE_CHECKING:  # these take seconds to import
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from train_utils.plan.rule import Plan
+
 ROOT = Path(__file__).parent
 RECIPE = ROOT / "configs" / "train.yaml"
 BYTES_PER_TOKEN = 8  # more than a token of held-out text is ever worth
-RENAMED = {
-    "streaming": "is gone: a large text is tokenized to shards as it is read; leave it out",
-    "remove_stop_words": "is gone: no model could write a sentence without them; leave it out",
-}
 
 
 @dataclass
@@ -88,19 +90,18 @@ class ModelArguments:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the script; return its exit code."""
-    data, shape, args = parse_training((CorpusArguments, ModelArguments, RunOptions), argv, RECIPE, __doc__, RENAMED)
+    data, shape, args = parse_training((CorpusArguments, ModelArguments, RunOptions), argv, RECIPE, __doc__)
     from transformers import set_seed
 
     from data_utils.caching import preparation_lock
     from data_utils.rows.pretraining import open_corpus, prepare_tokenizer
     from data_utils.sources.corpus import CORPUS_SOURCES, data_version
     from data_utils.sources.source import find_sources
-    from model_utils.checkpoint import check_vocabulary, find_checkpoint, load_model
-    from model_utils.shapes import build_model, check_window
+    from model_utils.checkpoint import find_checkpoint
     from train_utils.objectives import language_objective
-    from train_utils.plan.pretraining import choose_shape, plan_pretraining
+    from train_utils.plan.pretraining import plan_pretraining
     from train_utils.run import open_run
-    from train_utils.text_facts import describe_text, warn_of_repeats
+    from train_utils.text_facts import tell_compression, tell_rows
     from train_utils.training import give_head_start, train_and_save
 
     sources = find_sources(data.corpus, data.sources, data.sample_by, data.text_column, False)
@@ -136,18 +137,13 @@ def main(argv: list[str] | None = None) -> int:
         objective = language_objective(
             blocks, held_out, tokenizer, tokenizer_key=key, row_tokens=shape.block_tokens, sampling=corpus.sampling
         )
-    rows = run.count_rows(len(blocks), shape.block_tokens)
-    facts = corpus.describe_rows(blocks, rows)
-    describe_text(run, held_out, tokenizer, shape.reference_tokenizer)
-    run.say(f"blocks of {shape.block_tokens} tokens: {'; '.join(f'{name} {fact}' for name, fact in facts.items())}")
-    warn_of_repeats(run, blocks, rows)
+    tell_compression(run, held_out, tokenizer, shape.reference_tokenizer)
+    facts = tell_rows(run, corpus, blocks, shape.block_tokens)
     run.watch.lap("data")
 
     # 5. Model: random weights in a shape, or an existing checkpoint; a new one with a head start.
     set_seed(args.seed)
-    model = load_model(shape.base) if shape.base else build_model(choose_shape(shape, run.plan), tokenizer)
-    check_vocabulary(model, tokenizer, shape.base or str(shape.tokenizer))
-    check_window(model.config, shape.block_tokens, shape.base or shape.model_shape)
+    model = open_model(shape, run.plan, tokenizer)
     run.watch.lap("model")
     start = "trained" if shape.base else give_head_start(run, model, blocks) if shape.head_start else "random"
 
@@ -155,6 +151,18 @@ def main(argv: list[str] | None = None) -> int:
     next_step = format_command("python", "finetune_dialogue.py", "--base", run.folder)
     objective = replace(objective, start=start, facts=facts | {"tokenizer": key}, next_step=next_step)
     return train_and_save(run, model, tokenizer, objective)
+
+
+def open_model(shape: ModelArguments, plan: "Plan | None", tokenizer: "PreTrainedTokenizerBase") -> "PreTrainedModel":
+    """Return the base, or a new model in the user's shape or the plan's; raise InputError where parts don't fit."""
+    from model_utils.checkpoint import check_vocabulary, load_model
+    from model_utils.shapes import build_model, check_window
+    from train_utils.plan.pretraining import choose_shape
+
+    model = load_model(shape.base) if shape.base else build_model(choose_shape(shape, plan), tokenizer)
+    check_vocabulary(model, tokenizer, shape.base or str(shape.tokenizer))
+    check_window(model.config, shape.block_tokens, shape.base or shape.model_shape)
+    return model
 
 
 if __name__ == "__main__":

@@ -14,8 +14,6 @@ import train
 from errors import InputError
 from options import check_range, parse_arguments
 
-RENAMED = {"address": "is now --port"}
-
 
 @dataclass
 class Port:
@@ -34,7 +32,7 @@ class Port:
 
 
 def parse(*argv: str, recipe: Path | None = None, positional: str | None = None) -> Port:
-    return parse_arguments((Port,), list(argv), recipe, "Listens.", positional=positional, renamed=RENAMED)[0]
+    return parse_arguments((Port,), list(argv), recipe, "Listens.", positional=positional)[0]
 
 
 @pytest.mark.parametrize(
@@ -69,7 +67,7 @@ def test_values_have_the_type_of_their_field(argv, expected):
         (["--prt", "1"], "command line: unknown key 'prt'; did you mean 'port'?"),
         (["--no_is_loud"], "command line: unknown key 'no_is_loud'; write --is_loud false"),
         (["--zzz"], "command line: unknown key 'zzz'; see --help for all"),
-        (["--address", "1"], "command line: 'address' is now --port"),
+        (["--output", "1"], "command line: 'output' is now --output_dir"),
     ],
 )
 def test_mistakes_are_one_line(argv, message):
@@ -93,7 +91,7 @@ def test_precedence_is_dataclass_yaml_command_line_and_what_was_given_is_known(t
     ("text", "message"),
     [
         ("prt: 1\n", ": unknown key 'prt'; did you mean 'port'?"),
-        ("address: 1\n", ": 'address' is now --port"),
+        ("output: 1\n", ": 'output' is now --output_dir"),
         ("port: many\n", ": port: a whole number is expected, not 'many'"),
         ("port: [1, 2]\n", ": port: one value is expected, not 2"),
     ],

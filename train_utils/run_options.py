@@ -3,7 +3,6 @@
 import ast
 import math
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -173,26 +172,20 @@ class RunOptions:
         return min(EVAL_TOKENS, max(4096, int(0.03 * run_tokens / EVAL_COST / count)) // languages)
 
 
-def parse_training(
-    kinds: tuple[type, ...],
-    argv: list[str] | None,
-    recipe: Path,
-    description: str,
-    renamed: Mapping[str, str] | None = None,
-) -> tuple[Any, ...]:
+def parse_training(kinds: tuple[type, ...], argv: list[str] | None, recipe: Path, description: str) -> tuple[Any, ...]:
     """Parse the options of a script that trains; the last of `kinds`, RunOptions or its child, with TrainingArguments.
 
     Help and mistakes are told before what training needs is imported. `accelerate launch` on CPUs gets the processes
-    that it was asked for. `renamed`: what is told of an option that is no longer there.
+    that it was asked for.
     """
     *others, options = kinds
     if "--help_all" not in (sys.argv if argv is None else argv):  # which lists Trainer's too
-        parse_arguments(kinds, argv, recipe, description, other_names=trainer_names(), renamed=renamed)
+        parse_arguments(kinds, argv, recipe, description, other_names=trainer_names())
     start_cpu_processes()
     from train_utils.arguments import add_trainer_options
 
     kinds = (*others, add_trainer_options(options))
-    return parse_arguments(kinds, argv, recipe, description, renamed=renamed)
+    return parse_arguments(kinds, argv, recipe, description)
 
 
 def trainer_names() -> set[str]:
