@@ -92,8 +92,7 @@ def main(argv: list[str] | None = None) -> int:
     options, args = parse_training((DialogueArguments, TuneOptions), argv, RECIPE, __doc__)
     from data_utils.caching import preparation_lock
     from data_utils.rows.held_out import find_questions
-    from data_utils.sources.builtin import DIALOGUE_SOURCES
-    from data_utils.sources.corpus import data_version
+    from data_utils.sources.source import data_version, open_sources
     from model_utils.checkpoint import find_checkpoint
     from train_utils.adapters import add_adapters
     from train_utils.objectives import REPLY_TOKENS, dialogue_objective
@@ -103,7 +102,7 @@ def main(argv: list[str] | None = None) -> int:
     from train_utils.tuning import load_base
 
     find_checkpoint(options.base)
-    row_tokens, version = options.row_tokens, data_version(options.dialogues, DIALOGUE_SOURCES)
+    row_tokens, version = options.row_tokens, data_version(open_sources(options.dialogues))
     run = open_run("finetune_dialogue.py", args, (options,), data_version=version, base=options.base)
     if run is None:
         return 0
@@ -149,10 +148,11 @@ def read_rows(
     """Return rows to train on, held-out rows of each part, the held-out dialogues, and facts for the record."""
     from data_utils.dialogue.reading import name_assistant, read_checked, split_dialogues
     from data_utils.dialogue.report import describe_dialogues
+    from data_utils.sources.source import open_sources
     from train_utils.tuning import find_replayed, pack_split, replay_text
 
     # Read, checked, split by hash as the corpus is, so that what is held out was in no training.
-    reading = read_checked(options.dialogues, options.skip_bad_dialogues)
+    reading = read_checked(open_sources(options.dialogues), options.skip_bad_dialogues)
     for line in reading.lines:
         run.say(line)
     train_set, held_out = (

@@ -92,7 +92,8 @@ from tqdm import tqdm
 from chat_utils.engine import Engine, load_engine
 from chat_utils.sampling import Sampling
 from data_utils.dialogue.reading import read_dialogues
-from data_utils.sources.corpus import clean_corpus, read_corpus
+from data_utils.sources.corpus import read_corpus
+from data_utils.sources.source import open_sources
 from eval_utils.figures import Figure
 from eval_utils.items import read_choices, read_continuations, read_pairs
 from eval_utils.likelihood import Scorer
@@ -134,9 +135,9 @@ def read_files(options: ScoreOptions) -> Files:
     """Return the items of the user's files."""
     files = Files()
     if options.text:
-        files.documents = list(clean_corpus(read_corpus(options.text))[0])
+        files.documents = list(read_corpus(open_sources(options.text))[0])
     if options.dialogues:
-        files.dialogues = list(read_dialogues(options.dialogues))
+        files.dialogues = list(read_dialogues(open_sources(options.dialogues)))
     for name, read in (("pairs", read_pairs), ("choices", read_choices), ("continuations", read_continuations)):
         if paths := getattr(options, name):
             setattr(files, name, list(read(paths)))

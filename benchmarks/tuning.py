@@ -21,6 +21,7 @@ sys.path.insert(0, str(ROOT))
 import finetune_dialogue
 from data_utils.dialogue.reading import name_assistant, read_dialogues
 from data_utils.rows.packing import encode_dialogues, pack_dialogues
+from data_utils.sources.source import open_sources
 from model_utils.checkpoint import load_tokenizer
 from model_utils.tokenizer import tokenizer_fingerprint
 
@@ -35,7 +36,9 @@ def report_packing(base: str) -> None:
     key = tokenizer_fingerprint(tokenizer)
     print("| dialogues | number | rows of 512 | real tokens |\n| --- | --- | --- | --- |")
     for name in SETS:
-        encoded = encode_dialogues(name_assistant(read_dialogues([name]), "Momo"), tokenizer, key, ROW_TOKENS)
+        encoded = encode_dialogues(
+            name_assistant(read_dialogues(open_sources([name])), "Momo"), tokenizer, key, ROW_TOKENS
+        )
         rows = pack_dialogues(encoded, ROW_TOKENS, tokenizer.pad_token_id)
         filled = sum(map(len, encoded["input_ids"])) / (len(rows) * ROW_TOKENS)
         print(f"| {name} | {len(encoded):,} | {len(rows):,} | {filled:.1%} |", flush=True)

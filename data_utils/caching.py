@@ -1,13 +1,23 @@
-"""What was prepared once is found again, and of several processes one prepares while the others wait."""
+"""Keeps what was prepared, so that it is found again; of several processes one prepares while the others wait.
 
+prepared/KEY-CHECKSUM.arrow     rows that a step made: KEY names all that determines them, CHECKSUM their bytes
+"""
+
+import hashlib
+import os
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 import datasets
+import pyarrow as pa
 import xxhash
 from datasets import Dataset, Features
-from datasets.exceptions import DatasetGenerationError
+from datasets.arrow_writer import ArrowWriter
+from datasets.table import MemoryMappedTable
+from datasets.utils import tqdm
 from filelock import FileLock
 
 
@@ -24,10 +34,15 @@ def _code_version() -> str:
 
 
 def cache_folder() -> Path:
-    """Return the folder of what is cached here beside the datasets (HF_DATASETS_CACHE), made for this user's eyes."""
+    """Return the folder of what is cached here beside the datasets (HF_DATASETS_CACHE), made if need be.
+
+    It holds a user's texts in clear, so that nobody else may look into it.
+    """
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "prepared"
     folder.parent.mkdir(parents=True, exist_ok=True)
     folder.mkdir(mode=0o700, exist_ok=True)
+    with suppress(PermissionError):  # somebody else's, who let us in
+        folder.chmod(0o700)  # one that an older version made
     return folder
 
 
@@ -39,13 +54,51 @@ def preparation_lock() -> FileLock:
     return FileLock(cache_folder() / "preparation.lock", timeout=-1)
 
 
-def generate_rows(generate: Callable[..., Iterator[dict]], features: Features, key: str, **arguments) -> Dataset:
-    """Return the rows that `generate(**arguments)` yields as a Dataset, made once for each `key`; it may be empty."""
+def generate_rows(
+    generate: Callable[..., Iterator[dict] | Iterator[pa.Table]],
+    features: Features,
+    key: str,
+    desc: str = "preparing",
+    **arguments,
+) -> Dataset:
+    """Return what `generate(**arguments)` yields as a Dataset, made once for each `key`; it may be empty.
+
+    An entry of the cache that is not as it was written (a full disk, a power cut, another program) is made anew.
+
+    Args:
+        generate: yields rows, or Arrow tables of them.
+        desc: what a progress bar says meanwhile.
+    """
+    entries = sorted(cache_folder().glob(f"{key}-*.arrow"))
+    damaged = [path for path in entries if path.stem != f"{key}-{checksum(path)}"]
+    for path in damaged:
+        print(f"note: {path} is damaged, and is made anew", file=sys.stderr)
+        path.unlink()
+    entries = [path for path in entries if path not in damaged]
+    path = entries[0] if entries else write_rows(tqdm(generate(**arguments), desc, unit=" rows"), features, key)
+    return Dataset(MemoryMappedTable.from_file(str(path)), fingerprint=key)
+
+
+def write_rows(rows: tqdm, features: Features, key: str) -> Path:
+    """Write rows, or tables of them, to the cache and return their file, which is there when it is whole."""
+    for cut_off in cache_folder().glob(f"{key}.*.tmp"):  # by a kill
+        cut_off.unlink()
+    aside = cache_folder() / f"{key}.{os.getpid()}.tmp"
     try:
-        return Dataset.from_generator(generate, features, gen_kwargs=arguments, fingerprint=key)
-    except DatasetGenerationError as error:
-        raise (error.__cause__ or error) from None  # what went wrong, not that something did
-    except ValueError as error:
-        if "corresponds to no data" not in str(error):
-            raise
-        return Dataset.from_dict({name: [] for name in features}, features)
+        with ArrowWriter(features=features, path=str(aside)) as writer:
+            for row in rows:
+                if isinstance(row, pa.Table):
+                    writer.write_table(row)
+                    rows.update(len(row) - 1)
+                else:
+                    writer.write(row)
+            writer.finalize()
+        return aside.rename(aside.with_name(f"{key}-{checksum(aside)}.arrow"))
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def checksum(path: Path) -> str:
+    """Return a checksum of a file; some gigabytes a second."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, xxhash.xxh3_64).hexdigest()

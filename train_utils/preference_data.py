@@ -12,7 +12,9 @@ from data_utils.dialogue.pairs import read_pairs
 from data_utils.dialogue.reading import name_assistant, read_checked, split_dialogues
 from data_utils.rows.packing import thin_rows
 from data_utils.rows.preferences import encode_pairs, pack_pairs
-from data_utils.sources.corpus import dialogue_text, split_languages
+from data_utils.sources.builtin import dialogue_text
+from data_utils.sources.corpus import split_languages
+from data_utils.sources.source import open_sources
 from data_utils.text.splitting import hash_share
 from eval_utils.likelihood import window_of
 from model_utils.tokenizer import tokenizer_fingerprint
@@ -39,7 +41,7 @@ def find_preferences(run: Run, model: PreTrainedModel, tokenizer: PreTrainedToke
     window, seed = window_of(model), run.args.seed
     with preparation_lock():
         if options.preferences:
-            reading = read_pairs(options.preferences, options.skip_bad_dialogues)
+            reading = read_pairs(open_sources(options.preferences), options.skip_bad_dialogues)
             for line in reading.lines:
                 run.say(line)
             train, held_out = split_pairs(reading.dialogues, options.eval_fraction)
@@ -50,7 +52,7 @@ def find_preferences(run: Run, model: PreTrainedModel, tokenizer: PreTrainedToke
                 Dataset.from_list(dialogues), tokenizer, count=REPORT_PROMPTS, window=window, seed=seed
             )
         else:
-            reading = read_checked(options.dialogues, options.skip_bad_dialogues)
+            reading = read_checked(open_sources(options.dialogues), options.skip_bad_dialogues)
             parts = split_dialogues(reading.dialogues, options.eval_fraction)
             named = [name_assistant(part, options.assistant_name) for part in parts]
             how = {

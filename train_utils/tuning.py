@@ -9,8 +9,9 @@ from data_utils.dialogue.checking import DialogueError
 from data_utils.dialogue.format import stop_token_id
 from data_utils.rows.packing import encode_dialogues, pack_dialogues
 from data_utils.rows.replay import mix_rows, read_replay
-from data_utils.sources.corpus import CORPUS_SOURCES, split_languages
-from data_utils.sources.source import Source, find_sources
+from data_utils.sources.corpus import split_languages
+from data_utils.sources.kinds import Source
+from data_utils.sources.source import open_sources
 from errors import InputError
 from model_utils.checkpoint import join_chat_tokens, load_model, load_tokenizer
 from model_utils.shapes import check_packing, check_window
@@ -85,10 +86,9 @@ def find_replayed(base: str, corpus: list[str] | None, eval_fraction: float) -> 
     chosen, sources = corpus or settings.get("corpus"), settings.get("sources")
     if not chosen:
         raise InputError(f"{base}: has no record of its corpus; say with --replay_corpus what text to replay")
-    defaults = {"sample_by": "paragraph", "text_column": "text", "remove_stop_words": False}
-    reading = (settings.get(name, value) for name, value in defaults.items())
-    found = find_sources(chosen, None if corpus else sources, *reading)
-    named = sorted({source.path for source in found} - set(CORPUS_SOURCES))
+    reading = (settings.get("sample_by", "paragraph"), settings.get("text_column", "text"))
+    found = open_sources(chosen, None if corpus else sources, *reading)
+    named = sorted({source.path for source in found if not source.is_builtin})
     if named and not corpus:  # whoever wrote the record could name any folder or address
         raise InputError(
             f"{base}: was trained on {', '.join(named)}, by its record; to have that read here, give it with "

@@ -13,6 +13,7 @@ from data_utils.dialogue.checking import DialogueError, check_dialogue
 from data_utils.dialogue.forms import FORMS, convert_row
 from data_utils.dialogue.reading import MESSAGES, Reading, check_rows, read_parts
 from data_utils.dialogue.turns import Row, is_absent, name_kind, read_turns
+from data_utils.sources.kinds import Source
 from data_utils.text.languages import detect_language
 
 # `place` is the line of the file, for what shows only when a pair is encoded.
@@ -135,24 +136,24 @@ def check_pair(sides: Sides) -> dict:
     return {"prompt": checked[0], "chosen": texts[0], "rejected": texts[1], "language": detect_language(words)}
 
 
-def read_pair_file(path: str) -> Iterator[dict]:
-    """Yield a row for each preference of a file, or for each of its rows that is none with its fault."""
+def read_pair_part(source: Source, part: str) -> Iterator[dict]:
+    """Yield a row for each preference of a part of a source, or for each of its rows that is none with its fault."""
 
     def accept(values: object, _: str) -> tuple[list[dict], str, list[str]]:
         found, form, unread = convert_pair(values)
         return [check_pair(sides) for sides in found], form, unread
 
     empty = {"prompt": [], "chosen": "", "rejected": "", "language": ""}
-    yield from check_rows(path, accept, empty)
+    yield from check_rows(source, part, accept, empty)
 
 
-def read_pairs(paths: list[str], skip_bad: bool = False) -> Reading:
-    """Read preferences from files, folders, globs and hub names, each as `PATH[@TIMES]`; all rows are checked.
+def read_pairs(sources: list[Source], skip_bad: bool = False) -> Reading:
+    """Read preferences from sources; all rows are checked.
 
     Raises InputError that names the first of those that are no preferences by file and line, unless `skip_bad` leaves
     them out and they are few.
     """
-    return read_parts(paths, read_pair_file, PAIR_FEATURES, {}, skip_bad)
+    return read_parts(sources, read_pair_part, PAIR_FEATURES, skip_bad)
 
 
 def make_pairs(rows: list[dict]) -> Dataset:

@@ -11,10 +11,10 @@ from data_utils.caching import cache_key, generate_rows
 from data_utils.dialogue.checking import DialogueError, check_dialogue, is_learned
 from data_utils.dialogue.forms import TEXT_FORM, convert_row
 from data_utils.readers.faults import judge_faults
-from data_utils.readers.files import Fault, file_suffix, file_version, find_files, raise_fault
-from data_utils.sources import builtin as sources
-from data_utils.sources.corpus import dialogue_text, parse_source, repeat_rows
-from data_utils.sources.inputs import is_hub_name, load_hub, read_rows
+from data_utils.readers.files import Fault, file_suffix, raise_fault
+from data_utils.sources.builtin import NAME_PLACEHOLDER, dialogue_text
+from data_utils.sources.corpus import repeat_rows
+from data_utils.sources.kinds import Source
 from data_utils.text.languages import detect_language
 from data_utils.text.splitting import hash_share
 from errors import InputError
@@ -48,77 +48,68 @@ class Reading:
     left_out: str
 
 
-def find_dialogue_files(path: str) -> tuple[list[str], list[str]]:
-    """Return (files that hold dialogues, files that are passed over) of a path, a glob or a folder.
+def choose_parts(source: Source) -> tuple[list[str], list[str]]:
+    """Return (parts that hold dialogues, files that are passed over) of a source.
 
     In a folder, a .txt beside files of another kind is a note or a licence. Raises InputError where nothing is left.
     """
-    files = find_files(path)
-    kinds = {file: file_suffix(file) for file in files}
-    kept = [file for file in files if kinds[file] in DIALOGUE_KINDS and Path(file).name not in NOT_DIALOGUES]
-    if Path(path).is_dir() and {kinds[file] for file in kept} > {".txt"}:
+    if not source.files:
+        return source.parts(), []
+    kinds = {file: file_suffix(file) for file in source.files}
+    kept = [file for file in kinds if kinds[file] in DIALOGUE_KINDS and Path(file).name not in NOT_DIALOGUES]
+    if Path(source.path).is_dir() and {kinds[file] for file in kept} > {".txt"}:
         kept = [file for file in kept if kinds[file] != ".txt"]
     if not kept:
-        raise InputError(f"{files[0]}: dialogues are read from {' '.join(DIALOGUE_KINDS)}; this is text; give it to "
-                         "train.py --corpus")  # fmt: skip
-    return kept, [file for file in files if file not in kept]
+        kinds_read = f"dialogues are read from {' '.join(DIALOGUE_KINDS)}"
+        raise InputError(f"{source.files[0]}: {kinds_read}; this is text; give it to train.py --corpus")
+    return kept, [file for file in kinds if file not in kept]
 
 
-def read_turns(path: str, on_fault: Callable[[Fault], object]) -> Iterator[tuple[int, list[dict]]]:
-    """Yield (line, messages) of plain text: lines of user and assistant in turn, a blank line between dialogues."""
-    for start, row in read_rows(path, on_fault=on_fault):
-        contents = row["text"].split("\n")
-        yield start, [{"role": ("user", "assistant")[i % 2], "content": content} for i, content in enumerate(contents)]
+def split_turns(text: str) -> list[dict]:
+    """Return the messages of a paragraph of plain text: lines of user and assistant in turn."""
+    return [{"role": ("user", "assistant")[i % 2], "content": line} for i, line in enumerate(text.split("\n"))]
 
 
-def read_places(path: str, on_fault: Callable[[Fault], object]) -> Iterator[tuple[object, object, str]]:
-    """Yield (place, row, form) of a file or hub dataset; the form is named where it shows in the kind of file."""
-    if is_hub_name(path):
-        rows = enumerate(load_hub(path), 1)
-    elif file_suffix(path) == ".txt":
-        yield from ((place, messages, TEXT_FORM) for place, messages in read_turns(path, on_fault))
-        return
-    else:
-        rows = read_rows(path, on_fault=on_fault, row_types=(dict, list))
-    yield from ((place, row, "") for place, row in rows)
-
-
-def check_rows(path: str, accept: Callable[[object, str], tuple[list[dict], str, list[str]]], empty: dict) -> Iterator:
-    """Yield what `accept` makes of each row of a file or hub dataset, and `empty` with its fault for a row it refuses.
+def check_rows(
+    source: Source, part: str, accept: Callable[[object, str], tuple[list[dict], str, list[str]]], empty: dict
+) -> Iterator[dict]:
+    """Yield what `accept` makes of each row of a part, and `empty` with its fault for a row that it refuses.
 
     `accept` takes a row and the name of its form, where that shows in the kind of file, and returns (columns of each
     example in it, name of the form, keys not read), or raises DialogueError. Raises InputError where a file as a whole
     can't be read.
     """
     faults: list[Fault] = []
-    empty = {**empty, "source": Path(path).name, "form": "", "unread": [], "fault": ""}
+    empty = {**empty, "source": Path(part).name, "form": "", "unread": [], "fault": ""}
+    is_text = file_suffix(part) == ".txt"
 
     def note(fault: Fault) -> None:
         if not fault.place:  # of how many rows, nobody knows
             raise_fault(fault)
         faults.append(fault)
 
-    for place, row, named in read_places(path, note):
+    for place, row in source.rows(part, note):
         yield from ({**empty, "place": fault.place, "fault": fault.reason} for fault in faults)
         faults.clear()
         try:
-            found, form, unread = accept(row, named)
+            found, form, unread = accept(split_turns(row["text"]), TEXT_FORM) if is_text else accept(row, "")
         except DialogueError as error:
             yield {**empty, "place": str(place), "fault": as_line(str(error))}
             continue
         read = {"form": form, "unread": [as_line(key)[:40] for key in unread], "place": str(place)}
-        yield from ({**empty, **columns, **read} for columns in found)
+        known = {"language": row["language"]} if source.is_builtin else {}
+        yield from ({**empty, **columns, **read, **known} for columns in found)
     yield from ({**empty, "place": fault.place, "fault": fault.reason} for fault in faults)
 
 
-def read_file(path: str) -> Iterator[dict]:
-    """Yield a row for each row of a file or hub dataset: a checked dialogue, or one without messages and its fault."""
+def read_part(source: Source, part: str) -> Iterator[dict]:
+    """Yield a row for each row of a part: a checked dialogue, or one without messages and its fault."""
 
     def accept(row: object, named: str) -> tuple[list[dict], str, list[str]]:
         messages, form, unread = (row, named, []) if named else convert_row(row)
         return [as_row(check_dialogue(messages))], form, unread
 
-    yield from check_rows(path, accept, {"messages": [], "unlearned": [], "language": ""})
+    yield from check_rows(source, part, accept, {"messages": [], "unlearned": [], "language": ""})
 
 
 def as_row(messages: list[dict]) -> dict:
@@ -135,12 +126,6 @@ def as_line(text: str) -> str:
     return " ".join(text.encode(errors="replace").decode().split())
 
 
-def read_source(source: str) -> Iterator[dict]:
-    """Yield the dialogues of a built-in source, each checked."""
-    for dialogue in sources.DIALOGUE_SOURCES[source]():
-        yield {**dialogue, "unlearned": [], "messages": check_dialogue(dialogue["messages"])}
-
-
 def describe_file(path: str, rows: Dataset) -> str:
     """Return in words how the rows of a file were read, and which of their keys were not."""
     forms = Counter(form for form in rows["form"] if form)
@@ -151,58 +136,45 @@ def describe_file(path: str, rows: Dataset) -> str:
 
 
 def read_parts(
-    paths: list[str],
-    read: Callable[[str], Iterator[dict]],
-    features: Features,
-    builtin: dict[str, Callable[[str], Dataset]],
-    skip_bad: bool,
+    sources: list[Source], read: Callable[[Source, str], Iterator[dict]], features: Features, skip_bad: bool
 ) -> Reading:
-    """Read the rows of files, folders, globs, hub names and built-in sources, each as `PATH[@TIMES]`; all are checked.
+    """Read the rows of sources of any kind, each as often as it says; all are checked.
 
     Args:
-        read: yields the rows of a file. features: their columns but NOTES. builtin: source -> what reads it.
+        read: yields the rows of a part. features: their columns but NOTES.
     Raises InputError that names the first of the bad rows by file and line, unless `skip_bad` leaves them out and they
     are few.
     """
     parts, lines, faults, count = [], [], [], 0
-    for name in paths:
-        path, times = parse_source(name)
-        if path in builtin:
-            parts.append(repeat_rows(builtin[path](path), times))
-            continue
-        files, passed_over = ([path], []) if is_hub_name(path) else find_dialogue_files(path)
+    for source in sources:
+        kept, passed_over = choose_parts(source)
         lines += [
             f"{file}: not read: its kind holds no dialogues beside others; name it by itself" for file in passed_over
         ]
-        for file in files:
-            key = cache_key(read.__name__, file, "hub" if is_hub_name(file) else file_version(file))
-            rows = generate_rows(read, Features({**features, **NOTES}), key, path=file)
+        for part in kept:
+            key = cache_key(read.__name__, type(source), part, source.part_version(part))
+            columns = Features({**features, **NOTES})
+            rows = generate_rows(read, columns, key, f"reading {part}", source=source, part=part)
             is_bad = [bool(fault) for fault in rows["fault"]]
             bad = rows.select([number for number, found in enumerate(is_bad) if found])
-            faults += [Fault(file, row["place"], row["fault"]) for row in bad]
-            count += len(rows)
-            lines.append(describe_file(file, rows))
+            faults += [Fault(part, row["place"], row["fault"]) for row in bad]
+            if not source.is_builtin:
+                count += len(rows)
+                lines.append(describe_file(part, rows))
             good = rows.select([number for number, found in enumerate(is_bad) if not found]) if len(bad) else rows
-            parts.append(repeat_rows(good.select_columns(list(features)), times))
+            parts.append(repeat_rows(good.select_columns(list(features)), source.times))
     left_out = judge_faults(faults, count, skip_bad, SKIP_OPTION)
     return Reading(concatenate_datasets(parts), lines + [left_out] * bool(left_out), left_out)
 
 
-def read_builtin(source: str) -> Dataset:
-    """Return the dialogues of a built-in source, read once."""
-    key = cache_key("read_source", source, sources.source_version(source))
-    return generate_rows(read_source, FEATURES, key, source=source)
-
-
-def read_checked(paths: list[str], skip_bad: bool = False) -> Reading:
+def read_checked(sources: list[Source], skip_bad: bool = False) -> Reading:
     """Read dialogues by `read_parts`: a Dataset with `messages`, `unlearned`, `language` and `source`."""
-    builtin = dict.fromkeys(sources.DIALOGUE_SOURCES, read_builtin)
-    return read_parts(paths, read_file, FEATURES, builtin, skip_bad)
+    return read_parts(sources, read_part, FEATURES, skip_bad)
 
 
-def read_dialogues(paths: list[str]) -> Dataset:
+def read_dialogues(sources: list[Source]) -> Dataset:
     """Return the dialogues of `read_checked`: a Dataset with `messages`, `unlearned`, `language` and `source`."""
-    return read_checked(paths).dialogues
+    return read_checked(sources).dialogues
 
 
 def split_dialogues(dialogues: Dataset, eval_fraction: float) -> tuple[Dataset, Dataset]:
@@ -220,10 +192,10 @@ def split_dialogues(dialogues: Dataset, eval_fraction: float) -> tuple[Dataset, 
 def name_assistant(dialogues: Dataset, assistant_name: str) -> Dataset:
     """Put the assistant's name where dialogues have the placeholder; after the split, which goes by the text before."""
 
-    def fill(dialogue: dict) -> dict:
-        messages = dialogue["messages"]
-        filled = [m["content"].replace(sources.NAME_PLACEHOLDER, assistant_name) for m in messages]
-        return {"messages": [{"role": m["role"], "content": text} for m, text in zip(messages, filled, strict=True)]}
+    def fill() -> Iterator[dict]:
+        for row in dialogues:
+            filled = [m | {"content": m["content"].replace(NAME_PLACEHOLDER, assistant_name)} for m in row["messages"]]
+            yield row | {"messages": filled}
 
     key = cache_key("name_assistant", dialogues._fingerprint, assistant_name)
-    return dialogues.map(fill, new_fingerprint=key, desc="naming the assistant")
+    return generate_rows(fill, FEATURES, key, "naming the assistant")

@@ -1,10 +1,10 @@
 """A preparation in stages: which files make a task, and which steps each stage takes."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import fsspec
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.filters.base_filter import BaseFilter
 
@@ -16,7 +16,10 @@ from data_utils.preparation.manifest import WriteReport
 from data_utils.preparation.signatures import ROWS
 from data_utils.preparation.stages import ReadSources, WriteClean, WriteCorpus
 from data_utils.preparation.tally import Chain, CheckBroken, Count, Tally
-from data_utils.sources.inputs import ReadArguments, cut_file, find_inputs, read_documents_of
+from data_utils.readers.files import Fault, ReadArguments, file_bytes, raise_fault
+from data_utils.readers.opening import Part
+from data_utils.sources.inputs import cut_file
+from data_utils.sources.source import open_source
 from errors import InputError
 
 DUPLICATES = {"near": ROWS, "exact": 1, "none": 0}  # how many keys of each document are compared
@@ -28,20 +31,22 @@ def list_files(sources: list[str]) -> list[dict]:
     if not sources:
         raise InputError("nothing to prepare: name files or folders with --sources, or a file of settings")
     return [
-        {"path": path, "source": source, **describe_file(path)} for source in sources for path in find_inputs(source)
+        {
+            "path": part,
+            "source": source.path,
+            "bytes": file_bytes(part) if source.files else 0,
+            "changed": source.part_version(part),
+        }
+        for source in map(open_source, sources)
+        for part in source.parts()
     ]
 
 
-def describe_file(path: str) -> dict:
-    """Return the bytes of a file and its time of change; of an address what its store tells, of a hub name nothing."""
-    if Path(path).exists():
-        stat = Path(path).stat()
-        return {"bytes": stat.st_size, "changed": stat.st_mtime_ns}
-    if "://" not in path:
-        return {"bytes": 0, "changed": None}
-    system, place = fsspec.core.url_to_fs(path)
-    info = system.info(place)
-    return {"bytes": info.get("size") or 0, "changed": str(info.get("ETag") or info.get("mtime") or "")}
+def read_part(
+    path: str, reading: ReadArguments, on_fault: Callable[[Fault], object] = raise_fault, part: Part | None = None
+) -> Iterator[dict]:
+    """Yield the documents of one of the listed files, or of a part of it."""
+    return open_source(path, reading=reading).documents(path, on_fault=on_fault, cut=part)
 
 
 def divide_files(files: list[dict], task_megabytes: float, reading: ReadArguments) -> list[list[dict]]:
@@ -81,8 +86,10 @@ def group_pieces(pieces: list[dict], task_bytes: int) -> list[list[dict]]:
 
 def read_evaluation(paths: list[str], reading: ReadArguments) -> list[tuple[str, str]]:
     """Return the texts of the evaluation files with their places; raise InputError for one that cannot be read."""
-    files = [file for path in paths for file in find_inputs(path)]
-    return [(row["id"], row["text"]) for file in files for row in read_documents_of(file, reading)]
+    parts = [
+        (source, part) for path in paths for source in [open_source(path, reading=reading)] for part in source.parts()
+    ]
+    return [(row["id"], row["text"]) for source, part in parts for row in source.documents(part)]
 
 
 @dataclass
@@ -110,7 +117,7 @@ class Plan:
         watches_leaks = near or bool(self.eval_files)
         folder, tally = str(work), Tally()
         read = [
-            ReadSources(tasks, partial(read_documents_of, options=self.reading), tally),
+            ReadSources(tasks, partial(read_part, reading=self.reading), tally),
             Count("read", tally),
             *self.filters(tally),
             WriteClean(folder, near, self.eval_fraction, tally),

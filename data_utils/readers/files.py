@@ -131,6 +131,14 @@ def is_data_file(path: str | Path) -> bool:
     return file_suffix(path) in KINDS and not NO_TEXT.search(Path(path).name)
 
 
+def file_bytes(path: str | Path) -> int:
+    """Return the bytes of a file; 0 where the store of an address doesn't tell."""
+    if is_address(str(path)):
+        system, place = fsspec.core.url_to_fs(str(path))
+        return system.size(place) or 0
+    return Path(path).stat().st_size
+
+
 def file_version(path: str | Path) -> str:
     """Return what changes when a file changes: its size and time."""
     if is_address(str(path)):

@@ -1,24 +1,24 @@
-"""Token ids in, rows of equal length out: nothing is padded in vain, nothing is lost."""
+"""Packs token ids into rows of equal length: nothing is padded in vain, nothing is lost."""
 
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
 import torch
-from datasets import Dataset, Features, IterableDataset, List, Value
+from datasets import Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerBase
 
 from data_utils.caching import cache_key, generate_rows
 from data_utils.dialogue.checking import DialogueError
 from data_utils.dialogue.format import IGNORE_LABEL, set_weights
 from data_utils.dialogue.window import fit_dialogue
-from data_utils.text.splitting import share_of
 from errors import InputError
 from model_utils.text_encoder import encode_texts
 
 IDS = List(Value("int32"))
+PACKED_FEATURES = Features(dict.fromkeys(("input_ids", "labels", "position_ids"), IDS))
+BATCH_ROWS = 1000
 
 
 def tokenize_documents(documents: Dataset, tokenizer: PreTrainedTokenizerBase, tokenizer_key: str) -> Dataset:
@@ -27,76 +27,33 @@ def tokenize_documents(documents: Dataset, tokenizer: PreTrainedTokenizerBase, t
     `tokenizer_key` names the tokenizer in the cache.
     """
 
-    def encode(table: pa.Table) -> pa.Table:
-        ids = encode_texts(tokenizer, table["text"].to_pylist())
-        offsets = np.cumsum([0, *map(len, ids)], dtype=np.int32)
-        values = np.frombuffer(b"".join(ids), dtype=np.int32)
-        return pa.table({"input_ids": pa.ListArray.from_arrays(offsets, values)})
+    def encode() -> Iterator[pa.Table]:
+        for batch in documents.select_columns(["text"]).iter(BATCH_ROWS):
+            ids = encode_texts(tokenizer, batch["text"])
+            yield make_table(np.frombuffer(b"".join(ids), dtype=np.int32), np.cumsum([0, *map(len, ids)]))
 
     key = cache_key("tokenize_documents", documents._fingerprint, tokenizer_key)
-    return map_ids(documents, encode, key, "tokenizing")
+    return generate_rows(encode, Features({"input_ids": IDS}), key, "tokenizing")
 
 
-def map_ids(rows: Dataset, function: Callable[[pa.Table], pa.Table], key: str, desc: str) -> Dataset:
-    """Return the `input_ids` that a function makes of batches of rows, as Arrow tables; cached by `key`."""
-    made = rows.with_format("arrow").map(
-        function,
-        batched=True,
-        remove_columns=rows.column_names,
-        features=Features({"input_ids": IDS}),
-        new_fingerprint=key,
-        desc=desc,
-    )
-    return made.with_format(None)
-
-
-def pack_tokens(documents: Iterable[Iterable[int]], block_tokens: int) -> Iterator[np.ndarray]:
-    """Join documents and cut them into blocks of T tokens; the tail is carried over, the last partial block is dropped.
-
-    >>> [block.tolist() for block in pack_tokens([[1, 2, 3], [4, 5]], 2)]
-    [[1, 2], [3, 4]]
-    """
-    parts: list[np.ndarray] = []
-    held = 0
-    for document in documents:
-        parts.append(np.asarray(document, dtype=np.int32))
-        held += len(parts[-1])
-        if held >= block_tokens:
-            joined = np.concatenate(parts)
-            whole = held // block_tokens * block_tokens
-            yield from joined[:whole].reshape(-1, block_tokens)
-            parts, held = [joined[whole:]], held - whole
+def make_table(ids: np.ndarray, offsets: np.ndarray) -> pa.Table:
+    """Return rows of `input_ids`, each from one offset in the joined ids to the next."""
+    return pa.table({"input_ids": pa.ListArray.from_arrays(offsets.astype(np.int32), ids)})
 
 
 def pack_documents(tokenized: Dataset, block_tokens: int) -> Dataset:
-    """Return a cached Dataset of blocks, `input_ids` of T tokens each, from tokenized documents."""
-    tail = np.empty(0, np.int32)
+    """Join tokenized documents and cut them into blocks, `input_ids` of T tokens; the last partial one is dropped."""
 
-    def cut(table: pa.Table) -> pa.Table:
-        nonlocal tail
-        values = [chunk.flatten().to_numpy() for chunk in table["input_ids"].chunks]
-        joined = np.concatenate([tail, *values])
-        whole = len(joined) // block_tokens * block_tokens
-        tail = joined[whole:].copy()
-        offsets = np.arange(0, whole + 1, block_tokens, dtype=np.int32)
-        return pa.table({"input_ids": pa.ListArray.from_arrays(offsets, joined[:whole])})
+    def cut() -> Iterator[pa.Table]:
+        tail = np.empty(0, np.int32)
+        for table in tokenized.with_format("arrow").iter(BATCH_ROWS):
+            joined = np.concatenate([tail, *(chunk.flatten().to_numpy() for chunk in table["input_ids"].chunks)])
+            whole = len(joined) // block_tokens * block_tokens
+            tail = joined[whole:]
+            yield make_table(joined[:whole], np.arange(0, whole + 1, block_tokens))
 
     key = cache_key("pack_documents", tokenized._fingerprint, block_tokens)
-    return map_ids(tokenized, cut, key, "packing")
-
-
-def stream_blocks(
-    documents: IterableDataset, tokenizer: PreTrainedTokenizerBase, block_tokens: int, eval_fraction: float
-) -> IterableDataset:
-    """Return blocks of T tokens from a stream of documents, those left out that belong to the held-out part."""
-
-    def blocks() -> Iterator[dict]:
-        kept = (row["text"] for row in documents if share_of(row) >= eval_fraction)
-        batches = iter(lambda: list(islice(kept, 64)), [])
-        for block in pack_tokens((ids for texts in batches for ids in encode_texts(tokenizer, texts)), block_tokens):
-            yield {"input_ids": block}
-
-    return IterableDataset.from_generator(blocks, Features({"input_ids": IDS}))
+    return generate_rows(cut, Features({"input_ids": IDS}), key, "packing")
 
 
 def encode_dialogues(
@@ -104,25 +61,17 @@ def encode_dialogues(
 ) -> Dataset:
     """Encode dialogues to `input_ids` and `labels` of at most `max_tokens`; one that cannot fit is dropped."""
 
-    def encode(batch: dict) -> dict:
-        try:
-            encoded = [
-                fit_dialogue(tokenizer, set_weights(messages, unlearned), max_tokens)
-                for messages, unlearned in zip(batch["messages"], batch["unlearned"], strict=True)
-            ]
-        except DialogueError as error:
-            raise InputError(f"{tokenizer.name_or_path}: {error}") from error
-        kept = [row for row in encoded if row is not None]
-        return {name: [row[name] for row in kept] for name in ("input_ids", "labels")}
+    def encode() -> Iterator[dict]:
+        for dialogue in dialogues:
+            try:
+                encoded = fit_dialogue(tokenizer, set_weights(dialogue["messages"], dialogue["unlearned"]), max_tokens)
+            except DialogueError as error:
+                raise InputError(f"{tokenizer.name_or_path}: {error}") from error
+            if encoded:
+                yield encoded
 
-    return dialogues.map(
-        encode,
-        batched=True,
-        remove_columns=dialogues.column_names,
-        features=Features({"input_ids": IDS, "labels": IDS}),
-        new_fingerprint=cache_key("encode_dialogues", dialogues._fingerprint, tokenizer_key, max_tokens),
-        desc="encoding dialogues",
-    )
+    key = cache_key("encode_dialogues", dialogues._fingerprint, tokenizer_key, max_tokens)
+    return generate_rows(encode, Features({"input_ids": IDS, "labels": IDS}), key, "encoding dialogues")
 
 
 def assign_rows(lengths: list[int], row_tokens: int) -> list[list[int]]:
@@ -172,8 +121,7 @@ def pack_dialogues(encoded: Dataset, row_tokens: int, pad_token_id: int) -> Data
             yield pack_row([encoded[item] for item in items], row_tokens, pad_token_id)
 
     key = cache_key("pack_dialogues", encoded._fingerprint, row_tokens, pad_token_id)
-    features = Features(dict.fromkeys(("input_ids", "labels", "position_ids"), IDS))
-    return generate_rows(rows, features, key)
+    return generate_rows(rows, PACKED_FEATURES, key, "packing dialogues")
 
 
 def collate_blocks(rows: list[dict]) -> dict[str, torch.Tensor]:

@@ -56,22 +56,16 @@ def encode_pairs(
 ) -> Dataset:
     """Encode preferences by `encode_pair`; those that are too long for a row are left out and named."""
 
-    def encode(batch: dict) -> dict:
-        rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
-        try:
-            encoded = [encode_pair(tokenizer, row, row_tokens) or {name: [] for name in ENCODED} for row in rows]
-        except DialogueError as error:
-            raise InputError(f"{tokenizer.name_or_path}: {error}") from error
-        return {name: [row[name] or (0 if name == "chosen_bytes" else []) for row in encoded] for name in ENCODED}
+    def encode() -> Iterator[dict]:
+        for pair in pairs:
+            try:
+                encoded = encode_pair(tokenizer, pair, row_tokens)
+            except DialogueError as error:
+                raise InputError(f"{tokenizer.name_or_path}: {error}") from error
+            yield encoded or {"prompt": [], "chosen": [], "rejected": [], "chosen_bytes": 0}
 
-    made = pairs.map(
-        encode,
-        batched=True,
-        remove_columns=pairs.column_names,
-        features=ENCODED,
-        new_fingerprint=cache_key("encode_pairs", pairs._fingerprint, tokenizer_key, row_tokens),
-        desc="encoding preferences",
-    )
+    key = cache_key("encode_pairs", pairs._fingerprint, tokenizer_key, row_tokens)
+    made = generate_rows(encode, ENCODED, key, "encoding preferences")
     is_kept = [bool(prompt) for prompt in made["prompt"]]
     long = [f"{pairs[i]['source']}:{pairs[i]['place']}" for i, kept in enumerate(is_kept) if not kept]
     if long:

@@ -1,4 +1,4 @@
-"""The three ways from sources to rows of tokens: held by `datasets`, tokenized to shards, or streamed.
+"""Leads sources to rows of tokens in one of two ways: held by `datasets`, or tokenized to shards.
 
 Each has the same four functions: `describe`, `sample`, `pack` and `held_out`, called in this order.
 """
@@ -7,26 +7,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from datasets import Dataset, IterableDataset
+from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from data_utils.caching import cache_folder, cache_key
 from data_utils.rows.mixture import Mixture
-from data_utils.rows.packing import pack_documents, stream_blocks, tokenize_documents
+from data_utils.rows.packing import pack_documents, tokenize_documents
 from data_utils.rows.sampling import sample_texts
 from data_utils.rows.shards import is_tokenized, tokenize_source
 from data_utils.rows.streams import TokenStream
-from data_utils.sources.corpus import (
-    CORPUS_SOURCES,
-    FEATURES,
-    clean_corpus,
-    count_text_bytes,
-    read_corpus,
-    split_languages,
-    split_train_eval,
-    stream_corpus,
-)
-from data_utils.sources.source import Source, check_held_out, needs_shards
+from data_utils.sources.corpus import FEATURES, count_text_bytes, read_corpus, split_languages, split_train_eval
+from data_utils.sources.kinds import Source
+from data_utils.sources.source import data_version
 from data_utils.text.splitting import SHARE
 from errors import InputError
 from files import whole
@@ -37,18 +29,19 @@ SAMPLE_BYTES = 1000  # of each language that a tokenizer is trained on, for each
 MIN_SAMPLE_TOKENS = 6000
 MAX_SAMPLE_BYTES = 10_000_000  # of all languages: BPE takes 70 bytes of memory for one of Chinese text, 15 of English
 TRAINING_WORTH = 3  # a tokenizer is trained on a text in the time in which it is tokenized three times
-STREAM_SAMPLE = 10_000  # first documents of a stream, from which its tokenizer and held-out part are taken
+LARGE_BYTES = 128_000_000  # files of more are tokenized to shards instead of being held by `datasets`: 1.3 GB at most
 
 
-def open_corpus(sources: list[Source], eval_fraction: float, streaming: bool) -> "SmallCorpus | ShardedCorpus":
-    """Return the sources as a corpus of the kind that fits them: streamed if asked for, else by their size.
+def open_corpus(sources: list[Source], eval_fraction: float) -> "SmallCorpus | ShardedCorpus":
+    """Return the sources as a corpus: tokenized to shards where they are weighted, large or prepared, else held.
 
     Raises InputError where more is held out than a corpus folder was checked for.
     """
-    check_held_out(sources, eval_fraction)
-    if streaming:
-        return StreamedCorpus(sources, eval_fraction)
-    return (ShardedCorpus if needs_shards(sources) else SmallCorpus)(sources, eval_fraction)
+    for source in sources:
+        source.check_held_out(eval_fraction)
+    is_large = sum(source.held_bytes() for source in sources) > LARGE_BYTES
+    is_sharded = is_large or any(source.weight is not None for source in sources)
+    return (ShardedCorpus if is_sharded else SmallCorpus)(sources, eval_fraction)
 
 
 class SmallCorpus:
@@ -57,15 +50,9 @@ class SmallCorpus:
     sampling = "random"  # Trainer shuffles the rows
 
     def __init__(self, sources: list[Source], eval_fraction: float) -> None:
-        self.sources, self.eval_fraction = sources, eval_fraction
-        self.documents, self.counts = clean_corpus(self.read(), sources[0].remove_stop_words)
-        self.train, self.evaluation = split_train_eval(self.documents, eval_fraction)
-
-    def read(self) -> Dataset:
-        """Return the documents, not cleaned."""
-        first = self.sources[0]
-        names = [f"{source.path}@{source.times}" for source in self.sources]
-        return read_corpus(names, first.sample_by, first.text_column)
+        self.sources = sources
+        documents, self.counts = read_corpus(sources)
+        self.train, self.evaluation = split_train_eval(documents, eval_fraction)
 
     def describe(self) -> str:
         """Return in words what was read."""
@@ -91,7 +78,7 @@ class SmallCorpus:
 
     def pack(
         self, tokenizer: PreTrainedTokenizerBase, key: str, block_tokens: int, seed: int, step_rows: int
-    ) -> Dataset | IterableDataset | Mixture:
+    ) -> Dataset | Mixture:
         """Return rows of T tokens to train on."""
         return pack_documents(tokenize_documents(self.train, tokenizer, key), block_tokens)
 
@@ -99,44 +86,12 @@ class SmallCorpus:
         """Return the held-out documents."""
         return self.evaluation
 
-    def describe_rows(self, blocks: Dataset | IterableDataset, rows: float) -> dict[str, str]:
+    def describe_rows(self, blocks: Dataset, rows: float) -> dict[str, str]:
         """Return in words how much there is to train on, and how often a run of so many rows reads it."""
         if not len(blocks):
             raise InputError(f"{' '.join(source.path for source in self.sources)}: the text is shorter than a row")
         tokens = len(blocks) * len(blocks[0]["input_ids"])
         return {"corpus": f"{tokens / 1e6:.2f} M tokens", "epochs": f"{rows / len(blocks):.2f}"}
-
-
-class StreamedCorpus(SmallCorpus):
-    """Documents read as they are needed, from files or the hub; the first ones give the tokenizer and the held-out."""
-
-    def read(self) -> Dataset:
-        """Return the first documents, and keep the stream; raise InputError for what no stream holds."""
-        for source in self.sources:
-            if source.path in CORPUS_SOURCES:
-                raise InputError(f"{source.path}: no built-in source is streamed; name files or hub data by --corpus")
-            if source.times != 1:
-                raise InputError(f"{source.path}@{source.times:g}: with --streaming true it is read once; leave out @")
-        first = self.sources[0]
-        paths = [source.path for source in self.sources]
-        self.stream = stream_corpus(paths, first.sample_by, first.text_column, first.remove_stop_words)
-        return Dataset.from_list(list(self.stream.take(STREAM_SAMPLE)), features=FEATURES)
-
-    def text_bytes(self) -> int:
-        """Return more than any run reads: how long a stream is isn't known."""
-        return 10**15
-
-    def unprepared_bytes(self, key: str | None) -> int:
-        """Return 0: a stream is tokenized while it is trained on."""
-        return 0
-
-    def pack(self, tokenizer, key, block_tokens, seed, step_rows) -> IterableDataset:
-        """Return rows of T tokens to train on."""
-        return stream_blocks(self.stream, tokenizer, block_tokens, self.eval_fraction)
-
-    def describe_rows(self, blocks: IterableDataset, rows: float) -> dict[str, str]:
-        """Return in words what is trained on."""
-        return {"corpus": f"as streamed: {' '.join(source.path for source in self.sources)}"}
 
 
 @dataclass
@@ -153,9 +108,17 @@ class ShardedCorpus:
         """Return in words what is read."""
         return f"{', '.join(source.path for source in self.sources)}: tokenized once to shards"
 
+    def __post_init__(self) -> None:
+        for source in self.sources:
+            if not source.can_be_sharded:
+                raise InputError(
+                    f"{source.path}: cannot be mixed by weight or with large files; prepare_corpus makes files"
+                )
+
     def version(self) -> str:
         """Return what changes when the training documents change."""
-        return " ".join([*(source.version() for source in self.sources), str(self.eval_fraction)])
+        readings = [source.reading for source in self.sources]
+        return f"{data_version(self.sources)} {readings} {self.eval_fraction}"
 
     def text_bytes(self) -> int:
         """Return about how many bytes of text there are to train on."""
@@ -177,8 +140,8 @@ class ShardedCorpus:
             nonlocal source
             for source in self.sources:
                 for part in source.parts():
-                    rows = source.read(part)
-                    yield from ((text, language) for text, language, share in rows if share >= self.eval_fraction)
+                    rows = source.documents(part)
+                    yield from ((row["text"], row["language"]) for row in rows if row[SHARE] >= self.eval_fraction)
 
         def clean(text: str) -> str:
             return source.clean(text)

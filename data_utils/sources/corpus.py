@@ -1,135 +1,40 @@
-"""Reads documents from every source as one Dataset, cleans them, and splits off the held-out ones."""
+"""Reads the clean documents of sources as one Dataset, and splits off the held-out ones."""
 
-import re
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow.compute as pc
-import xxhash
-from datasets import Dataset, Features, IterableDataset, Value, concatenate_datasets
+from datasets import Dataset, Features, Value, concatenate_datasets
 
 from data_utils.caching import cache_key, generate_rows
-from data_utils.readers.files import ReadArguments, file_version, find_files
-from data_utils.sources import builtin as sources
-from data_utils.sources.folder import folder_version, is_corpus_folder
-from data_utils.sources.inputs import find_inputs, is_hub_name, read_documents_of
-from data_utils.text.cleaning import clean_text
+from data_utils.sources.kinds import Source
 from data_utils.text.splitting import SHARE, hash_share
 from errors import InputError
 
 FEATURES = Features(
     {"text": Value("string"), "language": Value("string"), "source": Value("string"), SHARE: Value("float64")}
 )
-CORPUS_SOURCES = (*sources.DOCUMENT_SOURCES, *sources.DIALOGUE_SOURCES)
 
 
-def parse_source(name: str) -> tuple[str, float]:
-    """Split `PATH@TIMES` into the path and how often it is repeated (below 1: sampled).
+def read_corpus(sources: list[Source]) -> tuple[Dataset, dict[str, int]]:
+    """Read the documents of sources, clean them and drop the empty ones.
 
-    >>> parse_source("own@8"), parse_source("chitchat@0.3"), parse_source("my.txt")
-    (('own', 8.0), ('chitchat', 0.3), ('my.txt', 1.0))
-    """
-    match = re.fullmatch(r"(.+)@(\d+(?:\.\d+)?)", name)
-    return (match[1], float(match[2])) if match else (name, 1.0)
-
-
-def stream_corpus(paths: list[str], sample_by: str, text_column: str, remove_stop_words: bool) -> IterableDataset:
-    """Read documents as `read_corpus` and `clean_corpus` do, but one after the other as they are needed.
-
-    For what is too large for this machine's disk; built-in sources and `@TIMES` are not for streams.
-    """
-    files = [file for path in paths for file in find_inputs(path)]
-
-    def documents(files: list[str]) -> Iterator[dict]:
-        for file in files:
-            for row in read_texts(file, text_column, sample_by):
-                text = clean_text(row["text"], remove_stop_words)
-                if text:
-                    yield {**row, "text": text}
-
-    return IterableDataset.from_generator(documents, FEATURES, gen_kwargs={"files": files})  # a file is a shard
-
-
-def data_version(paths: list[str], builtin: Container[str]) -> str:
-    """Return a short hash of what the sources hold now: packages by version, files by size and time.
-
-    Raises InputError for a source that is not there, before anything else is done.
+    Returns a Dataset with `text`, `language`, `source` and `hash_share`, and the counts `documents`, `empty`, `kept`.
+    Raises InputError for what cannot be read, and where nothing is left.
     """
     parts = []
-    for name in paths:
-        path, _ = parse_source(name)
-        if path in builtin:
-            parts.append(f"{path}:{sources.source_version(path)}")
-        elif is_hub_name(path):
-            parts.append(path)
-        elif is_corpus_folder(path):
-            parts.append(folder_version(path))
-        else:
-            parts += [f"{file}:{file_version(file)}" for file in find_files(path)]
-    return xxhash.xxh64("\0".join(parts).encode()).hexdigest()
-
-
-def read_documents(source: str) -> Iterator[dict]:
-    """Yield the documents of a built-in source; a dialogue becomes one document, a line for each turn."""
-    if source in sources.DOCUMENT_SOURCES:
-        for row in sources.DOCUMENT_SOURCES[source]():
-            yield row | {SHARE: hash_share(row["text"])}
-        return
-    for dialogue in sources.DIALOGUE_SOURCES[source]():
-        text = dialogue_text(dialogue["messages"])
-        if sources.NAME_PLACEHOLDER not in text:  # the name is known in fine-tuning only
-            row = {"text": text, "language": dialogue["language"], "source": dialogue["source"]}
-            yield row | {SHARE: hash_share(text)}
-
-
-def read_texts(path: str, text_column: str, sample_by: str) -> Iterator[dict]:
-    """Yield the documents of one file, or of a hub dataset; the first fault is raised as InputError."""
-    try:
-        options = ReadArguments(sample_by, text_column)
-    except ValueError as error:
-        raise InputError(str(error)) from error
-    for row in read_documents_of(path, options):
-        yield {name: row[name] for name in FEATURES}
-
-
-def dialogue_text(messages: list[dict]) -> str:
-    """Return a dialogue as plain text, a line for each turn: its form as a document, and the key of its split."""
-    return "\n".join(message["content"] for message in messages)
-
-
-def read_corpus(paths: list[str], sample_by: str = "paragraph", text_column: str = "text") -> Dataset:
-    """Read documents from files, folders, globs, hub names and built-in sources, each as `PATH[@TIMES]`.
-
-    Args:
-        paths: where the text is; built-in names are those of `data_utils.sources.builtin`.
-        sample_by: what one document of a .txt file is: `line`, `paragraph` (blank-line separated) or `document` (file).
-        text_column: the column of .jsonl, .csv and .parquet files that holds the text.
-
-    Returns a Dataset with `text`, `language`, `source` and `hash_share`. Raises InputError for what cannot be read.
-    """
-    parts = []
-    for name in paths:
-        path, times = parse_source(name)
-        if path in CORPUS_SOURCES:
-            key = cache_key("read_documents", path, sources.source_version(path))
-            part = generate_rows(read_documents, FEATURES, key, source=path)
-        else:
-            files = {file: "hub" if is_hub_name(file) else file_version(file) for file in find_inputs(path)}
-            part = concatenate_datasets(
-                [
-                    generate_rows(
-                        read_texts,
-                        FEATURES,
-                        cache_key("read_texts", file, version, text_column, sample_by),
-                        path=file,
-                        text_column=text_column,
-                        sample_by=sample_by,
-                    )
-                    for file, version in files.items()
-                ]
-            )
-        parts.append(repeat_rows(part, times))
-    return concatenate_datasets(parts)
+    for source in sources:
+        found = []
+        for part in source.parts():
+            key = cache_key("read", type(source), part, source.part_version(part), source.reading)
+            found.append(generate_rows(source.read, FEATURES, key, f"reading {part}", part=part))
+        parts.append(repeat_rows(concatenate_datasets(found), source.times))
+    documents = concatenate_datasets(parts)
+    filled = np.flatnonzero(count_characters(documents))
+    if not len(filled):
+        raise InputError("the corpus is empty: no document holds any text after cleaning")
+    counts = {"documents": len(documents), "empty": len(documents) - len(filled), "kept": len(filled)}
+    return documents.select(filled) if counts["empty"] else documents, counts
 
 
 def repeat_rows(rows: Dataset, times: float) -> Dataset:
@@ -141,30 +46,14 @@ def repeat_rows(rows: Dataset, times: float) -> Dataset:
     whole, rest = int(times), times - int(times)
     parts = [rows] * whole
     if rest:
-        parts.append(rows.shuffle(seed=0).select(range(round(len(rows) * rest))))
+        parts.append(rows.select(np.random.default_rng(0).permutation(len(rows))[: round(len(rows) * rest)]))
     return concatenate_datasets(parts) if parts else rows.select([])
 
 
-def clean_corpus(corpus: Dataset, remove_stop_words: bool = False) -> tuple[Dataset, dict[str, int]]:
-    """Clean every document and drop the empty ones.
-
-    Returns the cleaned corpus and the counts `documents`, `empty`, `kept`. Raises InputError where nothing is left.
-    """
-    cleaned = corpus.map(
-        lambda batch: {"text": [clean_text(text, remove_stop_words) for text in batch["text"]]},
-        batched=True,
-        new_fingerprint=cache_key("clean_text", corpus._fingerprint, remove_stop_words),
-        desc="cleaning",
-    )
-    kept = cleaned.filter(
-        lambda batch: [bool(text) for text in batch["text"]],
-        batched=True,
-        new_fingerprint=cache_key("kept", cleaned._fingerprint),
-        desc="dropping empty documents",
-    )
-    if not len(kept):
-        raise InputError("the corpus is empty: no document holds any text after cleaning")
-    return kept, {"documents": len(corpus), "empty": len(corpus) - len(kept), "kept": len(kept)}
+def count_characters(documents: Dataset) -> np.ndarray:
+    """Return the length of each document's text, without making Python texts of them."""
+    lengths = pc.utf8_length(documents.data.column("text")).to_numpy()
+    return lengths if documents._indices is None else lengths[documents._indices.column(0).to_numpy()]
 
 
 def count_text_bytes(documents: Dataset) -> int:

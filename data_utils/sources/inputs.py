@@ -5,7 +5,7 @@ place and reason, and the rest goes on; where nobody collects faults, the first 
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
 
@@ -14,9 +14,8 @@ from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub.errors import OfflineModeIsEnabled
 
 from data_utils.readers.contents import describe_content
-from data_utils.readers.files import KINDS, Fault, ReadArguments, file_suffix, find_files, is_address, raise_fault
+from data_utils.readers.files import KINDS, Fault, ReadArguments, file_suffix, is_address, raise_fault
 from data_utils.readers.opening import COMPRESSED, Part
-from data_utils.sources.folder import is_corpus_folder, list_shards
 from data_utils.text.languages import detect_language
 from data_utils.text.splitting import SHARE, share_of
 from errors import InputError, first_line
@@ -34,23 +33,13 @@ CUTS = {
 }
 
 
-def find_inputs(path: str) -> list[str]:
-    """Return what a path, folder, glob, address or hub name stands for, each to be read by `read_documents_of`.
-
-    A corpus folder stands for its shards, not for all that lies in it.
-    """
-    if is_hub_name(path):
-        return [path]
-    return list_shards(path) if is_corpus_folder(path) else find_files(path)
-
-
 def cut_file(path: str, size: int, part_bytes: int, options: ReadArguments) -> list[Part]:
     """Return the parts of a large file that can be read by themselves, in order, at best of `part_bytes` each.
 
     What they give is together what the file gives. A file that can't be cut, or of which that can't be told, is one.
     """
     cut = CUTS.get((file_suffix(path), Path(path).suffix.lower() if Path(path).suffix.lower() in COMPRESSED else ""))
-    if cut is None or is_hub_name(path) or size < 1.5 * part_bytes:
+    if cut is None or size < 1.5 * part_bytes:
         return [Part(0, size, size)]
     module, _, function = cut.partition(":")
     try:
@@ -65,22 +54,28 @@ def read_documents_of(
     on_fault: Callable[[Fault], object] = raise_fault,
     part: Part | None = None,
 ) -> Iterator[dict]:
-    """Yield the documents of one file, address or hub dataset.
+    """Yield the documents of one file or address, as `make_documents` does.
 
     Args:
-        path: as `find_inputs` returns it.
+        path: as `find_files` returns it.
         options: how a file becomes documents.
         on_fault: called with each Fault, such as `faults.append`; as it is, the first fault is raised.
         part: one of several that `cut_file` made of the file; None: all of it.
-
-    Yields `{"text", "language", "source", "id", "hash_share"}`: the language by its letters (a page or book may say
-    more), the source the file's name, the id that and the place in the file. The text is as it was read: cleaning is a
-    filter's. The share is that of the text, or the one that a corpus kept of its sources.
     """
     options = options or ReadArguments()
-    name = path if is_hub_name(path) else Path(path).name
-    column = options.text_column
-    rows = enumerate(load_hub(path, True), 1) if is_hub_name(path) else read_rows(path, options, on_fault, part)
+    rows = read_rows(path, options, on_fault, part)
+    yield from make_documents(rows, path, Path(path).name, options.text_column, on_fault)
+
+
+def make_documents(
+    rows: Iterable[tuple[object, dict]], path: str, name: str, column: str, on_fault: Callable[[Fault], object]
+) -> Iterator[dict]:
+    """Yield `{"text", "language", "source", "id", "hash_share"}` of each (place, row).
+
+    The language is told by the letters (a page or book may say more), the source is `name`, the id that and the place
+    in the file. The text is as it was read: cleaning is a filter's. The share is that of the text, or the one that a
+    corpus kept of its sources.
+    """
     was_there = False
     for number, row in rows:
         if column not in row:

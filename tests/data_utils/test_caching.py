@@ -14,8 +14,9 @@ from data_utils.dialogue import reading
 from data_utils.dialogue.reading import name_assistant, read_dialogues
 from data_utils.rows.packing import encode_dialogues, pack_dialogues, pack_documents, tokenize_documents
 from data_utils.sources import builtin as sources
-from data_utils.sources import corpus, inputs
-from data_utils.sources.corpus import clean_corpus, read_corpus, split_train_eval
+from data_utils.sources import inputs, kinds
+from data_utils.sources.corpus import read_corpus, split_train_eval
+from data_utils.sources.source import open_sources
 
 ROOT = Path(__file__).parents[2]
 
@@ -108,12 +109,12 @@ def test_a_corpus_file_is_read_once_until_it_changes(tmp_path, count_calls, name
     path = tmp_path / name
     path.write_text('{"text": "tea"}\n')
     calls = count_calls(inputs, "detect_language")
-    first, second = (read_corpus([str(path)]) for _ in range(2))
+    first, second = (read_corpus(open_sources([str(path)]))[0] for _ in range(2))
     assert len(calls) == 1
     assert second.to_list() == first.to_list()
     assert second._fingerprint == first._fingerprint
     path.write_text('{"text": "another tea"}\n')
-    assert read_corpus([str(path)]).to_list() != first.to_list()
+    assert read_corpus(open_sources([str(path)]))[0].to_list() != first.to_list()
     assert len(calls) == 2
 
 
@@ -124,15 +125,14 @@ def small_source(monkeypatch):
     rows = [sources.make_dialogue(["hi", "hello"], "en", "small"), sources.make_dialogue(["茶？", "好"], "zh", "small")]
     monkeypatch.setitem(sources.DIALOGUE_SOURCES, "small", lambda: iter(rows))
     monkeypatch.setattr(sources, "source_version", lambda _: version[0])
-    monkeypatch.setattr(corpus, "CORPUS_SOURCES", (*corpus.CORPUS_SOURCES, "small"))
     return version
 
 
 @pytest.mark.parametrize(
     ("read", "module", "reader"),
     [
-        (lambda: read_corpus(["small"]), corpus, "read_documents"),
-        (lambda: read_dialogues(["small"]), reading, "read_source"),
+        (lambda: read_corpus(open_sources(["small"]))[0], sources, "read_documents"),
+        (lambda: read_dialogues(open_sources(["small"])), reading, "read_part"),
     ],
 )
 def test_a_built_in_source_is_read_once_for_each_version(small_source, count_calls, read, module, reader):
@@ -149,12 +149,12 @@ def test_a_built_in_source_is_read_once_for_each_version(small_source, count_cal
 def test_a_dialogue_file_is_read_once_and_named_each_time(tmp_path, count_calls):
     path = tmp_path / "a.txt"
     path.write_text("Your name?\n{assistant_name}\n")
-    calls = count_calls(reading, "read_file")
+    calls = count_calls(reading, "read_part")
     for name in ("Momo", "Momo", "Zora"):
-        assert name_assistant(read_dialogues([str(path)]), name)[0]["messages"][1]["content"] == name
+        assert name_assistant(read_dialogues(open_sources([str(path)])), name)[0]["messages"][1]["content"] == name
     assert len(calls) == 1
     path.write_text("Who are you?\n{assistant_name}\n")
-    assert read_dialogues([str(path)])[0]["messages"][0]["content"] == "Who are you?"
+    assert read_dialogues(open_sources([str(path)]))[0]["messages"][0]["content"] == "Who are you?"
     assert len(calls) == 2
 
 
@@ -162,9 +162,9 @@ def test_the_whole_way_of_a_corpus_is_prepared_once(tmp_path, count_calls, token
     """The second time, no tokenizer is even needed."""
     path = tmp_path / "a.txt"
     path.write_text("\n\n".join(f"document {i} about tea" for i in range(60)))
-    cleanings, reports = count_calls(corpus, "clean_text"), []
+    cleanings, reports = count_calls(kinds, "clean_text"), []
     for words in (tokenizer, None):
-        cleaned, counts = clean_corpus(read_corpus([str(path)]))
+        cleaned, counts = read_corpus(open_sources([str(path)]))
         train, held_out = split_train_eval(cleaned, 0.1)
         blocks = pack_documents(tokenize_documents(train, words, "key"), 16)
         reports.append((counts, train.to_list(), held_out.to_list(), blocks.to_list()))
@@ -178,7 +178,7 @@ def test_the_whole_way_of_dialogues_is_prepared_once(tmp_path, tokenizer):
     path.write_text("\n\n".join(f"question {i}\nanswer {i}" for i in range(60)))
     reports = []
     for words in (tokenizer, None):
-        encoded = encode_dialogues(read_dialogues([str(path)]), words, "key", 64)
+        encoded = encode_dialogues(read_dialogues(open_sources([str(path)])), words, "key", 64)
         reports.append(pack_dialogues(encoded, 64, 0).to_list())
     assert reports[0] == reports[1]
     assert sum(row["position_ids"].count(0) for row in reports[0]) >= 60
@@ -187,7 +187,7 @@ def test_the_whole_way_of_dialogues_is_prepared_once(tmp_path, tokenizer):
 def test_another_tokenizer_or_length_is_no_hit(tmp_path, tokenizer):
     path = tmp_path / "a.txt"
     path.write_text("question\nanswer\n")
-    documents, dialogues = read_corpus([str(path)]), read_dialogues([str(path)])
+    documents, dialogues = read_corpus(open_sources([str(path)]))[0], read_dialogues(open_sources([str(path)]))
     keys = {tokenize_documents(documents, tokenizer, key)._fingerprint for key in ("a", "b")}
     keys |= {
         encode_dialogues(dialogues, tokenizer, key, n)._fingerprint for key, n in (("a", 64), ("b", 64), ("a", 32))
@@ -199,6 +199,6 @@ def test_another_tokenizer_or_length_is_no_hit(tmp_path, tokenizer):
 def test_repeated_sources_have_keys_of_their_own(tmp_path, repeat):
     path = tmp_path / "a.txt"
     path.write_text("\n\n".join(f"document {i}" for i in range(10)))
-    plain, repeated, again = (read_corpus([f"{path}{times}"]) for times in ("", repeat, repeat))
+    plain, repeated, again = (read_corpus(open_sources([f"{path}{times}"]))[0] for times in ("", repeat, repeat))
     assert (plain._fingerprint == repeated._fingerprint) == (repeat == "")
     assert repeated._fingerprint == again._fingerprint

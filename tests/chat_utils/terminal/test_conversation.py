@@ -13,6 +13,7 @@ from chat_utils.sampling import Sampling
 from chat_utils.terminal.conversation import Conversation, answered, read_ahead
 from data_utils.dialogue.checking import DialogueError
 from data_utils.dialogue.reading import read_dialogues
+from data_utils.sources.source import open_source
 from data_utils.text.cleaning import clean_text
 from errors import InputError
 from tests.scripted import ScriptedEngine, ScriptedReply
@@ -138,7 +139,7 @@ def test_saved_conversation_is_a_dialogue_to_learn_from(name, last, tmp_path):
         conversation.messages.append({"role": "user", "content": "Still there?"})
     path = conversation.save(str(tmp_path / name))
     assert path.suffix in (".json", ".jsonl")
-    assert read_dialogues([str(path)])["messages"] == [answered(conversation.messages)]
+    assert read_dialogues([open_source(str(path))])["messages"] == [answered(conversation.messages)]
     assert "你好" in path.read_text(encoding="utf-8")  # readable, not escaped
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
     assert path.stat().st_mode & 0o777 == 0o600

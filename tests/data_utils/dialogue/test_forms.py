@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from data_utils.dialogue.checking import DialogueError, check_dialogue
 from data_utils.dialogue.format import IGNORE_LABEL
 from data_utils.dialogue.forms import FORMS, convert_row
-from data_utils.dialogue.reading import find_dialogue_files, read_checked, read_dialogues, read_file
+from data_utils.dialogue.reading import choose_parts, read_checked, read_dialogues, read_part
 from data_utils.dialogue.turns import UNREADABLE, is_absent
 from data_utils.rows.packing import encode_dialogues
+from data_utils.sources.source import open_source, open_sources
 from errors import InputError
 
 
@@ -87,7 +88,7 @@ def test_forms_of_other_projects_are_read_and_what_is_not_read_is_named(row, mes
 def test_a_reply_of_weight_0_is_read_but_not_learned(tmp_path, tokenizer, weight, train):
     messages = turns("one", "two", "three", "four")
     (tmp_path / "a.jsonl").write_text(json.dumps({"messages": [messages[0], messages[1] | weight, *messages[2:]]}))
-    dialogues = read_dialogues([str(tmp_path / "a.jsonl")])
+    dialogues = read_dialogues(open_sources([str(tmp_path / "a.jsonl")]))
     assert dialogues[0]["messages"] == messages
     [row] = encode_dialogues(dialogues, tokenizer, f"key {weight}", 64)
     learned = tokenizer.decode([label for label in row["labels"] if label != IGNORE_LABEL])
@@ -99,7 +100,7 @@ def test_the_number_of_a_reply_not_learned_holds_where_old_turns_are_dropped(tmp
     messages = turns("tea " * 40, "no", "one", "two", "three", "four")
     messages[3]["weight"] = 0
     (tmp_path / "a.jsonl").write_text(json.dumps(messages))
-    [row] = encode_dialogues(read_dialogues([str(tmp_path / "a.jsonl")]), tokenizer, "key", 48)
+    [row] = encode_dialogues(read_dialogues(open_sources([str(tmp_path / "a.jsonl")])), tokenizer, "key", 48)
     assert "tea" not in tokenizer.decode(row["input_ids"])
     assert tokenizer.decode([label for label in row["labels"] if label != IGNORE_LABEL]) == "four<|im_end|>"
 
@@ -117,7 +118,7 @@ def write_lines(path, good: int, bad: int) -> str:
 def test_all_rows_are_checked_and_the_first_five_bad_ones_named(tmp_path):
     path = write_lines(tmp_path / "a.jsonl", 93, 7)
     with pytest.raises(InputError) as error:
-        read_dialogues([path])
+        read_dialogues(open_sources([path]))
     places = re.findall(re.escape(path) + r":(\d+): ", str(error.value))
     assert places == ["94", "95", "96", "97", "98"]
     assert "; and 2 more; 7 of 100 rows can't be used" in str(error.value)
@@ -128,7 +129,7 @@ def test_all_rows_are_checked_and_the_first_five_bad_ones_named(tmp_path):
 def test_bad_rows_are_left_out_where_that_is_asked_and_counted(tmp_path):
     path = write_lines(tmp_path / "a.jsonl", 94, 5)
     (tmp_path / "a.jsonl").open("a").write('{"messages": [\n')
-    reading = read_checked([f"{path}@2", "own"], skip_bad=True)
+    reading = read_checked(open_sources([f"{path}@2", "own"]), skip_bad=True)
     assert len([source for source in reading.dialogues["source"] if source == "a.jsonl"]) == 2 * 94
     assert reading.left_out.startswith(f"left out: 6 of 100 rows: {path}:95: the last message must be")
     assert reading.lines == [f"{path}: read as OpenAI messages (94)", reading.left_out]
@@ -139,16 +140,16 @@ def test_more_than_a_fifth_stops_the_run(tmp_path, bad, is_too_many):
     path = write_lines(tmp_path / "a.jsonl", 100 - bad, bad)
     if is_too_many:
         with pytest.raises(InputError, match=r"21 of 100 rows can't be used, more than the 20% that may be left out$"):
-            read_checked([path], skip_bad=True)
+            read_checked(open_sources([path]), skip_bad=True)
     else:
-        assert len(read_checked([path], skip_bad=True).dialogues) == 80
+        assert len(read_checked(open_sources([path]), skip_bad=True).dialogues) == 80
 
 
 def test_keys_that_were_not_read_are_told_with_their_number(tmp_path):
     path = tmp_path / "a.jsonl"
     rows = [{"messages": turns("a", "b"), "id": 1}, {"prompt": "a", "response": "b", "id": 2, "score": 0.5}]
     path.write_text("\n".join(map(json.dumps, rows)))
-    [line] = read_checked([str(path)]).lines
+    [line] = read_checked(open_sources([str(path)])).lines
     assert line == (
         f"{path}: read as OpenAI messages (1), prompts and responses (1); keys not read: 'id' (2), 'score' (1)"
     )
@@ -161,7 +162,7 @@ def test_a_readme_a_licence_and_a_description_of_the_data_are_no_dialogues(tmp_p
     for name in ("README.md", "LICENSE.txt", "dataset_infos.json", "page.html", "data/train.jsonl"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(json.dumps({"messages": turns("a", "b")}))
-    reading = read_checked([str(tmp_path)])
+    reading = read_checked(open_sources([str(tmp_path)]))
     assert len(reading.dialogues) == 1
     passed_over = [line.partition(": ")[0] for line in reading.lines if "not read" in line]
     assert passed_over == [
@@ -172,7 +173,7 @@ def test_a_readme_a_licence_and_a_description_of_the_data_are_no_dialogues(tmp_p
 def test_a_file_of_another_kind_named_by_itself_is_refused(tmp_path):
     (tmp_path / "chat.md").write_text("a\nb\n")
     with pytest.raises(InputError, match=r"chat.md: dialogues are read from \.jsonl"):
-        find_dialogue_files(str(tmp_path / "chat.md"))
+        choose_parts(open_source(str(tmp_path / "chat.md")))
 
 
 # Any row at all
@@ -242,7 +243,7 @@ def test_what_comes_out_stood_in_the_row_and_what_stood_there_comes_out_or_is_na
 def test_each_row_of_a_file_is_used_or_named(tmp_path_factory, rows):
     path = tmp_path_factory.mktemp("rows") / "a.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)) + "\n", encoding="utf-8")
-    read = list(read_file(str(path)))
+    read = list(read_part(open_source(str(path)), str(path)))
     assert sorted(int(row["place"]) for row in read) == list(range(1, len(rows) + 1))
     assert all(bool(row["messages"]) != bool(row["fault"]) for row in read)
 
@@ -255,8 +256,8 @@ def test_what_parquet_holds_beside_text_never_becomes_its_repr(tmp_path, value, 
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"prompt": ["a"], "response": pa.array([value])}), path)
     with pytest.raises(InputError, match=f"a.parquet:1: .*{kind}") as error:
-        read_dialogues([str(path)])
+        read_dialogues(open_sources([str(path)]))
     assert "xe9" not in str(error.value)
     pq.write_table(pa.table({"messages": [[{"role": "user", "content": value}]]}), path)
     with pytest.raises(InputError, match=r"a.parquet:1: message 1 \(user\) has no text in 'content'"):
-        read_dialogues([str(path)])
+        read_dialogues(open_sources([str(path)]))

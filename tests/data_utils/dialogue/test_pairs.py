@@ -6,6 +6,7 @@ import pytest
 
 from data_utils.dialogue.pairs import read_pairs
 from data_utils.dialogue.reading import read_dialogues
+from data_utils.sources.source import open_sources
 from errors import InputError
 
 
@@ -51,7 +52,7 @@ READ = [
 
 @pytest.mark.parametrize(("row", "expected"), READ, ids=[json.dumps(row[0])[:50] for row in READ])
 def test_forms_of_preferences(tmp_path, row, expected):
-    pairs = read_pairs([write(tmp_path / "a.jsonl", row)]).dialogues
+    pairs = read_pairs(open_sources([write(tmp_path / "a.jsonl", row)])).dialogues
     assert [(row["prompt"], row["chosen"], row["rejected"]) for row in pairs] == expected
 
 
@@ -80,13 +81,13 @@ BAD = [
 def test_what_is_no_preference_is_named_by_file_and_line(tmp_path, row, message):
     path = write(tmp_path / "a.jsonl", {"prompt": "a", "chosen": "b", "rejected": "c"}, row)
     with pytest.raises(InputError, match=f"a.jsonl:2: {message}"):
-        read_pairs([path])
+        read_pairs(open_sources([path]))
 
 
 def test_a_disliked_reply_is_not_learned_from_in_fine_tuning(tmp_path):
     messages = turns("a", "b", "c", "d")
     messages[1]["liked"], messages[3]["liked"] = False, True
-    [row] = read_dialogues([write(tmp_path / "a.jsonl", {"messages": messages})])
+    [row] = read_dialogues(open_sources([write(tmp_path / "a.jsonl", {"messages": messages})]))
     assert row["unlearned"] == [-3]
     assert row["messages"] == turns("a", "b", "c", "d")
 
@@ -94,7 +95,7 @@ def test_a_disliked_reply_is_not_learned_from_in_fine_tuning(tmp_path):
 def test_bad_preferences_are_left_out_where_that_is_asked(tmp_path):
     good = {"prompt": "a", "chosen": "b", "rejected": "c", "score": 1}
     path = write(tmp_path / "a.jsonl", *[good] * 9, {"prompt": "a", "chosen": "b"})
-    reading = read_pairs([path], skip_bad=True)
+    reading = read_pairs(open_sources([path]), skip_bad=True)
     assert len(reading.dialogues) == 9
     assert reading.left_out.startswith(f"left out: 1 of 10 rows: {path}:10: 'rejected' is missing")
     assert reading.lines[0] == f"{path}: read as chosen and rejected replies (9); keys not read: 'score' (9)"

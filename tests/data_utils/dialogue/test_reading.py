@@ -22,6 +22,7 @@ from data_utils.dialogue.forms import convert_row
 from data_utils.dialogue.reading import FEATURES, name_assistant, read_dialogues, split_dialogues
 from data_utils.dialogue.window import encode_prompt, fit_dialogue
 from data_utils.rows.packing import encode_dialogues
+from data_utils.sources.source import open_sources
 from data_utils.text.cleaning import clean_text
 from data_utils.text.splitting import hash_share
 from errors import InputError
@@ -107,7 +108,7 @@ def write_rows(path: Path, *rows: dict) -> str:
 def test_reads_every_form_from_every_kind_of_file(tmp_path, form, kind, compression):
     rows, expected = FORMS[form]
     path = write(tmp_path / f"chat{kind}{compression}", as_bytes(kind, rows))
-    dialogues = read_dialogues([path])
+    dialogues = read_dialogues(open_sources([path]))
     assert dialogues.features == FEATURES
     assert dialogues["messages"] == expected
     assert set(dialogues["source"]) == {f"chat{kind}{compression}"}
@@ -118,7 +119,7 @@ def test_reads_every_form_from_every_kind_of_file(tmp_path, form, kind, compress
 def test_reads_plain_text_with_alternating_lines(tmp_path, compression, line_end):
     text = "\n\n你好\n  你好！\n\n \nHi\nHello\nTea?\nYes\n"
     path = write(tmp_path / f"chat.txt{compression}", text.replace("\n", line_end))
-    dialogues = read_dialogues([path])
+    dialogues = read_dialogues(open_sources([path]))
     assert dialogues["messages"] == [make_messages("你好", "你好！"), make_messages("Hi", "Hello", "Tea?", "Yes")]
     assert dialogues["language"] == ["zh", "en"]
 
@@ -126,7 +127,7 @@ def test_reads_plain_text_with_alternating_lines(tmp_path, compression, line_end
 def test_reads_several_forms_from_one_file(tmp_path):
     rows = [rows[0] for rows, _ in FORMS.values()]
     path = write_rows(tmp_path / "chat.jsonl", *rows)
-    assert read_dialogues([path])["messages"] == [expected[0] for _, expected in FORMS.values()]
+    assert read_dialogues(open_sources([path]))["messages"] == [expected[0] for _, expected in FORMS.values()]
 
 
 @pytest.mark.parametrize(
@@ -147,13 +148,13 @@ def test_a_file_several_a_glob_a_folder_and_repeats(tmp_path, names, expected):
     write(tmp_path / "b.txt", "b\nx\n")
     write_rows(tmp_path / "deep" / "c.jsonl.gz", {"prompt": "c", "response": "x"})
     write(tmp_path / "notes" / "d.txt", "d\nx\n")
-    dialogues = read_dialogues([f"{tmp_path}/{name}" for name in names])
+    dialogues = read_dialogues(open_sources([f"{tmp_path}/{name}" for name in names]))
     assert [messages[0]["content"] for messages in dialogues["messages"]] == expected
 
 
 def test_built_in_sources_stand_beside_files(tmp_path):
     path = write_rows(tmp_path / "a.jsonl", {"prompt": "a", "response": "x"})
-    counts = Counter(read_dialogues([f"{path}@5", "chatterbot@0.1", "hsk@0.01"])["source"])
+    counts = Counter(read_dialogues(open_sources([f"{path}@5", "chatterbot@0.1", "hsk@0.01"]))["source"])
     assert counts["a.jsonl"] == 5
     assert counts["hsk"] == 44
     assert 50 < counts["chatterbot"] < 110
@@ -161,21 +162,21 @@ def test_built_in_sources_stand_beside_files(tmp_path):
 
 def test_words_are_cleaned(tmp_path):
     path = write_rows(tmp_path / "a.jsonl", {"prompt": " cafe\u0301\r\n\x00ok ", "response": "schÃ¶n\n\n\n\n好，"})
-    assert read_dialogues([path])["messages"] == [make_messages("café\nok", "schön\n\n好，")]
+    assert read_dialogues(open_sources([path]))["messages"] == [make_messages("café\nok", "schön\n\n好，")]
 
 
 @pytest.mark.parametrize("name", ["Momo", "小茉", "{assistant_name}"])
 def test_the_name_is_filled_in_everywhere(tmp_path, name):
     words = "I am {assistant_name}, yes, {assistant_name}; {other} {} stay"
     path = write_rows(tmp_path / "a.jsonl", {"messages": make_messages(words, words, system=words)})
-    [dialogue] = name_assistant(read_dialogues([path]), name)
+    [dialogue] = name_assistant(read_dialogues(open_sources([path])), name)
     filled = f"I am {name}, yes, {name}; {{other}} {{}} stay"
     assert dialogue["messages"] == make_messages(filled, filled, system=filled)
     assert (dialogue["language"], dialogue["source"]) == ("en", "a.jsonl")
 
 
 def test_own_dialogues_hold_the_name_given():
-    named = name_assistant(read_dialogues(["own"]), "Zorblax")
+    named = name_assistant(read_dialogues(open_sources(["own"])), "Zorblax")
     texts = [m["content"] for messages in named["messages"] for m in messages]
     assert sum("Zorblax" in text for text in texts) >= 20
     assert [text for text in texts if "assistant_name" in text] == []
@@ -302,7 +303,7 @@ BAD = [
 def test_what_is_no_dialogue_is_named_with_file_and_line(tmp_path, row, message):
     path = write_rows(tmp_path / "bad.jsonl", row)
     with pytest.raises(InputError, match=f"^{re.escape(path)}:1: {message}") as error:
-        read_dialogues([path])
+        read_dialogues(open_sources([path]))
     assert "\n" not in str(error.value)
 
 
@@ -331,20 +332,20 @@ def test_messages_without_content_are_refused_in_memory_too():
 def test_the_line_named_is_the_line_of_the_fault(tmp_path, name, content, line):
     path = write(tmp_path / name, content)
     with pytest.raises(InputError, match=f"^{re.escape(path)}:{line}: "):
-        read_dialogues([path])
+        read_dialogues(open_sources([path]))
 
 
 def test_of_several_files_the_faulty_one_is_named(tmp_path):
     write_rows(tmp_path / "a.jsonl", {"messages": LONG})
     bad = write_rows(tmp_path / "b.jsonl", {"messages": SHORT}, {"messages": SHORT[:1]})
     with pytest.raises(InputError, match=f"^{re.escape(bad)}:2: "):
-        read_dialogues([str(tmp_path)])
+        read_dialogues(open_sources([str(tmp_path)]))
 
 
 @pytest.mark.parametrize("name", ["missing.jsonl", "missing*.jsonl", "chitchats"])
 def test_missing_file(name):
     with pytest.raises(InputError, match=f"^{re.escape(name)}: no such file"):
-        read_dialogues([name])
+        read_dialogues(open_sources([name]))
 
 
 @pytest.mark.parametrize(
@@ -353,7 +354,7 @@ def test_missing_file(name):
 def test_empty_and_unknown_files(tmp_path, name, message):
     path = write(tmp_path / name, " \n")
     with pytest.raises(InputError, match=f"^{re.escape(path)}: {message}"):
-        read_dialogues([path])
+        read_dialogues(open_sources([path]))
 
 
 # Encoding: what is trained

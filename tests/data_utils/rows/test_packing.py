@@ -4,7 +4,7 @@ from itertools import chain, pairwise
 
 import numpy as np
 import pytest
-from datasets import Dataset
+from datasets import Dataset, Features, List, Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,13 +17,12 @@ from data_utils.rows.packing import (
     pack_dialogues,
     pack_documents,
     pack_row,
-    pack_tokens,
-    stream_blocks,
     tokenize_documents,
 )
-from data_utils.text.splitting import hash_share
+from data_utils.sources.source import open_sources
 
 IDS = st.integers(0, 2**31 - 1)
+INT32 = List(Value("int32"))
 
 
 def make_documents(texts: list[str]) -> Dataset:
@@ -57,19 +56,14 @@ def test_documents_become_ids_that_end_in_the_end_token(tokenizer):
         assert tokenizer.decode(ids[:-1]) == text
 
 
-@settings(max_examples=100, deadline=None)
-@given(st.lists(st.lists(IDS, max_size=20), max_size=20), st.integers(1, 12))
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.lists(IDS, max_size=20), min_size=1, max_size=20), st.integers(1, 12))
 def test_blocks_joined_are_the_documents_joined(documents, block_tokens):
-    blocks = list(pack_tokens(documents, block_tokens))
+    blocks = pack_documents(Dataset.from_dict({"input_ids": documents}, Features({"input_ids": INT32})), block_tokens)
     joined = list(chain.from_iterable(documents))
-    assert all(len(block) == block_tokens for block in blocks)
-    assert [token for block in blocks for token in block.tolist()] == joined[: len(blocks) * block_tokens]
+    assert all(len(block) == block_tokens for block in blocks["input_ids"])
+    assert list(chain.from_iterable(blocks["input_ids"])) == joined[: len(blocks) * block_tokens]
     assert 0 <= len(joined) - len(blocks) * block_tokens < block_tokens
-
-
-def test_one_long_document_gives_many_blocks():
-    blocks = list(pack_tokens([range(10_000)], 64))
-    assert np.array_equal(np.concatenate(blocks), np.arange(9984))
 
 
 @pytest.mark.parametrize("lengths", ["ragged", "equal"])
@@ -85,17 +79,6 @@ def test_nothing_is_lost_between_the_batches_of_a_dataset(lengths):
 
 def test_text_shorter_than_a_block_gives_none():
     assert len(pack_documents(Dataset.from_dict({"input_ids": [[1, 2], [3]]}), 4)) == 0
-
-
-@pytest.mark.parametrize("eval_fraction", [0.0, 0.3])
-def test_a_stream_gives_the_blocks_of_the_training_documents(tokenizer, eval_fraction):
-    texts = [f"document {i} about 茶 and <|im_start|>" for i in range(50)]
-    kept = [text for text in texts if hash_share(text) >= eval_fraction]
-    assert (len(kept) < 50) == (eval_fraction > 0)
-    expected = pack_documents(tokenize_documents(make_documents(kept), tokenizer, f"stream {eval_fraction}"), 16)
-    stream = make_documents(texts).to_iterable_dataset()
-    blocks = [row["input_ids"] for row in stream_blocks(stream, tokenizer, 16, eval_fraction)]
-    assert np.array_equal(blocks, expected["input_ids"])
 
 
 # Rows of dialogues
@@ -159,7 +142,7 @@ def test_long_dialogue_is_encoded_without_its_oldest_turns(tokenizer):
 @pytest.fixture(scope="module")
 def own_rows(tokenizer):
     """The project's own dialogues, encoded and packed as fine-tuning does it by default."""
-    encoded = encode_dialogues(read_dialogues(["own"]), tokenizer, "key", 512)
+    encoded = encode_dialogues(read_dialogues(open_sources(["own"])), tokenizer, "key", 512)
     return encoded, pack_dialogues(encoded, 512, tokenizer.pad_token_id)
 
 

@@ -3,8 +3,9 @@
 import pytest
 
 from data_utils.rows import pretraining
-from data_utils.rows.pretraining import ShardedCorpus, SmallCorpus, StreamedCorpus, count_unprepared, prepare_tokenizer
-from data_utils.sources.source import Source
+from data_utils.rows.pretraining import ShardedCorpus, SmallCorpus, count_unprepared, prepare_tokenizer
+from data_utils.sources.kinds import Source
+from data_utils.sources.source import open_source
 
 TEXT = "".join(f"This is paragraph {n}, which is about the number {n * n}.\n\n" for n in range(300))
 
@@ -14,7 +15,7 @@ def sources(tmp_path, monkeypatch) -> list[Source]:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     monkeypatch.setattr(pretraining, "MAX_SAMPLE_BYTES", 1000)
     (tmp_path / "text.txt").write_text(TEXT)
-    return [Source(str(tmp_path / "text.txt"))]
+    return [open_source(str(tmp_path / "text.txt"))]
 
 
 def test_what_the_cache_holds_takes_no_time(sources):
@@ -35,11 +36,7 @@ def test_given_tokenizer_leaves_the_text_to_tokenize(sources, tmp_path):
     assert count_unprepared(corpus, str(tmp_path / "tokenizer"), 300) == len(TEXT)
 
 
-def test_small_text_counts_whole_and_a_stream_not_at_all(sources):
+def test_small_text_counts_whole(sources):
     small = SmallCorpus(sources, 0.1)
     prepare_tokenizer(small, None, 300)
     assert count_unprepared(small, None, 300) == small.text_bytes() > 0
-    stream = StreamedCorpus(sources, 0.1)
-    assert count_unprepared(stream, None, 300) == 3 * 1000
-    prepare_tokenizer(stream, None, 300)
-    assert count_unprepared(stream, None, 300) == 0

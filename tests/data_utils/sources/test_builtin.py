@@ -13,7 +13,9 @@ import yaml
 from data_utils.dialogue.checking import check_dialogue
 from data_utils.dialogue.reading import read_dialogues
 from data_utils.sources import builtin as sources
-from data_utils.sources.corpus import dialogue_text, read_corpus, read_documents
+from data_utils.sources.builtin import dialogue_text, read_documents
+from data_utils.sources.corpus import read_corpus
+from data_utils.sources.source import open_source, open_sources
 from data_utils.text.languages import detect_language
 from errors import InputError
 from eval_utils.scorecard import read_questions
@@ -62,8 +64,8 @@ def test_no_dialogue_is_there_twice(source):
 @pytest.mark.parametrize("source", sources.DIALOGUE_SOURCES)
 def test_what_pretraining_reads_is_split_as_fine_tuning_splits_it(source):
     """The split is by a hash of the text, so a dialogue must be the same text as a document."""
-    as_documents = {" ".join(text.split()) for text in read_corpus([source])["text"]}
-    as_dialogues = {" ".join(dialogue_text(row["messages"]).split()) for row in read_dialogues([source])}
+    as_documents = {" ".join(text.split()) for text in read_corpus([open_source(source)])[0]["text"]}
+    as_dialogues = {" ".join(dialogue_text(row["messages"]).split()) for row in read_dialogues([open_source(source)])}
     assert as_documents <= as_dialogues
     assert len(as_documents) >= 0.9 * len(as_dialogues)
 
@@ -314,7 +316,7 @@ def test_missing_package_is_named_with_the_remedy(monkeypatch, source):
     named = rf"'{source}' .*package {sources.PACKAGES[source][0]}, .*pip install -r requirements.txt"
     for read in (
         lambda: list(readers[source]()),
-        lambda: read_corpus([source]),
+        lambda: read_corpus([open_source(source)]),
         lambda: sources.source_version(source),
     ):
         with pytest.raises(InputError, match=named):
@@ -324,7 +326,7 @@ def test_missing_package_is_named_with_the_remedy(monkeypatch, source):
 def test_missing_package_is_named_for_dialogues(monkeypatch):
     monkeypatch.setattr(sources, "find_spec", lambda _: None)
     with pytest.raises(InputError, match="chitchat-dataset"):
-        read_dialogues(["chitchat"])
+        read_dialogues(open_sources(["chitchat"]))
 
 
 @pytest.mark.parametrize("source", sources.PACKAGES)

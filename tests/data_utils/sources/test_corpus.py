@@ -18,16 +18,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from data_utils.readers.files import find_files
-from data_utils.sources.corpus import (
-    CORPUS_SOURCES,
-    FEATURES,
-    clean_corpus,
-    data_version,
-    parse_source,
-    read_corpus,
-    split_train_eval,
-    stream_corpus,
-)
+from data_utils.sources.corpus import FEATURES, read_corpus, split_train_eval
+from data_utils.sources.source import data_version, open_source, open_sources, parse_times
 from data_utils.text.cleaning import clean_text, drop_stop_words
 from data_utils.text.languages import detect_language
 from data_utils.text.splitting import hash_share
@@ -78,6 +70,10 @@ def make_corpus(texts: list[str]) -> Dataset:
     return Dataset.from_list(rows, features=FEATURES)
 
 
+def read(names: list[str], *reading: str) -> Dataset:
+    return read_corpus(open_sources(names, None, *reading))[0]
+
+
 # Reading
 
 
@@ -85,7 +81,7 @@ def make_corpus(texts: list[str]) -> Dataset:
 @pytest.mark.parametrize("kind", KINDS)
 def test_reads_every_kind_of_file(tmp_path, kind, compression):
     path = write(tmp_path / f"corpus{kind}{compression}", as_bytes(kind, TEXTS))
-    corpus = read_corpus([path])
+    corpus = read([path])
     assert corpus.features == FEATURES
     assert corpus["text"] == TEXTS
     assert corpus["language"] == ["en", "zh", "en"]
@@ -103,7 +99,8 @@ def test_reads_every_kind_of_file(tmp_path, kind, compression):
 @pytest.mark.parametrize("line_end", ["\n", "\r\n"])
 def test_document_of_a_text_file(tmp_path, sample_by, expected, line_end):
     path = write(tmp_path / "a.txt", "one\ntwo\n\n\n\nthree\n".replace("\n", line_end))
-    texts = [text for text in read_corpus([path], sample_by)["text"] if text]
+    [source] = open_sources([path], None, sample_by)
+    texts = [row["text"] for row in source.documents(path) if row["text"]]
     assert [text if sample_by == "document" else text.strip("\n") for text in texts] == expected
 
 
@@ -130,25 +127,25 @@ def folder(tmp_path):
     ],
 )
 def test_a_file_several_a_glob_a_folder_and_repeats(folder, names, expected):
-    assert read_corpus([f"{folder}/{name}" for name in names])["text"] == expected
+    assert read([f"{folder}/{name}" for name in names])["text"] == expected
 
 
 def test_folder_of_several_kinds(tmp_path):
     for kind in KINDS:
         write(tmp_path / "mixed" / f"corpus{kind}", as_bytes(kind, [f"a {kind} text", "又一篇"]))
-    texts = read_corpus([str(tmp_path / "mixed")])["text"]
+    texts = read([str(tmp_path / "mixed")])["text"]
     assert Counter(texts) == {**{f"a {kind} text": 1 for kind in KINDS}, "又一篇": len(KINDS)}
 
 
 @pytest.mark.parametrize("name", ["notes [2024].txt", "a*b.txt", "50% tea.txt", "茶 tea.txt"])
 def test_file_names_are_taken_literally(tmp_path, name):
-    assert read_corpus([write(tmp_path / name, "tea")])["text"] == ["tea"]
+    assert read([write(tmp_path / name, "tea")])["text"] == ["tea"]
 
 
-@pytest.mark.parametrize(("times", "each"), [("0.5", {0, 1}), ("1", {1}), ("2.5", {2, 3}), ("0", {0})])
+@pytest.mark.parametrize(("times", "each"), [("0.5", {0, 1}), ("1", {1}), ("2.5", {2, 3}), ("0.05", {0, 1})])
 def test_repeats_are_even_and_the_share_is_exact(tmp_path, times, each):
     path = write(tmp_path / "a.txt", "\n".join(f"text {i}" for i in range(20)))
-    first, second = (read_corpus([f"{path}@{times}"], "line")["text"] for _ in range(2))
+    first, second = (read([f"{path}@{times}"], "line")["text"] for _ in range(2))
     counts = Counter(first)
     assert len(first) == 20 * float(times)
     assert {counts[f"text {i}"] for i in range(20)} == each
@@ -162,33 +159,42 @@ def test_repeats_are_even_and_the_share_is_exact(tmp_path, times, each):
         ("a@b.txt", ("a@b.txt", 1.0)),
         ("a@b.txt@2", ("a@b.txt", 2.0)),
         ("own@0.3", ("own", 0.3)),
+        ("big.txt@0.00005", ("big.txt", 0.00005)),
     ],
 )
-def test_parse_source(name, expected):
-    assert parse_source(name) == expected
+def test_parse_times(name, expected):
+    assert parse_times(name) == expected
+
+
+def test_a_tiny_share_of_a_file_is_no_other_file(tmp_path):
+    """0.00005 was once written back as 5e-05, which no file is called."""
+    path = write(tmp_path / "big.txt", "\n".join(f"line {number}" for number in range(40_000)))
+    assert len(read([f"{path}@0.00005"], "line")) == 2
+    with pytest.raises(InputError, match="corpus is empty"):
+        read([f"{path}@0.000001"], "line")
 
 
 def test_text_column(tmp_path):
     path = write(tmp_path / "a.jsonl", as_bytes(".jsonl", TEXTS, column="body"))
-    assert read_corpus([path], text_column="body")["text"] == TEXTS
+    assert read([path], "paragraph", "body")["text"] == TEXTS
 
 
 @pytest.mark.parametrize("kind", [".jsonl", ".json", ".csv", ".parquet"])
 @pytest.mark.parametrize("texts", [["NA", "null", "None", "tea"], ["007", "1.50"], ["2024-01-01", "2024-01-02"]])
 def test_a_text_is_never_taken_for_a_number_a_date_or_nothing(tmp_path, kind, texts):
-    assert read_corpus([write(tmp_path / f"a{kind}", as_bytes(kind, texts))])["text"] == texts
+    assert read([write(tmp_path / f"a{kind}", as_bytes(kind, texts))])["text"] == texts
 
 
 @pytest.mark.parametrize("kind", KINDS[:-1])
 def test_byte_order_mark_of_windows_is_no_text(tmp_path, kind):
     path = write(tmp_path / f"a{kind}", "\ufeff".encode() + as_bytes(kind, ["tea", "茶"]))
-    assert clean_corpus(read_corpus([path]))[0]["text"] == ["tea", "茶"]
+    assert read([path])["text"] == ["tea", "茶"]
 
 
 def test_an_edited_file_is_read_anew(tmp_path):
     path = tmp_path / "a.txt"
-    assert read_corpus([write(path, "before")])["text"] == ["before"]
-    assert read_corpus([write(path, "later!")])["text"] == ["later!"]
+    assert read([write(path, "before")])["text"] == ["before"]
+    assert read([write(path, "later!")])["text"] == ["later!"]
 
 
 BAD_UTF8 = b"fine\nfine\nb\xe9d\n"
@@ -232,7 +238,7 @@ def test_bad_file_is_one_line_that_says_where_and_what(tmp_path, name, content, 
     if content is not None:
         write(path, content)
     with pytest.raises(InputError, match=f"^{re.escape(str(path))}{message}") as error:
-        read_corpus([str(path)])
+        read([str(path)])
     assert "\n" not in str(error.value)
 
 
@@ -242,7 +248,7 @@ def test_damaged_compression_names_the_file(tmp_path, name, damage):
     path = Path(write(tmp_path / name, as_bytes(".jsonl", TEXTS) * 100))
     path.write_bytes(path.read_bytes()[:60] if damage == "cut" else b"not compressed at all\n")
     with pytest.raises(InputError, match=rf"^{re.escape(str(path))}(:byte \d+)?: .*compressed data (are|have) "):
-        read_corpus([str(path)])
+        read([str(path)])
 
 
 @pytest.mark.parametrize("content", [b'[{"text": ]', b'{"body": "b"}'])
@@ -250,28 +256,26 @@ def test_of_several_files_the_faulty_one_is_named(tmp_path, content):
     write(tmp_path / "a.json", as_bytes(".json", TEXTS))
     write(tmp_path / "b.json", content)
     with pytest.raises(InputError, match=rf"^{re.escape(str(tmp_path / 'b.json'))}(:1)?: "):
-        read_corpus([str(tmp_path)])
+        read([str(tmp_path)])
 
 
 def test_empty_folder(tmp_path):
     with pytest.raises(InputError, match=rf"^{re.escape(str(tmp_path))}: .*nothing in it that can be read"):
-        read_corpus([str(tmp_path)])
+        read([str(tmp_path)])
 
 
 def test_hub_name_offline_says_how_to_go_online():
     with pytest.raises(InputError, match=r"^somebody/some-dataset: not found here; .* set HF_HUB_OFFLINE=0$"):
-        read_corpus(["somebody/some-dataset"])
+        read(["somebody/some-dataset"])
 
 
 def test_unknown_way_to_sample_is_not_blamed_on_the_file(tmp_path):
     with pytest.raises(InputError, match=r"sample_by.*sentence"):
-        read_corpus([write(tmp_path / "a.txt", "one")], sample_by="sentence")
-    with pytest.raises(InputError, match=r"sample_by.*sentence"):
-        list(stream_corpus([write(tmp_path / "a.txt", "one")], "sentence", "text", remove_stop_words=False))
+        read([write(tmp_path / "a.txt", "one")], "sentence")
 
 
 def test_a_built_in_source_is_read_as_documents():
-    documents = read_corpus(["chatterbot", "hsk@0.01"])
+    documents = read(["chatterbot", "hsk@0.01"])
     assert documents.features == FEATURES
     assert Counter(documents["source"])["hsk"] == 44
     assert all(
@@ -283,17 +287,17 @@ def test_a_built_in_source_is_read_as_documents():
 
 def test_data_version_changes_with_what_the_sources_hold(tmp_path):
     a, b = write(tmp_path / "a.txt", "one"), write(tmp_path / "b.txt", "two")
-    versions = [data_version(names, CORPUS_SOURCES) for names in ([a], [b], [a, b], ["hsk"], ["hsk", a])]
-    assert data_version([str(tmp_path)], CORPUS_SOURCES) == versions[2]
-    assert data_version([f"{a}@3"], CORPUS_SOURCES) == versions[0]
+    versions = [data_version(open_sources(names)) for names in ([a], [b], [a, b], ["hsk"], ["hsk", a])]
+    assert data_version([open_source(str(tmp_path))]) == versions[2]
+    assert data_version(open_sources([f"{a}@3"])) == versions[0]
     write(tmp_path / "a.txt", "other words")
-    assert len({*versions, data_version([a], CORPUS_SOURCES)}) == 6
+    assert len({*versions, data_version([open_source(a)])}) == 6
 
 
 @pytest.mark.parametrize("name", ["missing.txt", "nothing*.jsonl", "snownlpp"])
 def test_data_version_of_what_is_missing(name):
     with pytest.raises(InputError, match=f"^{re.escape(name)}: no such file"):
-        data_version(["hsk", name], CORPUS_SOURCES)
+        data_version(open_sources(["hsk", name]))
 
 
 def test_find_files_keeps_to_data_files(folder):
@@ -315,53 +319,6 @@ def test_find_files_keeps_to_data_files(folder):
 )
 def test_detect_language(text, language):
     assert detect_language(text) == language
-
-
-# Streams
-
-
-@pytest.mark.parametrize("compression", ["", ".gz", ".zst"])
-@pytest.mark.parametrize("kind", KINDS[:-1])
-def test_a_stream_holds_what_reading_and_cleaning_gives(tmp_path, kind, compression):
-    path = write(tmp_path / f"a{kind}{compression}", as_bytes(kind, [*TEXTS, "\x00", "cafe\u0301"]))
-    stream = stream_corpus([path], "paragraph", "text", remove_stop_words=False)
-    assert list(stream) == clean_corpus(read_corpus([path]))[0].to_list()
-    assert [row["text"] for row in stream] == [*TEXTS, "café"]
-
-
-def test_a_stream_of_several_files_holds_all_of_each(tmp_path):
-    a = write(tmp_path / "a.txt", "one")
-    b = write(tmp_path / "b.jsonl", as_bytes(".jsonl", ["two", "three", "four"]))
-    assert sorted(row["text"] for row in stream_corpus([a, b], "line", "text", False)) == [
-        "four",
-        "one",
-        "three",
-        "two",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("bad.txt", BAD_UTF8),
-        ("bad.jsonl", b'{"text": "a"}\n{"text": \n'),
-        ("other.jsonl", b'{"body": "a"}\n'),
-        ("missing.txt", None),
-        ("a.pdf", b"x"),
-    ],
-)
-def test_a_fault_in_a_stream_is_no_traceback(tmp_path, name, content):
-    path = tmp_path / name
-    if content is not None:
-        write(path, content)
-    with pytest.raises(InputError, match=f"^{re.escape(str(path))}"):
-        list(stream_corpus([str(path)], "line", "text", False))
-
-
-@pytest.mark.parametrize("name", ["hsk", "own@3"])
-def test_built_in_sources_are_not_for_streams(name):
-    with pytest.raises(InputError, match=f"^{name}"):
-        stream_corpus([name], "line", "text", False)
 
 
 # Cleaning
@@ -459,16 +416,23 @@ def test_missing_stop_word_package_is_named(monkeypatch, package):
         drop_stop_words("the cat")
 
 
-def test_clean_corpus_counts_what_it_drops():
-    kept, counts = clean_corpus(make_corpus(["tea \r\n", " \n", "", "茶"]))
-    assert kept["text"] == ["tea", "茶"]
-    assert kept["language"] == ["en", "zh"]
-    assert counts == {"documents": 4, "empty": 2, "kept": 2}
+@pytest.mark.parametrize("times", ["", "@2", "@0.5", "@1.5"])
+def test_what_is_empty_is_dropped_and_counted(tmp_path, times):
+    texts = ["tea \r\n", " \n", "", "茶", "\x00", "cafe\u0301"]
+    path = write(tmp_path / "a.jsonl", as_bytes(".jsonl", texts))
+    kept, counts = read_corpus(open_sources([f"{path}{times}"]))
+    factor = float(times[1:] or 1)
+    assert set(kept["text"]) <= {"tea", "茶", "café"}
+    assert counts["documents"] == 6 * factor == counts["kept"] + counts["empty"]
+    assert len(kept) == counts["kept"]
+    if factor >= 1:
+        assert kept["text"][:3] == ["tea", "茶", "café"]
+        assert kept["language"][:3] == ["en", "zh", "en"]
 
 
-def test_corpus_without_text_is_refused():
+def test_corpus_without_text_is_refused(tmp_path):
     with pytest.raises(InputError, match="corpus is empty"):
-        clean_corpus(make_corpus([" ", "\x00"]))
+        read([write(tmp_path / "a.jsonl", as_bytes(".jsonl", [" ", "\x00"]))])
 
 
 # Splitting

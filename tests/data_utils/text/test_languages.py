@@ -47,7 +47,7 @@ def test_language(language, text):
 
 def test_own_dialogues_are_in_their_language():
     from data_utils.sources import builtin as sources
-    from data_utils.sources.corpus import dialogue_text
+    from data_utils.sources.builtin import dialogue_text
 
     pytest.importorskip("py3langid")
     rows = [row for row in sources.read_own() if len(dialogue_text(row["messages"])) > 80]
