@@ -96,7 +96,7 @@ class Conversation:
         The file is whole or not there. One that holds something else is left, and a number is put to the name. Raises
         OSError.
         """
-        path = Path(name).expanduser().resolve()
+        path = find_path(name)
         if path.suffix not in (".json", ".jsonl"):
             path = path.with_name(path.name + ".json")
         text = json.dumps({"messages": answered(self.messages)}, ensure_ascii=False) + "\n"
@@ -114,7 +114,7 @@ class Conversation:
     def load(self, name: str) -> None:
         """Go on with a conversation that was kept; raises InputError that says why it can't be."""
         try:
-            path = Path(name).expanduser().resolve()
+            path = find_path(name)
             if not path.is_file():
                 raise InputError("no such file")
             state = file_state(path)
@@ -154,6 +154,13 @@ def file_state(path: Path) -> tuple | None:
     except OSError:
         return None
     return state.st_ino, state.st_size, state.st_mtime_ns
+
+
+def find_path(name: str) -> Path:
+    """Return the path that a typed name means; raise ValueError for one that no file can have."""
+    if "\0" in name:  # the words of Python differ by version
+        raise ValueError("a file's name has no null character")
+    return Path(name).expanduser().resolve()
 
 
 def reserve_file(path: Path) -> Path:

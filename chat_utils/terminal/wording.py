@@ -94,7 +94,7 @@ REASONS = {
     r"(.+): holds no model yet \((.+) is missing\); .+": r"\1：里面还没有模型（缺少 \2）；训练完成了吗？",
     r"(.+): its tokenizer has more tokens than its model; .+": r"\1：分词器的词元比模型多，两者不配套",
     r"(.+): cannot be loaded: (.+)": r"\1：无法读取：“\2”",
-    r"embedded null byte": "文件名里有空字符",
+    r"a file's name has no null character": "文件名里不能有空字符",
     r"(.+) is a folder": r"\1 是文件夹",
     r"MemoryError": "内存不足",
 } | {
