@@ -16,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 import xxhash
 import yaml
 from transformers import TrainingArguments
@@ -169,6 +170,7 @@ def continue_record(output_dir: Path, checkpoint: Path) -> None:
 def describe_code() -> dict[str, Any]:
     """Return what a run is computed by: versions of packages, and the revision of this repository."""
     versions = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+    versions["torch"] = str(torch.__version__)  # which names the build too, as 2.13.0+cu130
     return {"versions": versions, "git_revision": git_revision()}
 
 

@@ -194,7 +194,7 @@ def test_record_says_what_ran(out):
     record = yaml.safe_load((out / "run.yaml").read_text(encoding="utf-8"))
     assert (record["status"], record["script"], record["settings"]) == ("training", "train.py", SETTINGS)
     assert record["data"] == {"documents": 3, "来源": "own"}
-    assert record["versions"]["torch"] == torch.__version__
+    assert record["versions"]["torch"] == str(torch.__version__)
     assert set(record["versions"]) >= {
         "python",
         "torch",
