@@ -31,6 +31,7 @@ import torch
 
 import finetune_dialogue
 import train
+from data_utils.sources.builtin import own_files
 from errors import run_guarded
 from train_utils.checkpoint import COMPLETE_FILE, checkpoint_step, find_checkpoints, find_damage, read_record
 
@@ -54,9 +55,15 @@ MODES = ("synced alone", "names first", "by chance", "by chance")  # what of the
 def make_runs(base: Path) -> dict[str, RUN]:
     """Return the runs by name: a script's `main` and its options, without the folder."""
     (SCRATCH / "shape.json").write_text(json.dumps(SHAPE))
-    pretraining = ["--corpus", "hsk", "--model_shape", str(SCRATCH / "shape.json"), "--vocab_size", "600"]
-    pretraining += ["--block_tokens", "32", "--per_device_train_batch_size", "2", *COMMON]
-    tuning = ["--base", str(base), "--dialogues", "own", "--row_tokens", "128", "--per_device_train_batch_size", "2"]
+    lines = [line for file in own_files() for line in file.read_text(encoding="utf-8").splitlines()]
+    (SCRATCH / "dialogues.jsonl").write_text("\n".join(lines[::20]), encoding="utf-8")
+    texts = ["\n".join(message["content"] for message in json.loads(line)["messages"]) for line in lines[::20]]
+    (SCRATCH / "text.txt").write_text("\n\n".join(texts), encoding="utf-8")
+    pretraining = ["--corpus", str(SCRATCH / "text.txt"), "--model_shape", str(SCRATCH / "shape.json")]
+    pretraining += ["--vocab_size", "600", "--block_tokens", "32", "--head_start", "false", "--eval_fraction", "0.1"]
+    pretraining += ["--per_device_train_batch_size", "2", *COMMON]
+    tuning = ["--base", str(base), "--dialogues", str(SCRATCH / "dialogues.jsonl"), "--row_tokens", "128"]
+    tuning += ["--eval_fraction", "0.1", "--per_device_train_batch_size", "2"]
     tuning += ["--eval_on_start", "false", *COMMON]
     return {
         "train, Muon": (train.main, pretraining),
@@ -122,7 +129,7 @@ def measure_kills(name: str, run: RUN, *, kills: int, chance: random.Random, unt
         shutil.rmtree(folder, ignore_errors=True)
         while True:
             process = start(lambda folder=folder: main([*options, "--output_dir", str(folder)]), log)
-            code = wait_for(process, time.monotonic() + chance.uniform(0, 1.1 * seconds))
+            code = wait_for(process, time.monotonic() + chance.uniform(0.2, 1.1) * seconds)
             number = SIGNALS[killed.total() % len(SIGNALS)]
             if code is None:
                 os.kill(process, number)
