@@ -2,8 +2,7 @@
 
 import gc
 import math
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from datasets import Dataset
@@ -16,18 +15,16 @@ from transformers.trainer_callback import PrinterCallback
 from data_utils.rows.packing import thin_rows
 from errors import InputError, first_line
 from eval_utils.metrics import bytes_per_label, make_compute_metrics
-from files import release, whole
-from model_utils.checkpoint import save_model
+from files import release
 from model_utils.shapes import count_parameters, flops_per_token
 from model_utils.tokenizer import token_byte_counts
 from train_utils.arguments import RunArguments, avoid_waiting, change_arguments, dtype_name
 from train_utils.callbacks import MarkComplete, Progress, Samples, StopOnDivergence, StopOnSignal
-from train_utils.checkpoint import continue_record, read_record, start_record, write_record
 from train_utils.clock import Clock
+from train_utils.finishing import begin_record, finish_run
 from train_utils.objectives import Objective
 from train_utils.plan.apply import finish_seconds, limit_steps, settle_compilation
 from train_utils.plan.machine import keep_freed_memory, measure_peak
-from train_utils.report import describe_memory, peak_memory, plot_loss, write_report
 from train_utils.run import Run
 from train_utils.run_options import EVAL_COST
 from train_utils.steps.first_fit import find_last_norm, fit_bigrams
@@ -215,71 +212,3 @@ def make_trainer(
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
     return trainer
-
-
-def begin_record(run: Run, facts: dict[str, Any]) -> None:
-    """Write the record of a run that begins, or note in it that the run goes on."""
-    if run.resume:
-        continue_record(run.folder, Path(run.resume))
-    else:
-        plan = {"plan": asdict(run.plan)} if run.plan else {}
-        start_record(run.folder, run.script, run.settings, facts | plan)
-
-
-def finish_run(
-    run: Run,
-    trainer: Trainer,
-    tokenizer: PreTrainedTokenizerBase,
-    objective: Objective,
-    *,
-    progress: Progress,
-    samples: list[tuple[str, str]],
-) -> None:
-    """Write what a finished run leaves: the model (and its adapter), run.yaml, loss.png and report.md."""
-    model = trainer.model
-    if isinstance(model, PeftModel):
-        with whole(run.folder / "adapter") as aside:
-            model.save_pretrained(aside)
-        model = model.merge_and_unload()
-    history = trainer.state.log_history
-    evaluations = [entry for entry in history if any(name.startswith("eval_") for name in entry)]
-    final = {name: value for entry in evaluations for name, value in entry.items() if name.startswith("eval_")}
-    metrics = {name: round(value, 4) for name, value in final.items() if not name.endswith(("_second", "_runtime"))}
-    training = next((entry for entry in reversed(history) if "train_runtime" in entry), {})
-    figures = progress.figures(next((entry["loss"] for entry in reversed(history) if "loss" in entry), math.nan))
-    tokens = trainer.state.global_step * run.step_rows * objective.row_tokens
-    memory = peak_memory(trainer.args.device.type)
-    facts = {
-        "model": f"{model.config.model_type}, {count_parameters(model) / 1e6:.2f} M parameters",
-        "trained on": f"{tokens / 1e6:.2f} M tokens in {trainer.state.global_step} steps",
-        "data": ", ".join(f"{name}: {value}" for name, value in objective.facts.items()),
-        "time": "",
-        "speed": f"{figures['tokens_per_second']:,.0f} tokens a second in steps, {figures['mfu']:.0%} of the "
-        f"{progress.peak_flops / 1e9:,.0f} GFLOP/s that matrix products reach here",
-        "training text": f"{figures['bits_per_byte']:.3f} bits per byte at the end" if objective.is_language else "",
-        "peak memory": describe_memory(memory),
-    }
-    plot_loss(history, run.folder / "loss.png")
-    run.watch.lap("report")
-    save_model(model, tokenizer, run.folder, objective.stop_token_ids)
-    run.watch.lap("saving")
-    since = f" since step {progress.first_step}, where this process went on" if progress.first_step else ""
-    facts["time"] = f"{run.watch.last:.0f} s{since}: {run.watch.describe()}"
-    more = objective.assess(model, tokenizer) if objective.assess else []
-    run.watch.lap("report")
-    write_report(
-        run.folder / "report.md", f"A run of {run.script}", facts, evaluations=evaluations, samples=samples, more=more
-    )
-    record = read_record(run.folder)
-    speed = {"tokens_per_second": round(figures["tokens_per_second"]), "mfu": round(figures["mfu"], 3)}
-    speed |= {"seconds": round(run.watch.last, 1), "overhead": round(run.watch.overhead(), 4)}
-    speed |= {"since_step": progress.first_step}  # these are of this process alone
-    speed |= {"seconds_of": {part: round(value, 2) for part, value in run.watch.seconds.items()}}
-    speed |= {f"peak_{name}_bytes": value for name, value in memory.items()}
-    outcome = {
-        "speed": speed,
-        "steps": trainer.state.global_step,
-        "training_loss": training.get("train_loss"),
-        "metrics": metrics,
-    }
-    write_record(run.folder, {**record, "status": "finished", **outcome})
