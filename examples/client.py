@@ -50,7 +50,7 @@ def parse_options(description: str, *options: tuple[str, dict]) -> argparse.Name
     return parser.parse_args()
 
 
-def stream_reply(url: str, messages: list[dict], in_chinese: bool, **settings: float) -> Iterator[str]:
+def stream_reply(url: str, messages: list[dict], in_chinese: bool, **settings: object) -> Iterator[str]:
     """Yield the reply's pieces, safe for a terminal; raise NoReply if none comes."""
     key = os.environ.get("CHAT_API_KEY", "")
     headers = {"content-type": "application/json", **({"authorization": f"Bearer {key}"} if key else {})}
@@ -80,6 +80,6 @@ def read_pieces(request: urllib.request.Request, in_chinese: bool) -> Iterator[s
         raise NoReply(in_chinese, said.get("code"), said["message"], error.code) from error
 
 
-def ask(url: str, messages: list[dict], in_chinese: bool, **settings: float) -> str:
+def ask(url: str, messages: list[dict], in_chinese: bool, **settings: object) -> str:
     """Return the whole reply."""
     return "".join(stream_reply(url, messages, in_chinese, **settings)).strip()

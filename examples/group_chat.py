@@ -6,23 +6,22 @@ python examples/group_chat.py --port 9000        # a webhook:
 curl -d '{"user": "Ada", "text": "Hello!"}' http://127.0.0.1:9000/
 
 A line (or a request) is {"user", "text"}, its answer {"user", "text"}, or {"error"} where something is wrong; the text
-/reset forgets the user's conversation. The webhook answers several users at once; lines are answered in turn.
+/reset forgets the user's conversation. The webhook answers several users at once, but no web page; lines are answered
+in turn.
 """
 
 import json
 import sys
 import threading
 from functools import lru_cache
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from client import NoReply, ask, parse_options, run_example
+from webhook import make_webhook
 from wording import is_chinese, is_chinese_locale, say
 
 MEMORY_USERS, MEMORY_MESSAGES = 1000, 20  # the users who wrote last; the last messages of each
-LONGEST_BYTES = 64 * 1024
 # Before a text is read, its language is not known.
 FORM = 'a message is {"user": "name", "text": "words"} 消息的格式是 {"user": "名字", "text": "内容"}'
-TOO_LONG = "64 KiB at most 最多 64 KiB"
 FORGOTTEN = "Let's start afresh. 我们重新开始吧。"
 
 
@@ -50,32 +49,11 @@ class Group:
                 return 200, {"user": user, "text": FORGOTTEN}
             asked = [*dialogue[-MEMORY_MESSAGES:], {"role": "user", "content": text}]
             try:
-                reply = ask(self.url, asked, is_chinese(text), max_tokens=80)
+                reply = ask(self.url, asked, is_chinese(text), max_tokens=80, user=user)
             except NoReply as error:  # 400: the text is at fault, it is too long; 503: try again later
                 return 400 if error.status in (400, 413) else 503, {"user": user, "error": str(error)}
             dialogue[:] = [*asked, {"role": "assistant", "content": reply}]
         return 200, {"user": user, "text": reply}
-
-
-def make_webhook(group: Group, port: int) -> ThreadingHTTPServer:
-    """Return a server on this machine that answers a POST of one message."""
-
-    class Webhook(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            size = self.headers.get("content-length", "")
-            is_right = size.isascii() and size.isdigit() and int(size) <= LONGEST_BYTES
-            status, answer = group.answer(self.rfile.read(int(size))) if is_right else (400, {"error": TOO_LONG})
-            data = json.dumps(answer, ensure_ascii=False).encode("utf-8", "replace")
-            self.send_response(status)
-            self.send_header("content-type", "application/json; charset=utf-8")
-            self.send_header("content-length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *_) -> None:
-            """Log nothing: an address may hold words of a user."""
-
-    return ThreadingHTTPServer(("127.0.0.1", port), Webhook)
 
 
 def main() -> None:
@@ -84,7 +62,7 @@ def main() -> None:
     group = Group(options.url)
     if options.port is not None:
         try:
-            server = make_webhook(group, options.port)
+            server = make_webhook(group.answer, options.port)
         except (OSError, OverflowError):
             sys.exit(say("port", is_chinese_locale(), options.port))
         print(f"http://127.0.0.1:{server.server_port}/", flush=True)

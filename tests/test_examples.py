@@ -3,9 +3,11 @@
 import importlib.util
 import json
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -310,7 +312,7 @@ def test_group_chat_in_lines(server_url):
 def test_group_chat_as_a_webhook(load_example, server_url):
     module = load_example("group_chat")
     group = module.Group(f"{server_url}/v1")
-    webhook = module.make_webhook(group, 0)
+    webhook = module.make_webhook(group.answer, 0)
     threading.Thread(target=webhook.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{webhook.server_port}/"
     data = json.dumps({"user": "Ada", "text": "Hello!"}).encode()
@@ -327,6 +329,44 @@ def test_group_chat_as_a_webhook(load_example, server_url):
         with pytest.raises(urllib.error.HTTPError) as caught:
             urllib.request.urlopen(urllib.request.Request(url, message), timeout=30)
         assert (caught.value.code, json.load(caught.value)["user"]) == (status, "Ada")
+    webhook.shutdown()
+    webhook.server_close()
+
+
+def test_no_page_can_call_the_webhook_and_nobody_holds_it_up(load_example, monkeypatch):
+    module = load_example("webhook")
+    monkeypatch.setattr(module, "READ_SECONDS", 0.5)
+    monkeypatch.setattr(module, "MAX_CALLERS", 3)
+    webhook = module.make_webhook(lambda data: (200, {"read": len(data)}), 0)
+    threading.Thread(target=webhook.serve_forever, daemon=True).start()
+    address = ("127.0.0.1", webhook.server_port)
+
+    def post(**headers: str) -> bytes:
+        lines = {"Host": f"localhost:{address[1]}", "Content_Length": "2", **headers}
+        head = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in lines.items())
+        with socket.create_connection(address, timeout=20) as caller:
+            caller.sendall(f"POST / HTTP/1.1\r\n{head}\r\n{{}}".encode())
+            try:
+                return b"".join(iter(lambda: caller.recv(1000), b""))
+            except ConnectionResetError:
+                return b""
+
+    assert b'{"read": 2}' in post()
+    for headers in (
+        {"Origin": "http://evil.example"}, {"Origin": "null"}, {"Sec_Fetch_Site": "cross-site"},
+        {"Host": "evil.example"}, {"Host": "127.0.0.1.evil.example"}, {"Host": "localhost@evil.example"},
+    ):  # fmt: skip
+        assert b" 403 " in post(**headers), headers
+    for size in ("-1", "x", "²", "99999999999999999999", "000000000000000000070000", "70000"):
+        assert b" 400 " in post(Content_Length=size), size
+    slow = [socket.create_connection(address, timeout=20) for _ in range(3)]  # that send nothing
+    for caller in slow:
+        caller.sendall(b"POST / HTTP/1.1\r\n")
+    deadline = time.monotonic() + 20
+    while b" 200 " not in post():  # until those are cut off
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert not any(b" 200 " in caller.recv(100) for caller in slow)
     webhook.shutdown()
     webhook.server_close()
 
