@@ -2,14 +2,16 @@
 
 import { readModel, streamReply } from "./api.js";
 import { renderMarkdown } from "./markdown.js";
-import { dropConversation, keep, keepConversation, makeConversation, read, readConversations } from "./store.js";
+import {
+  dropConversation, keepConversation, makeConversation, readConversations, readSettings, storeSettings,
+} from "./store.js";
 import { WORDS, firstLanguage } from "./words.js";
 
 const NUMBERS = ["temperature", "top_p", "repetition_penalty", "max_tokens", "seed"];
 const find = (id) => document.getElementById(id);
 const thread = find("thread"), input = find("input"), form = find("dialog").querySelector("form");
 
-const settings = read("settings", {});
+const settings = readSettings();
 let language = firstLanguage(settings.language, navigator.languages);
 let words = WORDS[language];
 let conversations = readConversations();
@@ -245,7 +247,8 @@ function writeRequest(messages, tries) {
 /** Let the model answer messages, piece by piece; with the reply they take the place of the conversation's own. */
 async function answer(messages, tries = 0) {
   const conversation = current, before = current.messages, stopper = new AbortController(), started = performance.now();
-  const body = writeRequest(messages, tries);
+  // The salt, which nobody else knows, lets a reply go on from this conversation's KV states.
+  const body = { ...writeRequest(messages, tries), cache_salt: current.salt ?? current.id };
   const message = { role: "assistant", content: "", ...(tries && { tries }) };
   conversation.messages = [...messages, message];
   running = stopper;
@@ -350,7 +353,7 @@ function keepSettings() {
     if (field.validity.valid) settings[name] = field.value === "" ? undefined : field.valueAsNumber;
   }
   for (const name of ["system", "key"]) settings[name] = form.elements[name].value || undefined;
-  if (!keep("settings", settings)) showError({ code: "storage" });
+  if (!storeSettings(settings)) showError({ code: "storage" });
   showModel();
 }
 
@@ -406,13 +409,13 @@ find("dialog").oncancel = (event) => { if (!form.reportValidity()) event.prevent
 find("dialog").onclose = keepSettings;
 find("language").onclick = () => {
   language = settings.language = language === "zh" ? "en" : "zh";
-  keep("settings", settings);
+  storeSettings(settings);
   drawWords();
 };
 find("theme").onclick = () => {
   const isDark = settings.theme ? settings.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
   settings.theme = isDark ? "light" : "dark";
-  keep("settings", settings);
+  storeSettings(settings);
   drawTheme();
 };
 addEventListener("pagehide", () => { if (running && current.messages.at(-1).content) keepConversation(current); });

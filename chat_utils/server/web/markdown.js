@@ -2,7 +2,9 @@
 
 const BLOCK = /^(```|~~~|#{1,6} |>|\s*([-*+]|\d{1,9}[.)]) |(-{3,}|\*{3,}|_{3,})\s*$|\|)/;
 const ITEM = /^(\s*)([-*+]|\d{1,9}[.)]) (.*)$/;
-const INLINE = /(`+)(.+?)\1(?!`)|\*\*(?=\S)(.+?)\*\*|__(?=\S)(.+?)__|\*(?=[^\s*])(.+?)\*|~~(.+?)~~|\[([^\]\n]+)\]\(((?:[^\s()]|\([^\s()]*\))+)\)|(https?:\/\/[^\s<>"'）】」，。]+)/;
+// Each alternative ends at the next mark of its own kind, so that no text takes longer than its length: a label holds no
+// "[", and code is looked for from a whole run of at most eight backticks.
+const INLINE = /(?<!`)(`{1,8})(?!`)(.+?)(?<!`)\1(?!`)|\*\*(?=\S)(.+?)\*\*|__(?=\S)(.+?)__|\*(?=[^\s*])(.+?)\*|~~(.+?)~~|\[([^[\]\n]+)\]\(((?:[^\s()]|\([^\s()]*\))+)\)|(https?:\/\/[^\s<>"'）】」，。]+)/;
 
 function make(name, ...children) {
   const node = document.createElement(name);
@@ -18,6 +20,20 @@ function makeLink(text, address) {
   link.target = "_blank";
   link.rel = "noopener noreferrer";
   return link;
+}
+
+/** Return a heading's words without the marks that may close it; a pattern would try from each mark in the line. */
+function cutClosing(words) {
+  const text = words.trimEnd();
+  let end = text.length;
+  while (text[end - 1] === "#") end -= 1;
+  return end === 0 || text[end - 1] === " " ? text.slice(0, end).trimEnd() : text; // "C#" ends with a mark of its own
+}
+
+/** Tell whether a line parts a table's head from its rows: | --- | :-: | */
+function isTableRule(line) {
+  const cells = line.trim().replace(/^\|/, "").split("|").map((cell) => cell.trim());
+  return /^:?-+:?$/.test(cells[0]) && cells.every((cell) => /^:?-*:?$/.test(cell));
 }
 
 /** Return the nodes of one line's words: code, strong, emphasised, struck out, links. */
@@ -96,7 +112,7 @@ export function renderMarkdown(text, makeCopy) {
   for (let i = 0; i < lines.length;) {
     const line = lines[i];
     const fence = /^(```+|~~~+)\s*([\w+#.-]*)/.exec(line);
-    const heading = /^(#{1,6}) (.+?)#*\s*$/.exec(line);
+    const heading = /^(#{1,6}) (.+)$/.exec(line);
     if (!line.trim()) {
       i += 1;
     } else if (fence) {
@@ -104,7 +120,7 @@ export function renderMarkdown(text, makeCopy) {
       fragment.append(renderCode(body, fence[2], makeCopy));
       i += body.length + 2;
     } else if (heading) {
-      fragment.append(make(`h${Math.min(heading[1].length + 2, 6)}`, ...renderInline(heading[2])));
+      fragment.append(make(`h${Math.min(heading[1].length + 2, 6)}`, ...renderInline(cutClosing(heading[2]))));
       i += 1;
     } else if (/^(-{3,}|\*{3,}|_{3,})\s*$/.test(line)) {
       fragment.append(make("hr"));
@@ -119,7 +135,7 @@ export function renderMarkdown(text, makeCopy) {
       const items = takeWhile(i, (one, at) => ITEM.test(one) || (at > i && /^\s+\S/.test(one)));
       fragment.append(renderList(items));
       i += items.length;
-    } else if (line.startsWith("|") && /^\|?\s*:?-+:?\s*(\|\s*:?-*:?\s*)*$/.test(lines[i + 1] ?? "")) {
+    } else if (line.startsWith("|") && isTableRule(lines[i + 1] ?? "")) {
       const rows = takeWhile(i, (one) => one.startsWith("|"));
       fragment.append(renderTable(rows));
       i += rows.length;

@@ -1,6 +1,8 @@
-// What is kept in this browser: each conversation under a key of its own, so that two tabs don't overwrite each other.
+// Keeps things in this browser: each conversation under a key of its own, so that two tabs don't overwrite each other.
 
 const PREFIX = "chat:";
+const SETTINGS = "chat-page:settings"; // "settings" alone would be shared with whatever else runs at this address
+const API_KEY = "chat-page:key"; // in this tab alone, and gone with it
 
 /** Return the value kept under a key, or `otherwise` where there is none or the browser keeps nothing. */
 export function read(key, otherwise) {
@@ -21,9 +23,30 @@ export function keep(key, value) {
   }
 }
 
-/** Return a new conversation: {id, time, messages: [{role, content, ...notes}]}. */
+/** Return the settings, the API key among them. */
+export function readSettings() {
+  let key;
+  try {
+    key = sessionStorage.getItem(API_KEY) ?? undefined;
+  } catch { /* the browser keeps nothing */ }
+  return { ...read(SETTINGS, {}), key };
+}
+
+/** Keep the settings; return false where the browser has no room. */
+export function storeSettings({ key, ...settings }) {
+  try {
+    if (key) sessionStorage.setItem(API_KEY, key);
+    else sessionStorage.removeItem(API_KEY);
+  } catch {
+    return false;
+  }
+  return keep(SETTINGS, settings);
+}
+
+/** Return a new conversation: {id, salt, time, messages: [{role, content, ...notes}]}. */
 export function makeConversation() {
-  return { id: `${Date.now()}-${Math.random().toString(36).slice(2)}`, time: Date.now(), messages: [] };
+  const salt = Array.from(crypto.getRandomValues(new Uint32Array(4)), (part) => part.toString(36)).join("");
+  return { id: `${Date.now()}-${salt.slice(0, 8)}`, salt, time: Date.now(), messages: [] };
 }
 
 /** Return the kept conversations, the latest first. */
