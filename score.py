@@ -9,7 +9,7 @@ python score.py ckpt --pairs blimp/ --choices arc.jsonl            # published s
 
 import sys
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from environment import begin_script
@@ -159,35 +159,39 @@ def name_folders(paths: list[str]) -> dict[str, str]:
 
 def measure_model(path: str, options: ScoreOptions, files: Files) -> list[Figure]:
     """Return the figures of one checkpoint, which is loaded only for those that are not in the cache."""
-    cache = ScoreCache(path, files, options.limit)
+    kept = ScoreCache(path, files, options.limit)
     subject = None
     figures = []
     for number, part in enumerate(options.parts, 1):
-        found = None if options.overwrite else cache.read(part)
+        found = None if options.overwrite else kept.read(part)
         if found is None:
             subject = subject or load_subject(path)
             label = f"{Path(path).name}, {part} ({number} of {len(options.parts)})"
-            subject.reader.open_bar = subject.open_bar = partial(tqdm, desc=label, unit="text", leave=False)
+            subject.reader.open_bar = partial(open_bar, label)
             found = measure_part(part, subject, files, options.limit)
-            cache.write(part, found)
+            kept.write(part, found)
         figures += found
     return figures
 
 
 def load_subject(path: str) -> Subject:
     """Load a checkpoint to be measured."""
-    engine = load_engine(path)
-    model, tokenizer = load_checkpoint(path, str(engine.device) if hasattr(engine, "device") else "cpu")
-    settings = (read_record(Path(path)) or {}).get("settings", {})
-    name = settings.get("assistant_name")
-    subject = Subject(Reader(Scorer(model), tokenizer), lambda asked: ask_engine(engine, asked, subject.open_bar), name)
-    return subject
+    device = str(torch.accelerator.current_accelerator()) if torch.accelerator.is_available() else "cpu"
+    model, tokenizer = load_checkpoint(path, device)
+    engine = cache(partial(load_engine, path))  # loaded where its speed is measured
+    name = (read_record(Path(path)) or {}).get("settings", {}).get("assistant_name")
+    return Subject(Reader(Scorer(model), tokenizer), lambda asked: ask_engine(engine(), asked), name)
 
 
-def ask_engine(engine: Engine, asked: list[tuple[Dialogue, int]], open_bar) -> list[Answer]:
-    """Return an engine's answers to dialogues, each with its seed."""
+def open_bar(label: str, total: int) -> tqdm:
+    """Return a bar of so many texts, with the time left, where there is a terminal."""
+    return tqdm(total=total, desc=label, unit="text", leave=False, disable=None)
+
+
+def ask_engine(engine: Engine, asked: list[tuple[Dialogue, int]]) -> list[Answer]:
+    """Return an engine's answers to dialogues, each with its seed, one after the other."""
     answers = []
-    for dialogue, seed in open_bar(asked) if len(asked) > 1 else asked:
+    for dialogue, seed in asked:
         reply = engine.reply(dialogue, Sampling(max_new_tokens=MAX_TOKENS, seed=seed))
         text, stats = "".join(reply).strip(), reply.stats
         answers.append(

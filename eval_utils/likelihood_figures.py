@@ -96,10 +96,11 @@ def per_byte(part: str, name: str, rows: list[tuple[str, float, int]]) -> list[F
 
 
 def measure_pairs(reader: Reader, pairs: list[Pair], name: str = "minimal pairs") -> list[Figure]:
-    """Return the share of pairs whose acceptable sentence is the likelier, for each language."""
+    """Return the share of pairs whose acceptable sentence is the likelier, for each language; a tie is half right."""
     texts = [[encode_scored(reader.tokenizer, "", text, reader.window) for text in (p.good, p.bad)] for p in pairs]
     nats, _ = reader.score(texts)
-    rows = [(pair.language, pair.phenomenon, float(good < bad)) for pair, (good, bad) in zip(pairs, nats, strict=True)]
+    right = [(good < bad) + (good == bad) / 2 for good, bad in nats]
+    rows = [(pair.language, pair.phenomenon, share) for pair, share in zip(pairs, right, strict=True)]
     return shares("pairs", name, rows)
 
 

@@ -2,12 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import islice
 from typing import Any
 
-from tqdm import tqdm
-
+from eval_utils.asking import ask_model
 from eval_utils.decoding_speed import measure_speed
 from eval_utils.figures import Figure
 from eval_utils.held_out import REPLY_BYTES, TEXT_BYTES, read_held_out, reply_bytes, take_bytes
@@ -21,7 +19,7 @@ from eval_utils.likelihood_figures import (
     measure_text,
 )
 from eval_utils.minimal_pairs import LANGUAGES, PAIRS, Pair, make_pairs
-from eval_utils.scorecard import Ask, measure_scorecard
+from eval_utils.scorecard import Answer, Ask, Dialogue, measure_scorecard
 
 FULL_PARAMETERS = 20e6  # a model with more is measured on fewer of the built-in items, in proportion
 LEAST_SHARE = 0.05
@@ -29,12 +27,11 @@ LEAST_SHARE = 0.05
 
 @dataclass
 class Subject:
-    """A model that is measured: what reads texts under it, and what asks it."""
+    """A model that is measured: what reads texts under it, what asks it one thing alone, its name if it is known."""
 
     reader: Reader
-    ask: Ask
-    assistant_name: str | None = None  # None: its name isn't known here, so it isn't asked
-    open_bar: Callable[..., tqdm] = field(default_factory=lambda: partial(tqdm, disable=True))
+    ask_alone: Ask
+    assistant_name: str | None = None
 
     @property
     def share(self) -> float:
@@ -88,6 +85,17 @@ def measure_all_pairs(subject: Subject, files: Files, limit: int | None) -> list
     return figures + (measure_pairs(subject.reader, files.pairs[:limit], "pairs of files") if files.pairs else [])
 
 
+def measure_replies_seen(subject: Subject, _: Files, limit: int | None) -> list[Figure]:
+    """Return the scorecard of what a reader sees, with three seeds; one for a large model."""
+    reader = subject.reader
+    seeds = (1, 2, 3) if subject.share == 1 else (1,)
+
+    def ask(asked: list[tuple[Dialogue, int]]) -> list[Answer]:
+        return ask_model(reader.scorer.model, reader.tokenizer, asked, reader.open_bar)
+
+    return measure_scorecard(ask, subject.assistant_name, limit, seeds)
+
+
 def first_of_each(rows: Any, limit: int | None) -> list[dict]:
     """Return the first rows of each language."""
     if limit is None:
@@ -104,6 +112,6 @@ PARTS: dict[str, Callable[[Subject, Files, int | None], list[Figure]]] = {
     "pairs": measure_all_pairs,
     "choices": lambda subject, files, limit: measure_choices(subject.reader, files.choices[:limit]),
     "continuations": lambda subject, files, limit: measure_continuations(subject.reader, files.continuations[:limit]),
-    "replies": lambda subject, _, limit: measure_scorecard(subject.ask, subject.assistant_name, limit),
-    "speed": lambda subject, *_: measure_speed(subject.ask, subject.reader.scorer.model),
+    "replies": measure_replies_seen,
+    "speed": lambda subject, *_: measure_speed(subject.ask_alone, subject.reader.scorer.model),
 }

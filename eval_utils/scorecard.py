@@ -1,11 +1,11 @@
 """Judges replies as a reader does: they stop, in the asker's language, without loops, and say what they should.
 
-Every question is asked with SEEDS; how it is asked (an engine, `generate`) is the caller's. Prompts stand in no
-training data.
+Every question is asked with each of some seeds; how it is asked (an engine, `generate`) is the caller's. Prompts
+stand in no training data.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,7 +17,6 @@ from eval_utils.figures import Figure
 from eval_utils.topic import is_on_topic
 
 QUESTIONS = Path(__file__).parent / "data" / "questions.yaml"
-SEEDS = (1, 2, 3)
 MAX_TOKENS = 80
 Dialogue = list[dict[str, str]]
 
@@ -48,7 +47,9 @@ def as_user(*turns: str) -> Dialogue:
     return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(turns)]
 
 
-def measure_scorecard(ask: Ask, assistant_name: str | None, limit: int | None = None) -> list[Figure]:
+def measure_scorecard(
+    ask: Ask, assistant_name: str | None, limit: int | None = None, seeds: Sequence[int] = (1, 2, 3)
+) -> list[Figure]:
     """Return the shares of the scorecard; an item is a question, which counts by the share of its seeds.
 
     Args:
@@ -77,11 +78,11 @@ def measure_scorecard(ask: Ask, assistant_name: str | None, limit: int | None = 
     unknown = [text for texts in zip(*questions["unknown"].values(), strict=True) for text in texts]
     add("admits not to know", [as_user(text) for text in unknown], [says_one(questions["admits"])] * len(unknown))
 
-    asked = [(dialogue, seed) for dialogues, _ in groups.values() for dialogue in dialogues for seed in SEEDS]
+    asked = [(dialogue, seed) for dialogues, _ in groups.values() for dialogue in dialogues for seed in seeds]
     answers = iter(ask(asked))
     figures, seen = [], []
     for name, (dialogues, checks) in groups.items():
-        replies = [[next(answers) for _ in SEEDS] for _ in dialogues]
+        replies = [[next(answers) for _ in seeds] for _ in dialogues]
         if name in questions["prompts"]:
             seen += [(name, dialogue[-1]["content"], found) for dialogue, found in zip(dialogues, replies, strict=True)]
         else:
