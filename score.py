@@ -87,6 +87,7 @@ if __name__ == "__main__":  # help and mistakes at once: what follows takes seco
     if code := run_guarded(lambda: parse_score(None) and None):
         sys.exit(code)
 
+import torch
 from tqdm import tqdm
 
 from chat_utils.engine import Engine, load_engine

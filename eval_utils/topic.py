@@ -1,4 +1,9 @@
-"""Tells whether a reply stays on the topic of its question, by the words that people answer like questions with."""
+"""Tells whether a reply stays on the topic of its question, by the words that people answer like questions with.
+
+Read beside 120 replies of a small model to 40 prompts, of which 34 were on the topic to a reader, it agrees on 107 (AUC
+0.89); its numbers were chosen on these. Of replies in held-out dialogues, which were not looked at, it finds 69% on the
+topic, and 5% of those to another question.
+"""
 
 import json
 import math
@@ -10,8 +15,10 @@ from data_utils.caching import cache_folder, cache_key
 from data_utils.sources import builtin
 from files import write_whole
 
-NEAREST = 8  # questions that are like the one asked
-LEAST = 0.1  # share of the reply's weight in words of the topic
+NEAREST = 2  # questions that are like the one asked
+RARE = 4.0  # log of how many exchanges there are to one with a unit; commoner ones tell no topic
+OTHERS = 0.3  # weight of a unit of the questions like it and their replies, beside 1 for one of the question itself
+LEAST = 1.5  # what the rare units of a reply on the topic weigh
 
 
 def list_units(text: str) -> list[str]:
@@ -44,29 +51,29 @@ class TopicIndex:
                 self._with_unit[unit].append(number)
         self._norms = [self._norm(question) for question, _ in exchanges]
 
-    def weigh(self, units: set[str]) -> float:
-        """Return the summed weight of units: a rare one tells more of a topic than a common one."""
-        return sum(self._rarity.get(unit, self._unseen) for unit in units)
+    def _weigh(self, unit: str) -> float:
+        """Return what a unit tells of a topic: a rare one more than a common one."""
+        return self._rarity.get(unit, self._unseen)
 
     def _norm(self, units: list[str]) -> float:
-        return math.sqrt(sum(self._rarity.get(unit, self._unseen) ** 2 for unit in set(units))) or 1.0
+        return math.sqrt(sum(self._weigh(unit) ** 2 for unit in set(units))) or 1.0
 
-    def find_topic(self, question: str) -> set[str]:
-        """Return the units of a question, of the NEAREST questions like it and of their replies."""
-        units = list_units(question)
+    def find_like(self, question: list[str]) -> set[str]:
+        """Return the units of the NEAREST questions to one, and of their replies."""
         likeness: Counter[int] = Counter()
-        for unit in set(units):
+        for unit in set(question):
             for number in self._with_unit.get(unit, ()):
-                likeness[number] += self._rarity[unit] ** 2 / self._norms[number]
-        topic = set(units)
-        for number, _ in likeness.most_common(NEAREST):
-            topic.update(*self._exchanges[number])
-        return topic
+                likeness[number] += self._weigh(unit) ** 2 / self._norms[number]
+        return {
+            unit for number, _ in likeness.most_common(NEAREST) for part in self._exchanges[number] for unit in part
+        }
 
-    def overlap(self, question: str, reply: str) -> float:
-        """Return the share of a reply, by weight, that is in units of the question's topic."""
-        units = set(list_units(reply))
-        return self.weigh(units & self.find_topic(question)) / (self.weigh(units) or 1.0)
+    def measure_fit(self, question: str, reply: str) -> float:
+        """Return the weight of the reply's rare units that belong to the question's topic."""
+        asked = set(list_units(question))
+        rare = {unit for unit in list_units(reply) if self._weigh(unit) >= RARE}
+        like = sum(map(self._weigh, (rare & self.find_like(list(asked))) - asked))
+        return sum(map(self._weigh, rare & asked)) + OTHERS * like
 
 
 @cache
@@ -85,4 +92,4 @@ def load_index() -> TopicIndex:
 
 def is_on_topic(question: str, reply: str) -> bool:
     """Tell whether a reply has enough of its question's topic in it."""
-    return load_index().overlap(question, reply) >= LEAST
+    return load_index().measure_fit(question, reply) >= LEAST

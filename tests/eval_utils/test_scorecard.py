@@ -50,7 +50,8 @@ EXCHANGES = [
 @pytest.fixture(autouse=True)
 def small_index(monkeypatch):
     """The topics of a few dialogues, not of all built-in ones."""
-    index = TopicIndex([(list_units(question), list_units(reply)) for question, reply in EXCHANGES])
+    others = [(f"alpha{number}", f"beta{number}") for number in range(300)]  # beside which a word is rare
+    index = TopicIndex([(list_units(question), list_units(reply)) for question, reply in [*EXCHANGES, *others]])
     monkeypatch.setattr(topic, "load_index", lambda: index)
 
 
