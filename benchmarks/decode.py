@@ -55,7 +55,7 @@ CHAT = Sampling()  # as chat.py draws
 
 def make_checkpoint(shape: str, folder: Path) -> Path:
     """Write random weights, wide enough that replies vary, in the one checkpoint form."""
-    files = sorted((ROOT / "data_utils" / "chat_data").glob("*.jsonl"))
+    files = sorted((ROOT / "data_utils" / "chat_data").rglob("*.jsonl"))
     dialogues = [json.loads(line)["messages"] for file in files for line in file.open(encoding="utf-8")]
     tokenizer = train_tokenizer([message["content"] for messages in dialogues for message in messages], 8192)
     file = "qwen3-120m" if shape in CHANGES else shape

