@@ -41,7 +41,8 @@ TINY_SHAPE = {
 
 def own_texts() -> list[str]:
     """Return the words of the project's own dialogues, a text for each dialogue."""
-    lines = [line for path in sorted(ROOT.glob("data_utils/chat_data/**/*.jsonl")) for line in path.open(encoding="utf-8")]
+    files = sorted(ROOT.glob("data_utils/chat_data/**/*.jsonl"))
+    lines = [line for file in files for line in file.open(encoding="utf-8")]
     return ["\n".join(message["content"] for message in json.loads(line)["messages"]) for line in lines]
 
 

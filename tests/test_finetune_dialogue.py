@@ -33,7 +33,8 @@ LAPTOP = Machine("cpu", "fp32", 1e11, ((128, 0.2), (512, 0.4)), 10**10, 10**11)
 def dialogue_file(tmp_path_factory) -> Path:
     """Every tenth of the project's dialogues: both languages."""
     path = tmp_path_factory.mktemp("dialogues") / "dialogues.jsonl"
-    lines = [line for file in sorted(ROOT.glob("data_utils/chat_data/**/*.jsonl")) for line in file.open(encoding="utf-8")]
+    files = sorted(ROOT.glob("data_utils/chat_data/**/*.jsonl"))
+    lines = [line for file in files for line in file.open(encoding="utf-8")]
     path.write_text("".join(lines[::10]), encoding="utf-8")
     return path
 
