@@ -42,7 +42,7 @@ def list_files(sources: list[str]) -> list[dict]:
     ]
 
 
-def read_part(
+def read_input(
     path: str, reading: ReadArguments, on_fault: Callable[[Fault], object] = raise_fault, part: Part | None = None
 ) -> Iterator[dict]:
     """Yield the documents of one of the listed files, or of a part of it."""
@@ -117,7 +117,7 @@ class Plan:
         watches_leaks = near or bool(self.eval_files)
         folder, tally = str(work), Tally()
         read = [
-            ReadSources(tasks, partial(read_part, reading=self.reading), tally),
+            ReadSources(tasks, partial(read_input, reading=self.reading), tally),
             Count("read", tally),
             *self.filters(tally),
             WriteClean(folder, near, self.eval_fraction, tally),

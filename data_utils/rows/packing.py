@@ -30,13 +30,13 @@ def tokenize_documents(documents: Dataset, tokenizer: PreTrainedTokenizerBase, t
     def encode() -> Iterator[pa.Table]:
         for batch in documents.select_columns(["text"]).iter(BATCH_ROWS):
             ids = encode_texts(tokenizer, batch["text"])
-            yield make_table(np.frombuffer(b"".join(ids), dtype=np.int32), np.cumsum([0, *map(len, ids)]))
+            yield make_id_table(np.frombuffer(b"".join(ids), dtype=np.int32), np.cumsum([0, *map(len, ids)]))
 
     key = cache_key("tokenize_documents", documents._fingerprint, tokenizer_key)
     return generate_rows(encode, Features({"input_ids": IDS}), key, "tokenizing")
 
 
-def make_table(ids: np.ndarray, offsets: np.ndarray) -> pa.Table:
+def make_id_table(ids: np.ndarray, offsets: np.ndarray) -> pa.Table:
     """Return rows of `input_ids`, each from one offset in the joined ids to the next."""
     return pa.table({"input_ids": pa.ListArray.from_arrays(offsets.astype(np.int32), ids)})
 
@@ -50,7 +50,7 @@ def pack_documents(tokenized: Dataset, block_tokens: int) -> Dataset:
             joined = np.concatenate([tail, *(chunk.flatten().to_numpy() for chunk in table["input_ids"].chunks)])
             whole = len(joined) // block_tokens * block_tokens
             tail = joined[whole:]
-            yield make_table(joined[:whole], np.arange(0, whole + 1, block_tokens))
+            yield make_id_table(joined[:whole], np.arange(0, whole + 1, block_tokens))
 
     key = cache_key("pack_documents", tokenized._fingerprint, block_tokens)
     return generate_rows(cut, Features({"input_ids": IDS}), key, "packing")

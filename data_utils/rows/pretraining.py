@@ -80,7 +80,10 @@ class SmallCorpus:
         self, tokenizer: PreTrainedTokenizerBase, key: str, block_tokens: int, seed: int, step_rows: int
     ) -> Dataset | Mixture:
         """Return rows of T tokens to train on."""
-        return pack_documents(tokenize_documents(self.train, tokenizer, key), block_tokens)
+        blocks = pack_documents(tokenize_documents(self.train, tokenizer, key), block_tokens)
+        if not len(blocks):
+            raise too_short(self.sources, block_tokens)
+        return blocks
 
     def held_out(self, max_bytes: int) -> Dataset:
         """Return the held-out documents."""
@@ -88,8 +91,6 @@ class SmallCorpus:
 
     def describe_rows(self, blocks: Dataset, rows: float) -> dict[str, str]:
         """Return in words how much there is to train on, and how often a run of so many rows reads it."""
-        if not len(blocks):
-            raise InputError(f"{' '.join(source.path for source in self.sources)}: the text is shorter than a row")
         tokens = len(blocks) * len(blocks[0]["input_ids"])
         return {"corpus": f"{tokens / 1e6:.2f} M tokens", "epochs": f"{rows / len(blocks):.2f}"}
 
@@ -156,7 +157,7 @@ class ShardedCorpus:
         self.streams = tuple(TokenStream(folder) for folder in folders)
         for source, stream in zip(self.sources, self.streams, strict=True):
             if len(stream) < block_tokens:
-                raise InputError(f"{source.path}: the text is shorter than a row of {block_tokens} tokens")
+                raise too_short([source], block_tokens)
         weights = None if self.sources[0].weight is None else [source.weight for source in self.sources]
         times = [source.times for source in self.sources]
         return Mixture(list(self.streams), block_tokens, seed, times, weights, step_rows)
@@ -181,6 +182,13 @@ class ShardedCorpus:
             sizes.append(f"{source.path} {len(stream) / 1e6:.2f} M tokens ({shares})")
             epochs.append(f"{source.path} {count:.2f}")
         return {"corpus": ", ".join(sizes), "epochs": ", ".join(epochs)}
+
+
+def too_short(sources: list[Source], block_tokens: int) -> InputError:
+    """Return the error for sources that don't fill a row."""
+    names = " ".join(source.path for source in sources)
+    what = f"the text is shorter than a row of {block_tokens} tokens"
+    return InputError(f"{names}: {what}; give more text, or a smaller --block_tokens")
 
 
 def prepare_tokenizer(

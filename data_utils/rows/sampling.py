@@ -67,9 +67,9 @@ def sample_texts(
     reservoirs: dict[str, Reservoir] = {}
     for text, language in documents:
         reservoir = reservoirs.setdefault(language, Reservoir(max_bytes))
-        if not any(reservoir.wants(number) for number, _ in cut_pieces(text)):
+        if not any(reservoir.wants(number) for number, _ in cut_samples(text)):
             continue
-        for number, piece in cut_pieces(accept(text) or ""):
+        for number, piece in cut_samples(accept(text) or ""):
             if reservoir.wants(number):
                 reservoir.add(number, piece)
                 excess = sum(each.size() for each in reservoirs.values()) - total_bytes if total_bytes else 0
@@ -80,7 +80,7 @@ def sample_texts(
         yield from reservoir.texts()
 
 
-def cut_pieces(text: str) -> Iterator[tuple[int, str]]:
+def cut_samples(text: str) -> Iterator[tuple[int, str]]:
     """Yield (hash, piece) for pieces of at most `PIECE_CHARACTERS`."""
     for start in range(0, len(text), PIECE_CHARACTERS):
         piece = text[start : start + PIECE_CHARACTERS]

@@ -50,15 +50,15 @@ def tokenize_source(
     documents (by hash) are kept aside. Memory: a few batches of `BATCH_CHARACTERS`, or the longest document.
     """
     folder = shards_folder(source, tokenizer_key, eval_fraction, shard_tokens)
-    if (folder / INDEX).exists():
+    if is_whole(folder):
         return folder
     folder.mkdir(exist_ok=True)
     parts = source.parts()
-    shards = [json.loads(path.read_text()) for path in sorted(folder.glob("*[0-9].json"))]
+    typecode = "H" if len(tokenizer) <= 2**16 else "I"
+    shards = read_whole_shards(folder, typecode)
     if shards:
         say(f"tokenizing {source.path}: goes on after {sum(shard['tokens'] for shard in shards) / 1e6:,.1f} M tokens")
-    progress = Progress(f"tokenizing {source.path}", source.text_bytes(), count_bytes(shards), say)
-    typecode = "H" if len(tokenizer) <= 2**16 else "I"
+    progress = TokenizingProgress(f"tokenizing {source.path}", source.text_bytes(), count_shard_bytes(shards), say)
     batches = batch_documents(source, parts, eval_fraction, *(shards[-1]["next"] if shards else (0, 0)))
 
     def encode(batch: list[tuple]) -> list[tuple]:
@@ -70,7 +70,7 @@ def tokenize_source(
     for batch in map_ahead(encode, batches):
         size = 0
         for ids, text, language, _, place in batch:
-            writer = writer or ShardWriter(folder, len(shards), typecode)
+            writer = writer or TokenShardWriter(folder, len(shards), typecode)
             size += writer.add(ids, text, language)
             if writer.tokens >= shard_tokens:
                 shards.append(writer.close(place))
@@ -91,15 +91,41 @@ def shards_folder(source: Source, tokenizer_key: str, eval_fraction: float, shar
 
 def is_tokenized(source: Source, tokenizer_key: str, eval_fraction: float) -> bool:
     """Tell whether a source's shards are all there."""
-    return (shards_folder(source, tokenizer_key, eval_fraction) / INDEX).exists()
+    return is_whole(shards_folder(source, tokenizer_key, eval_fraction))
 
 
-def count_bytes(shards: list[dict]) -> int:
+def is_whole(folder: Path) -> bool:
+    """Tell whether a source's shards are all there, each as long as the index says."""
+    try:
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        shards = [shard["tokens"] * np.dtype(index["dtype"]).itemsize for shard in index["shards"]]
+        return all((folder / f"{number:05d}.bin").stat().st_size == size for number, size in enumerate(shards))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def read_whole_shards(folder: Path, typecode: str) -> list[dict]:
+    """Return the records of the first shards of a folder, as far as they are whole; drop an index that is not."""
+    (folder / INDEX).unlink(missing_ok=True)
+    shards = []
+    for path in sorted(folder.glob("*[0-9].json")):
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            size = path.with_suffix(".bin").stat().st_size
+        except (OSError, ValueError):
+            break
+        if size != record["tokens"] * array(typecode).itemsize:
+            break
+        shards.append(record)
+    return shards
+
+
+def count_shard_bytes(shards: list[dict]) -> int:
     """Return the bytes of text that shards hold, by their records."""
     return sum(counts["bytes"] for shard in shards for counts in shard["languages"].values())
 
 
-class Progress:
+class TokenizingProgress:
     """Says how far a long piece of work is, now and then, with its speed and the time left."""
 
     def __init__(self, name: str, total: int, done: int, say: Callable[[str], None]) -> None:
@@ -150,7 +176,7 @@ def map_ahead(function: Callable[[Any], Any], items: Iterable[Any], ahead: int =
             yield pending.popleft().result()
 
 
-class ShardWriter:
+class TokenShardWriter:
     """One shard while it is written."""
 
     def __init__(self, folder: Path, number: int, typecode: str) -> None:

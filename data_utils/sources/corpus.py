@@ -73,6 +73,7 @@ def split_train_eval(corpus: Dataset, eval_fraction: float) -> tuple[Dataset, Da
     """Split a corpus by document, before anything is trained on it, into (training, held-out).
 
     Where the hash leaves one side empty (a corpus of few documents), the tail of the longest document is held out.
+    Raises InputError where that is a single character.
     """
     shares = corpus[SHARE] if SHARE in corpus.column_names else map(hash_share, corpus["text"])
     held_out = [share < eval_fraction for share in shares]
@@ -82,7 +83,10 @@ def split_train_eval(corpus: Dataset, eval_fraction: float) -> tuple[Dataset, Da
         return train, evaluation
     texts = list(corpus["text"])
     longest = max(range(len(texts)), key=lambda i: len(texts[i]))
-    cut = max(1, round(len(texts[longest]) * (1 - max(eval_fraction, 0.01))))
+    size = len(texts[longest])
+    if size < 2:
+        raise InputError("the corpus is too small: of one character nothing can be held out; give more text")
+    cut = min(size - 1, max(1, round(size * (1 - max(eval_fraction, 0.01)))))
     rows = corpus.to_list()
     head = [{**row, "text": row["text"][:cut]} if row["text"] == texts[longest] else row for row in rows]
     tail = [{**rows[longest], "text": texts[longest][cut:]}]

@@ -202,3 +202,54 @@ def test_repeated_sources_have_keys_of_their_own(tmp_path, repeat):
     plain, repeated, again = (read_corpus(open_sources([f"{path}{times}"]))[0] for times in ("", repeat, repeat))
     assert (plain._fingerprint == repeated._fingerprint) == (repeat == "")
     assert repeated._fingerprint == again._fingerprint
+
+
+# Damage
+
+
+def test_rows_are_for_their_owners_eyes(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "cache" / "prepared").mkdir(parents=True)
+    (tmp_path / "cache" / "prepared").chmod(0o755)  # as an older version left it
+    path = tmp_path / "a.txt"
+    path.write_text("\n\n".join(f"secret {i}" for i in range(40)))
+    read_corpus(open_sources([str(path)]))
+    held = [file for file in (tmp_path / "cache").rglob("*") if file.is_file() and b"secret" in file.read_bytes()]
+    assert held != []
+    assert all(file.is_relative_to(tmp_path / "cache" / "prepared") for file in held)
+    assert (tmp_path / "cache" / "prepared").stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "overwritten", "one byte"])
+def test_a_damaged_entry_is_made_anew_with_one_line(tmp_path, monkeypatch, capsys, tokenizer, damage):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    path = tmp_path / "a.txt"
+    path.write_text("\n\n".join(f"document {i} about tea" for i in range(60)))
+
+    def prepare() -> list[dict]:
+        documents, _ = read_corpus(open_sources([str(path)]))
+        return pack_documents(tokenize_documents(documents, tokenizer, "key"), 16).to_list()
+
+    first = prepare()
+    assert prepare() == first
+    assert capsys.readouterr().err == ""
+    entries = sorted((tmp_path / "cache" / "prepared").glob("*.arrow"))
+    assert len(entries) == 3
+    for entry in entries:
+        content = entry.read_bytes()
+        changed = bytearray(content)
+        changed[len(content) // 2] ^= 1
+        entry.unlink()  # a mapped file that shrinks ends the process
+        entry.write_bytes(
+            {
+                "truncated": content[: len(content) // 2],
+                "empty": b"",
+                "overwritten": b"x" * len(content),
+                "one byte": bytes(changed),
+            }[damage]
+        )
+    assert prepare() == first
+    notes = capsys.readouterr().err.splitlines()
+    assert sorted(notes) == [f"note: {entry} is damaged, and is made anew" for entry in entries]
+    assert prepare() == first
+    assert capsys.readouterr().err == ""

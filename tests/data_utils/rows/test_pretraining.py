@@ -6,6 +6,7 @@ from data_utils.rows import pretraining
 from data_utils.rows.pretraining import ShardedCorpus, SmallCorpus, count_unprepared, prepare_tokenizer
 from data_utils.sources.kinds import Source
 from data_utils.sources.source import open_source
+from errors import InputError
 
 TEXT = "".join(f"This is paragraph {n}, which is about the number {n * n}.\n\n" for n in range(300))
 
@@ -40,3 +41,10 @@ def test_small_text_counts_whole(sources):
     small = SmallCorpus(sources, 0.1)
     prepare_tokenizer(small, None, 300)
     assert count_unprepared(small, None, 300) == small.text_bytes() > 0
+
+
+def test_a_text_shorter_than_a_row_says_what_to_do(sources):
+    for corpus in (SmallCorpus(sources, 0.1), ShardedCorpus(sources, 0.1)):
+        tokenizer, key = prepare_tokenizer(corpus, None, 300)
+        with pytest.raises(InputError, match=r"text\.txt: the text is shorter than a row of 65536 tokens; .*--block_"):
+            corpus.pack(tokenizer, key, 2**16, 0, 1)

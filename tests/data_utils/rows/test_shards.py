@@ -160,3 +160,17 @@ def test_map_ahead_keeps_the_order_and_passes_faults_on():
     assert list(map_ahead(lambda n: n * n, range(50))) == [n * n for n in range(50)]
     with pytest.raises(ZeroDivisionError):
         list(map_ahead(lambda n: 1 // (n - 3), range(50)))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "gone"])
+@pytest.mark.parametrize("name", ["00001.bin", "00001.json", "index.json"])
+def test_damaged_shards_are_made_anew(tokenizer, cache, source, name, damage):
+    folder = tokenize_source(source, tokenizer, "key", 0.1, 2000)
+    before = digests(folder)
+    content = (folder / name).read_bytes()
+    (folder / name).unlink()
+    if damage != "gone":
+        (folder / name).write_bytes(content[: len(content) // 2 if damage == "truncated" else 0])
+    assert tokenize_source(source, tokenizer, "key", 0.1, 2000) == folder
+    if name != "00001.json":  # which nothing reads once the index is there
+        assert digests(folder) == before

@@ -477,3 +477,14 @@ def test_tail_is_cut_from_the_longest_document_only():
     assert [*train["text"][:2], *train["text"][3:]] == texts
     assert train["text"][2] + held_out["text"][0] == long
     assert len(held_out["text"][0]) == 5
+
+
+@pytest.mark.parametrize("text", ["ab", "茶水", "a cup of tea and a very short text"])
+def test_a_tiny_text_still_has_a_held_out_part(text):
+    train, held_out = split_train_eval(make_corpus([text]), 0.02)
+    assert (train["text"][0] + held_out["text"][0], len(held_out["text"][0])) == (text, 1)
+
+
+def test_one_letter_cannot_be_split():
+    with pytest.raises(InputError, match=r"corpus is too small: .*give more text"):
+        split_train_eval(make_corpus(["x"]), 0.02)
