@@ -93,6 +93,11 @@ def edit(chat: "Chat", text: str) -> None:
         chat.say("unchanged")
 
 
+def rate(chat: "Chat", name: str, liked: bool) -> None:
+    """Note whether the last reply is liked, for tune_preferences.py to learn from."""
+    chat.say("rated" if chat.conversation.rate(liked) else "nothing", name=name)
+
+
 def save(chat: "Chat", name: str) -> None:
     """Keep the conversation in a file; one without a turn could not be learned from."""
     if chat.conversation.last_question() is None:
@@ -179,6 +184,13 @@ COMMANDS = (
     ),
     Command("retry", NOTHING, ("another reply to your last message", "重新回答上一条消息"), retry),
     Command("edit", NOTHING, ("change your last message, and get its answer", "修改上一条消息并重新回答"), edit),
+    Command(
+        "like",
+        NOTHING,
+        ("a good reply: /save it to tune by", "这条回答好，/save 后可用于偏好微调"),
+        lambda chat, _: rate(chat, "like", True),
+    ),
+    Command("dislike", NOTHING, ("a bad reply", "这条回答不好"), lambda chat, _: rate(chat, "dislike", False)),
     Command("save", FILE, ("keep the conversation as JSON to train on", "把对话保存为 JSON，可用于训练"), save, True),
     Command("load", FILE, ("go on with a kept conversation", "读取保存的对话并继续"), load, True),
     Command("reset", NOTHING, ("forget the conversation", "清空对话"), reset),

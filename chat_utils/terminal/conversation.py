@@ -90,6 +90,16 @@ class Conversation:
         self.messages.append({"role": "assistant", "content": clean_text(kept) or NO_ANSWER})
         return reply
 
+    def rate(self, liked: bool) -> bool:
+        """Note beside the last reply whether it is liked, which tune_preferences.py learns from; tell if there is one.
+
+        The note is kept with the conversation.
+        """
+        if not self.messages or self.messages[-1]["role"] != "assistant" or self.messages[-1]["content"] == NO_ANSWER:
+            return False
+        self.messages[-1]["liked"] = liked
+        return True
+
     def save(self, name: str) -> Path:
         """Write the conversation as OpenAI-style JSON, which finetune_dialogue.py reads; return the file's path.
 
@@ -123,7 +133,12 @@ class Conversation:
                 raise InputError('{"messages": [...]} is expected')
             if not all(isinstance(message, dict) for message in row["messages"]):
                 raise InputError("each message must be an object with 'role' and 'content'")
-            messages = check_dialogue(answered(row["messages"]))
+            given = answered(row["messages"])
+            rated = [isinstance(message.get("liked"), bool) for message in given]
+            messages = [
+                checked | ({"liked": message["liked"]} if is_rated else {})
+                for checked, message, is_rated in zip(check_dialogue(given), given, rated, strict=True)
+            ]
         except json.JSONDecodeError as error:
             raise InputError(f"not valid JSON: line {error.lineno}, column {error.colno}") from error
         except UnicodeDecodeError as error:

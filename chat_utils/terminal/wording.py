@@ -43,6 +43,7 @@ MESSAGES = {
     "system_set": ("system prompt set", "已设置系统提示词"),
     "system_none": ("no system prompt", "没有系统提示词"),
     "nothing": ("nothing to /{name} yet", "还没有可以 /{name} 的消息"),
+    "rated": ("noted; /save keeps it for tune_preferences.py", "已记下；/save 保存后可供 tune_preferences.py 使用"),
     "edit": ("change your last message and press Enter; Ctrl-C leaves it", "修改上一条消息后按 Enter；Ctrl-C 放弃修改"),
     "unchanged": ("left as it was", "未修改"),
     "needs_file": ("/{name} needs a file name", "/{name} 需要文件名"),

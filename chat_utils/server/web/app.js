@@ -108,7 +108,14 @@ function drawMessage(article, index) {
   if (!isRunning) {
     bar.append(makeCopy(() => message.content));
     if (message.role === "user") bar.append(makeButton("edit", words.edit, () => editMessage(index)));
-    else bar.append(makeButton("retry", words.retry, () => retry(index)));
+    else {
+      bar.append(makeButton("retry", words.retry, () => retry(index)));
+      for (const [name, liked] of [["like", true], ["dislike", false]]) {
+        const button = makeButton(name, words[name], () => rate(index, liked));
+        button.setAttribute("aria-pressed", String(message.liked === liked));
+        bar.append(button);
+      }
+    }
     bar.append(make("span", "notes", drawNotes(message, index)));
   } else if (!message.content) body.append(make("span", "wait"));
   article.className = `message ${message.role}`;
@@ -206,6 +213,14 @@ function retry(index) {
   answer(current.messages.slice(0, index), (current.messages[index].tries ?? 0) + 1);
 }
 
+/** Note whether a reply is liked, or take that back; the note is saved with the conversation. */
+function rate(index, liked) {
+  const message = current.messages[index];
+  message.liked = message.liked === liked ? undefined : liked;
+  keepCurrent();
+  drawMessage(thread.children[index], index);
+}
+
 /** Let the user write a message anew; it begins with what it says, or with the text given. */
 function editMessage(index, text = current.messages[index].content) {
   if (running) return;
@@ -229,10 +244,12 @@ function editMessage(index, text = current.messages[index].content) {
 }
 
 /** Return the system prompt and the turns; an answer without words is "…", as the server reads it and the terminal keeps it. */
-function writeMessages(messages) {
+function writeMessages(messages, withThumbs = false) {
   const hasWords = (text) => /[^\s\p{Cc}\p{Cf}]/u.test(text);
   const system = hasWords(settings.system ?? "") ? [{ role: "system", content: settings.system }] : [];
-  const turns = messages.map(({ role, content }) => ({ role, content: role === "user" || hasWords(content) ? content : "…" }));
+  const turns = messages.map(({ role, content, liked }) => ({
+    role, content: role === "user" || hasWords(content) ? content : "…", ...(withThumbs && liked !== undefined ? { liked } : {}),
+  }));
   return [...system, ...turns];
 }
 
@@ -368,7 +385,7 @@ async function showModel() {
 }
 
 function saveAsJson() {
-  const file = JSON.stringify({ messages: writeMessages(current.messages) });
+  const file = JSON.stringify({ messages: writeMessages(current.messages, true) });
   const blob = new Blob([`${file}\n`], { type: "application/json" });
   const link = make("a", "", "", { href: URL.createObjectURL(blob), download: "conversation.json" });
   link.click();

@@ -17,7 +17,9 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from chat_utils.server.openai_parameters import NUMBERS
-from data_utils.dialogue.reading import read_file
+from data_utils.dialogue.pairs import read_pairs
+from data_utils.dialogue.reading import read_dialogues
+from data_utils.sources.source import open_sources
 from data_utils.text.cleaning import clean_text
 from tests.conftest import run_server
 
@@ -302,10 +304,16 @@ def test_a_saved_conversation_is_one_that_can_be_learned_from(page, slow_engine,
     slow_engine.pause_seconds = 0
     page.say("你好")
     reply = page.wait_for_reply(4)[3]
+    page.click(".assistant:last-child [aria-pressed]")
+    assert page.one(".assistant:last-child [aria-pressed]").get_attribute("aria-pressed") == "true"
     page.click("#save")
     file = tmp_path / "conversation.json"
     page.wait(file.exists)
-    (dialogue,) = read_file(str(file))
+    [pair] = read_pairs(open_sources([str(file)])).dialogues
+    assert [message["content"] for message in pair["prompt"]] == ["Hello", "…", "你好"]
+    assert clean_text(reply)[:3] in pair["chosen"]
+    assert pair["rejected"] == ""
+    (dialogue,) = read_dialogues(open_sources([str(file)]))
     assert [message["content"] for message in dialogue["messages"]][:3] == ["Hello", "…", "你好"]
     assert dialogue["messages"][3]["role"] == "assistant"
     assert clean_text(reply)[:5] in dialogue["messages"][3]["content"]

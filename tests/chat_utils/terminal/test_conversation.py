@@ -12,8 +12,9 @@ from chat_utils.reply import Stats
 from chat_utils.sampling import Sampling
 from chat_utils.terminal.conversation import Conversation, answered, read_ahead
 from data_utils.dialogue.checking import DialogueError
+from data_utils.dialogue.pairs import read_pairs
 from data_utils.dialogue.reading import read_dialogues
-from data_utils.sources.source import open_source
+from data_utils.sources.source import open_source, open_sources
 from data_utils.text.cleaning import clean_text
 from errors import InputError
 from tests.scripted import ScriptedEngine, ScriptedReply
@@ -282,3 +283,20 @@ def test_next_message_after_an_unanswered_one_keeps_the_order(tmp_path):
     conversation.load(str(tmp_path / "kept.json"))
     ask(conversation, "How are you?")
     assert turns(conversation) == [("user", "Hi"), ("assistant", "…"), ("user", "How are you?"), ("assistant", "Fine")]
+
+
+def test_a_thumb_is_kept_beside_its_reply_and_learned_from(tmp_path):
+    conversation = converse(["你好！"], ["Fine"], ["no"])
+    assert not conversation.rate(True)  # nothing is said yet
+    for text, liked in (("Hi", True), ("How are you?", None), ("Sure?", False)):
+        ask(conversation, text)
+        assert liked is None or conversation.rate(liked)
+    path = conversation.save(str(tmp_path / "kept.json"))
+    pairs = read_pairs(open_sources([str(path)])).dialogues
+    assert pairs["chosen"] == ["你好！", ""]
+    assert pairs["rejected"] == ["", "no"]
+    assert [message["content"] for message in pairs[1]["prompt"]] == ["Hi", "你好！", "How are you?", "Fine", "Sure?"]
+    again = converse([])
+    again.load(str(path))
+    assert again.messages == conversation.messages
+    assert [message.get("liked") for message in again.messages] == [None, True, None, None, None, False]

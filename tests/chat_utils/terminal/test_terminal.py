@@ -299,7 +299,7 @@ def test_help_names_every_command_in_the_language(language, capsys):
         assert f"{command.show(language)} " in output
         assert command.describe(language) in output
     assert "Ctrl-C" in output
-    assert len(COMMANDS) == 10
+    assert len(COMMANDS) == 12
 
 
 def test_message_that_begins_with_a_slash():
