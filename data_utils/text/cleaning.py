@@ -3,6 +3,7 @@
 import re
 import unicodedata
 from functools import cache
+from unicodedata import combining
 
 import ftfy
 from ftfy.badness import is_bad
@@ -63,7 +64,8 @@ def repair_characters(text: str) -> str:
         for piece in cut_pieces(text)
     )
     # C1 is dropped after ftfy, since it may be part of mojibake; NFC is last, since what parted a letter is gone.
-    return unicodedata.normalize("NFC", cut_marks(C1.sub("", CONTROL.sub("", text))))
+    text = cut_marks(C1.sub("", CONTROL.sub("", text)))
+    return "".join([unicodedata.normalize("NFC", piece) for piece in cut_pieces(text)])
 
 
 def cut_marks(text: str) -> str:
@@ -90,7 +92,9 @@ def cut_pieces(text: str, size: int = PIECE_CHARACTERS) -> list[str]:
     pieces, start = [], 0
     while len(text) - start > size:
         near = start + size, start + 2 * size
-        cut = max(text.find("\n", *near), 0) or max(text.find(" ", *near), 0) or near[1] - 1
+        cut = max(text.find("\n", *near), 0) or max(text.find(" ", *near), 0) or min(near[1], len(text)) - 1
+        while start < cut < len(text) - 1 and (combining(text[cut + 1]) or "\u1160" <= text[cut + 1] <= "\u11ff"):
+            cut -= 1  # what composes with the character before it stays with that
         pieces.append(text[start : cut + 1])
         start = cut + 1
     return [*pieces, text[start:]] if start < len(text) else pieces
@@ -109,7 +113,7 @@ def is_sound(text: str, kinds: int) -> bool:
         parts = (windows[start : start + PIECE_SUSPECTS] for start in range(0, len(windows), PIECE_SUSPECTS))
         if any(is_bad("\n".join(part)) for part in parts) or "\nÃ " in text or "\nÂ " in text:
             return False
-    return not kinds & UNNORMAL or unicodedata.is_normalized("NFC", text)
+    return not kinds & UNNORMAL or all(unicodedata.is_normalized("NFC", piece) for piece in cut_pieces(text))
 
 
 def tidy_lines(text: str, kinds: int) -> str:

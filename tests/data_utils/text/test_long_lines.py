@@ -1,5 +1,7 @@
 """Cleaning of lines so long that they are read in pieces."""
 
+import unicodedata
+
 import pytest
 
 from data_utils.text import cleaning
@@ -36,3 +38,11 @@ def test_no_pattern_sees_more_than_a_piece(monkeypatch):
     clean_text("é à " * 40_000 + "Ã©")
     assert len(seen) > 10
     assert max(seen) <= 2 * cleaning.PIECE_CHARACTERS
+
+
+@pytest.mark.parametrize("word", ["e\u0301\u0323", "\u1112\u1161\u11ab", "a\u0308", "が"])
+def test_what_composes_is_not_cut_apart(monkeypatch, word):
+    monkeypatch.setattr(cleaning.cut_pieces, "__defaults__", (7,))
+    text = unicodedata.normalize("NFD", word) * 100
+    assert len(cut_pieces(text)) > 10
+    assert clean_text(text) == unicodedata.normalize("NFC", word) * 100
