@@ -20,6 +20,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
@@ -27,6 +28,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"  # whose threads a fork would los
 SCRATCH = Path(tempfile.mkdtemp(prefix="faults-"))
 os.environ.update(HF_HOME=str(SCRATCH / "hf"), HF_HUB_OFFLINE="1", HF_DATASETS_DISABLE_PROGRESS_BARS="1")
 
+import psutil
 import torch
 
 import finetune_dialogue
@@ -90,15 +92,22 @@ def start(work: Callable[[], int], log: Path) -> int:
     return process
 
 
-def wait_for(process: int, until: float | None = None) -> int | None:
-    """Return how a process ended, as subprocess does (-9: by SIGKILL); None where it hasn't at that time."""
+def wait_for(process: int, cpu_seconds: float | None = None) -> int | None:
+    """Return how a process ended, as subprocess does (-9: by SIGKILL); None where it has used its seconds before."""
     while True:
-        found, status = os.waitpid(process, 0 if until is None else os.WNOHANG)
+        found, status = os.waitpid(process, 0 if cpu_seconds is None else os.WNOHANG)
         if found:
             return os.waitstatus_to_exitcode(status)
-        if time.monotonic() >= until:
+        if count_cpu(process) >= cpu_seconds:
             return None
         time.sleep(0.002)
+
+
+def count_cpu(process: int) -> float:
+    """Return the processor's seconds that a process has used: moments by these don't depend on what else runs."""
+    with suppress(psutil.Error):
+        return sum(psutil.Process(process).cpu_times()[:2])
+    return 0.0
 
 
 def digest(folder: Path) -> str:
@@ -119,17 +128,17 @@ def measure_kills(name: str, run: RUN, *, kills: int, chance: random.Random, unt
     seconds = 0.0
     for attempt in ("warm", "timed"):  # the first one fills the caches
         shutil.rmtree(whole, ignore_errors=True)
-        began = time.monotonic()
+        before = sum(os.times()[2:4])  # of the children that have ended
         if wait_for(start(lambda: main([*options, "--output_dir", str(whole)]), log)):
             return fail(f"{name}: the {attempt} run failed", log)
-        seconds = time.monotonic() - began
+        seconds = sum(os.times()[2:4]) - before
     expected, killed, cut_off, finished = digest(whole), Counter(), 0, 0
     while killed.total() < kills and time.monotonic() < until:
         folder = SCRATCH / "killed"
         shutil.rmtree(folder, ignore_errors=True)
         while True:
             process = start(lambda folder=folder: main([*options, "--output_dir", str(folder)]), log)
-            code = wait_for(process, time.monotonic() + chance.uniform(0.2, 1.1) * seconds)
+            code = wait_for(process, chance.uniform(0.2, 1.0) * seconds)
             number = SIGNALS[killed.total() % len(SIGNALS)]
             if code is None:
                 os.kill(process, number)
@@ -145,7 +154,7 @@ def measure_kills(name: str, run: RUN, *, kills: int, chance: random.Random, unt
             return fail(f"{name}: other weights after kills", log)
     words = ", ".join(f"{count} {signal_name}" for signal_name, count in sorted(killed.items()))
     print(
-        f"{name}, {seconds:.1f} s: {killed.total()} kills ({words}), {cut_off} of them within a save; "
+        f"{name}, {seconds:.1f} s of a core: {killed.total()} kills ({words}), {cut_off} of them within a save; "
         f"{finished} runs went on to the weights of the undisturbed one, bit for bit",
         flush=True,
     )
@@ -164,6 +173,7 @@ class Disk:
         self.faults: list[str] = []
         self.cuts = Counter()
         self.kept: list[Path] = []
+        self.is_busy = False  # its own deletions are none of the run's
 
     def sync(self, handle: int) -> None:
         """Note what a sync has put on the disk."""
@@ -180,8 +190,9 @@ class Disk:
 
     def cut(self) -> None:
         """Lay out what the power might leave now, in each way, and check it."""
-        if not self.root.exists():
+        if self.is_busy or not self.root.exists():
             return
+        self.is_busy = True
         for folder in find_checkpoints(self.root):
             if checkpoint_step(folder) not in self.whole and find_damage(folder) is None:
                 self.whole[checkpoint_step(folder)] = digest_files(folder)
@@ -198,6 +209,7 @@ class Disk:
                 kept = SCRATCH / f"kept-{len(self.kept)}"
                 shutil.copytree(target, kept)
                 self.kept.append(kept / "out")
+        self.is_busy = False
 
     def choose(self, live: Path | None, mode: str, number: int | None = None) -> dict[str, tuple[int, bool]]:
         """Return the names that a folder has after the cut; `live` is where it is now, if it is anywhere."""
