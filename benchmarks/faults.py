@@ -35,7 +35,15 @@ import finetune_dialogue
 import train
 from data_utils.sources.builtin import own_files
 from errors import run_guarded
-from train_utils.checkpoint import COMPLETE_FILE, checkpoint_step, find_checkpoints, find_damage, read_record
+from train_utils import callbacks
+from train_utils.checkpoint import (
+    COMPLETE_FILE,
+    checkpoint_step,
+    find_checkpoints,
+    find_damage,
+    mark_complete,
+    read_record,
+)
 
 for module in ("train_utils.training", "train_utils.tuning", "train_utils.objectives", "data_utils.dialogue.report"):
     import_module(module)  # once: a killed run is a fork that has them already
@@ -173,6 +181,7 @@ class Disk:
         self.faults: list[str] = []
         self.cuts = Counter()
         self.kept: list[Path] = []
+        self.has_marked = False  # once a checkpoint was called complete, there must always be one
         self.is_busy = False  # its own deletions are none of the run's
 
     def sync(self, handle: int) -> None:
@@ -251,7 +260,7 @@ class Disk:
                     self.faults.append(f"{mode}: {found.name} looks whole and is not")
         record = read_record(folder) if folder.exists() else None
         is_finished = record is not None and record["status"] == "finished"
-        if self.whole and not steps and not is_finished:
+        if self.has_marked and not steps and not is_finished:
             self.faults.append(f"{mode}: no whole checkpoint, of {sorted(self.whole)}")
         weights = folder / "model.safetensors"
         if is_finished or weights.exists():
@@ -294,6 +303,11 @@ def watch_disk(main: Callable, options: list[str], folder: Path, seed: int) -> i
 
         return call
 
+    def mark(checkpoint: Path) -> None:
+        mark_complete(checkpoint)
+        disk.has_marked = True
+
+    callbacks.mark_complete = mark
     os.fsync = fsync
     for name in ("replace", "rename", "unlink", "rmdir"):
         setattr(os, name, watched(getattr(os, name)))
