@@ -1,4 +1,4 @@
-"""A checkpoint that answers, for every surface: the prompt, the window, and which runtime computes.
+"""Answers by a checkpoint, for every surface: builds the prompt, keeps the window, chooses the runtime.
 
 from chat_utils.engine import load_engine
 engine = load_engine("ckpt_chat")

@@ -1,4 +1,4 @@
-"""What a model is asked, made what it learned from: in order, its words cleaned, without what no window holds."""
+"""Checks and cleans a dialogue the way the training data was cleaned, and drops turns that cannot fit."""
 
 import re
 import unicodedata

@@ -1,4 +1,4 @@
-"""One reply as it comes: an iterator of text pieces that any thread may read, stop and look at."""
+"""Gives one reply as it comes: an iterator of text pieces that any thread may read, stop and look at."""
 
 import threading
 import time

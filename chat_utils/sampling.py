@@ -1,4 +1,4 @@
-"""How the next token is drawn from a model's logits: settings, and one drawer for every engine."""
+"""Draws the next token from a model's logits: the settings, and one sampler for every runtime."""
 
 from dataclasses import dataclass, field
 

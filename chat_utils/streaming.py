@@ -1,4 +1,4 @@
-"""The text of a reply as its tokens come: whole characters, stop texts held back, and loops noticed."""
+"""Turns a reply's tokens into text as they come: whole characters, stop texts held back, loops noticed."""
 
 from transformers import PreTrainedTokenizerBase
 

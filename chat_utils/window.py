@@ -1,6 +1,6 @@
-"""What a model's window can't hold, whatever its tokens are: told by bytes, before any of it is cleaned or tokenized.
+"""Tells by bytes what cannot fit in the context window, before any of it is cleaned or tokenized.
 
-Cleaning takes seconds a megabyte, and tokenizing keeps all other replies waiting.
+Cleaning and tokenizing take seconds a megabyte.
 """
 
 MAX_TOKEN_BYTES = 64  # that many a token, and a text is longer than the window
@@ -12,12 +12,12 @@ def count_bytes(text: str) -> int:
 
 
 def longest_bytes(window: int) -> int:
-    """Return the size of the longest text that may fit in a window of so many tokens."""
+    """Return the size of the longest text that may fit in a window of N tokens."""
     return MAX_TOKEN_BYTES * window
 
 
 def is_too_long(text: str, window: int) -> bool:
-    """Tell whether a text can't fit in a window of so many tokens."""
+    """Tell whether a text cannot fit in a window of N tokens."""
     return count_bytes(text) > longest_bytes(window)
 
 

@@ -1,4 +1,4 @@
-"""A GGUF file in llama.cpp: tokens in, logits out, several sequences side by side."""
+"""Runs a GGUF file in llama.cpp: tokens in, logits out, several sequences side by side."""
 
 import ctypes
 import weakref

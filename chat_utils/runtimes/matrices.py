@@ -1,4 +1,4 @@
-"""The pieces of a transformer that have weights, as the fast step on a CPU computes them: matrices and norms.
+"""Computes the pieces of a transformer that have weights, fast on a CPU: matrices and norms.
 
 In bfloat16 a matrix stays PyTorch's, since NumPy has no such numbers: a token costs the time that its weights take to
 come from memory, and they are half as many bytes. All between the matrices is float32 either way.

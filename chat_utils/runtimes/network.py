@@ -1,4 +1,4 @@
-"""A transformers model read as NumPy arrays, for the classes that numpy_decoder.py can compute."""
+"""Reads a transformers model as NumPy arrays, for the classes that numpy_decoder.py can compute."""
 
 from dataclasses import dataclass
 

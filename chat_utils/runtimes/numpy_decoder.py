@@ -1,4 +1,4 @@
-"""The fast step on a CPU: a transformer's forward in plain NumPy, with less overhead than PyTorch's.
+"""Decodes fast on a CPU: a transformer's forward in plain NumPy, with less overhead than PyTorch's.
 
 At these sizes a token costs dispatch rather than arithmetic: some 100 small operations at 1 to 15 microseconds each in
 PyTorch. NumPy needs half a microsecond, and nothing has to be compiled, cached or installed.

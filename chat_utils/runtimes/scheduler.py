@@ -1,4 +1,4 @@
-"""Many replies, one processor: each computes a token in turn, first come, first served, or several in one step."""
+"""Scheduler: decodes several replies in fair turns, a token each, one after the other or several in one step."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""A decoder over a runtime that holds several dialogues side by side, each in a slot, and computes them together."""
+"""Decodes dialogues that a runtime holds side by side, each in a slot, and computes together."""
 
 import weakref
 from abc import ABC, abstractmethod
