@@ -66,8 +66,8 @@ def test_system_option_reaches_the_model(slow_engine, monkeypatch):
     import chat as script
 
     seen = {}
-    monkeypatch.setattr(script, "load_engine", lambda *_, **__: slow_engine)
-    monkeypatch.setattr(script, "serve", lambda *_, **more: seen.update(more) or 0)
+    monkeypatch.setattr("chat_utils.engine.load_engine", lambda *_, **__: slow_engine)
+    monkeypatch.setattr("chat_utils.server.serve.serve", lambda *_, **more: seen.update(more) or 0)
     assert script.main(["--serve", "--model", "ckpt", "--system", "Be kind."]) == 0
     with run_server(slow_engine, system=seen["system"]) as url:
         usage = chat(url)[1]["usage"]
