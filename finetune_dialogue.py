@@ -23,7 +23,7 @@ from train_utils.run_options import RunOptions, parse_training
 
 if TYPE_CHECKING:  # these take seconds to import
     from datasets import Dataset
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from train_utils.run import Run
 
@@ -44,6 +44,9 @@ class DialogueArguments:
         default=False, metadata={"help": "Leave out rows that are no dialogues, up to a fifth of all, and name them"}
     )
     assistant_name: str = field(default="Momo", metadata={"help": "What {assistant_name} in dialogues becomes"})
+    system: str | None = field(
+        default=None, metadata={"help": "System prompt of dialogues that bring none; '': none; unset: the base's own"}
+    )
     row_tokens: int = field(default=512, metadata={"help": "Length of a training row in tokens; dialogues are packed"})
     eval_fraction: float = field(
         default=0.02,
@@ -56,6 +59,9 @@ class DialogueArguments:
     replay_corpus: list[str] | None = field(
         default=None, metadata={"help": "That text, as --corpus of train.py; unset: what the base was trained on"}
     )
+    replay_replies: int = field(
+        default=0, metadata={"help": "Questions that the base answers first, to learn on its own replies too"}
+    )
     lora: bool = field(
         default=False, metadata={"help": "Train low-rank adapters; writes adapter/ and the merged model"}
     )
@@ -67,6 +73,7 @@ class DialogueArguments:
         check_range("row_tokens", self.row_tokens, 2, 2**31)
         check_range("eval_fraction", self.eval_fraction, 0, 1)
         check_range("replay", self.replay or 0, 0, 0.95)
+        check_range("replay_replies", self.replay_replies, 0, 10_000)
         check_range("lora_rank", self.lora_rank, 1, 2**20)
 
     def check_typed(self, typed: set[str]) -> None:
@@ -108,11 +115,11 @@ def main(argv: list[str] | None = None) -> int:
         return 0
 
     # 1. Base: the model and its tokenizer, with a chat template.
-    model, tokenizer = load_base(run, options.base, row_tokens)
+    model, tokenizer, new_ids = load_base(run, options.base, row_tokens, options.system)
 
     # 2. Dialogues: read, split, packed to rows; text of the pretraining among them, where asked.
     with preparation_lock():
-        rows, eval_rows, held_out, facts = read_rows(run, options, tokenizer)
+        rows, eval_rows, held_out, facts = read_rows(run, options, tokenizer, model)
     run.watch.lap("data")
 
     # 3. Plan, with --minutes: as many steps as the time allows, and few enough that nothing is learned by heart.
@@ -125,7 +132,7 @@ def main(argv: list[str] | None = None) -> int:
     # 4. Weights: all of them, or low-rank adapters beside them.
     window = getattr(model.config, "max_position_embeddings", 2048)
     if options.lora:
-        model = add_adapters(model, options.lora_rank, options.lora_alpha, options.lora_targets)
+        model = add_adapters(model, options.lora_rank, options.lora_alpha, options.lora_targets, new_ids=new_ids)
         model.print_trainable_parameters()
 
     # 5. Training, then the checkpoint with its picture and report.
@@ -143,12 +150,15 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def read_rows(
-    run: "Run", options: DialogueArguments, tokenizer: "PreTrainedTokenizerBase"
+    run: "Run", options: DialogueArguments, tokenizer: "PreTrainedTokenizerBase", model: "PreTrainedModel"
 ) -> tuple["Dataset", dict[str, "Dataset"], "Dataset", dict[str, object]]:
     """Return rows to train on, held-out rows of each part, the held-out dialogues, and facts for the record."""
+    from datasets import concatenate_datasets
+
     from data_utils.dialogue.reading import name_assistant, read_checked, split_dialogues
     from data_utils.dialogue.report import describe_dialogues
     from data_utils.sources.source import open_sources
+    from train_utils.self_replay import replay_replies
     from train_utils.tuning import find_replayed, pack_split, replay_text
 
     # Read, checked, split by hash as the corpus is, so that what is held out was in no training.
@@ -161,6 +171,10 @@ def read_rows(
     )
     facts = {"dialogues": len(train_set), "held out": len(held_out), "sources": dict(Counter(train_set["source"]))}
     facts |= {"rows": reading.left_out} if reading.left_out else {}
+
+    if options.replay_replies:
+        own = replay_replies(run, options.base, model, options.replay_replies)
+        train_set, held_out = (concatenate_datasets(pair) for pair in zip((train_set, held_out), own, strict=True))
 
     # Only the assistant's words and stop tokens carry labels; dialogues are packed, and none sees another.
     row_tokens = options.row_tokens

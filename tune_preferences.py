@@ -117,7 +117,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
 
     # 1. Base: the chat model, which returns the log-probabilities of replies.
-    model, tokenizer = load_base(run, options.base, options.row_tokens)
+    model, tokenizer, _ = load_base(run, options.base, options.row_tokens)
     model.to(args.device)
     score_replies(model)
 

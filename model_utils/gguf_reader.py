@@ -22,7 +22,15 @@ import xxhash
 from filelock import FileLock
 from huggingface_hub import constants
 from tokenizers import pre_tokenizers
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, GgufConfig, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    GgufConfig,
+    PretrainedConfig,
+    PreTrainedTokenizerBase,
+)
 from transformers.integrations.gguf.reader import _read_metadata, _read_tensor_table
 
 from errors import InputError, explained
@@ -81,6 +89,7 @@ def read_metadata(file: Path) -> dict:
         raise InputError(f"{file}: is cut short: {len(data):,} bytes of {place + max(ends):,}; fetch it again")
     if metadata.get("split.count", 1) > 1:
         raise InputError(f"{file}: is one of {metadata['split.count']} parts; join them: llama-gguf-split --merge")
+    metadata["scales_positions"] = any(name.startswith("rope_f") for name, *_ in tensors)
     return {**metadata, "types": dict(Counter(GGMLQuantizationType(kind).name for _, _, kind, _ in tensors))}
 
 
@@ -127,13 +136,35 @@ def choose_pad(tokenizer: PreTrainedTokenizerBase, stops: list[int]) -> None:
     )
 
 
+def read_config(file: Path, metadata: dict) -> PretrainedConfig:
+    """Return a file's config; transformers 5.23 takes its own defaults for what is read here again.
+
+    Raises InputError where positions are scaled, which it leaves out.
+    """
+    config = AutoConfig.from_pretrained(str(file.parent), gguf_file=file.name, trust_remote_code=False)
+    kind = metadata["general.architecture"]
+    if metadata["scales_positions"] or metadata.get(f"{kind}.rope.scaling.type", "none") != "none":
+        raise InputError(f"{file}: its positions are scaled, which is not imported; take the folder of the same model")
+    head_size = metadata.get(f"{kind}.attention.key_length")
+    if head_size and hasattr(config, "head_dim"):
+        config.head_dim = head_size
+    if kind == "gpt2":
+        config.n_positions = metadata["gpt2.context_length"]
+        config.n_inner = metadata["gpt2.feed_forward_length"]
+    elif kind == "gemma3":
+        rope = {"full_attention": metadata["gemma3.rope.freq_base"], "sliding_attention": 10000.0}
+        config.rope_parameters = {part: {"rope_type": "default", "rope_theta": base} for part, base in rope.items()}
+        config.query_pre_attn_scalar = head_size
+    return config
+
+
 def import_weights(file: Path, metadata: dict, folder: Path) -> None:
     """Write a file's config and weights, unpacked to float32, the weights last."""
-    partial = folder / ".partial"
+    partial, config = folder / ".partial", read_config(file, metadata)
     with contextlib.redirect_stderr(io.StringIO()):  # progress bars
         model, loading = AutoModelForCausalLM.from_pretrained(
-            str(file.parent), gguf_file=file.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32,
-            trust_remote_code=False, output_loading_info=True,
+            str(file.parent), config=config, gguf_file=file.name, quantization_config=GgufConfig(dequantize=True),
+            dtype=torch.float32, trust_remote_code=False, output_loading_info=True,
         )  # fmt: skip
         if loading["missing_keys"]:
             raise InputError(f"{file}: weights are missing from it: {min(loading['missing_keys'])}")

@@ -1,20 +1,76 @@
-"""Low-rank adapters beside the weights of a model."""
+"""Low-rank adapters beside the weights of a model, and trained rows for tokens that are new to it."""
+
+from pathlib import Path
 
 from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
 from transformers import PreTrainedModel
 
 from errors import InputError, first_line
+from files import whole
 
 
-def add_adapters(model: PreTrainedModel, rank: int, alpha: int, targets: str) -> PeftModel:
+def add_adapters(
+    model: PreTrainedModel, rank: int, alpha: int, targets: str, *, new_ids: list[int] | None = None
+) -> PeftModel:
     """Put a low-rank adapter beside the chosen linear layers (Hu et al. 2021) and freeze the rest.
 
     Args:
         rank: r of the adapters. alpha: their scale is alpha / r. targets: modules by name, comma-separated.
+        new_ids: tokens whose rows of embedding and head are trained whole, since nobody trained them before.
+    Raises InputError where a target can't be adapted.
     """
     modules = targets if targets == "all-linear" else targets.split(",")
-    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=modules, task_type="CAUSAL_LM")
+    check_targets(model, modules, targets)
+    ends = [model.get_input_embeddings(), model.get_output_embeddings()][: 1 if is_tied(model) else 2]
+    rows = {name_module(model, end): new_ids for end in ends} if new_ids else None
+    config = LoraConfig(
+        r=rank, lora_alpha=alpha, target_modules=modules, task_type="CAUSAL_LM", trainable_token_indices=rows
+    )
     try:
         return get_peft_model(model, config)
     except (ValueError, TypeError) as error:
         raise InputError(f"--lora_targets {targets}: {first_line(error)}") from error
+
+
+def check_targets(model: PreTrainedModel, modules: str | list[str], targets: str) -> None:
+    """Raise InputError where a target is no module, none that takes an adapter, or tied to another one."""
+    place = f"--lora_targets {targets}"
+    if isinstance(modules, str):
+        return
+    for wanted in modules:
+        found = [module for name, module in model.named_modules() if name == wanted or name.endswith(f".{wanted}")]
+        if not found:
+            kinds = {name.rpartition(".")[2] for name, part in model.named_modules() if is_adaptable(part)}
+            raise InputError(f"{place}: {wanted} is no module of it; there are {', '.join(sorted(kinds))}")
+        if not all(map(is_adaptable, found)):
+            raise InputError(f"{place}: {wanted} is a {type(found[0]).__name__}, which takes no adapter")
+        ends = (model.get_input_embeddings(), model.get_output_embeddings())
+        if is_tied(model) and any(module in ends for module in found):
+            raise InputError(
+                f"{place}: {wanted} is tied to the model's other end (tie_word_embeddings), so that an adapter on it "
+                "would change both; leave it out"
+            )
+
+
+def is_adaptable(module: nn.Module) -> bool:
+    """Tell whether an adapter can stand beside a module: a linear layer, GPT-2's transposed one, an embedding."""
+    return isinstance(module, nn.Linear | nn.Embedding) or type(module).__name__ == "Conv1D"
+
+
+def is_tied(model: PreTrainedModel) -> bool:
+    """Tell whether embedding and head are one matrix."""
+    return model.get_output_embeddings().weight is model.get_input_embeddings().weight
+
+
+def name_module(model: PreTrainedModel, wanted: nn.Module) -> str:
+    """Return the last part of a module's name."""
+    return next(name.rpartition(".")[2] for name, module in model.named_modules() if module is wanted)
+
+
+def save_adapter(model: PeftModel, folder: Path) -> PreTrainedModel:
+    """Write a model's adapter to a folder, whole, and return the model with it merged, in the type it has."""
+    with whole(folder) as aside:
+        # Rows of new tokens stand in the adapter itself; by itself peft would write the whole embedding too.
+        model.save_pretrained(aside, save_embedding_layers=False)
+    return model.merge_and_unload()

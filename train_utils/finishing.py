@@ -8,9 +8,9 @@ from typing import Any
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase, Trainer
 
-from files import whole
 from model_utils.checkpoint import save_model
 from model_utils.shapes import count_parameters
+from train_utils.adapters import save_adapter
 from train_utils.callbacks import Progress
 from train_utils.checkpoint import continue_record, read_record, start_record, write_record
 from train_utils.objectives import Objective
@@ -39,9 +39,7 @@ def finish_run(
     """Write what a finished run leaves: the model (and its adapter), run.yaml, loss.png and report.md."""
     model = trainer.model
     if isinstance(model, PeftModel):
-        with whole(run.folder / "adapter") as aside:
-            model.save_pretrained(aside)
-        model = model.merge_and_unload()
+        model = save_adapter(model, run.folder / "adapter")
     history = trainer.state.log_history
     evaluations = [entry for entry in history if any(name.startswith("eval_") for name in entry)]
     final = {name: value for entry in evaluations for name, value in entry.items() if name.startswith("eval_")}

@@ -148,7 +148,7 @@ def choose_preference_rate(run: Run, model: PreTrainedModel) -> Run:
     """
     if run.args.learning_rate is not None:
         return run
-    width = model.get_input_embeddings().embedding_dim
+    width = model.config.hidden_size
     return run.change(learning_rate=RATE * 256 / width)
 
 

@@ -13,6 +13,7 @@ from data_utils.sources.corpus import split_languages
 from data_utils.sources.kinds import Source
 from data_utils.sources.source import open_sources
 from errors import InputError
+from model_utils.chat_template import find_system, replace_system
 from model_utils.checkpoint import join_chat_tokens, load_model, load_tokenizer
 from model_utils.shapes import check_packing, check_window
 from model_utils.tokenizer import tokenizer_fingerprint
@@ -20,13 +21,24 @@ from train_utils.checkpoint import read_record
 from train_utils.run import Run
 
 
-def load_base(run: Run, base: str, row_tokens: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Return a base's model and tokenizer, with chat tokens in both; raise InputError for one that can't be tuned."""
+def load_base(
+    run: Run, base: str, row_tokens: int, system: str | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, list[int]]:
+    """Return a base's model and tokenizer, with chat tokens in both, and the ids of those that are new to it.
+
+    `system` takes the place of the template's own system prompt, which is shown. Raises InputError for a base that
+    can't be tuned.
+    """
     tokenizer, model = load_tokenizer(base), load_model(base)
     set_seed(run.args.seed)
     new_ids = join_chat_tokens(model, tokenizer, base)
     if new_ids:
         run.say(f"base: chat tokens added to its vocabulary: {len(new_ids)}")
+    own = find_system(tokenizer)
+    if system is not None:
+        replace_system(tokenizer, system)
+    elif own:
+        run.say(f"base: its template begins a dialogue with {own!r}; --system TEXT replaces that, --system '' ends it")
     try:
         stop_token_id(tokenizer)
     except DialogueError as error:
@@ -34,7 +46,7 @@ def load_base(run: Run, base: str, row_tokens: int) -> tuple[PreTrainedModel, Pr
     check_window(model.config, row_tokens, base)
     check_packing(model, base)
     run.watch.lap("model")
-    return model, tokenizer
+    return model, tokenizer, new_ids
 
 
 def pack_split(

@@ -56,7 +56,7 @@ def make_fast(model: PreTrainedModel, compiled_rows: int | None = None) -> None:
     compiler = Compiler()
     compile_layers(model, compiler, compiled_rows)
     head = model.get_output_embeddings()
-    if head is None or head.bias is not None or not has_plain_head(model):
+    if type(head) is not nn.Linear or head.bias is not None or not has_plain_head(model):  # an adapter is no plain head
         return
     original = model.forward
     compiled_loss = compiler.compile(head_loss) if compiled_rows else None

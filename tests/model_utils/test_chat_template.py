@@ -1,0 +1,65 @@
+"""A chat template's own system prompt: found, replaced, left out; and one that a dialogue brings still counts."""
+
+import pytest
+
+from errors import InputError
+from model_utils.chat_template import find_system, render, replace_system
+from model_utils.tokenizer import CHAT_TEMPLATE
+
+OWN = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
+SMOLLM2 = (
+    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
+    "{{ '<|im_start|>system\\n" + OWN + "<|im_end|>\\n' }}{% endif %}"
+    "{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n'}}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+QWEN25 = (
+    "{%- if messages[0]['role'] == 'system' %}{{- '<|im_start|>system\\n' + messages[0]['content'] + '<|im_end|>\\n' }}"
+    "{%- else %}{{- '<|im_start|>system\\n" + OWN + "<|im_end|>\\n' }}{%- endif %}"
+    "{%- for message in messages %}{%- if message.role != 'system' %}"
+    "{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>' + '\\n' }}{%- endif %}{%- endfor %}"
+)
+NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no') }}{% endif %}{{ messages[0]['content'] }}"
+
+
+@pytest.fixture
+def chat(tokenizer):
+    """A tokenizer whose template may be changed."""
+    import copy
+
+    return copy.deepcopy(tokenizer)
+
+
+@pytest.mark.parametrize("template", [SMOLLM2, QWEN25])
+def test_its_own_is_found_replaced_and_left_out(chat, template):
+    chat.chat_template = template
+    given = render(chat, "Be brief.")
+    assert find_system(chat) == OWN
+    for text in ('You\'re Momo.\nSay "hi" \\o/ {{ x }}', "你是小助手。"):
+        chat.chat_template = template
+        replace_system(chat, text)
+        assert find_system(chat) == text
+        assert render(chat, "Be brief.") == given
+    chat.chat_template = template
+    replace_system(chat, "")
+    assert find_system(chat) is None
+    assert render(chat, None) in given
+    assert "system" not in render(chat, None)
+    assert render(chat, "Be brief.") == given
+
+
+def test_a_template_without_one_gets_one(chat):
+    assert chat.chat_template == CHAT_TEMPLATE
+    assert find_system(chat) is None
+    replace_system(chat, "")
+    assert chat.chat_template == CHAT_TEMPLATE
+    replace_system(chat, "Be kind.")
+    assert find_system(chat) == "Be kind."
+
+
+def test_a_template_that_takes_none_is_refused(chat):
+    chat.chat_template = NO_SYSTEM
+    assert find_system(chat) is None
+    with pytest.raises(InputError, match="has no place for it"):
+        replace_system(chat, "Be kind.")
+    assert chat.chat_template == NO_SYSTEM

@@ -1,0 +1,83 @@
+"""Low-rank adapters: rows of new tokens, tied heads, and one model whichever way it is put together."""
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from errors import InputError
+from train_utils.adapters import add_adapters, save_adapter
+from train_utils.steps.fast_model import make_fast
+
+SIZE = {
+    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "num_key_value_heads": 1, "head_dim": 16, "vocab_size": 60, "max_position_embeddings": 64, "pad_token_id": 0,
+    "initializer_range": 0.2,
+}  # fmt: skip
+IDS = torch.tensor([[5, 9, 58, 42, 17, 59, 3, 58]])
+NEW = [58, 59]
+
+
+def build(kind: str = "qwen3", **changes):
+    torch.manual_seed(0)
+    shape = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64, "vocab_size": 60} if kind == "gpt2" else SIZE
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **{**shape, **changes})).eval()
+
+
+def train(model, steps: int = 3):
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.05)
+    model.train()
+    for _ in range(steps):
+        model(input_ids=IDS, labels=IDS).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model.eval()
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "llama", "gpt2", "gemma3_text"])
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("new_ids", [[], NEW])
+def test_merged_model_and_adapter_upon_its_base_agree(kind, tied, new_ids, tmp_path):
+    base = build(kind, tie_word_embeddings=tied)
+    before = {name: weight.clone() for name, weight in base.state_dict().items()}
+    base.save_pretrained(tmp_path / "base")
+    model = add_adapters(base, 4, 8, "all-linear", new_ids=new_ids)
+    make_fast(model.get_base_model())
+    train(model)
+    expected = model(input_ids=IDS).logits
+    merged = save_adapter(model, tmp_path / "adapter")
+    assert torch.allclose(merged(input_ids=IDS).logits, expected, atol=1e-4)
+    merged.save_pretrained(tmp_path / "merged")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
+    assert torch.allclose(loaded(input_ids=IDS).logits, expected, atol=1e-4)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    adapted = PeftModel.from_pretrained(again, tmp_path / "adapter").eval()
+    assert torch.allclose(adapted(input_ids=IDS).logits, expected, atol=1e-4)
+    # The rows of new tokens were trained, in embedding and head; all others are as they were.
+    after = loaded.state_dict()
+    for name in (name for name in before if name.endswith(("embed_tokens.weight", "wte.weight", "lm_head.weight"))):
+        changed = (after[name] != before[name]).any(1).nonzero().flatten().tolist()
+        assert changed == new_ids, name
+
+
+def test_an_adapter_on_an_untied_head_is_trained(tmp_path):
+    model = add_adapters(build(tie_word_embeddings=False), 4, 8, "lm_head,q_proj")
+    make_fast(model.get_base_model())
+    train(model)
+    trained = dict(model.named_parameters())
+    assert trained["base_model.model.lm_head.lora_B.default.weight"].abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        ("lm_head,q_proj", "lm_head is tied to the model's other end"),
+        ("embed_tokens", "embed_tokens is tied to the model's other end"),
+        ("qproj", "qproj is no module of it; there are down_proj, embed_tokens"),
+        ("q_norm", "q_norm is a Qwen3RMSNorm, which takes no adapter"),
+    ],
+)
+def test_a_target_that_cannot_be_adapted_is_told_in_one_line(targets, message):
+    with pytest.raises(InputError, match=message) as error:
+        add_adapters(build(tie_word_embeddings=True), 4, 8, targets)
+    assert "\n" not in str(error.value)

@@ -1,0 +1,93 @@
+"""Replies of the base itself among the dialogues of a fine-tuning, against forgetting: written once, kept in the cache.
+
+What it answers to questions of general knowledge is learned on beside what is new, and some of it is held out, so that
+each evaluation shows what was forgotten. Source: Shenfeld et al. 2025 (what a model would say itself moves it least).
+"""
+
+import json
+import re
+from pathlib import Path
+
+import torch
+import xxhash
+from datasets import Dataset
+from huggingface_hub.constants import HF_HOME
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from data_utils.dialogue.checking import as_exchange
+from data_utils.dialogue.format import stop_token_id
+from data_utils.dialogue.reading import FEATURES
+from data_utils.dialogue.window import encode_prompt
+from data_utils.sources.builtin import DIALOGUE_SOURCES
+from errors import InputError
+from files import write_whole
+from model_utils.checkpoint import load_tokenizer
+from train_utils.checkpoint import weights_version
+from train_utils.run import Run
+
+REPLY_TOKENS = 112
+BATCH = 32
+HELD_OUT = 10  # of so many replies one
+# Who the assistant is will be taught, so the base is not asked.
+QUESTION = re.compile(r"(what|who|which|when|where|why|how|explain|define|is|are|can|do|does|in what)\b", re.IGNORECASE)
+PERSONAL = re.compile(r"\b(you|your|yours|yourself|u|name)\b", re.IGNORECASE)
+
+
+def list_questions(count: int) -> list[str]:
+    """Return so many different English questions of general knowledge, of the built-in source chatterbot."""
+    dialogues = (row for row in DIALOGUE_SOURCES["chatterbot"]() if row["language"] == "en")
+    asked = dict.fromkeys(row["messages"][0]["content"] for row in dialogues)
+    kept = [text for text in asked if QUESTION.match(text) and not PERSONAL.search(text)]
+    return sorted(kept, key=lambda text: xxhash.xxh64(text.encode()).intdigest())[:count]
+
+
+def replay_replies(run: Run, base: str, model: PreTrainedModel, count: int) -> tuple[Dataset, Dataset]:
+    """Return dialogues of questions and the base's own replies, of so many questions: (to learn, held out).
+
+    Raises InputError where the base has no chat template, and so has learned no replies.
+    """
+    tokenizer = load_tokenizer(base)
+    if tokenizer.chat_template is None:
+        raise InputError(f"--replay_replies {count}: {base} has no chat template, so it has no replies to keep")
+    key = f"{weights_version(base)} {tokenizer.chat_template} {count} {REPLY_TOKENS} {run.args.seed}"
+    file = Path(HF_HOME) / "replies" / f"{xxhash.xxh64(key.encode()).hexdigest()}.jsonl"
+    if not file.is_file() and run.is_first:
+        run.say(f"replay: the base answers {count} questions, once")
+        questions = list_questions(count)
+        found = []
+        for start in range(0, count, BATCH):
+            found += write_replies(model, tokenizer, questions[start : start + BATCH], run.args.seed)
+        write_whole(file, "".join(json.dumps(pair, ensure_ascii=False) + "\n" for pair in found))
+    run.args.distributed_state.wait_for_everyone()
+    rows = [
+        {"messages": as_exchange(*json.loads(line)), "unlearned": [], "language": "base", "source": "replies"}
+        for line in file.read_text(encoding="utf-8").splitlines()
+    ]
+    run.say(f"replay: {len(rows)} whole replies of the base to {count} questions, {len(rows[::HELD_OUT])} held out")
+    kept = [row for number, row in enumerate(rows) if number % HELD_OUT]
+    return Dataset.from_list(kept, FEATURES), Dataset.from_list(rows[::HELD_OUT], FEATURES)
+
+
+@torch.inference_mode()
+def write_replies(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: list[str], seed: int
+) -> list[tuple[str, str]]:
+    """Return (question, reply) for those questions that a model answers within REPLY_TOKENS."""
+    window = model.config.max_position_embeddings
+    prompts = [encode_prompt(tokenizer, as_exchange(text, "")[:1], window, REPLY_TOKENS)[0] for text in questions]
+    longest = max(map(len, prompts))
+    ids = torch.tensor([[tokenizer.pad_token_id] * (longest - len(prompt)) + prompt for prompt in prompts])
+    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    stop = stop_token_id(tokenizer)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        written = model.eval().generate(
+            input_ids=ids.to(model.device), attention_mask=mask.to(model.device), max_new_tokens=REPLY_TOKENS,
+            do_sample=True, temperature=0.7, top_p=0.9, eos_token_id=stop, pad_token_id=tokenizer.pad_token_id,
+        )  # fmt: skip
+    pairs = []
+    for question, row in zip(questions, written[:, longest:].tolist(), strict=True):
+        reply = tokenizer.decode(row[: row.index(stop)], skip_special_tokens=True).strip() if stop in row else ""
+        if reply:
+            pairs.append((question, reply))
+    return pairs
