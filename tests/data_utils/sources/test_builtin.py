@@ -61,7 +61,8 @@ def test_no_dialogue_is_there_twice(source):
     assert {text: count for text, count in counts.items() if count > 1} == {}
 
 
-@pytest.mark.parametrize("source", sorted(sources.DIALOGUE_SOURCES.keys() - {"identity"}))  # most of it waits for its name
+# Most of identity waits for its name.
+@pytest.mark.parametrize("source", sorted(sources.DIALOGUE_SOURCES.keys() - {"identity"}))
 def test_what_pretraining_reads_is_split_as_fine_tuning_splits_it(source):
     """The split is by a hash of the text, so a dialogue must be the same text as a document."""
     as_documents = {" ".join(text.split()) for text in read_corpus([open_source(source)])[0]["text"]}
