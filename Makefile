@@ -11,6 +11,7 @@ chat: ckpt_chat/model.safetensors
 
 ckpt_chat/model.safetensors: | ckpt/model.safetensors
 	$(BIN)/python finetune_dialogue.py --base ckpt/ --resume_from_checkpoint true
+	$(BIN)/python score.py ckpt_chat --brief --output_dir ckpt_chat/score
 
 ckpt/model.safetensors: | .venv/chat
 	$(BIN)/accelerate launch --quiet --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no train.py --minutes $(MINUTES) --resume_from_checkpoint true

@@ -13,6 +13,7 @@ and plain text with alternating lines are read too, from .jsonl .json .csv .parq
 
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -100,8 +101,10 @@ def main(argv: list[str] | None = None) -> int:
     from data_utils.caching import preparation_lock
     from data_utils.rows.held_out import find_questions
     from data_utils.sources.source import data_version, open_sources
+    from eval_utils.short_form import assess_briefly
     from model_utils.checkpoint import find_checkpoint
     from train_utils.adapters import add_adapters
+    from train_utils.clock import process_seconds
     from train_utils.objectives import REPLY_TOKENS, dialogue_objective
     from train_utils.plan.apply import make_plan, rows_task, shape_of
     from train_utils.run import open_run
@@ -145,6 +148,7 @@ def main(argv: list[str] | None = None) -> int:
         row_tokens=row_tokens,
         facts=facts,
         next_step=format_command("python", "chat.py", "--model", run.folder),
+        assess=partial(assess_briefly, elapsed=process_seconds, assistant_name=options.assistant_name),
     )
     return train_and_save(run, model, tokenizer, objective)
 

@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerControl, Tr
 
 import train
 from errors import InputError, RunError
+from eval_utils import short_form
 from files import one_writer
 from model_utils import shapes
 from train_utils import clock, training
@@ -109,9 +110,14 @@ def test_learns(trained):
     assert losses[-1] < losses[0] - 0.5
 
 
-def test_same_command_same_weights(trained, train_options, tmp_path):
+def test_same_command_same_weights(trained, train_options, tmp_path, monkeypatch):
+    """And figures of the finished model stand in the report of a run that has time for them."""
+    monkeypatch.setattr(short_form, "SHARE", 1.0)
+    monkeypatch.setattr(short_form, "ENOUGH_SECONDS", 60.0)
     assert train.main([*train_options, "--output_dir", str(tmp_path / "again")]) == 0
     assert_same_weights(trained, tmp_path / "again")
+    assert "- minimal pairs, en: " in (tmp_path / "again" / "report.md").read_text()
+    assert "## Score" not in (trained / "report.md").read_text()
 
 
 @pytest.mark.parametrize(("steps", "is_said"), [("12", False), ("9000", True)])

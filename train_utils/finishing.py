@@ -64,7 +64,8 @@ def finish_run(
     run.watch.lap("saving")
     since = f" since step {progress.first_step}, where this process went on" if progress.first_step else ""
     facts["time"] = f"{run.watch.last:.0f} s{since}: {run.watch.describe()}"
-    more = objective.assess(model, tokenizer) if objective.assess else []
+    is_sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled  # no process can ask it alone
+    more = objective.assess(model, tokenizer) if objective.assess and not is_sharded else []
     run.watch.lap("report")
     write_report(
         run.folder / "report.md", f"A run of {run.script}", facts, evaluations=evaluations, samples=samples, more=more

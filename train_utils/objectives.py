@@ -15,6 +15,8 @@ from data_utils.rows.held_out import find_beginnings
 from data_utils.rows.packing import collate_blocks, collate_rows
 from data_utils.rows.pretraining import pack_held_out
 from eval_utils.metrics import measure_tokens
+from eval_utils.short_form import assess_briefly
+from train_utils.clock import process_seconds
 from train_utils.samples import continue_prompts
 from train_utils.steps.fast_model import make_fast
 
@@ -87,6 +89,7 @@ def language_objective(
         collate=collate_blocks,
         sample=partial(continue_prompts, tokenizer=tokenizer, prompts=find_beginnings(held_out, tokenizer), **drawn),
         stop_token_ids=[tokenizer.eos_token_id],
+        assess=partial(assess_briefly, elapsed=process_seconds),
         **more,
     )
 
