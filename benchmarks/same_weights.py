@@ -19,22 +19,31 @@ SHAPE = {
 }  # fmt: skip
 COMMON = ["--max_steps", "20", "--seed", "7", "--use_cpu", "true", "--bf16", "false", "--torch_compile", "false",
           "--report_to", "none", "--eval_tokens", "1024", "--eval_steps", "10", "--logging_steps", "5"]  # fmt: skip
-TRAIN = ["train.py", "--corpus", "own@2", "hsk@0.5", "--model_shape", "shape.json", "--vocab_size", "1500",
+TRAIN = ["train.py", "--corpus", "texts.txt@2", "hsk@0.5", "--model_shape", "shape.json", "--vocab_size", "1500",
          "--block_tokens", "128", "--per_device_train_batch_size", "4"]  # fmt: skip
-TUNE = ["finetune_dialogue.py", "--base", "train", "--dialogues", "own@2", "hsk@0.1", "--row_tokens", "256",
+TUNE = ["finetune_dialogue.py", "--base", "train", "--dialogues", "dialogues.jsonl@2", "hsk@0.1", "--row_tokens", "256",
         "--per_device_train_batch_size", "4"]  # fmt: skip
 RUNS = {
     "train": TRAIN,
     "train-accumulated": [*TRAIN, "--head_start", "false", "--optim", "adamw", "--gradient_accumulation_steps", "2"],
     "tune": TUNE,
-    "tune-replay": [*TUNE, "--replay", "0.2", "--optim", "adamw"],
+    "tune-replay": [*TUNE, "--replay", "0.2", "--replay_corpus", "texts.txt@2", "--optim", "adamw"],
     "tune-lora": [*TUNE, "--lora", "true"],
 }
 
 
+def write_data(source: Path, folder: Path) -> None:
+    """Write the model's shape and the dialogues of a checkout, as they are and as text: the same for both checkouts."""
+    (folder / "shape.json").write_text(json.dumps(SHAPE), encoding="utf-8")
+    files = sorted(source.glob("data_utils/chat_data/*.jsonl"))
+    lines = [line for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+    (folder / "dialogues.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    texts = ["\n".join(message["content"] for message in json.loads(line)["messages"]) for line in lines]
+    (folder / "texts.txt").write_text("\n\n".join(texts), encoding="utf-8")
+
+
 def run_all(checkout: Path, folder: Path) -> dict[str, str]:
     """Run every run of a checkout in a folder, with a cache of its own; return the hash of each one's weights."""
-    (folder / "shape.json").write_text(json.dumps(SHAPE), encoding="utf-8")
     environment = os.environ | {
         "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "cache"), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "",
     }  # fmt: skip
@@ -46,6 +55,7 @@ def run_all(checkout: Path, folder: Path) -> dict[str, str]:
         if done.returncode:
             raise SystemExit(f"{checkout}: {name} failed\n{done.stdout[-1000:]}{done.stderr[-3000:]}")
         hashes[name] = hashlib.sha256((folder / name / "model.safetensors").read_bytes()).hexdigest()[:16]
+        print(f"{checkout}: {name} {hashes[name]}", file=sys.stderr, flush=True)
     return hashes
 
 
@@ -53,9 +63,10 @@ def main() -> int:
     """Run and compare; return 1 where weights differ."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkouts", nargs=2, type=Path, help="two folders of this repository, before and after")
-    found = []
-    for checkout in parser.parse_args().checkouts:
+    found, checkouts = [], parser.parse_args().checkouts
+    for checkout in checkouts:
         with tempfile.TemporaryDirectory() as folder:
+            write_data(checkouts[0], Path(folder))
             found.append(run_all(checkout.resolve(), Path(folder)))
     before, after = found
     for name, value in before.items():
