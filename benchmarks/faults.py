@@ -223,7 +223,7 @@ class Disk:
         self.check(target / "out", mode)
         self.cuts[mode] += 1
         if self.chance.random() < 0.01 and mode == "by chance":
-            kept = SCRATCH / f"kept-{len(self.kept)}"
+            kept = SCRATCH / f"kept-{os.getpid()}-{len(self.kept)}"
             shutil.copytree(target, kept)
             self.kept.append(kept / "out")
 
