@@ -2,6 +2,7 @@
 
     python tune_preferences.py --base ckpt_chat/                           # pairs from the model's own replies
     python tune_preferences.py --base ckpt_chat/ --preferences my.jsonl    # your own pairs, likes, saved conversations
+    python tune_preferences.py --base ckpt_chat/ --reward my.py:reward     # replies that your function finds better
     python tune_preferences.py --base ckpt_chat/ --lora true               # low-rank adapters instead of all weights
 
 A preference is a line of JSON, the prompt a text or a list of messages:
@@ -11,13 +12,12 @@ Whole dialogues in chosen and rejected, rankings in Alpaca's and ShareGPT's form
 with thumbs are read too, from .jsonl .json .csv .parquet, each also .gz or .zst.
 """
 
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
 from environment import begin_script
-from errors import InputError, run_script
+from errors import run_script
 from options import check_range, format_command, refuse_useless
 from train_utils.run_options import RunOptions, parse_training
 
@@ -63,6 +63,10 @@ class PreferenceArguments:
     max_fall: float = field(
         default=0.02, metadata={"help": "Stop where held-out chosen replies take this share more bits than before"}
     )
+    reward: str | None = field(
+        default=None, metadata={"help": "FILE.py:FUNCTION of (prompt, reply) that returns a number: pairs by that"}
+    )
+    rounds: int = field(default=10, metadata={"help": "With --reward: how often the model answers anew, as it is then"})
     lora: bool = field(
         default=False, metadata={"help": "Train low-rank adapters; writes adapter/ and the merged model"}
     )
@@ -74,7 +78,7 @@ class PreferenceArguments:
         for name, low, high in (
             ("row_tokens", 8, 2**31), ("eval_fraction", 0, 1), ("prompts", 2, 10**7), ("samples", 1, 64),
             ("beta", 0, 100), ("sft_weight", 0, 100), ("label_smoothing", 0, 0.49), ("max_fall", 0, 100),
-            ("lora_rank", 1, 2**20),
+            ("lora_rank", 1, 2**20), ("rounds", 1, 10**6),
         ):  # fmt: skip
             check_range(name, getattr(self, name), low, high)
 
@@ -82,6 +86,10 @@ class PreferenceArguments:
         """Raise InputError for an option of the command line that has no effect without another one."""
         if not self.lora:
             refuse_useless(typed, {"lora_rank", "lora_alpha", "lora_targets"}, "without --lora true")
+        if self.reward:
+            refuse_useless(typed, {"preferences", "minutes", "max_fall"}, "with --reward")
+        else:
+            refuse_useless(typed, {"rounds"}, "without --reward")
         if self.preferences:
             refuse_useless(typed, OWN_ONLY, "with --preferences, which are there already")
 
@@ -103,7 +111,7 @@ def main(argv: list[str] | None = None) -> int:
     from model_utils.checkpoint import find_checkpoint
     from train_utils.adapters import add_adapters
     from train_utils.plan.apply import make_plan, rows_task, shape_of
-    from train_utils.preference_data import describe_pairs, find_preferences, pack_preferences
+    from train_utils.preference_data import prepare_rows
     from train_utils.preferences import PreferenceLoss, StopOnFall, choose_preference_rate, preference_objective
     from train_utils.run import open_run
     from train_utils.steps.reply_scores import score_replies
@@ -121,47 +129,37 @@ def main(argv: list[str] | None = None) -> int:
     model.to(args.device)
     score_replies(model)
 
-    # 2. Preferences: read and checked, or made from the model's own replies; held out by prompt.
-    found = find_preferences(run, model, tokenizer, options)
-    for line in describe_pairs(found.train):
-        run.say(line)
-
-    # 3. Rows: chosen and rejected side by side, with the log-probabilities of the base as the reference.
-    rows, eval_rows = pack_preferences(run, model, tokenizer, found, options.row_tokens)
-    if not len(rows) or not eval_rows:
-        raise InputError("no preference is left to train on and to measure with; give more, or larger --row_tokens")
+    # 2. Preferences: read and checked, or made from the model's own replies, and held out by prompt; rows with chosen
+    # and rejected side by side, and the log-probabilities of the base as the reference.
+    data = prepare_rows(run, model, tokenizer, options)
     run.watch.lap("data")
 
-    # 4. Plan, with --minutes: as many steps as the time allows, and few enough that nothing is learned by heart.
+    # 3. Plan, with --minutes: as many steps as the time allows, and few enough that nothing is learned by heart.
     if args.minutes:
-        run = make_plan(run, rows_task(len(rows), options.row_tokens), shape=shape_of(model, options.row_tokens))
+        run = make_plan(run, rows_task(len(data.rows), options.row_tokens), shape=shape_of(model, options.row_tokens))
         if args.plan_only:
             return 0
         run.watch.lap("plan")
 
-    # 5. Weights: all of them, or low-rank adapters beside them.
+    # 4. Weights: all of them, or low-rank adapters beside them.
     run = choose_preference_rate(run, model)
     if options.lora:
         model = add_adapters(model, options.lora_rank, options.lora_alpha, options.lora_targets)
         model.print_trainable_parameters()
 
-    # 6. Training, then the checkpoint with its picture and report.
+    # 5. Training, then the checkpoint with its picture and report.
+    asked = data.report.prompts
     objective = preference_objective(
-        rows,
-        eval_rows,
+        data.rows,
+        data.eval_rows,
         tokenizer,
         loss=PreferenceLoss(options.beta, options.sft_weight, options.label_smoothing, options.by_length),
-        questions=[
-            (asked.question, asked.ids) for asked in found.report.prompts[:: max(1, len(found.report.prompts) // 4)]
-        ],
+        questions=[(one.question, one.ids) for one in asked[:: max(1, len(asked) // 4)]],
         row_tokens=options.row_tokens,
-        callbacks=[StopOnFall(options.max_fall)],
-        assess=found.report.assess,
-        facts={
-            "pairs": len(found.train),
-            "held out": len(found.held_out),
-            "kinds": dict(Counter(found.train["source"])),
-        },
+        sampling="sequential" if options.reward else "random",
+        callbacks=[] if options.reward else [StopOnFall(options.max_fall)],
+        assess=data.report.assess,
+        facts=data.facts,
         next_step=format_command("python", "chat.py", "--model", run.folder),
     )
     return train_and_save(run, model, tokenizer, objective)

@@ -1,6 +1,7 @@
 """tune_preferences.py as a user runs it: own pairs and the model's, full and LoRA, resumed, and with bad input."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -113,3 +114,53 @@ def test_bad_input_is_one_line(options, pair_file, tmp_path, given, message):
         tune_preferences.main(
             [*options, *(paths.get(word, word) for word in given), "--output_dir", str(tmp_path / "o")]
         )
+
+
+REWARD = "def shorter(prompt, reply):\n    return -len(reply)\n\ndef broken(prompt, reply):\n    return 1 / 0\n"
+
+
+def test_a_reward_is_learned_in_rounds_and_a_resumed_run_keeps_its_pairs(options, tmp_path, capsys):
+    (tmp_path / "my.py").write_text(REWARD)
+    given = [
+        *options[:-2],
+        "--reward",
+        f"{tmp_path}/my.py:shorter",
+        "--rounds",
+        "4",
+        "--prompts",
+        "16",
+        "--samples",
+        "3",
+    ]
+    given[given.index("--row_tokens") + 1] = "250"
+    given[given.index("--max_steps") + 1] = "4"
+    given[given.index("--save_steps") + 1] = "2"
+    whole, again = tmp_path / "whole", tmp_path / "again"
+    assert tune_preferences.main([*given, "--output_dir", str(whole)]) == 0
+    output = capsys.readouterr().out
+    assert "round 2 of 4: mean reward -" in output
+    before, after = re.search(
+        r"Mean reward: (-[\d.]+) before, (-[\d.]+) after", (whole / "report.md").read_text()
+    ).groups()
+    assert min(float(before), float(after)) < -5
+    pairs = json.loads((whole / "rounds" / "round-0.json").read_text())
+    assert all(len(pair["chosen"]) < len(pair["rejected"]) for pair in pairs)
+    shutil.copytree(whole, again)
+    shutil.rmtree(again / "checkpoint-4")
+    record = yaml.safe_load((again / "run.yaml").read_text())
+    (again / "run.yaml").write_text(yaml.safe_dump({**record, "status": "training"}))
+    assert tune_preferences.main([*given, "--output_dir", str(again), "--resume_from_checkpoint", "true"]) == 0
+    expected, found = (load_file(folder / "model.safetensors") for folder in (whole, again))
+    assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("nowhere.py:f", "FILE.py:FUNCTION is expected"), ("my.py:other", "has no function other"),
+     ("my.py:broken", "failed on .*: division by zero")],
+)  # fmt: skip
+def test_a_reward_that_is_none_is_one_line(options, tmp_path, name, message):
+    (tmp_path / "my.py").write_text(REWARD)
+    given = [*options[:-2], "--reward", f"{tmp_path}/{name}", "--prompts", "4", "--samples", "2"]
+    with pytest.raises(InputError, match=message):
+        tune_preferences.main([*given, "--output_dir", str(tmp_path / "o")])

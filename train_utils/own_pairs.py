@@ -4,7 +4,7 @@ What is worse is told without a judge, by what a scorecard sees: no end, another
 name; among replies with as many faults, by how little they have in common with the true reply.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -120,15 +120,17 @@ def likeness(one: str, other: str) -> float:
 def choose_pair(asked: Asked, answers: list[Answer], assistant_name: str | None) -> tuple[str, str, list[str]] | None:
     """Return (chosen, rejected, faults of the rejected) of a prompt; None where no reply is clearly worse.
 
-    Chosen is the dialogue's own reply: samples of a small model that have no fault are seldom good (measured).
+    Chosen is the best sample, and the dialogue's own reply only where each sample has a fault: where that was chosen in
+    every pair, replies to held-out prompts were off the topic more often (24% before, 35% after).
     """
     faults = {answer: name_faults(asked, answer, assistant_name) for answer in answers if answer.text}
     if not faults:
         return None
-    worst = max(faults, key=lambda answer: (len(faults[answer]), -likeness(answer.text, asked.truth)))
-    if not faults[worst] or worst.text == asked.truth:
+    ranked = sorted(faults, key=lambda answer: (len(faults[answer]), -likeness(answer.text, asked.truth)))
+    chosen = asked.truth if faults[ranked[0]] else ranked[0].text
+    if not faults[ranked[-1]] or ranked[-1].text == chosen:
         return None
-    return asked.truth, worst.text, faults[worst]
+    return chosen, ranked[-1].text, faults[ranked[-1]]
 
 
 def make_own_pairs(
@@ -162,8 +164,14 @@ def make_own_pairs(
 class ReplyReport:
     """What a model replied to held-out prompts before and after: the shares of faults, and ten replies side by side."""
 
-    def __init__(self, prompts: list[Asked], seed: int, assistant_name: str | None) -> None:
-        self.prompts, self.seed, self.assistant_name = prompts, seed, assistant_name
+    def __init__(
+        self,
+        prompts: list[Asked],
+        seed: int,
+        assistant_name: str | None,
+        reward: Callable[[str, str], float] | None = None,
+    ) -> None:
+        self.prompts, self.seed, self.assistant_name, self.reward = prompts, seed, assistant_name, reward
         self.before: list[list[Answer]] = []
 
     def ask(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[list[Answer]]:
@@ -180,12 +188,21 @@ class ReplyReport:
         names = ("unstopped", "wrong language", "loop", "off topic", "wrong name", "empty")
         return {name: sum(name in faults for faults in found) / max(1, len(found)) for name in names}
 
+    def mean_reward(self, replies: list[list[Answer]]) -> float:
+        """Return the mean reward of replies to the prompts."""
+        pairs = zip(self.prompts, replies, strict=True)
+        values = [self.reward(asked.question, answer.text) for asked, answers in pairs for answer in answers]
+        return sum(values) / max(1, len(values))
+
     def assess(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[str]:
         """Return the lines of Markdown for the report of the finished model."""
         after = self.ask(model, tokenizer)
         old, new = self.shares(self.before), self.shares(after)
         lines = ["## Replies to held-out prompts", "", "| share of replies | before | after |", "| --- | --- | --- |"]
         lines += [f"| {name} | {old[name]:.1%} | {new[name]:.1%} |" for name in old]
+        if self.reward:
+            means = [self.mean_reward(replies) for replies in (self.before, after)]
+            lines += ["", f"Mean reward: {means[0]:.3f} before, {means[1]:.3f} after."]
         lines += ["", "| prompt | before | after |", "| --- | --- | --- |"]
         step = max(1, len(self.prompts) // 10)
         for number in range(0, len(self.prompts), step)[:10]:

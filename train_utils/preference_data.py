@@ -1,10 +1,13 @@
 """Finds the preferences of a run, read from files or made from the model, and packs them with their references."""
 
+import shutil
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from datasets import Dataset
+from torch.utils.data import Dataset as TorchDataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from data_utils.caching import preparation_lock
@@ -16,11 +19,15 @@ from data_utils.sources.builtin import dialogue_text
 from data_utils.sources.corpus import split_languages
 from data_utils.sources.source import open_sources
 from data_utils.text.splitting import hash_share
+from errors import InputError
 from eval_utils.likelihood import window_of
+from model_utils.checkpoint import load_model
 from model_utils.tokenizer import tokenizer_fingerprint
 from train_utils.own_pairs import ReplyReport, make_own_pairs, pick_prompts
 from train_utils.preferences import add_references
+from train_utils.rewarded import RewardedRows, Rounds, load_reward, rank_prompts
 from train_utils.run import Run
+from train_utils.steps.reply_scores import score_replies
 
 SHOWN_PAIRS = 5
 REPORT_PROMPTS = 60
@@ -34,6 +41,16 @@ class Preferences:
     train: Dataset
     held_out: Dataset
     report: ReplyReport
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a run learns from and is measured by: rows, held-out rows of each part, the report on replies, and facts."""
+
+    rows: Dataset | TorchDataset
+    eval_rows: dict[str, Dataset]
+    report: ReplyReport
+    facts: dict[str, Any]
 
 
 def find_preferences(run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: Any) -> Preferences:
@@ -95,19 +112,64 @@ def describe_pairs(pairs: Dataset) -> Iterator[str]:
 
 
 def pack_preferences(
-    run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, found: Preferences, row_tokens: int
-) -> tuple[Dataset, dict[str, Dataset]]:
-    """Return training rows, and held-out rows of each language and some training rows to measure, with references."""
-    key = tokenizer_fingerprint(tokenizer)
+    run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Dataset, row_tokens: int
+) -> Dataset:
+    """Return rows of preferences with the log-probabilities of the model as it is, the reference."""
+    encoded = encode_pairs(pairs, tokenizer, tokenizer_fingerprint(tokenizer), row_tokens, run.say)
+    rows = pack_pairs(encoded, row_tokens, tokenizer.pad_token_id)
     how = {"batch_rows": run.args.per_device_eval_batch_size, "bf16": bool(run.args.bf16)}
+    return add_references(rows, model, key=run.settings["base_version"], **how) if len(rows) else rows
 
-    def pack(pairs: Dataset) -> Dataset:
-        encoded = encode_pairs(pairs, tokenizer, key, row_tokens, run.say)
-        rows = pack_pairs(encoded, row_tokens, tokenizer.pad_token_id)
-        return add_references(rows, model, key=run.settings["base_version"], **how) if len(rows) else rows
 
+def prepare_rows(run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: Any) -> Prepared:
+    """Return what a run of tune_preferences.py learns from and is measured by, as its options say.
+
+    Raises InputError where nothing is left.
+    """
+    if options.reward:
+        return prepare_rewarded(run, model, tokenizer, options)
+    found = find_preferences(run, model, tokenizer, options)
+    for line in describe_pairs(found.train):
+        run.say(line)
     with preparation_lock():
-        rows = pack(found.train)
-        eval_rows = {language: pack(pairs) for language, pairs in split_languages(found.held_out)}
-    eval_rows = {language: part for language, part in eval_rows.items() if len(part)}
-    return rows, {"training": thin_rows(rows, MEASURED_ROWS), **eval_rows} if eval_rows else {}
+        rows = pack_preferences(run, model, tokenizer, found.train, options.row_tokens)
+        parts = list(split_languages(found.held_out))
+        held_out = {part: pack_preferences(run, model, tokenizer, pairs, options.row_tokens) for part, pairs in parts}
+    held_out = {part: found_rows for part, found_rows in held_out.items() if len(found_rows)}
+    if not len(rows) or not held_out:
+        raise InputError("no preference is left to train on and to measure with; give more, or larger --row_tokens")
+    facts = {"pairs": len(found.train), "held out": len(found.held_out), "kinds": dict(Counter(found.train["source"]))}
+    return Prepared(rows, {"training": thin_rows(rows, MEASURED_ROWS), **held_out}, found.report, facts)
+
+
+def prepare_rewarded(run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: Any) -> Prepared:
+    """Return rows that the model makes by a reward as it goes, and held-out pairs of its replies as it is now."""
+    reward, seed = load_reward(options.reward), run.args.seed
+    with preparation_lock():
+        reading = read_checked(open_sources(options.dialogues), options.skip_bad_dialogues)
+        parts = split_dialogues(reading.dialogues, options.eval_fraction)
+    named = [name_assistant(part, options.assistant_name) for part in parts]
+    counts = (options.prompts, max(40, options.prompts // 5))
+    how = {"window": window_of(model), "seed": seed}
+    prompts, asked = (
+        pick_prompts(part, tokenizer, count=count, **how) for part, count in zip(named, counts, strict=True)
+    )
+    pairs, mean = rank_prompts(model, tokenizer, asked, reward, count=options.samples, seed=seed)
+    run.say(f"held out: {len(asked)} prompts, mean reward {mean:.3f}, {len(pairs)} pairs")
+    held_out = {part: pack_preferences(run, model, tokenizer, rows, options.row_tokens)
+                for part, rows in split_languages(pairs)} if len(pairs) else {}  # fmt: skip
+    held_out = {part: rows for part, rows in held_out.items() if len(rows)}
+    if not held_out or not prompts:
+        reason = f"{len(pairs)} pairs of held-out replies differ in it, none fits in --row_tokens {options.row_tokens}"
+        raise InputError(f"--reward {options.reward}: {reason}; nothing could be learned")
+    reference = load_model(options.base)
+    reference.resize_token_embeddings(model.get_input_embeddings().num_embeddings)
+    score_replies(reference)
+    folder = run.folder / "rounds"
+    if not run.resume:
+        shutil.rmtree(folder, ignore_errors=True)
+    rounds = Rounds(model, reference, tokenizer, reward, options.samples, options.row_tokens, seed, folder, run.say)
+    report = ReplyReport(asked[:REPORT_PROMPTS], seed, options.assistant_name, reward)
+    report.before = report.ask(model, tokenizer)
+    facts = {"prompts": len(prompts), "rounds": options.rounds, "mean reward before": round(mean, 4)}
+    return Prepared(RewardedRows(rounds, prompts, options.rounds), held_out, report, facts)

@@ -50,7 +50,8 @@ class PreferenceLoss:
         """Return the loss of a batch: `outputs.logits` (B, S), `labels` (B, S / 2, 6) as `collate_pairs` makes them."""
         losses = self.pair_losses(outputs.logits.float().view(*labels.shape[:2], 2), labels)
         is_there = labels[..., 2:4].sum(-1) > 0
-        return losses.sum() / (is_there.sum() if num_items_in_batch is None else num_items_in_batch)
+        items = is_there.sum() if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
+        return losses.sum() / items.clamp_min(1)  # a round of rewards may give no pair
 
     def pair_losses(self, scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Return the loss (B, S / 2) of each pair, 0 where there is none, of log-probabilities (B, S / 2, 2)."""

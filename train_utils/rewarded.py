@@ -1,0 +1,155 @@
+"""Learns from a reward that a Python function gives: in each round the model answers, and its best and worst replies
+are a pair.
+
+On-policy DPO (Guo et al. 2024, "Direct language model alignment from online AI feedback"): the pairs of a round are
+made when its first row is asked for, by the model as it is then, against the base as the reference. They are kept in
+the run's folder, so that a run that is resumed goes on with the same ones.
+"""
+
+import importlib.util
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from torch.utils.data import Dataset as TorchDataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from data_utils.dialogue.pairs import make_pairs
+from data_utils.rows.packing import assign_rows
+from data_utils.rows.preferences import collate_pairs, encode_pair, pack_pair_row
+from errors import InputError, first_line
+from eval_utils.scorecard import Answer
+from files import write_whole
+from train_utils.own_pairs import Asked, sample_replies
+
+Reward = Callable[[str, str], float]
+PAIR_TOKENS = 16  # two replies of a word each, with their prompts: no pair is shorter
+
+
+def load_reward(name: str) -> Reward:
+    """Return the function that `FILE.py:FUNCTION` names; raise InputError where there is none.
+
+    It takes the user's last message and a reply, and returns a number, the higher the better.
+    """
+    path, _, function = name.rpartition(":")
+    if not path or not Path(path).is_file():
+        raise InputError(f"--reward {name}: FILE.py:FUNCTION is expected, of a file that is there")
+    try:
+        spec = importlib.util.spec_from_file_location("reward", path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    except Exception as error:  # the user's own code may raise anything
+        raise InputError(f"--reward {path}: cannot be loaded: {first_line(error)}") from error
+    found = getattr(module, function, None)
+    if not callable(found):
+        raise InputError(f"--reward {name}: {path} has no function {function}")
+
+    def reward(prompt: str, reply: str) -> float:
+        try:
+            value = float(found(prompt, reply))
+        except Exception as error:
+            raise InputError(f"--reward {name}: failed on {reply[:40]!r}: {first_line(error)}") from error
+        if not math.isfinite(value):
+            raise InputError(f"--reward {name}: returned {value} for {reply[:40]!r}; a number is expected")
+        return value
+
+    return reward
+
+
+def rank_replies(asked: Asked, answers: list[Answer], reward: Reward, number: int) -> tuple[dict | None, list[float]]:
+    """Return (the pair of the best and the worst reply, None where they are worth the same; the reward of each)."""
+    values = [reward(asked.question, answer.text) for answer in answers]
+    best, worst = (pick(range(len(values)), key=values.__getitem__) for pick in (max, min))
+    texts = [answers[place].text for place in (best, worst)]
+    if values[best] == values[worst] or not all(texts):
+        return None, values
+    sides = {"prompt": asked.messages, "chosen": texts[0], "rejected": texts[1]}
+    return {**sides, "language": asked.language, "source": "reward", "place": str(number)}, values
+
+
+def rank_prompts(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[Asked], reward: Reward, **drawn: int
+) -> tuple[Dataset, float]:
+    """Return the pairs that a model's replies to prompts give, and the mean reward; `drawn`: `count` and `seed`."""
+    replies = sample_replies(model, tokenizer, [asked.ids for asked in prompts], **drawn)
+    ranked = [rank_replies(*both, reward, i) for i, both in enumerate(zip(prompts, replies, strict=True))]
+    values = [value for _, found in ranked for value in found]
+    return make_pairs([pair for pair, _ in ranked if pair]), sum(values) / max(1, len(values))
+
+
+@dataclass
+class Rounds:
+    """What all rounds of a run have in common: who answers which prompts how often, and how rows are laid out."""
+
+    model: PreTrainedModel
+    reference: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    reward: Reward
+    samples: int
+    row_tokens: int
+    seed: int
+    folder: Path
+    say: Callable[[str], None] = print
+
+
+class RewardedRows(TorchDataset):
+    """Rows of T tokens of `count` rounds, each of pairs that the model makes of the next prompts when they are due."""
+
+    def __init__(self, rounds: Rounds, prompts: list[Asked], count: int) -> None:
+        size = max(1, len(prompts) // count)
+        self.rounds, self.parts = rounds, [prompts[i * size : (i + 1) * size] for i in range(count)]
+        longest = max(len(asked.ids) for asked in prompts) + 80
+        self.rows_each = max(1, math.ceil(2 * longest * size / rounds.row_tokens / 2))
+        self.made: tuple[int, list[dict]] = (-1, [])
+
+    def __len__(self) -> int:
+        return self.rows_each * len(self.parts)
+
+    def __getitem__(self, place: int) -> dict:
+        """Return a row; the first of a round has the model answer that round's prompts."""
+        number = place // self.rows_each
+        if self.made[0] != number:
+            self.made = number, self.make_round(number)
+        rows = self.made[1]
+        return rows[place % self.rows_each % len(rows)]
+
+    def make_round(self, number: int) -> list[dict]:
+        """Return the rows of a round, of pairs made now, or of those that were kept when it began."""
+        rounds, path = self.rounds, self.rounds.folder / f"round-{number}.json"
+        if path.exists():
+            pairs = make_pairs(json.loads(path.read_text(encoding="utf-8")))
+        else:
+            drawn = {"count": rounds.samples, "seed": rounds.seed + number}
+            pairs, mean = rank_prompts(rounds.model, rounds.tokenizer, self.parts[number], rounds.reward, **drawn)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, json.dumps(pairs.to_list(), ensure_ascii=False))
+            rounds.say(f"round {number + 1} of {len(self.parts)}: mean reward {mean:.3f}, {len(pairs)} pairs")
+        rows = pack_fixed(pairs, rounds.tokenizer, rounds.row_tokens)
+        used = sum(int((row["sizes"][::2] > 0).sum()) for row in rows[: self.rows_each])
+        if used < len(pairs):
+            rounds.say(f"round {number + 1}: {len(pairs) - used} pairs have no room in its rows; larger --row_tokens")
+        return refer(rows[: self.rows_each], rounds.reference, rounds.model.device)
+
+
+def pack_fixed(pairs: Dataset, tokenizer: PreTrainedTokenizerBase, row_tokens: int) -> list[dict]:
+    """Return rows of T tokens with place for as many replies as can be, whatever the pairs; one empty row for none."""
+    encoded = [found for pair in pairs if (found := encode_pair(tokenizer, pair, row_tokens))]
+    lengths = [2 * len(pair["prompt"]) + len(pair["chosen"]) + len(pair["rejected"]) for pair in encoded]
+    slots = 2 * (row_tokens // PAIR_TOKENS)
+    assigned = assign_rows(lengths, row_tokens) or [[]]
+    return [pack_pair_row([encoded[i] for i in items], row_tokens, slots, tokenizer.pad_token_id) for items in assigned]
+
+
+@torch.no_grad()
+def refer(rows: list[dict], reference: PreTrainedModel, device: torch.device) -> list[dict]:
+    """Return rows with the log-probabilities of the reference."""
+    reference.to(device).eval()
+    found = []
+    for row in rows:
+        batch = {name: tensor.to(device) for name, tensor in collate_pairs([row]).items() if name != "labels"}
+        found.append({**row, "references": reference(**batch).logits[0].float().cpu().numpy()})
+    return found
