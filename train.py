@@ -63,6 +63,9 @@ class ModelArguments:
         metadata={"help": "Shape of a new model, a JSON of configs/models/; with --minutes by the plan, unless given"},
     )
     tokenizer: str | None = field(default=None, metadata={"help": "Use this tokenizer instead of training one"})
+    extend_vocabulary: int = field(
+        default=0, metadata={"help": "Tokens that --base gets for a language that it lacks, learned from the corpus"}
+    )
     vocab_size: int = field(
         default=8192,
         metadata={"help": "Tokens of the tokenizer that is trained; with --minutes by the plan, unless given"},
@@ -78,6 +81,9 @@ class ModelArguments:
 
     def __post_init__(self) -> None:
         check_range("block_tokens", self.block_tokens, 2, 2**31)
+        check_range("extend_vocabulary", self.extend_vocabulary, 0, 200_000)
+        if self.extend_vocabulary and (not self.base or self.tokenizer):
+            raise ValueError("--extend_vocabulary adds to the tokenizer of a --base; name one, without --tokenizer")
 
     def check_typed(self, typed: set[str]) -> None:
         """Raise InputError for an option of the command line that another one leaves without effect."""
@@ -94,7 +100,7 @@ def main(argv: list[str] | None = None) -> int:
     from transformers import set_seed
 
     from data_utils.caching import preparation_lock
-    from data_utils.rows.pretraining import open_corpus, prepare_tokenizer
+    from data_utils.rows.pretraining import extend_base, open_corpus, prepare_tokenizer
     from data_utils.sources.source import data_version, open_sources
     from model_utils.checkpoint import find_checkpoint
     from train_utils.objectives import language_objective
@@ -128,7 +134,10 @@ def main(argv: list[str] | None = None) -> int:
     with preparation_lock():
         # 3. Tokenizer: trained on the training documents, or an existing one.
         vocab_size = run.plan.shape.vocab_size if run.plan else shape.vocab_size
-        tokenizer, key = prepare_tokenizer(corpus, shape.tokenizer or shape.base, vocab_size)
+        given = shape.tokenizer or shape.base
+        if shape.extend_vocabulary:
+            given = extend_base(corpus, shape.base, shape.extend_vocabulary)
+        tokenizer, key = prepare_tokenizer(corpus, given, vocab_size)
         # 4. Rows: end token after each document, packed with no loss; held-out ones of each language.
         blocks = corpus.pack(tokenizer, key, shape.block_tokens, args.seed, run.step_rows)
         held_out = corpus.held_out((args.eval_tokens or EVAL_TOKENS) * BYTES_PER_TOKEN)
@@ -153,11 +162,14 @@ def main(argv: list[str] | None = None) -> int:
 
 def open_model(shape: ModelArguments, plan: "Plan | None", tokenizer: "PreTrainedTokenizerBase") -> "PreTrainedModel":
     """Return the base, or a new model in the user's shape or the plan's; raise InputError where parts don't fit."""
-    from model_utils.checkpoint import check_vocabulary, load_model
+    from model_utils.checkpoint import check_vocabulary, load_model, load_tokenizer
     from model_utils.shapes import build_model, check_window
+    from model_utils.vocabulary import grow_model
     from train_utils.plan.pretraining import choose_shape
 
     model = load_model(shape.base) if shape.base else build_model(choose_shape(shape, plan), tokenizer)
+    if shape.extend_vocabulary:
+        grow_model(model, load_tokenizer(shape.base), tokenizer)
     check_vocabulary(model, tokenizer, shape.base or str(shape.tokenizer))
     check_window(model.config, shape.block_tokens, shape.base or shape.model_shape)
     return model

@@ -614,3 +614,26 @@ def test_killed_on_two_processes_resumes_on_one(train_options, corpus_folder, tm
     assert losses(tmp_path / "two") == pytest.approx(expected, abs=1e-3)
     with pytest.raises(InputError, match="step_rows was 16, is 8"):
         train.main([*options, "--output_dir", str(tmp_path / "two")])
+
+
+def test_a_base_gets_tokens_for_a_language_that_it_lacks(tmp_path, train_options, corpus_file):
+    """The vocabulary of an English base extended: fewer tokens of Chinese, English ids as before, and it exports."""
+    english = tmp_path / "english.txt"
+    texts = corpus_file.read_text(encoding="utf-8").split("\n\n")
+    english.write_text("\n\n".join(text for text in texts if text.isascii()), encoding="utf-8")
+    given = dict(zip(train_options[::2], train_options[1::2], strict=True))
+    base, more = tmp_path / "base", tmp_path / "more"
+    small = [word for pair in {**given, "--max_steps": "3", "--corpus": str(english)}.items() for word in pair]
+    assert train.main([*small, "--output_dir", str(base)]) == 0
+    kept = {name: given[name] for name in given if name not in ("--model_shape", "--vocab_size", "--head_start")}
+    extended = [word for pair in {**kept, "--max_steps": "3"}.items() for word in pair]
+    command = [*extended, "--base", str(base), "--extend_vocabulary", "300", "--output_dir", str(more)]
+    assert train.main(command) == 0
+    old, new = (AutoTokenizer.from_pretrained(folder) for folder in (base, more))
+    assert len(new) == len(old) + 300
+    assert new("Hello, how are you?")["input_ids"] == old("Hello, how are you?")["input_ids"]
+    assert len(new("今天天气真好")["input_ids"]) < len(old("今天天气真好")["input_ids"])
+    weights = load_file(more / "model.safetensors")
+    assert len(weights["model.embed_tokens.weight"]) == len(weights["lm_head.weight"]) == len(new)
+    with pytest.raises(InputError, match="--extend_vocabulary adds to the tokenizer of a --base"):
+        train.main([*train_options, "--extend_vocabulary", "9", "--output_dir", str(tmp_path / "x")])

@@ -24,6 +24,7 @@ from errors import InputError
 from files import whole
 from model_utils.checkpoint import load_tokenizer
 from model_utils.tokenizer import tokenizer_fingerprint, train_tokenizer
+from model_utils.vocabulary import extend_tokenizer
 
 SAMPLE_BYTES = 1000  # of each language that a tokenizer is trained on, for each token of its vocabulary
 MIN_SAMPLE_TOKENS = 6000
@@ -209,6 +210,18 @@ def prepare_tokenizer(
                 train_tokenizer(corpus.sample(share, MAX_SAMPLE_BYTES), vocab_size).save_pretrained(aside)
     tokenizer = load_tokenizer(str(path))
     return tokenizer, tokenizer_fingerprint(tokenizer)
+
+
+def extend_base(corpus: SmallCorpus | ShardedCorpus, base: str, count: int) -> str:
+    """Return the folder of a base's tokenizer with `count` tokens more, learned from the corpus, in the cache."""
+    tokenizer = load_tokenizer(base)
+    key = cache_key("extend_base", corpus.version(), tokenizer_fingerprint(tokenizer), count)
+    folder = cache_folder() / f"tokenizer-{key}"
+    if not folder.exists():
+        with whole(folder) as aside:
+            texts = corpus.sample(SAMPLE_BYTES * max(count, MIN_SAMPLE_TOKENS), MAX_SAMPLE_BYTES)
+            extend_tokenizer(tokenizer, texts, count, aside)
+    return str(folder)
 
 
 def trained_folder(corpus: SmallCorpus | ShardedCorpus, vocab_size: int) -> Path:
