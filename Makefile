@@ -4,10 +4,18 @@ BIN := .venv/bin
 
 MINUTES := 5
 
-.PHONY: chat test quick test-all bench corpus-demo clean
+.PHONY: chat assistant test quick test-all bench corpus-demo clean
 
 chat: ckpt_chat/model.safetensors
 	@if [ -t 0 ]; then $(BIN)/python chat.py; else $(BIN)/python chat.py --samples; fi
+
+# A pretrained base, SmolLM2, that learns the project's dialogues and its name; docs/bases.md.
+assistant: ckpt_assistant/model.safetensors
+	@if [ -t 0 ]; then $(BIN)/python chat.py --model ckpt_assistant; else $(BIN)/python chat.py --model ckpt_assistant --samples; fi
+
+ckpt_assistant/model.safetensors: | .venv/chat
+	$(BIN)/pip install --no-deps -r requirements/bases.txt
+	$(BIN)/python finetune_dialogue.py configs/assistant.yaml --resume_from_checkpoint true
 
 ckpt_chat/model.safetensors: | ckpt/model.safetensors
 	$(BIN)/python finetune_dialogue.py --base ckpt/ --resume_from_checkpoint true
