@@ -91,7 +91,7 @@ def test_terminal_session(tiny_checkpoint, tmp_path):
     ("options", "expected"),
     [
         (["--model", "nowhere"], "nowhere: no such checkpoint"),
-        (["--model", __file__], "test_chat.py: is a file, not a checkpoint folder"),
+        (["--model", __file__], "test_chat.py: is no GGUF file; name a checkpoint's folder, or a GGUF file"),
         (["--temperature", "-1"], "--temperature -1.0 is outside"),
         (["--prompt", " "], "--prompt is empty"),
         (["--nonsense"], "unknown key 'nonsense'"),
@@ -168,4 +168,4 @@ def test_half_a_checkpoint_is_one_line(tiny_checkpoint, tmp_path):
     done = run_chat("--model", str(tmp_path), "--prompt", "Hi")
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1
-    assert done.stderr.startswith(f"error: {tmp_path}: cannot be loaded")
+    assert done.stderr.startswith(f"error: {tmp_path}: no model can be loaded from it")

@@ -58,7 +58,7 @@ def test_what_is_chosen_is_preferred_on_held_out_prompts(tuned):
         margins = evaluations(tuned, f"eval_{part}_reward_margin")
         assert margins[0] == pytest.approx(0, abs=1e-4)  # it begins as the reference
         assert margins[-1] > margins[1] > 0.1
-        assert evaluations(tuned, f"eval_{part}_accuracy")[-1] == 1
+        assert evaluations(tuned, f"eval_{part}_preference_accuracy")[-1] == 1
         assert (
             evaluations(tuned, f"eval_{part}_rejected_nats")[-1] > evaluations(tuned, f"eval_{part}_rejected_nats")[0]
         )

@@ -132,7 +132,12 @@ def describe_metrics(metrics: dict[str, float]) -> str:
     prefix = loss_name.removesuffix("loss")
     language = prefix.removeprefix("eval_").strip("_")
     words = [f"loss {metrics[loss_name]:.3f}"]
-    for name, label in (("perplexity", "perplexity"), ("bits_per_byte", "bits per byte"), ("accuracy", "accuracy")):
+    for name, label in (
+        ("perplexity", "perplexity"),
+        ("bits_per_byte", "bits per byte"),
+        ("accuracy", "accuracy"),
+        ("preference_accuracy", "accuracy"),
+    ):
         if prefix + name in metrics:
             words.append(f"{label} {metrics[prefix + name]:.3f}")
     return f"held-out {language}: {', '.join(words)}".replace("  ", " ")

@@ -120,8 +120,8 @@ def likeness(one: str, other: str) -> float:
 def choose_pair(asked: Asked, answers: list[Answer], assistant_name: str | None) -> tuple[str, str, list[str]] | None:
     """Return (chosen, rejected, faults of the rejected) of a prompt; None where no reply is clearly worse.
 
-    Chosen is the best sample, and the dialogue's own reply only where each sample has a fault: where that was chosen in
-    every pair, replies to held-out prompts were off the topic more often (24% before, 35% after).
+    Chosen is the best sample, and the dialogue's own reply only where each sample has a fault: what a model says itself
+    is nearer to what it can learn.
     """
     faults = {answer: name_faults(asked, answer, assistant_name) for answer in answers if answer.text}
     if not faults:

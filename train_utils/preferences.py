@@ -83,7 +83,7 @@ class PreferenceLoss:
         margins = (rewards := self.rewards(scores, labels))[..., 0] - rewards[..., 1]
         figures = {"loss": (self.pair_losses(scores, labels)[is_there].sum() / is_there.sum()).item()}
         if is_pair.any():
-            figures |= {"accuracy": (margins[is_pair] > 0).double().mean().item()}
+            figures |= {"preference_accuracy": (margins[is_pair] > 0).double().mean().item()}
             figures |= {"reward_margin": margins[is_pair].mean().item()}
         for side, name in enumerate(("chosen", "rejected")):
             if (has := sizes[..., side] > 0).any():

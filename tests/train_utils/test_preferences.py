@@ -184,7 +184,7 @@ def test_figures_of_an_evaluation():
     )
     scores = torch.tensor([[-5.0, -15.0, -12.0, -11.0], [-2.0, 0.0, 0.0, 0.0]])
     figures = PreferenceLoss(beta=0.1).measure(EvalPrediction(predictions=scores.numpy(), label_ids=labels.numpy()))
-    assert figures["accuracy"] == 0.5
+    assert figures["preference_accuracy"] == 0.5
     assert figures["reward_margin"] == pytest.approx(0.1 * (10 - 1) / 2)
     assert figures["chosen_nats"] == pytest.approx(19 / 12)
     assert figures["rejected_nats"] == pytest.approx(26 / 15)
