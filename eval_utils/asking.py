@@ -12,7 +12,8 @@ from eval_utils.likelihood import window_of
 from eval_utils.scorecard import MAX_TOKENS, Answer, Dialogue
 
 TOGETHER = 32  # replies that a step computes at most
-DRAWN = {"do_sample": True, "temperature": 0.4, "top_p": 0.9, "top_k": 0, "repetition_penalty": 1.1}  # as chat.py
+# As chat.py draws by default.
+DRAWN = {"do_sample": True, "temperature": 0.4, "top_p": 0.9, "top_k": 0, "repetition_penalty": 1.1, "use_cache": True}
 
 
 def ask_model(
@@ -57,7 +58,6 @@ def answer_together(
             torch.tensor(rows, device=model.device),
             attention_mask=torch.tensor(mask, device=model.device),
             generation_config=settings,
-            use_cache=True,
         )
     answers = []
     for ids in output[:, longest:].tolist():

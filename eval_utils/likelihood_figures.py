@@ -33,11 +33,11 @@ class Reader:
         """Tokens that the model sees at once."""
         return window_of(self.scorer.model)
 
-    def score(self, groups: list[list[Scored]]) -> tuple[list[list[float]], list[bool]]:
+    def score(self, groups: list[list[Scored]], finds_greedy: bool = False) -> tuple[list[list[float]], list[bool]]:
         """Return the nats of each text of each group, and whether all of a group were the model's likeliest."""
         flat = [text for group in groups for text in group]
         with self.open_bar(len(flat)) as bar:
-            found = self.scorer.score(flat, bar.update)
+            found = self.scorer.score(flat, bar.update, finds_greedy=finds_greedy)
         nats, greedy = iter(found.nats.tolist()), iter(found.is_greedy.tolist())
         all_greedy = [min([next(greedy) for _ in group], default=True) for group in groups]
         return [[next(nats) for _ in group] for group in groups], all_greedy
@@ -118,7 +118,7 @@ def measure_choices(reader: Reader, choices: list[Choice], name: str = "choices"
 def measure_continuations(reader: Reader, items: list[Continuation], name: str = "continuations") -> list[Figure]:
     """Return the share of texts that the model, always taking the likeliest token, goes on with word for word."""
     texts = [[encode_scored(reader.tokenizer, item.context, item.continuation, reader.window)] for item in items]
-    _, greedy = reader.score(texts)
+    _, greedy = reader.score(texts, finds_greedy=True)
     rows = [("", item.group, float(found)) for item, found in zip(items, greedy, strict=True)]
     return shares("continuations", name, rows)
 
