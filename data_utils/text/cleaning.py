@@ -52,6 +52,7 @@ def repair_characters(text: str) -> str:
     text = CONTROL.sub("", text)
     if text.isascii():
         return text
+    text = cut_marks(text)  # what parted them is gone
     text = "".join(
         ftfy.fix_text(
             piece,
