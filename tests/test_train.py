@@ -117,7 +117,6 @@ def test_same_command_same_weights(trained, train_options, tmp_path, monkeypatch
     assert train.main([*train_options, "--output_dir", str(tmp_path / "again")]) == 0
     assert_same_weights(trained, tmp_path / "again")
     assert "- minimal pairs, en: " in (tmp_path / "again" / "report.md").read_text()
-    assert "## Score" not in (trained / "report.md").read_text()
 
 
 @pytest.mark.parametrize(("steps", "is_said"), [("12", False), ("9000", True)])
@@ -502,7 +501,7 @@ def bad_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
         "wrong value": (["--max_steps", "many"], "--max_steps"),
         "unknown optimizer": (["--optim", "adamm"], "adamm"),
         "no such shape": (["--corpus", good, "--vocab_size", "300", "--model_shape", "x.json"], "no such model shape"),
-        "no such base": (["--corpus", good, "--base", str(folder / "none")], "none: no tokenizer"),
+        "no such base": (["--corpus", good, "--base", str(folder / "none")], "none: no such checkpoint"),
         "vocabulary too small": (["--corpus", good, "--vocab_size", "10"], "--vocab_size 10 is too small"),
         "hub name offline": (["--corpus", "owner/name"], "set HF_HUB_OFFLINE=0"),
     }
@@ -522,7 +521,7 @@ def test_bad_input_is_one_line(case, tmp_path):
         train.main([*options, "--output_dir", str(tmp_path / "out")])
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert not (tmp_path / "out").exists()
+    assert {path.name for path in (tmp_path / "out").glob("*")} <= {".lock"}  # which goes with the process
 
 
 def test_bad_input_in_the_shell(tmp_path):

@@ -18,7 +18,13 @@ import matplotlib.pyplot as plt
 
 from eval_utils.scorecard import is_loop
 
-LABELS = {"bits_per_byte": "bits per byte", "accuracy": "token accuracy", "preference_accuracy": "preference accuracy"}
+LABELS = {
+    "loss": "loss",
+    "perplexity": "perplexity",
+    "bits_per_byte": "bits per byte",
+    "accuracy": "token accuracy",
+    "preference_accuracy": "preference accuracy",
+}
 
 
 def peak_memory(device: str) -> dict[str, int]:

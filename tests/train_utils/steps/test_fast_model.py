@@ -201,7 +201,7 @@ def test_broken_checkpoint_is_one_line(broken, tiny_checkpoint, tmp_path):
 
 
 def test_missing_checkpoint_is_one_line(tmp_path):
-    with pytest.raises(InputError, match="nowhere: no model can be loaded") as caught:
+    with pytest.raises(InputError, match="nowhere: no such checkpoint") as caught:
         load_model(str(tmp_path / "nowhere"))
     assert "\n" not in str(caught.value)
 
