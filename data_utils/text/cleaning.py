@@ -94,7 +94,8 @@ def cut_pieces(text: str, size: int = PIECE_CHARACTERS) -> list[str]:
     while len(text) - start > size:
         near = start + size, start + 2 * size
         cut = max(text.find("\n", *near), 0) or max(text.find(" ", *near), 0) or min(near[1], len(text)) - 1
-        while start < cut < len(text) - 1 and (combining(text[cut + 1]) or "\u1160" <= text[cut + 1] <= "\u11ff"):
+        first = max(start, cut - 2 * MAX_MARKS)  # a longer run composes with nothing before it
+        while first < cut < len(text) - 1 and (combining(text[cut + 1]) or "\u1160" <= text[cut + 1] <= "\u11ff"):
             cut -= 1  # what composes with the character before it stays with that
         pieces.append(text[start : cut + 1])
         start = cut + 1
