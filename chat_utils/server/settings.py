@@ -17,7 +17,7 @@ class ServerOptions:
         default=None, metadata={"help": "Key that callers must send; better given as CHAT_API_KEY in the environment"}
     )
     slots: int = field(default=SLOTS, metadata={"help": "Replies that are made at once; others wait"})
-    max_queue: int = field(default=64, metadata={"help": "Replies that may wait; more are refused (429)"})
+    max_queue: int = field(default=256, metadata={"help": "Replies that may wait; more are refused (429)"})
     max_body_bytes: int = field(default=4 * 2**20, metadata={"help": "Largest request in bytes; above: refused (413)"})
     max_held_bytes: int = field(
         default=64 * 2**20, metadata={"help": "Requests being read, in bytes all together; above: large ones refused"}
