@@ -34,6 +34,7 @@ QWEN2_PATTERN = (
 # The pattern takes a whole Chinese clause for one word. Millions of different words exhaust the BPE trainer's memory,
 # so the text given to it (not the pattern) has its Han runs cut.
 HAN_RUN = re.compile(r"([\u3400-\u9fff]{6})(?=[\u3400-\u9fff])")
+SPACE_MARK, BYTE_TOKEN = "▁", re.compile("<0x[0-9A-F]{2}>")  # of SentencePiece's vocabularies
 MAX_WORD_CHARACTERS = 64
 LONG_WORD = re.compile(rf"(\S{{{MAX_WORD_CHARACTERS}}})(?=\S)")
 
@@ -136,13 +137,18 @@ def is_byte_level(tokenizer: PreTrainedTokenizerBase) -> bool:
 def token_byte_counts(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Return for each id (V entries) how many bytes of text it stands for; 0 for special tokens.
 
-    Exact for byte-level vocabularies, where each character of a token is one byte; for others by the decoded text.
+    Exact for byte-level vocabularies, where each character of a token is one byte, and for those of SentencePiece,
+    where "▁" is a space and "<0xE4>" a byte of a character that is cut: decoded alone, the one is lost and the other a
+    mark of three bytes. For others by the decoded text.
     """
     special = set(tokenizer.all_special_ids)
     size = len(tokenizer)
+    tokens = [token or "" for token in tokenizer.convert_ids_to_tokens(list(range(size)))]
     if is_byte_level(tokenizer):
-        tokens = tokenizer.convert_ids_to_tokens(list(range(size)))
-        counts = [len(token or "") for token in tokens]
+        counts = [len(token) for token in tokens]
+    elif any(token.startswith(SPACE_MARK) for token in tokens):
+        texts = ["x" if BYTE_TOKEN.fullmatch(token) else token.replace(SPACE_MARK, " ") for token in tokens]
+        counts = [len(text.encode()) for text in texts]
     else:
         counts = [len(text.encode()) for text in tokenizer.batch_decode([[i] for i in range(size)])]
     return [0 if i in special else count for i, count in enumerate(counts)]

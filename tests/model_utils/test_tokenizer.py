@@ -5,7 +5,7 @@ import re
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Regex, Tokenizer, pre_tokenizers
+from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE, WordLevel
 from transformers import PreTrainedTokenizerFast
 from transformers.models.qwen2 import tokenization_qwen2
@@ -146,6 +146,20 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
 
 def test_byte_counts_of_a_vocabulary_of_words():
     assert token_byte_counts(word_tokenizer())[:3] == [3, 3, 0]
+
+
+def test_byte_counts_of_a_vocabulary_that_cuts_characters_into_bytes():
+    """As SentencePiece makes it for Llama, Mistral and Gemma: what a text's tokens stand for is the text."""
+    vocab = {f"<0x{byte:02X}>": byte for byte in range(256)} | {"▁": 256, "▁a": 257, "b": 258, "汉": 259, "a": 260}
+    model = Tokenizer(BPE(vocab, [("▁", "a")], byte_fallback=True, fuse_unk=True))
+    model.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
+    model.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=model)
+    counts = token_byte_counts(tokenizer)
+    for text in ("ab", "a a b", "汉a", "字😀 a"):
+        ids = encode(tokenizer, text)
+        assert tokenizer.decode(ids) == text
+        assert sum(counts[i] for i in ids) == len(text.encode()), text
 
 
 def test_bytes_per_token(tokenizer):
