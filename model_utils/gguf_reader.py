@@ -51,8 +51,6 @@ def import_gguf(file: Path, weights: bool = True) -> str:
 
     Raises InputError for a file that is none, is cut short, or that transformers or llama.cpp read otherwise.
     """
-    if importlib.util.find_spec("gguf") is None:
-        raise InputError(f"{file}: the package gguf is not installed: pip install --no-deps -r requirements/bases.txt")
     metadata = read_metadata(file)
     state = file.stat()
     name = f"{file.resolve()} {state.st_size} {state.st_mtime_ns} {version('transformers')}"
@@ -68,15 +66,17 @@ def import_gguf(file: Path, weights: bool = True) -> str:
 
 
 def read_metadata(file: Path) -> dict:
-    """Return what a GGUF file says of itself; InputError where it is none, or cut short."""
-    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
-
+    """Return what a GGUF file says of itself; InputError where it is none, or cut short, or gguf is not installed."""
     with file.open("rb") as opened:
         start = opened.read(48)
     if start.startswith(b"version https://git-lfs"):
         raise InputError(f"{file}: is a Git LFS pointer, not the file itself; run in its folder: git lfs pull")
     if not start.startswith(b"GGUF"):
         raise InputError(f"{file}: is no GGUF file; name a checkpoint's folder, or a GGUF file")
+    if importlib.util.find_spec("gguf") is None:
+        raise InputError(f"{file}: the package gguf is not installed: pip install --no-deps -r requirements/bases.txt")
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
     try:  # gguf's own reader takes 20 times as long, for a vocabulary that is not needed here
         data = np.memmap(file, mode="r", dtype=np.uint8)
         metadata, count, place = _read_metadata(data, str(file))
