@@ -10,7 +10,7 @@ python chat.py --serve                          # OpenAI's protocol at http://12
 """
 
 import sys
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from chat_utils.choices import ENGINES, PRECISIONS
@@ -18,7 +18,7 @@ from chat_utils.sampling import Sampling
 from chat_utils.server.settings import ServerOptions
 from environment import begin_script
 from errors import InputError, run_script
-from options import parse_arguments, refuse_useless
+from options import option, parse_arguments, refuse_useless
 
 SAMPLE_PROMPTS = ("Hello! How are you today?", "What is your name?", "你好！", "你叫什么名字？")
 
@@ -27,27 +27,18 @@ SAMPLE_PROMPTS = ("Hello! How are you today?", "What is your name?", "你好！"
 class ChatOptions:
     """Who answers, and where."""
 
-    model: str | None = field(default=None, metadata={"help": "Checkpoint to talk to; unset: ckpt_chat, else ckpt"})
-    system: str | None = field(default=None, metadata={"help": "System prompt: how the assistant should behave"})
-    prompt: str | None = field(default=None, metadata={"help": "Answer this and leave"})
-    web: bool = field(default=False, metadata={"help": "Serve a page to chat in, and the API beside it"})
-    serve: bool = field(default=False, metadata={"help": "Serve the API alone: OpenAI's protocol over HTTP"})
-    samples: bool = field(default=False, metadata={"help": "Answer four sample prompts and leave"})
-    stats: bool = field(default=False, metadata={"help": "After each reply: ms to its first token, tokens a second"})
-    engine: str = field(
-        default="auto",
-        metadata={"help": "What computes the replies; auto: the fastest that needs no install", "choices": ENGINES},
+    model: str | None = option(None, "Checkpoint to talk to; unset: ckpt_chat, else ckpt")
+    system: str | None = option(None, "System prompt: how the assistant should behave")
+    prompt: str | None = option(None, "Answer this and leave")
+    web: bool = option(False, "Serve a page to chat in, and the API beside it")
+    serve: bool = option(False, "Serve the API alone: OpenAI's protocol over HTTP")
+    samples: bool = option(False, "Answer four sample prompts and leave")
+    stats: bool = option(False, "After each reply: ms to its first token, tokens a second")
+    engine: str = option("auto", "What computes the replies; auto: the fastest that needs no install", choices=ENGINES)
+    dtype: str = option(
+        "auto", "Precision of the weights; auto: float32 on a CPU, elsewhere as they were saved", choices=PRECISIONS
     )
-    dtype: str = field(
-        default="auto",
-        metadata={
-            "help": "Precision of the weights; auto: float32 on a CPU, elsewhere as they were saved",
-            "choices": PRECISIONS,
-        },
-    )
-    history: str | None = field(
-        default=None, metadata={"help": "File that keeps what you type; '': none; unset: in your home"}
-    )
+    history: str | None = option(None, "File that keeps what you type; '': none; unset: in your home")
 
     def __post_init__(self) -> None:
         if self.prompt is not None and not self.prompt.strip():

@@ -18,7 +18,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from glob import escape
 from pathlib import Path
@@ -45,7 +45,7 @@ from files import whole
 from model_utils import gguf_writer as gguf
 from model_utils.checkpoint import find_checkpoint, load_checkpoint
 from model_utils.same_tokens import check_tokens
-from options import format_command, parse_arguments, refuse_useless
+from options import format_command, option, parse_arguments, refuse_useless
 from train_utils.checkpoint import weights_version
 
 # What each form is called by: its types from whole to small, the type that is taken where none is named, its packages.
@@ -66,21 +66,11 @@ TYPES = "; ".join(f"{form}: {', '.join(types)} ({default})" for form, (types, de
 class ExportOptions:
     """What is written, where, and whether it is uploaded."""
 
-    model: str = field(
-        default="ckpt_chat", metadata={"help": "Checkpoint, as train.py and finetune_dialogue.py write it"}
-    )
-    to: str | None = field(
-        default=None, metadata={"help": "Form to write; unset: only --push", "choices": tuple(FORMS)}
-    )
-    quantize: str | None = field(
-        default=None, metadata={"help": "Type of the weights; unset: the form's own, in brackets below"}
-    )
-    output_dir: str | None = field(
-        default=None, metadata={"help": "Folder to write; unset: the checkpoint's name and the form: ckpt_chat-gguf"}
-    )
-    push: str | None = field(
-        default=None, metadata={"help": "Upload to this repository of the Hugging Face hub, OWNER/NAME"}
-    )
+    model: str = option("ckpt_chat", "Checkpoint, as train.py and finetune_dialogue.py write it")
+    to: str | None = option(None, "Form to write; unset: only --push", choices=tuple(FORMS))
+    quantize: str | None = option(None, "Type of the weights; unset: the form's own, in brackets below")
+    output_dir: str | None = option(None, "Folder to write; unset: the checkpoint's name and the form: ckpt_chat-gguf")
+    push: str | None = option(None, "Upload to this repository of the Hugging Face hub, OWNER/NAME")
 
     def __post_init__(self) -> None:
         if not self.to and not self.push:

@@ -12,14 +12,14 @@ and plain text with alternating lines are read too, from .jsonl .json .csv .parq
 """
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from environment import begin_script
 from errors import run_script
-from options import check_range, format_command, refuse_useless
+from options import check_range, format_command, option, refuse_useless
 from train_utils.run_options import RunOptions, parse_training
 
 if TYPE_CHECKING:  # these take seconds to import
@@ -36,39 +36,31 @@ RECIPE = ROOT / "configs" / "finetune_dialogue.yaml"
 class DialogueArguments:
     """What is learned from, and by which model."""
 
-    base: str = field(default="ckpt", metadata={"help": "Checkpoint to start from: any causal language model"})
-    dialogues: list[str] = field(
-        default_factory=lambda: ["own@6", "chatterbot", "hsk@0.3", "chitchat@0.2"],
-        metadata={"help": "Files, folders, globs or hub names, each PATH or PATH@TIMES; or the built-in sources"},
+    base: str = option("ckpt", "Checkpoint to start from: any causal language model")
+    dialogues: list[str] = option(
+        ["own@6", "chatterbot", "hsk@0.3", "chitchat@0.2"],
+        "Files, folders, globs or hub names, each PATH or PATH@TIMES; or the built-in sources",
     )
-    skip_bad_dialogues: bool = field(
-        default=False, metadata={"help": "Leave out rows that are no dialogues, up to a fifth of all, and name them"}
+    skip_bad_dialogues: bool = option(
+        False, "Leave out rows that are no dialogues, up to a fifth of all, and name them"
     )
-    assistant_name: str = field(default="Momo", metadata={"help": "What {assistant_name} in dialogues becomes"})
-    system: str | None = field(
-        default=None, metadata={"help": "System prompt of dialogues that bring none; '': none; unset: the base's own"}
+    assistant_name: str = option("Momo", "What {assistant_name} in dialogues becomes")
+    system: str | None = option(None, "System prompt of dialogues that bring none; '': none; unset: the base's own")
+    row_tokens: int = option(512, "Length of a training row in tokens; dialogues are packed")
+    eval_fraction: float = option(
+        0.02, "Share of the dialogues that is held out, by hash; best the same as in train.py"
     )
-    row_tokens: int = field(default=512, metadata={"help": "Length of a training row in tokens; dialogues are packed"})
-    eval_fraction: float = field(
-        default=0.02,
-        metadata={"help": "Share of the dialogues that is held out, by hash; best the same as in train.py"},
+    replay: float | None = option(
+        None, "Share of the rows that is text of the pretraining, against forgetting; 0 only measures it"
     )
-    replay: float | None = field(
-        default=None,
-        metadata={"help": "Share of the rows that is text of the pretraining, against forgetting; 0 only measures it"},
+    replay_corpus: list[str] | None = option(
+        None, "That text, as --corpus of train.py; unset: what the base was trained on"
     )
-    replay_corpus: list[str] | None = field(
-        default=None, metadata={"help": "That text, as --corpus of train.py; unset: what the base was trained on"}
-    )
-    replay_replies: int = field(
-        default=0, metadata={"help": "Questions that the base answers first, to learn on its own replies too"}
-    )
-    lora: bool = field(
-        default=False, metadata={"help": "Train low-rank adapters; writes adapter/ and the merged model"}
-    )
-    lora_rank: int = field(default=16, metadata={"help": "Rank r of the adapters"})
-    lora_alpha: int = field(default=32, metadata={"help": "Scale of the adapters: alpha / r"})
-    lora_targets: str = field(default="all-linear", metadata={"help": "Modules that get one, by name, comma-separated"})
+    replay_replies: int = option(0, "Questions that the base answers first, to learn on its own replies too")
+    lora: bool = option(False, "Train low-rank adapters; writes adapter/ and the merged model")
+    lora_rank: int = option(16, "Rank r of the adapters")
+    lora_alpha: int = option(32, "Scale of the adapters: alpha / r")
+    lora_targets: str = option("all-linear", "Modules that get one, by name, comma-separated")
 
     def __post_init__(self) -> None:
         check_range("row_tokens", self.row_tokens, 2, 2**31)
@@ -91,8 +83,8 @@ class TuneOptions(RunOptions):
 
     COMMON: ClassVar[list[str]] = [*RunOptions.COMMON, "eval_on_start"]
 
-    output_dir: str = field(default="ckpt_chat", metadata={"help": "Folder of the checkpoint, its report and curves"})
-    eval_on_start: bool = field(default=True, metadata={"help": "Measure before training too, to compare"})
+    output_dir: str = option("ckpt_chat", "Folder of the checkpoint, its report and curves")
+    eval_on_start: bool = option(True, "Measure before training too, to compare")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -9,7 +9,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, Field, field, fields
 from difflib import get_close_matches
 from pathlib import Path
 from textwrap import shorten
@@ -36,6 +36,14 @@ def check_range(name: str, value: float, low: float, high: float) -> None:
     """Raise ValueError that names the option where its value is outside of what makes sense."""
     if not low <= value <= high:
         raise ValueError(f"--{name} {value} is outside {low:g} to {high:g}")
+
+
+def option(default: Any, about: str, *, choices: Sequence[str] = ()) -> Any:
+    """Return the field of a dataclass that is an option: its default, what --help says of it, and its values if few."""
+    metadata = {"help": about, "choices": choices}
+    if isinstance(default, list):
+        return field(default_factory=default.copy, metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 def format_command(*words: object) -> str:

@@ -12,7 +12,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is fetched unless the us
 
 import json
 import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from environment import begin_script
@@ -24,7 +24,7 @@ if __name__ == "__main__":  # what follows takes seconds to import
 
 from data_utils.caching import cache_key
 from data_utils.sources.folder import MANIFEST
-from options import check_range, format_command, parse_arguments, refuse_useless
+from options import check_range, format_command, option, parse_arguments, refuse_useless
 
 ROOT = Path(__file__).parent
 DUPLICATES = ("near", "exact", "none")
@@ -35,32 +35,20 @@ EXECUTORS = ("local", "slurm", "ray")
 class PrepareArguments:
     """What is prepared, and where it runs."""
 
-    sources: list[str] = field(default_factory=list, metadata={"help": "Files, folders, globs, addresses or hub names"})
-    output_dir: str = field(default="corpus", metadata={"help": "Folder that the corpus is written to"})
-    duplicates: str = field(
-        default="near", metadata={"help": "Drop near duplicates (exact ones too), exact ones alone, or none"}
-    )
-    near_similarity: float = field(
-        default=0.7, metadata={"help": "Share of common 5-token shingles from which on documents are near duplicates"}
-    )
-    eval_fraction: float = field(
-        default=0.02, metadata={"help": "Share that training holds out, by hash; near: no training document holds it"}
-    )
-    eval_files: list[str] = field(
-        default_factory=list, metadata={"help": "Evaluation files, whose text must not be in the corpus"}
-    )
-    max_broken_fraction: float = field(
-        default=0.05, metadata={"help": "Stop where more of the input than this cannot be read"}
-    )
-    executor: str = field(default="local", metadata={"help": "Where it runs: local, slurm or ray"})
-    workers: int = field(default=0, metadata={"help": "Tasks at a time; 0: one for each core (slurm: no limit)"})
-    task_megabytes: float = field(default=32, metadata={"help": "Input of a task at most, which is what a kill costs"})
-    ray_address: str | None = field(
-        default=None, metadata={"help": "Ray cluster; unset: Ray is started on this machine"}
-    )
-    slurm_partition: str = field(default="normal", metadata={"help": "Slurm partition"})
-    slurm_time: str = field(default="12:00:00", metadata={"help": "Slurm time limit of a task, hours:minutes:seconds"})
-    overwrite: bool = field(default=False, metadata={"help": "Begin anew, also where a corpus is there already"})
+    sources: list[str] = option([], "Files, folders, globs, addresses or hub names")
+    output_dir: str = option("corpus", "Folder that the corpus is written to")
+    duplicates: str = option("near", "Drop near duplicates (exact ones too), exact ones alone, or none")
+    near_similarity: float = option(0.7, "Share of common 5-token shingles from which on documents are near duplicates")
+    eval_fraction: float = option(0.02, "Share that training holds out, by hash; near: no training document holds it")
+    eval_files: list[str] = option([], "Evaluation files, whose text must not be in the corpus")
+    max_broken_fraction: float = option(0.05, "Stop where more of the input than this cannot be read")
+    executor: str = option("local", "Where it runs: local, slurm or ray")
+    workers: int = option(0, "Tasks at a time; 0: one for each core (slurm: no limit)")
+    task_megabytes: float = option(32, "Input of a task at most, which is what a kill costs")
+    ray_address: str | None = option(None, "Ray cluster; unset: Ray is started on this machine")
+    slurm_partition: str = option("normal", "Slurm partition")
+    slurm_time: str = option("12:00:00", "Slurm time limit of a task, hours:minutes:seconds")
+    overwrite: bool = option(False, "Begin anew, also where a corpus is there already")
 
     def __post_init__(self) -> None:
         for name, choices in (("duplicates", DUPLICATES), ("executor", EXECUTORS)):

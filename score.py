@@ -8,14 +8,14 @@ python score.py ckpt --pairs blimp/ --choices arc.jsonl            # published s
 """
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
 from environment import begin_script
 from errors import InputError, run_guarded, run_script
 from model_utils.checkpoint import find_checkpoint, load_checkpoint
-from options import check_range, parse_arguments, refuse_useless
+from options import check_range, option, parse_arguments, refuse_useless
 
 ROOT = Path(__file__).parent
 RECIPE = ROOT / "configs" / "score.yaml"
@@ -26,31 +26,22 @@ OWN_NAME = "Momo"  # of the assistant, where the checkpoint's record says nothin
 class ScoreOptions:
     """What is measured on what."""
 
-    models: list[str] = field(
-        default_factory=lambda: ["ckpt_chat"], metadata={"help": "Checkpoints, as the first words of the command too"}
+    models: list[str] = option(["ckpt_chat"], "Checkpoints, as the first words of the command too")
+    parts: list[str] = option(
+        [], "text, dialogues, pairs, choices, continuations (the last two of files only), replies, speed"
     )
-    parts: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "text, dialogues, pairs, choices, continuations (the last two of files only), replies, speed"
-        },
+    text: list[str] | None = option(None, "Held-out text of your own instead, as --corpus")
+    dialogues: list[str] | None = option(None, "Held-out dialogues of your own instead")
+    pairs: list[str] | None = option(
+        None, "Minimal pairs too, JSONL: sentence_good, sentence_bad, UID (BLiMP, ZhoBLiMP)"
     )
-    text: list[str] | None = field(default=None, metadata={"help": "Held-out text of your own instead, as --corpus"})
-    dialogues: list[str] | None = field(default=None, metadata={"help": "Held-out dialogues of your own instead"})
-    pairs: list[str] | None = field(
-        default=None, metadata={"help": "Minimal pairs too, JSONL: sentence_good, sentence_bad, UID (BLiMP, ZhoBLiMP)"}
-    )
-    choices: list[str] | None = field(default=None, metadata={"help": "Questions, JSONL: query, choices, gold (CORE)"})
-    continuations: list[str] | None = field(
-        default=None, metadata={"help": "Texts to go on with, JSONL: context, continuation (LAMBADA)"}
-    )
-    limit: int | None = field(
-        default=None, metadata={"help": "Items at most: of each language, phenomenon, kind of question, file"}
-    )
-    compare: list[str] | None = field(default=None, metadata={"help": "Two checkpoints: say which is better"})
-    brief: bool = field(default=False, metadata={"help": "Show ten lines of the first checkpoint and what they mean"})
-    overwrite: bool = field(default=False, metadata={"help": "Measure again what was measured before"})
-    output_dir: str = field(default="score", metadata={"help": "Folder of score.md, score.json and score.png"})
+    choices: list[str] | None = option(None, "Questions, JSONL: query, choices, gold (CORE)")
+    continuations: list[str] | None = option(None, "Texts to go on with, JSONL: context, continuation (LAMBADA)")
+    limit: int | None = option(None, "Items at most: of each language, phenomenon, kind of question, file")
+    compare: list[str] | None = option(None, "Two checkpoints: say which is better")
+    brief: bool = option(False, "Show ten lines of the first checkpoint and what they mean")
+    overwrite: bool = option(False, "Measure again what was measured before")
+    output_dir: str = option("score", "Folder of score.md, score.json and score.png")
 
     def __post_init__(self) -> None:
         check_range("limit", 1 if self.limit is None else self.limit, 1, 2**31)

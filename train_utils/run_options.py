@@ -3,12 +3,12 @@
 import ast
 import math
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
-from options import check_range, parse_arguments, refuse_useless
+from options import check_range, option, parse_arguments, refuse_useless
 from train_utils.cpu_processes import start_cpu_processes
 
 REPLACED_BY_CLOCK = {
@@ -40,73 +40,48 @@ class RunOptions:
         "logging_steps", "report_to", "resume_from_checkpoint", "overwrite", "seed", "use_cpu",
     ]  # fmt: skip
 
-    output_dir: str = field(default="ckpt", metadata={"help": "Folder of the checkpoint, its report and its curves"})
-    minutes: float | None = field(
-        default=None, metadata={"help": "Train the best model of so many minutes, from start to end; replaces steps"}
+    output_dir: str = option("ckpt", "Folder of the checkpoint, its report and its curves")
+    minutes: float | None = option(None, "Train the best model of so many minutes, from start to end; replaces steps")
+    plan_only: bool = option(False, "Print the plan and leave; needs --minutes")
+    max_steps: int = option(-1, "Optimizer steps of the run; -1: by --num_train_epochs")
+    num_train_epochs: float = option(3.0, "How often the run sees each row, instead of --max_steps")
+    learning_rate: float | None = option(None, "Peak learning rate of AdamW; unset: by the model's width and the batch")
+    matrix_learning_rate: float | None = option(None, "Peak learning rate of Muon on the matrices; unset: by the batch")
+    optim: str = option(
+        "muon", "muon (Muon on matrices, AdamW on the rest), adamw, sgd, or any name that Trainer knows"
     )
-    plan_only: bool = field(default=False, metadata={"help": "Print the plan and leave; needs --minutes"})
-    max_steps: int = field(default=-1, metadata={"help": "Optimizer steps of the run; -1: by --num_train_epochs"})
-    num_train_epochs: float = field(
-        default=3.0, metadata={"help": "How often the run sees each row, instead of --max_steps"}
+    per_device_train_batch_size: int = option(
+        8, "Rows of a pass on each GPU or process; with --minutes by the plan, unless given"
     )
-    learning_rate: float | None = field(
-        default=None, metadata={"help": "Peak learning rate of AdamW; unset: by the model's width and the batch"}
+    gradient_accumulation_steps: int = option(
+        1, "Passes of an optimizer step; with --minutes by the plan, unless given"
     )
-    matrix_learning_rate: float | None = field(
-        default=None, metadata={"help": "Peak learning rate of Muon on the matrices; unset: by the batch"}
+    warmup_steps: float = option(0, "Steps in which the learning rate rises; below 1: share of the run")
+    lr_scheduler_type: str = option("warmup_stable_decay", "Learning-rate schedule, by Trainer's names")
+    decay_share: float = option(0.65, "Last share of the run, in which the rate falls to zero (warmup_stable_decay)")
+    weight_decay: float = option(0.0, "Decoupled decay of the matrices, times the rate")
+    max_grad_norm: float = option(1.0, "Norm to which the gradients are cut; 0: never")
+    bf16: bool | None = option(None, "Compute in bfloat16; unset: where the processor or GPU is faster with it")
+    torch_compile: bool | None = option(None, "Compile the layers; unset: where the run is long enough to repay it")
+    activation_checkpointing: bool | None = option(
+        None, "Compute activations twice instead of keeping them: less memory, slower"
     )
-    optim: str = field(
-        default="muon",
-        metadata={"help": "muon (Muon on matrices, AdamW on the rest), adamw, sgd, or any name that Trainer knows"},
+    use_liger_kernel: bool = option(False, "Liger's GPU kernels instead of compiled layers; needs liger-kernel")
+    eval_strategy: str = option("steps", "When to evaluate: no, steps (--eval_steps heeded then alone) or epoch")
+    eval_steps: float = option(0.25, "Steps between evaluations; below 1: share of the run")
+    eval_tokens: int | None = option(
+        None, "Held-out tokens of each language in an evaluation; unset: 32,768, fewer in a short run"
     )
-    per_device_train_batch_size: int = field(
-        default=8, metadata={"help": "Rows of a pass on each GPU or process; with --minutes by the plan, unless given"}
+    save_steps: float = option(0.25, "Steps between checkpoints; below 1: share of the run")
+    save_total_limit: int | None = option(2, "How many resumable checkpoints are kept")
+    logging_steps: float = option(10, "Steps between two values of the curves")
+    report_to: str = option("tensorboard", "tensorboard, wandb, ..., or none")
+    resume_from_checkpoint: str | None = option(
+        None, "true: go on from the last complete checkpoint, if there is any; or the path of one"
     )
-    gradient_accumulation_steps: int = field(
-        default=1, metadata={"help": "Passes of an optimizer step; with --minutes by the plan, unless given"}
-    )
-    warmup_steps: float = field(
-        default=0, metadata={"help": "Steps in which the learning rate rises; below 1: share of the run"}
-    )
-    lr_scheduler_type: str = field(
-        default="warmup_stable_decay", metadata={"help": "Learning-rate schedule, by Trainer's names"}
-    )
-    decay_share: float = field(
-        default=0.65, metadata={"help": "Last share of the run, in which the rate falls to zero (warmup_stable_decay)"}
-    )
-    weight_decay: float = field(default=0.0, metadata={"help": "Decoupled decay of the matrices, times the rate"})
-    max_grad_norm: float = field(default=1.0, metadata={"help": "Norm to which the gradients are cut; 0: never"})
-    bf16: bool | None = field(
-        default=None, metadata={"help": "Compute in bfloat16; unset: where the processor or GPU is faster with it"}
-    )
-    torch_compile: bool | None = field(
-        default=None, metadata={"help": "Compile the layers; unset: where the run is long enough to repay it"}
-    )
-    activation_checkpointing: bool | None = field(
-        default=None, metadata={"help": "Compute activations twice instead of keeping them: less memory, slower"}
-    )
-    use_liger_kernel: bool = field(
-        default=False, metadata={"help": "Liger's GPU kernels instead of compiled layers; needs liger-kernel"}
-    )
-    eval_strategy: str = field(
-        default="steps", metadata={"help": "When to evaluate: no, steps (--eval_steps heeded then alone) or epoch"}
-    )
-    eval_steps: float = field(default=0.25, metadata={"help": "Steps between evaluations; below 1: share of the run"})
-    eval_tokens: int | None = field(
-        default=None,
-        metadata={"help": "Held-out tokens of each language in an evaluation; unset: 32,768, fewer in a short run"},
-    )
-    save_steps: float = field(default=0.25, metadata={"help": "Steps between checkpoints; below 1: share of the run"})
-    save_total_limit: int | None = field(default=2, metadata={"help": "How many resumable checkpoints are kept"})
-    logging_steps: float = field(default=10, metadata={"help": "Steps between two values of the curves"})
-    report_to: str = field(default="tensorboard", metadata={"help": "tensorboard, wandb, ..., or none"})
-    resume_from_checkpoint: str | None = field(
-        default=None,
-        metadata={"help": "true: go on from the last complete checkpoint, if there is any; or the path of one"},
-    )
-    overwrite: bool = field(default=False, metadata={"help": "Replace a different run that --output_dir holds"})
-    seed: int = field(default=42, metadata={"help": "Seed of weights, order and samples"})
-    use_cpu: bool = field(default=False, metadata={"help": "Train on the CPU even where there is a GPU"})
+    overwrite: bool = option(False, "Replace a different run that --output_dir holds")
+    seed: int = option(42, "Seed of weights, order and samples")
+    use_cpu: bool = option(False, "Train on the CPU even where there is a GPU")
 
     def __post_init__(self) -> None:
         for name, low in (("seed", 0), ("gradient_accumulation_steps", 1), ("per_device_train_batch_size", 1)):
@@ -147,11 +122,11 @@ class RunOptions:
             if "max_steps" in typed:
                 refuse_useless(typed, {"num_train_epochs"}, "with --max_steps; leave out one of the two")
             self.max_steps = -1
-        for option, values, useless in WITHOUT_EFFECT:
-            value = getattr(self, option, None)  # save_strategy is Trainer's, which isn't imported for --help
+        for name, values, useless in WITHOUT_EFFECT:
+            value = getattr(self, name, None)  # save_strategy is Trainer's, which isn't imported for --help
             value = getattr(value, "value", value)
-            if value in values and not (self.minutes is not None and option in REPLACED_BY_CLOCK):
-                refuse_useless(typed, useless, f"with --{option} {value}; leave out one of the two")
+            if value in values and not (self.minutes is not None and name in REPLACED_BY_CLOCK):
+                refuse_useless(typed, useless, f"with --{name} {value}; leave out one of the two")
         if self.overwrite and (self.resume_from_checkpoint or "false").lower() != "false":
             raise ValueError("--overwrite true begins anew, --resume_from_checkpoint goes on; leave out one of the two")
         if "matrix_learning_rate" in typed and self.optim != "muon":

@@ -6,7 +6,7 @@ are datatrove's statistics: `total`, `forwarded`, `dropped`, `dropped_REASON`, `
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 from datatrove.data import Document, DocumentsPipeline
@@ -22,6 +22,7 @@ from data_utils.text.normalize import check_variant, drop_invisible, fold_compat
 from data_utils.text.private_data import mask_private, scan_digits
 from data_utils.text.quality import drop_policy_lines, judge_quality, scan_quality
 from data_utils.text.repetition import judge_repetition, scan_repetition
+from options import option
 
 BATCH_DOCUMENTS = 256  # looked at together
 EXAMPLES = 3  # kept of each reason, from each task
@@ -36,15 +37,9 @@ DEFAULT_STEPS = [name for name in STEPS if name not in ("compatible", "simplifie
 class CleaningArguments:
     """Which cleaning steps a corpus goes through."""
 
-    clean: list[str] = field(
-        default_factory=lambda: list(DEFAULT_STEPS), metadata={"help": f"Steps that are on, of: {' '.join(STEPS)}"}
-    )
-    languages: list[str] = field(
-        default_factory=lambda: ["en", "zh"], metadata={"help": "Languages that the step `language` keeps (ISO 639-1)"}
-    )
-    min_characters: int = field(
-        default=20, metadata={"help": "Shortest document that the step `length` keeps; a Han character counts as two"}
-    )
+    clean: list[str] = option(DEFAULT_STEPS, f"Steps that are on, of: {' '.join(STEPS)}")
+    languages: list[str] = option(["en", "zh"], "Languages that the step `language` keeps (ISO 639-1)")
+    min_characters: int = option(20, "Shortest document that the step `length` keeps; a Han character counts as two")
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.clean if name not in STEPS]

@@ -1,7 +1,7 @@
 """Where files are: folders, globs and fsspec addresses in, a path for each file out; and how a fault is told."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from glob import glob, has_magic
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +10,7 @@ import fsspec
 
 from data_utils.readers.opening import COMPRESSED
 from errors import InputError, first_line
+from options import option
 
 # Kind -> the function that reads it, as module:function: a library that only one kind needs is loaded with that kind.
 KINDS = {
@@ -36,16 +37,10 @@ NO_TEXT = re.compile(r"-multistream-index\d*\.txt")  # lies beside a Wikipedia d
 class ReadArguments:
     """How files become documents."""
 
-    sample_by: str = field(
-        default="document", metadata={"help": "A document of a .txt file: line, paragraph (blank lines) or document"}
-    )
-    text_column: str = field(default="text", metadata={"help": "Column of .jsonl, .csv, .parquet that holds the text"})
-    chinese_variant: str = field(
-        default="zh-hans", metadata={"help": "What is read where a Wikipedia gives a choice: zh-hans, zh-hant, zh-tw"}
-    )
-    max_seconds: float = field(
-        default=20, metadata={"help": "Processor seconds for a document before it is left out; 0: no limit"}
-    )
+    sample_by: str = option("document", "A document of a .txt file: line, paragraph (blank lines) or document")
+    text_column: str = option("text", "Column of .jsonl, .csv, .parquet that holds the text")
+    chinese_variant: str = option("zh-hans", "What is read where a Wikipedia gives a choice: zh-hans, zh-hant, zh-tw")
+    max_seconds: float = option(20, "Processor seconds for a document before it is left out; 0: no limit")
 
     def __post_init__(self) -> None:
         if self.sample_by not in SAMPLE_BY:
