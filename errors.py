@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from types import TracebackType
@@ -16,6 +17,10 @@ class RunError(Exception):
     """A run that can't come to a true end; its text says where it was, what was found and what to do."""
 
 
+# Control characters change a terminal's state; marks that reorder the line, and separators, its looks.
+UNPRINTABLE = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff\U000e0000-\U000e007f]"
+)
 INTERRUPTED = "interrupted; what was complete before is untouched"
 # By number where Python reports it, by words where torch, safetensors and pyarrow do.
 MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO}
@@ -54,7 +59,36 @@ def explained(place: str, what: str) -> Iterator[None]:
 def say_error(message: str) -> None:
     """Print the line that a process ends with; of several (accelerate launch) only the first of a machine prints."""
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {escape_unprintable(message)}", file=sys.stderr)
+
+
+def say_note(message: str) -> None:
+    """Print a line about the input on standard error; of several processes only the first of a machine prints."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(f"note: {escape_unprintable(message)}", file=sys.stderr)
+
+
+def escape_unprintable(text: str) -> str:
+    """Return text with what could change a terminal's state as an escape, and what is no UTF-8 in a file's name.
+
+    >>> escape_unprintable("a\\x1b]0;b\\udcb1.txt")
+    'a\\\\x1b]0;b\\\\xb1.txt'
+    """
+
+    def escape(match: re.Match) -> str:
+        byte = ord(match[0]) - 0xDC00  # as Python keeps a name's bytes
+        return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else match[0].encode("unicode_escape").decode()
+
+    return UNPRINTABLE.sub(escape, text)
+
+
+def make_printable(text: str) -> str:
+    """Return text without what could change a terminal's state.
+
+    >>> make_printable("a\\x1b[31mb\\n")
+    'a[31mb\\n'
+    """
+    return UNPRINTABLE.sub("", text)
 
 
 def say_interrupts() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from chat_utils.terminal.markdown import make_printable
+from errors import make_printable
 from tests.conftest import run_server
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 from rich.cells import cell_len
 
 from chat_utils.engine import freeze_loaded
-from chat_utils.terminal.markdown import make_printable
 from chat_utils.terminal.wording import LANGUAGES, say
 from data_utils.dialogue.checking import DialogueError
-from errors import InputError
+from errors import InputError, make_printable
 
 if TYPE_CHECKING:
     from chat_utils.terminal.loop import Chat

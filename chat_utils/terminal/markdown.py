@@ -10,6 +10,8 @@ from rich.console import Console, ConsoleOptions
 from rich.segment import Segment
 from rich.text import Text
 
+from errors import make_printable
+
 # Text is shown as it is: no HTML that vanishes, and no line of dashes that makes a heading of what stands above.
 PARSER = MarkdownIt(options_update={"html": False}).enable(["strikethrough", "table"]).disable("lheading")
 
@@ -17,20 +19,6 @@ PARSER = MarkdownIt(options_update={"html": False}).enable(["strikethrough", "ta
 OPENING, CLOSING = "“‘（「『《〈【(", "”’）」』》〉】，。！？；：、…)"
 WIDE = r"\u2e80-\u2fff\u3040-\u9fff\uac00-\ud7af\uf900-\ufaff\uff10-\uff19\uff21-\uff5a"
 UNIT = re.compile(rf"\s*[{OPENING}]*(?:[{WIDE}]|[^\s{WIDE}{OPENING}{CLOSING}]+)?[{CLOSING}]*")
-
-# Control characters change a terminal's state; marks that reorder the line, and separators, its looks.
-UNPRINTABLE = re.compile(
-    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff\U000e0000-\U000e007f]"
-)
-
-
-def make_printable(text: str) -> str:
-    """Return text without what could change a terminal's state.
-
-    >>> make_printable("a\\x1b[31mb\\n")
-    'a[31mb\\n'
-    """
-    return UNPRINTABLE.sub("", text)
 
 
 def find_breaks(text: str, width: int) -> list[int]:

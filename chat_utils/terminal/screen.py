@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 
-from chat_utils.terminal.markdown import make_printable
+from errors import make_printable
 
 try:
     import termios

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
-from chat_utils.terminal.markdown import find_breaks, make_printable, render_lines, split_last_block
+from chat_utils.terminal.markdown import find_breaks, render_lines, split_last_block
+from errors import make_printable
 
 PLAIN = Console(color_system=None, force_terminal=True)
 MIXED = st.text(st.sampled_from("ab 你好，。（）「」\n*_`#->1.|<&;🌍\u202e\x1b\x9b"), max_size=120)
