@@ -41,7 +41,7 @@ class PrepareArguments:
     near_similarity: float = option(0.7, "Share of common 5-token shingles from which on documents are near duplicates")
     eval_fraction: float = option(0.02, "Share that training holds out, by hash; near: no training document holds it")
     eval_files: list[str] = option([], "Evaluation files, whose text must not be in the corpus")
-    max_broken_fraction: float = option(0.05, "Stop where more of the input than this cannot be read")
+    max_broken_fraction: float = option(0.2, "Stop where more of the input than this cannot be read")
     executor: str = option("local", "Where it runs: local, slurm or ray")
     workers: int = option(0, "Tasks at a time; 0: one for each core (slurm: no limit)")
     task_megabytes: float = option(32, "Input of a task at most, which is what a kill costs")
@@ -79,6 +79,7 @@ def main(argv: list[str] | None = None) -> int:
         from data_utils.preparation.executors import run_stages
         from data_utils.preparation.filters import CleaningArguments
         from data_utils.preparation.plan import Plan, divide_files, list_files
+        from data_utils.preparation.report import describe_languages
         from data_utils.preparation.tally import format_bytes, plural
         from data_utils.sources.inputs import ReadArguments
     except ModuleNotFoundError as error:
@@ -125,6 +126,9 @@ def main(argv: list[str] | None = None) -> int:
         f"{output}: {plural(corpus['documents'], 'document')}, {format_bytes(corpus['bytes'])}, {held_out:,} held out; "
         f"{plural(len(report['faults']), 'fault')} in the input; {output}/report.md says more"
     )
+    read = sum(counts[0] for counts in report["steps"]["read"].values())
+    if told := describe_languages(report["reasons"].get("language", {}), read, cleaning.languages):
+        print(f"note: {told}")
     if not held_out:
         print("note: training needs a held-out document: give more text, or a larger --eval_fraction here and there")
     command = format_command("python", "train.py", "--corpus", output, "--output_dir", f"ckpt_{output.name}")
@@ -144,7 +148,7 @@ def is_finished(output: Path, settings: dict, overwrite: bool) -> bool:
     corpus = output / MANIFEST
     if corpus.exists():
         before = json.loads(corpus.read_text(encoding="utf-8"))["settings"]
-        changed = [name for name, value in settings.items() if before.get(name) != value]
+        changed = [name for name, value in settings.items() if before.get(name, value) != value]
         if changed:
             raise InputError(
                 f"{output}: prepared with {describe_change(changed[0], before, settings)}; "

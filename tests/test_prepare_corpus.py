@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import prepare_corpus as prepare
+from data_utils.preparation.checks import CheckBroken, measure_broken
 from data_utils.preparation.executors import Stage, make_executor, run_stages
-from data_utils.preparation.tally import CheckBroken, measure_broken
 from data_utils.sources import builtin as sources
 from data_utils.text.splitting import hash_share
 from errors import InputError
@@ -247,6 +247,23 @@ def test_wrong_input_is_one_line(tmp_path, monkeypatch, options, message):
     write_lines(tmp_path / "OTHER" / "a.jsonl", ["some text"])
     with pytest.raises(InputError, match=message):
         prepare.main(["--sources", "texts", *options])
+
+
+def test_what_the_languages_drop_is_told_with_what_to_give(tmp_path, capsys):
+    pytest.importorskip("py3langid")
+    japanese = "昔々、あるところにおじいさんとおばあさんが住んでいました。毎日のように川へ洗濯に行きました。"
+    write_lines(tmp_path / "texts" / "a.jsonl", [f"{japanese}第{n}話。" for n in range(30)])
+    options = ["--sources", str(tmp_path / "texts"), "--workers", "1", "--duplicates", "none"]
+    options += ["--clean", "unicode", "language", "length", "--output_dir", str(tmp_path / "corpus")]
+    told = r"is left after cleaning; --languages en zh left out 30 documents \(30 in Japanese\); to keep them: "
+    with pytest.raises(InputError, match=told + "--languages en zh ja"):
+        prepare.main(options)
+    options += ["--overwrite", "true"]
+    assert prepare.main([*options, "--languages", "en", "zh", "ja"]) == 0
+    assert "--languages" not in capsys.readouterr().out
+    write_lines(tmp_path / "texts" / "b.jsonl", ["It is raining today and the tea is warm, as it was before."] * 10)
+    assert prepare.main([*options, "--overwrite", "true"]) == 0
+    assert "note: --languages en zh left out 30 documents" in capsys.readouterr().out
 
 
 def test_a_changed_source_is_noticed(tmp_path):

@@ -14,7 +14,6 @@ import numpy as np
 from datatrove.pipeline.base import PipelineStep
 
 from data_utils.preparation.signatures import SignatureFolder, write_array
-from errors import InputError
 
 KEPT, EXACT, NEAR = range(3)  # what becomes of a document
 PART_BYTES = 2**30  # of text, for each part of a row: some million documents, 150 MB of memory
@@ -98,10 +97,6 @@ class JoinPairs(PipelineStep):
         output = self.work / "clusters"
         output.mkdir(exist_ok=True)
         documents = int(SignatureFolder(self.work / "signatures").offsets[-1])
-        if not documents:
-            raise InputError(
-                "the corpus is empty: no document is left after cleaning; the settings name what drops them"
-            )
         with self.track_time():
             # Mapped from files: memory that the system may take back.
             firsts = np.lib.format.open_memmap(output / "firsts.npy", "w+", np.int64, (documents,))

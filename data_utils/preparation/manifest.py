@@ -6,10 +6,12 @@ from pathlib import Path
 
 from datatrove.pipeline.base import PipelineStep
 
+from data_utils.preparation.checks import measure_broken
 from data_utils.preparation.pictures import draw_pictures
 from data_utils.preparation.report import format_report
-from data_utils.preparation.tally import EXAMPLES, measure_broken, read_tallies, write_json
+from data_utils.preparation.tally import EXAMPLES, read_tallies, write_json
 from data_utils.sources.folder import MANIFEST
+from errors import escape_unprintable
 from files import move_whole, remove_cut_off, write_whole
 
 
@@ -32,7 +34,7 @@ class WriteReport(PipelineStep):
         report["seconds"] = sum_seconds(self.work / "runs", read)
         draw_pictures(report, output / "pictures")
         write_json(output / "report.json", report)
-        write_whole(output / "report.md", format_report(report, output.name))
+        write_whole(output / "report.md", escape_unprintable(format_report(report, output.name)))
         if (self.work / "data").exists():
             move_whole(self.work / "data", output / "data")
         shards = [tally["shard"] for tally in written if tally["shard"]]

@@ -8,6 +8,7 @@ from pathlib import Path
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.filters.base_filter import BaseFilter
 
+from data_utils.preparation.checks import CheckBroken
 from data_utils.preparation.duplicates import PART_BYTES, FindPairs, JoinPairs
 from data_utils.preparation.executors import Stage
 from data_utils.preparation.filters import CleaningArguments, build_filters
@@ -15,7 +16,7 @@ from data_utils.preparation.leaks import BuildIndex, FindLeaks
 from data_utils.preparation.manifest import WriteReport
 from data_utils.preparation.signatures import ROWS
 from data_utils.preparation.stages import ReadSources, WriteClean, WriteCorpus
-from data_utils.preparation.tally import Chain, CheckBroken, Count, Tally
+from data_utils.preparation.tally import Chain, Count, Tally
 from data_utils.readers.files import Fault, ReadArguments, file_bytes, raise_fault
 from data_utils.readers.opening import Part
 from data_utils.sources.inputs import cut_file
@@ -125,7 +126,7 @@ class Plan:
         evaluation = partial(read_evaluation, self.eval_files, self.reading)
         stages = [
             Stage("read", read, len(tasks), sizes),
-            Stage("check", [CheckBroken(folder, self.files, self.max_broken_fraction)], 1),
+            Stage("check", [CheckBroken(folder, self.files, self.max_broken_fraction, self.cleaning.languages)], 1),
             Stage("pairs", [FindPairs(folder, parts, self.near_similarity)], rows * parts),
             Stage("clusters", [JoinPairs(folder, parts)], 1),
             Stage("index", [BuildIndex(folder, evaluation)], int(watches_leaks)),

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from data_utils.preparation.tally import format_bytes, plural, shorten
 
-LANGUAGES = {"en": "English", "zh": "Chinese"}
+LANGUAGES = {"en": "English", "zh": "Chinese", "ja": "Japanese", "ko": "Korean"}
 SHOWN_SOURCES = 30
 SHOWN_FILES = 10  # the largest, and those that lost most
 SHOWN_FAULTS = 50
@@ -59,6 +59,19 @@ def ends_of(report: dict) -> tuple[list[int], list[int]]:
     """Return the documents and bytes that were read, and those that were kept."""
     steps = list(report["steps"].values())
     return total(steps[0]), total(steps[-1])
+
+
+def describe_languages(dropped: dict[str, int], documents: int, languages: list[str]) -> str:
+    """Return in a line what the step `language` dropped and how to keep it, '' for a twentieth of the documents."""
+    dropped = {code: count for code, count in dropped.items() if code != "none"}
+    if sum(dropped.values()) <= 0.05 * documents:
+        return ""
+    most = sorted(dropped, key=lambda code: (-dropped[code], code))[:4]
+    counts = ", ".join(f"{dropped[code]:,} in {name_language(code)}" for code in most)
+    return (
+        f"--languages {' '.join(languages)} left out {plural(sum(dropped.values()), 'document')} ({counts}); "
+        f"to keep them: --languages {' '.join([*languages, *most])}"
+    )
 
 
 def summarize(report: dict) -> list[str]:

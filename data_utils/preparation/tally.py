@@ -15,7 +15,6 @@ from datatrove.pipeline.filters.base_filter import BaseFilter, get_filter_result
 from data_utils.preparation.filters import BATCH_DOCUMENTS, EXAMPLES, mask_example
 from data_utils.readers.files import Fault
 from data_utils.readers.limits import OutOfTime, limit_seconds
-from errors import InputError
 from files import write_whole
 
 BATCH_CHARACTERS = 250_000  # whose arrays stay in the processor's cache
@@ -23,7 +22,8 @@ BATCH_CHARACTERS = 250_000  # whose arrays stay in the processor's cache
 
 def write_json(path: Path, value: object) -> None:
     """Write a JSON file whole or not at all."""
-    write_whole(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
+    text = json.dumps(value, ensure_ascii=False, indent=1) + "\n"
+    write_whole(path, text.encode(errors="backslashreplace"))  # a file's name that is no UTF-8 as JSON escapes it
 
 
 class Tally:
@@ -170,50 +170,6 @@ def tally_table(tally: Tally, step: str, rows: pa.Table) -> None:
     sizes = pa.table({"file": rows["file"], "bytes": pc.binary_length(rows["text"])})
     for row in sizes.group_by("file").aggregate([("bytes", "sum"), ("bytes", "count")]).to_pylist():
         tally.count(step, row["file"], row["bytes_count"], row["bytes_sum"])
-
-
-class CheckBroken(PipelineStep):
-    """One task after the reading: stops a preparation of which too much is broken."""
-
-    type, name = "CHECK", "broken input"
-
-    def __init__(self, work: str, files: list[dict], max_broken_fraction: float) -> None:
-        super().__init__()
-        self.work, self.files, self.max_broken_fraction = work, files, max_broken_fraction
-
-    def run(self, data: None = None, rank: int = 0, world_size: int = 1) -> None:
-        """Raise InputError above the limit."""
-        tallies = read_tallies(Path(self.work), "read")
-        faults = [fault for tally in tallies for fault in tally["faults"]]
-        share, words = measure_broken(tallies, self.files)
-        if share > self.max_broken_fraction:
-            file, place, reason = faults[0]
-            raise InputError(
-                f"{share:.1%} of the input is broken ({words}), more than --max_broken_fraction "
-                f"{self.max_broken_fraction:g}: {plural(len(faults), 'fault')}, the first in "
-                f"{file}{':' if place else ''}{place}: {reason}; repair it, leave it out, or allow more"
-            )
-
-
-def measure_broken(tallies: list[dict], files: list[dict]) -> tuple[float, str]:
-    """Return the share of the input that is broken, and of what it is the share: the largest of three.
-
-    Files of which nothing could be read; bytes of those and behind breaks of others; faults among the documents. So a
-    dump with one bad page of a million is sound, one of two files that is broken is a half, and so is a dump that
-    breaks off halfway.
-    """
-    unread = Counter()
-    for tally in tallies:
-        unread.update(tally["unread"])
-    broken_files = sum(unread.get(file["path"], -1) >= file["bytes"] for file in files)
-    lost_bytes = unread.total() + sum(tally["lost_bytes"] for tally in tallies)
-    faults = sum(len(tally["faults"]) for tally in tallies)
-    documents = sum(count[0] for tally in tallies for count in tally["steps"].get("read", {}).values())
-    return max(
-        (broken_files / max(len(files), 1), f"{broken_files:,} of {plural(len(files), 'file')}"),
-        (lost_bytes / max(sum(file["bytes"] for file in files), 1), f"{format_bytes(lost_bytes)} lost"),
-        (faults / max(faults + documents, 1), f"{plural(faults, 'fault')} to {plural(documents, 'document')}"),
-    )
 
 
 def plural(count: int, word: str) -> str:

@@ -11,7 +11,9 @@ SHOWN_FAULTS = 5
 
 def name_faults(faults: Sequence[Fault]) -> str:
     """Return the first faults in one line, each with file, place and reason."""
-    shown = [f"{fault.file}:{fault.place}: {fault.reason}" for fault in faults[:SHOWN_FAULTS]]
+    shown = [
+        f"{fault.file}{':' if fault.place else ''}{fault.place}: {fault.reason}" for fault in faults[:SHOWN_FAULTS]
+    ]
     return "; ".join(shown) + (f"; and {len(faults) - SHOWN_FAULTS:,} more" if len(faults) > SHOWN_FAULTS else "")
 
 

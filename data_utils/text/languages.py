@@ -1,4 +1,4 @@
-"""Which language a text is in: Chinese, Japanese, Korean by their scripts, English by words, others by py3langid."""
+"""Tells which language a text is in: Chinese, Japanese, Korean by script, English by words, others by py3langid."""
 
 import re
 from functools import cache
@@ -27,21 +27,31 @@ ENGLISH_WORDS = frozenset(
     )
 )
 PARTS_WORDS = bytes(code if WORD.match(bytes([code])) else ord(" ") for code in range(256))
+UNSPACED = ("zh", "ja", "th", "lo", "km", "my")  # languages without spaces between words: judged by their characters
 CHINESE = ("zh", "wuu", "yue", "lzh", "cmn")
 SAMPLE_CHARACTERS = 2000
 SCRIPT_CHARACTERS = 20_000  # counting scripts is cheap
 
 
 def detect_language(text: str) -> str:
-    """Return 'zh' where at least a fifth of the letters are Han characters, else 'en'.
+    """Return the language that a text's letters tell: 'zh', 'ja', 'ko', 'en' for Latin ones or none, or 'other'.
 
-    >>> detect_language("我喜欢 Python"), detect_language("I like tea")
-    ('zh', 'en')
+    >>> [detect_language(text) for text in ("我喜欢 Python", "I like tea", "お茶が好きです", "Я люблю чай")]
+    ['zh', 'en', 'ja', 'other']
     """
     if text.isascii():
         return "en"
     scripts = count_scripts(text[:SAMPLE_CHARACTERS])
-    return "zh" if scripts["han"] and scripts["han"] >= 0.2 * sum(scripts.values()) else "en"
+    return name_script(scripts) or ("other" if scripts["other"] > 0.5 * sum(scripts.values()) else "en")
+
+
+def name_script(scripts: dict[str, int]) -> str:
+    """Return 'zh', 'ja' or 'ko' by the letters of each script, '' where a fifth of them is of none of these."""
+    wide, least = scripts["han"] + scripts["kana"], max(1, 0.2 * sum(scripts.values()))
+    if scripts["hangul"] > wide and scripts["hangul"] >= least:
+        return "ko"
+    # Chinese shops like の; Japanese with hardly any kana is a list of names.
+    return "" if wide < least else "ja" if scripts["kana"] > 0.08 * wide else "zh"
 
 
 def count_scripts(text: str) -> dict[str, int]:
@@ -97,13 +107,8 @@ def identify_language(text: str, scripts: dict[str, int] | None = None) -> str:
         letters = sum(scripts.values())
         if not letters:
             return ""
-        # A sign of these says as much as about three Latin letters.
-        wide = scripts["han"] + scripts["kana"]
-        if scripts["hangul"] > wide and scripts["hangul"] >= 0.2 * letters:
-            return "ko"
-        if wide >= 0.2 * letters:
-            # Chinese shops like の; Japanese with hardly any kana is a list of names.
-            return "ja" if scripts["kana"] > 0.08 * wide else "zh"
+        if language := name_script(scripts):  # a sign of these says as much as about three Latin letters
+            return language
         is_latin = scripts["latin"] >= 0.8 * letters
     elif not (is_latin := bool(ASCII_LETTER.search(sample))):
         return ""

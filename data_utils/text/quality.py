@@ -1,4 +1,4 @@
-"""Quality rules of Gopher, C4 and FineWeb for languages with words, and their counterparts by characters for Chinese.
+"""Judges prose by the rules of Gopher, C4 and FineWeb, in languages without spaces by characters instead of words.
 
 Gopher: Rae et al. 2021, arXiv 2112.11446, tables A1 and A2. C4: Raffel et al. 2020, arXiv 1910.10683. FineWeb: Penedo
 et al. 2024, arXiv 2406.17557. The limits are theirs, as in datatrove, whose own filters cut words by nltk or
@@ -9,10 +9,10 @@ import re
 from typing import NamedTuple
 
 from data_utils.text.characters import LETTER, SPACE, count_marked, join_codes, kind_table
-from data_utils.text.languages import count_all_scripts
+from data_utils.text.languages import UNSPACED, count_all_scripts
 
 ENGLISH_STOP_WORDS = (" the ", " be ", " to ", " of ", " and ", " that ", " have ", " with ")
-CHINESE_STOP_CHARACTERS = tuple("的是了在有不这這和我他為为與与之也而其")
+STOP_CHARACTERS = {"zh": tuple("的是了在有不这這和我他為为與与之也而其"), "ja": tuple("のはがをにでとたてもし")}
 BULLETS = frozenset("•-*·●▪■※")
 ELLIPSES = ("...", "…")
 STOPS = frozenset(".?!\"'。？！；”’」』…：:;)）")
@@ -53,11 +53,11 @@ class Words(NamedTuple):
 
 
 def scan_quality(texts: list[str], languages: list[str]) -> list[Words | dict[str, int]]:
-    """Return for each of many texts what `judge_quality` counts: letters by script for Chinese, else words."""
-    chinese = [language == "zh" for language in languages]
-    scripts = iter(count_all_scripts([text for text, is_chinese in zip(texts, chinese, strict=True) if is_chinese]))
-    words = iter(count_words([text for text, is_chinese in zip(texts, chinese, strict=True) if not is_chinese]))
-    return [next(scripts if is_chinese else words) for is_chinese in chinese]
+    """Return for each of many texts what `judge_quality` counts: letters by script where there are no words."""
+    unspaced = [language in UNSPACED for language in languages]
+    scripts = iter(count_all_scripts([text for text, is_unspaced in zip(texts, unspaced, strict=True) if is_unspaced]))
+    words = iter(count_words([text for text, is_unspaced in zip(texts, unspaced, strict=True) if not is_unspaced]))
+    return [next(scripts if is_unspaced else words) for is_unspaced in unspaced]
 
 
 def count_words(texts: list[str]) -> list[Words]:
@@ -90,7 +90,7 @@ def judge_quality(text: str, language: str, known: Words | dict[str, int] | None
     if not lines:
         return "empty"
     known = known or scan_quality([text], [language])[0]
-    reason = judge_characters(text, known) if language == "zh" else judge_words(text, language, known)
+    reason = judge_characters(text, language, known) if language in UNSPACED else judge_words(text, language, known)
     return reason or judge_lines(text, lines, language)
 
 
@@ -99,7 +99,7 @@ def judge_words(text: str, language: str, known: Words) -> str | None:
     words = known.words
     if not 50 <= words <= 100_000:
         return "few_words" if words < 50 else "many_words"
-    if not 3 <= known.characters / words <= 10:
+    if not (2 if language == "ko" else 3) <= known.characters / words <= 10:  # a Korean syllable is a character
         return "word_length"
     if text.count("#") > 0.1 * words or text.count("...") + text.count("…") > 0.1 * words:
         return "symbols"
@@ -111,22 +111,24 @@ def judge_words(text: str, language: str, known: Words) -> str | None:
     return None
 
 
-def judge_characters(text: str, scripts: dict[str, int]) -> str | None:
-    """Apply to Chinese what the word rules mean there: a word is about one and a half characters."""
+def judge_characters(text: str, language: str, scripts: dict[str, int]) -> str | None:
+    """Apply to a language without spaces what the word rules mean there: a word is about one and a half characters."""
     size = len(text) - text.count(" ") - text.count("\n")
-    han = scripts["han"]
-    if not 50 <= han <= 150_000:
-        return "few_characters" if han < 50 else "many_characters"
-    if han < 0.5 * size and han < 0.2 * sum(scripts.values()):
+    letters = scripts["han"] + scripts["kana"] if language in STOP_CHARACTERS else scripts["other"]
+    if not 50 <= letters <= 150_000:
+        return "few_characters" if letters < 50 else "many_characters"
+    if letters < 0.5 * size and letters < 0.2 * sum(scripts.values()):
         return "few_han"
-    if text.count("#") > 0.07 * han or text.count("...") + text.count("…") > 0.14 * han:
+    if text.count("#") > 0.07 * letters or text.count("...") + text.count("…") > 0.14 * letters:
         return "symbols"
+    if language not in STOP_CHARACTERS:  # Thai and its like have few marks
+        return None
     marks = sum(map(text.count, CHINESE_MARKS))
-    if marks < 0.01 * han:
+    if marks < 0.01 * letters:
         return "few_marks"
-    if marks > 0.5 * han:
+    if marks > 0.5 * letters:
         return "many_marks"
-    if not holds_two(text, CHINESE_STOP_CHARACTERS):
+    if not holds_two(text, STOP_CHARACTERS[language]):
         return "few_stop_words"
     return None
 
@@ -144,14 +146,15 @@ def judge_lines(text: str, lines: list[str], language: str) -> str | None:
     may_be_ellipses = any(sign in text for sign in ELLIPSES)
     if may_be_ellipses and sum(line.endswith(ELLIPSES) for line in lines) > 0.3 * count:
         return "ellipsis_lines"
-    if sum([line[-1] in STOPS for line in lines]) < 0.12 * count:
+    ends_lines = language not in UNSPACED or language in STOP_CHARACTERS  # Thai and its like don't, by a mark
+    if ends_lines and sum([line[-1] in STOPS for line in lines]) < 0.12 * count:
         return "unfinished_lines"
     lengths = list(map(len, lines))
-    longest_short = 10 if language == "zh" else 30
+    longest_short = 10 if language in UNSPACED else 30
     if sum([length <= longest_short for length in lengths]) > 0.67 * count:
         return "short_lines"
     may_be_links = count > 5 and any(sign in text for sign in LINK_SIGNS)
     if may_be_links and sum(bool(LINK.search(line)) for line in lines) > 0.5 * count:
         return "links"
-    words = sum(lengths) / (1.5 if language == "zh" else 5)
+    words = sum(lengths) / (1.5 if language in UNSPACED else 5)
     return "list" if count > 0.3 * words else None

@@ -1,4 +1,4 @@
-"""How much a document repeats itself, by the rules of Gopher; in Chinese by characters. An order faster than by words.
+"""Measures how much a document repeats itself by the rules of Gopher, in languages without spaces by characters.
 
 Grams are compared by hashes, of which numpy makes all of many documents at once; see `sum_powers`.
 """
@@ -8,6 +8,7 @@ from collections import Counter
 import numpy as np
 
 from data_utils.text.characters import join_codes
+from data_utils.text.languages import UNSPACED
 
 FACTOR = 0x9E3779B97F4A7C15  # odd, so that it has an inverse modulo 2^64
 MIXER = 0x9E3779B1
@@ -42,7 +43,7 @@ def judge_repetition(text: str, language: str, may_repeat: bool = True) -> str |
 
 def scale_of(language: str) -> int:
     """Return how many units are in what Gopher counts as one word: a Chinese character means half as much as a word."""
-    return 2 if language == "zh" else 1
+    return 2 if language in UNSPACED else 1
 
 
 def find_units(codes: np.ndarray, bounds: np.ndarray, language: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -54,7 +55,7 @@ def find_units(codes: np.ndarray, bounds: np.ndarray, language: str) -> tuple[np
     is_space = (codes <= ord(" ")) | (codes == ord("\u3000"))
     is_inner = ~is_space
     is_start = is_inner.copy()
-    if language == "zh":
+    if language in UNSPACED:
         is_inner &= codes < 128
     is_start[1:] &= ~(is_inner[1:] & is_inner[:-1])
     starts = np.flatnonzero(is_start)

@@ -214,6 +214,35 @@ def test_boilerplate_is_known_from_window_to_window(monkeypatch):
     assert texts == [f"unique text number {i}" for i in range(100)]
 
 
+OTHER_LANGUAGES = {
+    "ja": """昔々、あるところにおじいさんとおばあさんが住んでいました。
+おじいさんは山へ柴刈りに、おばあさんは川へ洗濯に行きました。
+すると大きな桃が流れてきたので、二人はそれを家に持って帰りました。桃を切ってみると、中から元気な男の子が出てきました。""",
+    "ko": """옛날 어느 마을에 할아버지와 할머니가 살고 있었습니다.
+할아버지는 산으로 나무를 하러 가고 할머니는 강으로 갔습니다.
+그때 커다란 복숭아가 떠내려왔고 두 사람은 그것을 집으로 가져왔습니다. 복숭아를 자르자 씩씩한 사내아이가 나왔습니다.
+아이는 무럭무럭 자라서 마을 사람들을 도왔고 모두가 그를 아꼈습니다. 어느 날 아이는 먼 섬을 찾아가겠다고 말했습니다.
+할머니는 떡을 만들어 주었고 아이는 길에서 만난 개와 원숭이와 꿩에게 떡을 나누어 주었습니다.""",
+    "th": """กาลครั้งหนึ่งมีตายายคู่หนึ่งอาศัยอยู่ในหมู่บ้านเล็กๆ ตาไปหาฟืนบนภูเขา ส่วนยายไปซักผ้าที่แม่น้ำ
+แล้วก็มีลูกท้อลูกใหญ่ลอยมา ทั้งสองจึงนำมันกลับบ้าน เมื่อผ่าดูก็พบเด็กชายที่แข็งแรงอยู่ข้างใน""",
+    "ru": """Вчера вечером мы долго сидели на старой веранде и пили чай с вареньем. За окном шумел дождь, и в саду пахло
+мокрой травой. Дедушка рассказывал, как он в молодости строил мост через реку и как однажды зимой лёд унёс все доски.
+Мы слушали его до самой ночи, а потом пошли спать, потому что утром нужно было рано вставать и ехать в город.""",
+}
+
+
+@pytest.mark.parametrize("language", OTHER_LANGUAGES)
+def test_prose_of_other_languages_is_kept_where_they_are_named(language):
+    pytest.importorskip("py3langid")
+    text = unicodedata.normalize("NFC", OTHER_LANGUAGES[language])
+    kept, blocks = run([text], DEFAULT_STEPS, languages=[language])
+    assert [(d.text, d.metadata["language"]) for d in kept] == [(text, language)], [counts_of(b) for b in blocks]
+    rubbish = {"ja": "ログイン | 新着 | 動画\n", "ko": "로그인\n", "th": "หน้าแรก #\n", "ru": "Войти | Новое\n"}[
+        language
+    ]
+    assert run([rubbish * 40], DEFAULT_STEPS, languages=[language])[0] == []
+
+
 def test_short_and_empty_lines_are_no_boilerplate_however_they_are_indented():
     texts = [f"def tea_{i}():\n        {{\n\n        }}\nend of part {i}" for i in range(30)]
     documents, _ = run(texts, ["boilerplate"])

@@ -1,0 +1,66 @@
+"""Checks what was read before a corpus is made of it: how much of the input is broken, and that something is left."""
+
+from collections import Counter
+from pathlib import Path
+
+from datatrove.pipeline.base import PipelineStep
+
+from data_utils.preparation.report import describe_languages
+from data_utils.preparation.tally import format_bytes, plural, read_tallies
+from data_utils.readers.faults import name_faults
+from data_utils.readers.files import Fault
+from errors import InputError
+
+
+class CheckBroken(PipelineStep):
+    """One task after the reading: stops a preparation of which too much is broken, or nothing is left."""
+
+    type, name = "CHECK", "broken input"
+
+    def __init__(self, work: str, files: list[dict], max_broken_fraction: float, languages: list[str]) -> None:
+        super().__init__()
+        self.work, self.files = work, files
+        self.max_broken_fraction, self.languages = max_broken_fraction, languages
+
+    def run(self, data: None = None, rank: int = 0, world_size: int = 1) -> None:
+        """Raise InputError above the limit."""
+        tallies = read_tallies(Path(self.work), "read")
+        faults = [Fault(*fault) for tally in tallies for fault in tally["faults"]]
+        share, words = measure_broken(tallies, self.files)
+        if share > self.max_broken_fraction:
+            raise InputError(
+                f"{share:.1%} of the input is broken ({words}), more than --max_broken_fraction "
+                f"{self.max_broken_fraction:g}: {plural(len(faults), 'fault')}: {name_faults(faults)}; "
+                "repair it, leave it out, or allow more"
+            )
+        read, kept = (
+            sum(counts[0] for tally in tallies for counts in list(tally["steps"].values())[place].values())
+            for place in (0, -1)
+        )
+        if not kept:
+            dropped: Counter = Counter()
+            for tally in tallies:
+                dropped.update(tally["reasons"].get("language", {}))
+            told = describe_languages(dropped, read, self.languages) or "the settings name what drops them"
+            raise InputError(f"the corpus is empty: no document is left after cleaning; {told}")
+
+
+def measure_broken(tallies: list[dict], files: list[dict]) -> tuple[float, str]:
+    """Return the share of the input that is broken, and of what it is the share: the largest of three.
+
+    Files of which nothing could be read; bytes of those and behind breaks of others; faults among the documents. So a
+    dump with one bad page of a million is sound, one of two files that is broken is a half, and so is a dump that
+    breaks off halfway.
+    """
+    unread = Counter()
+    for tally in tallies:
+        unread.update(tally["unread"])
+    broken_files = sum(unread.get(file["path"], -1) >= file["bytes"] for file in files)
+    lost_bytes = unread.total() + sum(tally["lost_bytes"] for tally in tallies)
+    faults = sum(len(tally["faults"]) for tally in tallies)
+    documents = sum(count[0] for tally in tallies for count in tally["steps"].get("read", {}).values())
+    return max(
+        (broken_files / max(len(files), 1), f"{broken_files:,} of {plural(len(files), 'file')}"),
+        (lost_bytes / max(sum(file["bytes"] for file in files), 1), f"{format_bytes(lost_bytes)} lost"),
+        (faults / max(faults + documents, 1), f"{plural(faults, 'fault')} to {plural(documents, 'document')}"),
+    )
