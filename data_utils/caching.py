@@ -23,7 +23,7 @@ from filelock import FileLock
 
 def cache_key(*parts: object) -> str:
     """Return a key for what these parts and the code that prepares data determine: an upgrade makes no stale hit."""
-    return xxhash.xxh64("\0".join([_code_version(), *map(str, parts)]).encode()).hexdigest()
+    return xxhash.xxh64("\0".join([_code_version(), *map(str, parts)]).encode(errors="surrogateescape")).hexdigest()
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Books in, text out: EPUB in the order of its spine, PDF page by page."""
+"""Reads books: EPUB in the order of its spine, PDF page by page."""
 
 import io
 import posixpath
@@ -8,31 +8,30 @@ from collections.abc import Iterator
 from urllib.parse import unquote
 from xml.etree import ElementTree as ET
 
-from data_utils.readers.encodings import EncodingFault
 from data_utils.readers.files import ReadArguments
-from data_utils.readers.limits import OutOfTime
+from data_utils.readers.limits import OutOfTime, limit_seconds
 from data_utils.readers.opening import Report, read_whole
 from data_utils.readers.webpages import decode_page, extract_text
+from errors import first_line
 
-MAX_CHAPTER_BYTES = 64 << 20  # unpacked; a small zip may hold a huge file
+MAX_BOOK_BYTES = 256 << 20  # of the file
+MAX_TEXT_BYTES = 64 << 20  # of all chapters, unpacked; a small zip may hold a huge file
+MAX_LIST_BYTES = 8 << 20  # of each of the two files that say what an EPUB holds
+BYTES_A_LIMIT = 1_000_000
 SENTENCE_END = tuple(".?!:;\"'”’。？！：；…）)」』")
 
 
 def read_epub(path: str, options: ReadArguments, report: Report) -> Iterator[tuple[str, dict]]:
     """Yield ("book", {"text"}) of an EPUB: its chapters in order; a broken chapter is reported and left out."""
-    with zipfile.ZipFile(io.BytesIO(read_whole(path))) as book:
-        chapters = []
+    chapters, left = [], MAX_TEXT_BYTES
+    with zipfile.ZipFile(io.BytesIO(read_whole(path, MAX_BOOK_BYTES, report))) as book:
         for name in list_chapters(book):
             try:
-                if book.getinfo(name).file_size > MAX_CHAPTER_BYTES:
-                    raise ValueError(f"larger than {MAX_CHAPTER_BYTES >> 20} MB")
-                text = extract_text(decode_page(book.read(name)), options.max_seconds, whole=True)
-            except (KeyError, ValueError, EncodingFault, OutOfTime, zipfile.BadZipFile, OSError) as error:
-                report(name, f"not a readable chapter: {error}")
-            except Exception as error:  # zlib.error and what else a broken member raises
-                report(name, f"not a readable chapter: {type(error).__name__}: {error}")
-            else:
-                chapters.append(text)
+                data = read_member(book, name, left)
+                left -= len(data)
+                chapters.append(extract_text(decode_page(data), options.max_seconds, whole=True))
+            except (Exception, OutOfTime) as error:  # as many as there are ways to be broken
+                report(name, f"not a readable chapter: {first_line(error)}")
     text = "\n\n".join(chapter for chapter in chapters if chapter)
     if text:
         yield "book", {"text": text}
@@ -40,38 +39,55 @@ def read_epub(path: str, options: ReadArguments, report: Report) -> Iterator[tup
         report("", "no text in it")
 
 
+def read_member(book: zipfile.ZipFile, name: str, most: int) -> bytes:
+    """Return a file of a book; raise ValueError where it's larger than `most` when unpacked."""
+    if book.getinfo(name).file_size > most:  # more isn't unpacked, whatever is in it
+        raise ValueError(f"the book is larger than {MAX_TEXT_BYTES >> 20} MB when unpacked")
+    return book.read(name)
+
+
 def list_chapters(book: zipfile.ZipFile) -> list[str]:
-    """Return the names of a book's chapters in the order of its spine."""
-    container = ET.fromstring(book.read("META-INF/container.xml"))
+    """Return the names of a book's chapters in the order of its spine, each once."""
+    container = ET.fromstring(read_member(book, "META-INF/container.xml", MAX_LIST_BYTES))
     package_name = next(node.get("full-path") for node in container.iter() if node.tag.endswith("}rootfile"))
-    package = ET.fromstring(book.read(package_name))
+    package = ET.fromstring(read_member(book, package_name, MAX_LIST_BYTES))
     folder = posixpath.dirname(package_name)
     items = {node.get("id"): node for node in package.iter() if node.tag.endswith("}item")}
     order = [items.get(node.get("idref")) for node in package.iter() if node.tag.endswith("}itemref")]
-    return [
+    names = [
         posixpath.normpath(posixpath.join(folder, unquote(item.get("href", ""))))
         for item in order
         if item is not None and "html" in item.get("media-type", "html") and item.get("properties") != "nav"
     ]
+    return list(dict.fromkeys(names))
 
 
-def read_pdf(path: str, _: ReadArguments, report: Report) -> Iterator[tuple[str, dict]]:
-    """Yield ("book", {"text"}) of a PDF: its pages, lines joined to paragraphs; a broken page is reported."""
+def read_pdf(path: str, options: ReadArguments, report: Report) -> Iterator[tuple[str, dict]]:
+    """Yield ("book", {"text"}) of a PDF: its pages, lines joined to paragraphs; a broken page is reported.
+
+    A page has the time of a document, and all pages together as much for each BYTES_A_LIMIT of the file: a page of some
+    hundred bytes may draw for seconds, and a file hold a hundred thousand of them.
+    """
     import logging
 
     from pypdf import PdfReader
 
     logging.getLogger("pypdf").setLevel(logging.ERROR)
-    reader = PdfReader(io.BytesIO(read_whole(path)))
-    if reader.is_encrypted and not reader.decrypt(""):
-        report("", "the PDF asks for a password")
-        return
-    pages = []
-    for number, page in enumerate(reader.pages, 1):
-        try:
-            pages.append(join_pdf_lines(page.extract_text()))
-        except Exception as error:  # as many as PDF has ways to be broken
-            report(f"page {number}", f"not readable: {type(error).__name__}: {error}")
+    data = read_whole(path, MAX_BOOK_BYTES, report)
+    pages, number = [], 0
+    try:
+        with limit_seconds(options.max_seconds * (1 + len(data) / BYTES_A_LIMIT)):
+            reader = PdfReader(io.BytesIO(data))
+            if reader.is_encrypted and not reader.decrypt(""):
+                report("", "the PDF asks for a password")
+                return
+            for number, page in enumerate(reader.pages, 1):
+                try:
+                    pages.append(join_pdf_lines(page.extract_text()))
+                except Exception as error:  # as many as PDF has ways to be broken
+                    report(f"page {number}", f"not readable: {type(error).__name__}: {error}")
+    except OutOfTime as error:
+        report(f"page {number}", f"{error}, and all pages behind it")
     text = "\n\n".join(page for page in pages if page)
     if text:
         yield "book", {"text": text}

@@ -1,9 +1,14 @@
-"""What a file is by its first bytes, for one that was given as text, or by another name: the fault says what to do."""
+"""Tells what a file is by its first bytes, where its name says something else, and what to do with it."""
 
 import re
 
 from data_utils.readers.opening import open_file
 
+# The same for what is text, and would be read as some.
+TEXT_SIGNS = (
+    (rb"version https://git-lfs\.github\.com/spec/", "a Git LFS pointer and not the file itself; run git lfs pull"),
+    (rb"(?:\xef\xbb\xbf)?\s*+(?i:<!doctype\s+html|<html[\s>])", "a web page (HTML); name it .html"),
+)
 # What bytes begin with -> what that is, and what to do. The more special first.
 SIGNS = (
     (rb"PK\x03\x04.{26}mimetypeapplication/epub", "a book (EPUB); name it .epub"),
@@ -27,18 +32,26 @@ SIGNS = (
     (rb"SQLite format 3\0", "an SQLite database; write its text as CSV or JSON lines"),
     (rb"wOF|\x00\x01\x00\x00\x00|OTTO\0", "a font"),
 )
-PATTERNS = [(re.compile(sign, re.DOTALL), words) for sign, words in SIGNS]
-OWN = {".epub": b"PK", ".pdf": b"%PDF", ".parquet": b"PAR1"}  # what those begin with
+PATTERNS = [(re.compile(sign, re.DOTALL), words) for sign, words in (*TEXT_SIGNS, *SIGNS)]
+TEXT_KINDS = (".txt", ".md", ".jsonl", ".json", ".csv", ".html", ".htm", ".xhtml", ".xml")
+# What those begin with.
+OWN = {".epub": b"PK", ".pdf": b"%PDF", ".parquet": b"PAR1"} | dict.fromkeys((".html", ".htm", ".xhtml"), b"<")
 
 
-def describe_content(path: str, suffix: str) -> str:
-    """Return what a file is that is none of its name's kind, '' where its first bytes don't tell."""
+def describe_content(path: str, suffix: str, as_text: bool = False) -> str:
+    """Return what a file is that is none of its name's kind, '' where its first bytes don't tell.
+
+    With `as_text`, what a reader would take for text: other signs may be the beginning of one.
+    """
     try:
         with open_file(path) as stream:
             start = stream.read(4096)
-    except OSError:
+    except (OSError, ValueError):
         return ""
-    if start.startswith(OWN.get(suffix, b"\0no")):
+    if start.lstrip(b"\xef\xbb\xbf \r\n").startswith(OWN.get(suffix, b"\0no")) or (
+        as_text and suffix not in TEXT_KINDS
+    ):
         return ""
-    words = next((words for pattern, words in PATTERNS if pattern.match(start)), "")
+    patterns = PATTERNS[: len(TEXT_SIGNS)] if as_text else PATTERNS
+    words = next((words for pattern, words in patterns if pattern.match(start)), "")
     return f"this is {words}" + ("" if ";" in words else "; leave it out") if words else ""

@@ -1,4 +1,4 @@
-"""Bytes in, text out: the encoding is detected and the result checked, so that no text is mojibake in silence.
+"""Decodes bytes: the encoding is detected and the result checked, so that no text is mojibake in silence.
 
 An encoding is taken only where its text is plausible: a wrong one gives rare characters, the right one common ones.
 Where none is, or two are alike, that is a fault of the file, and not a guess.
@@ -17,6 +17,7 @@ from data_utils.readers.opening import Report, find_break
 from data_utils.text.mojibake import NO_TEXT, count_wide, plausibility
 
 BLOCK_BYTES = 1 << 20
+MAX_LINE_BYTES = 32 << 20  # a longer line, which has to be held in memory, is reported and left out
 SAMPLE_BYTES = 1 << 16  # what an encoding is judged by
 
 LATIN = frozenset("àâäáãåæçèéêëìíîïñòóôöõøœùúûüýÿß«»¿¡°§·–—‘’“”„…•€£©®™½¼²³ªº\xa0")
@@ -179,6 +180,10 @@ def read_lines(
     """
     decoder, carry = None, ""
     for block in read_blocks(stream):
+        if block is None:
+            report(number, f"the line is longer than {MAX_LINE_BYTES >> 20} MB; left out")
+            number += 1
+            continue
         if encoding is None and (not block.isascii() or b"\0" in block):
             try:
                 encoding = detect_encoding(block)
@@ -210,11 +215,20 @@ def read_lines(
         yield number, carry
 
 
-def read_blocks(stream: io.BufferedIOBase) -> Iterator[bytes]:
-    """Yield a stream in blocks of about BLOCK_BYTES that end where a line does; a line that breaks off is left out."""
+def read_blocks(stream: io.BufferedIOBase) -> Iterator[bytes | None]:
+    """Yield a stream in blocks of about BLOCK_BYTES that end where a line does; a line that breaks off is left out.
+
+    A line of more than MAX_LINE_BYTES is None.
+    """
     while block := stream.read(BLOCK_BYTES):
         if not block.endswith(b"\n"):
-            block += stream.readline()
+            block += (rest := stream.readline(MAX_LINE_BYTES))
+            if len(rest) == MAX_LINE_BYTES and not rest.endswith(b"\n"):
+                yield from filter(None, [block[: block.rfind(b"\n") + 1]])
+                yield None
+                while not (rest := stream.readline(BLOCK_BYTES)).endswith(b"\n") and rest:
+                    pass
+                continue
         if not block.endswith(b"\n") and find_break(stream):
             block = block[: block.rfind(b"\n") + 1]
         if block:

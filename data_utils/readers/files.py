@@ -1,7 +1,9 @@
-"""Where files are: folders, globs and fsspec addresses in, a path for each file out; and how a fault is told."""
+"""Finds the data files of folders, globs and fsspec addresses, says what it passes over, and tells a fault."""
 
+import os
 import re
 from dataclasses import dataclass
+from functools import cache
 from glob import glob, has_magic
 from pathlib import Path
 from typing import NamedTuple
@@ -9,15 +11,15 @@ from typing import NamedTuple
 import fsspec
 
 from data_utils.readers.opening import COMPRESSED
-from errors import InputError, first_line
+from errors import InputError, first_line, say_note
 from options import option
 
 # Kind -> the function that reads it, as module:function: a library that only one kind needs is loaded with that kind.
 KINDS = {
     ".txt": "data_utils.readers.rows:read_text",
     ".md": "data_utils.readers.rows:read_markdown",
-    ".jsonl": "data_utils.readers.rows:read_jsonl",
-    ".json": "data_utils.readers.rows:read_json",
+    ".jsonl": "data_utils.readers.json_rows:read_jsonl",
+    ".json": "data_utils.readers.json_rows:read_json",
     ".csv": "data_utils.readers.rows:read_csv",
     ".parquet": "data_utils.readers.rows:read_parquet",
     ".html": "data_utils.readers.webpages:read_html",
@@ -29,6 +31,8 @@ KINDS = {
     ".epub": "data_utils.readers.books:read_epub",
     ".pdf": "data_utils.readers.books:read_pdf",
 }
+ROW_KINDS = (".jsonl", ".json", ".csv", ".parquet")
+HIDDEN_FOLDERS = ("__MACOSX",)  # beside those that begin with a dot, such as .git and .ipynb_checkpoints
 SAMPLE_BY = ("line", "paragraph", "document")
 NO_TEXT = re.compile(r"-multistream-index\d*\.txt")  # lies beside a Wikipedia dump: places and titles
 
@@ -77,7 +81,7 @@ def find_files(path: str) -> list[str]:
     elif has_magic(path) and not Path(path).exists():
         files = [name for name in sorted(glob(path, recursive=True)) if Path(name).is_file()]  # noqa: PTH207
     elif Path(path).is_dir():
-        files = sorted(file for file in Path(path).rglob("*") if file.is_file() and is_data_file(file))
+        files = find_folder_files(path)
     else:
         files = [path] if Path(path).is_file() else []
     kinds = f"{' '.join(KINDS)}, each also {' '.join(COMPRESSED)}"
@@ -87,6 +91,47 @@ def find_files(path: str) -> list[str]:
         if file_suffix(file) not in KINDS:
             raise InputError(f"{file}: unknown file type; use one of {kinds}")
     return [str(file) for file in files]
+
+
+def find_folder_files(path: str) -> list[Path]:
+    """Return the data files below a folder, sorted; hidden ones, linked folders and the README of a data set are said.
+
+    A link to a file is read as that file, as the cache of a hub has them, and said where it leads out of the folder.
+    """
+    files, hidden, linked = [], [], []
+    for folder, folders, names in os.walk(path):
+        if {"state.json", "dataset_info.json"} <= set(names):
+            raise InputError(f"{folder}: an Arrow folder of Dataset.save_to_disk; write it as Parquet: "
+                             "load_from_disk(folder).to_parquet(file)")  # fmt: skip
+        hidden += [Path(folder, name) for name in (*folders, *names) if name.startswith(".") or name in HIDDEN_FOLDERS]
+        linked += [Path(folder, name) for name in folders if Path(folder, name).is_symlink()]
+        folders[:] = [name for name in folders if Path(folder, name) not in hidden]
+        paths = (Path(folder, name) for name in names if not name.startswith("."))
+        files += [file for file in paths if file.is_file() and is_data_file(file)]
+    readmes = [file for file in files if re.fullmatch(r"readme([._-].*)?\.md", file.name, re.IGNORECASE)]
+    readmes = readmes if any(file_suffix(file) in ROW_KINDS for file in files) else []
+    outside = [file for file in files if file.is_symlink() and not is_below(file, path)]
+    for found, words in (
+        (hidden, "hidden, left out"),
+        (linked, "a linked folder, left out: name it to have it read"),
+        (readmes, "describes the data, left out"),
+        (outside, "leads out of the folder, read"),
+    ):
+        if found:
+            shown = ", ".join(str(file.relative_to(path)) for file in found[:3])
+            say_once(f"{path}: {shown}{f' and {len(found) - 3:,} more' if len(found) > 3 else ''}: {words}")
+    return sorted(file for file in files if file not in readmes)
+
+
+def is_below(file: Path, folder: str) -> bool:
+    """Tell whether what a link leads to lies in a folder."""
+    return file.resolve().is_relative_to(Path(folder).resolve())
+
+
+@cache
+def say_once(message: str) -> None:
+    """Print a note on standard error the first time that it comes up; files are looked for more than once."""
+    say_note(message)
 
 
 def find_remote_files(path: str) -> list[str]:

@@ -1,9 +1,8 @@
-"""A file or address, or a part of one, as a stream of bytes, unpacked by its name.
+"""Opens a file or address, or a part of one, as a stream of bytes, unpacked by its name in bounded memory.
 
-Where a compressed file is cut, the stream ends with what could be unpacked, and that is told once: what stands before
-the cut is read, up to the last whole line, row, page or record. One that is damaged is not read at all: gzip, xz and
-zstd tell by a checksum at the end that something is wrong, not where. bzip2 checks each block: what stands before a
-bad one is read.
+Where compressed data break off, the stream ends there and that is told once: what stands before is read, up to the last
+whole line, row, page or record. Of data that are damaged only what stands in whole members before the damage is read:
+gzip, xz and zstd tell by a checksum at a member's end that something is wrong, not where. bzip2 checks each block.
 """
 
 import bz2
@@ -20,15 +19,26 @@ import pyarrow as pa
 
 from errors import first_line
 
-FEED_BYTES = 1 << 14  # given to an unpacker at once, counted from where its data begin: what a break costs at most
+FEED_BYTES = 1 << 14  # given to an unpacker at once
 BUFFER_BYTES = 1 << 20
-UNPACKERS = {".gz": lambda: zlib.decompressobj(wbits=31), ".bz2": bz2.BZ2Decompressor, ".xz": lzma.LZMADecompressor}
+MAX_UNPACKED_BYTES, MAX_EXPANSION = (
+    10**8,
+    1000,
+)  # no text packs so well: a bomb, of which a few kilobytes make gigabytes
+XZ_BYTES = 1 << 29  # of memory for its dictionary; xz -9 takes 65 MB
+UNPACKERS = {
+    ".gz": lambda: zlib.decompressobj(wbits=31),
+    ".bz2": bz2.BZ2Decompressor,
+    ".xz": lambda: lzma.LZMADecompressor(memlimit=XZ_BYTES),
+}
 BEGINNINGS = {".gz": b"\x1f\x8b", ".bz2": b"BZh", ".xz": b"\xfd7zXZ"}  # of a member
 PADDING = b"\0\r\n"  # of a tape's block, or a line end that a tool has put behind
+MAX_SCAN_BYTES = 16 << 20  # in which a place to cut a file is looked for
 MOST = 2**62  # bytes, more than any file has
 COMPRESSED = (*UNPACKERS, ".zst")
 CUT = "the file is cut: its compressed data have no end; get it again"
-MORE = "what stands behind its compressed data is none, and was left out"
+MORE = "ignored trailing bytes after the compressed data"
+TOO_MUCH = f"the file unpacks to more than {MAX_EXPANSION:,} times its size"
 
 Report = Callable[..., None]  # (place, reason, bytes lost = 0) of a fault in the file being read
 
@@ -78,62 +88,70 @@ class Range(io.RawIOBase):
 
 
 class Unpacked(io.RawIOBase):
-    """The unpacked bytes of a compressed stream; `fault` says how it broke off, `lost_bytes` how much stands behind."""
+    """The unpacked bytes of a compressed stream, at most `most`; `fault` says how they broke off."""
 
-    def __init__(self, stream: BinaryIO, packing: str) -> None:
-        self.stream, self.packing = stream, packing
+    def __init__(self, stream: BinaryIO, packing: str, most: int = MOST) -> None:
+        self.stream, self.packing, self.most = stream, packing, most
         # It closes what it reads when it goes: a view, not the stream.
         self.frames = pa.CompressedInputStream(Range(stream, 0, MOST), "zstd") if packing == ".zst" else None
-        self.unpacker, self.waiting, self.ready, self.offset = None, b"", memoryview(b""), 0
-        self.is_done, self.was_readable, self.fault, self.lost_bytes = False, False, "", 0
+        self.unpacker, self.waiting = None, b""
+        self.size, self.last = 0, 0  # unpacked bytes, and where the last of them came from in the file
+        self.whole, self.place = 0, 0  # the same of whole members
+        self.is_done, self.fault = False, ""
 
     def readable(self) -> bool:
         """Tell that it can be read."""
         return True
 
+    def tell(self) -> int:
+        """Return how many bytes were unpacked, which fastwarc asks."""
+        return self.size
+
     def readinto(self, buffer: bytearray) -> int:
         """Fill the buffer with what is unpacked next."""
-        while not (self.ready or self.is_done):
-            try:
-                self.ready = memoryview(self.unpack_next())
-            except (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException) as error:
-                reason = first_line(error)
-                state = "are broken" if self.was_readable else f"are none of {self.packing}, or broken"
-                is_cut = self.was_readable and "truncated" in reason.lower()  # as zstd says it
-                self.is_done, self.fault = True, CUT if is_cut else f"its compressed data {state}: {reason}"
-                self.offset = self.offset or self.stream.tell()
-                self.lost_bytes = max(0, self.stream.seek(0, 2) - self.offset)
-        size = min(len(buffer), len(self.ready))
-        buffer[:size] = self.ready[:size]
-        self.ready, self.was_readable = self.ready[size:], self.was_readable or size > 0
-        return size
+        data, size = b"", min(len(buffer), self.most - self.size)
+        try:
+            if size and not self.is_done:
+                data = self.frames.read(min(size, FEED_BYTES)) if self.frames is not None else self.unpack(size)
+        except (OSError, zlib.error, lzma.LZMAError, pa.ArrowException) as error:
+            reason = first_line(error)
+            state = "are broken" if self.size else f"are none of {self.packing}, or broken"
+            is_cut = self.size and "truncated" in reason.lower()  # as zstd says it
+            self.fault = CUT if is_cut else f"its compressed data {state}: {reason}"
+        self.size, self.last = self.size + len(data), self.stream.tell() if data else self.last
+        if self.size > MAX_UNPACKED_BYTES and self.size > MAX_EXPANSION * self.stream.tell():
+            data, self.fault = b"", TOO_MUCH
+        self.is_done = not data
+        buffer[: len(data)] = data
+        return len(data)
 
-    def unpack_next(self) -> bytes:
-        """Return what comes next, maybe nothing."""
-        if self.frames is not None:
-            data = self.frames.read(FEED_BYTES)
-            self.is_done = not data
-            return data
-        if self.unpacker is not None and self.unpacker.eof:
-            self.waiting, self.unpacker = self.unpacker.unused_data, None
-        data = self.waiting or self.stream.read(FEED_BYTES)
-        self.waiting = b""
-        if not data:
-            self.is_done, self.fault = True, CUT if self.unpacker is not None else ""
-            return b""
-        if self.unpacker is None and self.offset:
-            size, data = len(data), data.lstrip(PADDING)
-            self.offset += size - len(data)
-            if not data:
+    def unpack(self, most: int) -> bytes:
+        """Return the next bytes of the members, at most so many, nothing at the end of the last one."""
+        while self.unpacker is not None or self.begin_member():
+            is_fed = getattr(self.unpacker, "needs_input", True)
+            data, self.waiting = (self.waiting or self.stream.read(FEED_BYTES)) if is_fed else b"", b""
+            unpacked = self.unpacker.decompress(data, most)
+            self.waiting = getattr(self.unpacker, "unconsumed_tail", b"")
+            if self.unpacker.eof:
+                self.waiting, self.unpacker = self.unpacker.unused_data, None
+                self.whole, self.place = self.size + len(unpacked), self.stream.tell() - len(self.waiting)
+            elif is_fed and not data and not unpacked:
+                self.fault = CUT
                 return b""
-            beginning = BEGINNINGS[self.packing]
-            if data[: len(beginning)] != beginning[: len(data)]:
-                self.is_done, self.fault, self.lost_bytes = True, MORE, self.stream.seek(0, 2) - self.offset
-                return b""
-        self.unpacker = self.unpacker or UNPACKERS[self.packing]()
-        unpacked = self.unpacker.decompress(data)
-        self.offset += len(data) - len(self.unpacker.unused_data)
-        return unpacked
+            if unpacked:
+                return unpacked
+        return b""
+
+    def begin_member(self) -> bool:
+        """Tell whether another member begins; what stands behind the last one is told."""
+        beginning, data = BEGINNINGS[self.packing], self.waiting
+        while (data := data.lstrip(PADDING) if self.place else data) == b"" and (more := self.stream.read(FEED_BYTES)):
+            data = more
+        data += self.stream.read(len(beginning)) if data else b""
+        if data and self.place and not data.startswith(beginning):
+            data, self.fault = b"", MORE
+        self.waiting, self.unpacker = data, UNPACKERS[self.packing]() if data else None
+        return bool(data)
 
 
 def find_break(stream: BinaryIO) -> str:
@@ -141,17 +159,14 @@ def find_break(stream: BinaryIO) -> str:
     return getattr(getattr(stream, "raw", None), "fault", "")
 
 
-def find_damage(stream: BinaryIO, packing: str) -> str:
-    """Return what is wrong with compressed data, '' where that is nothing or that they are cut: they are unpacked once.
-
-    That is 200 MB of text a second and more, some percent of what reading it takes.
-    """
+def find_damage(stream: BinaryIO, packing: str) -> Unpacked:
+    """Return compressed data as they ended: they are unpacked once, at 200 MB of text a second and more."""
     raw = Unpacked(stream, packing)
     buffer = bytearray(BUFFER_BYTES)
     while raw.readinto(buffer):
         pass
     stream.seek(0)
-    return "" if raw.fault in (CUT, MORE) else raw.fault
+    return raw
 
 
 @contextmanager
@@ -165,28 +180,34 @@ def open_file(
     with fsspec.open(str(path), "rb", compression=None) as file:
         stream = file if part is None else io.BufferedReader(Range(file, part.start, part.end), BUFFER_BYTES)
         packing = Path(path).suffix.lower()
-        if decompress and packing in COMPRESSED:
-            if report is not None and packing != ".bz2" and (fault := find_damage(stream, packing)):
-                report("", fault, stream.seek(0, 2))
-                yield io.BytesIO()
-                return
-            stream = io.BufferedReader(Unpacked(stream, packing), BUFFER_BYTES)
-        yield stream
-        if report is not None and find_break(stream):
-            raw = stream.raw
-            if raw.was_readable:
-                report(f"byte {raw.offset}", f"{raw.fault}; what stands before is sound", raw.lost_bytes)
-            else:
-                report("", raw.fault)
+        if not decompress or packing not in COMPRESSED:
+            yield stream
+            return
+        found = find_damage(stream, packing) if report is not None and packing != ".bz2" else None
+        damage = found.fault if found and found.fault not in (CUT, MORE) else ""
+        raw = Unpacked(stream, packing, found.whole if damage else MOST)
+        yield io.BufferedReader(raw, BUFFER_BYTES)
+        if report is not None and (fault := damage or raw.fault):
+            size = stream.seek(0, 2)
+            place = (
+                found.place
+                if damage
+                else {MORE: raw.place, CUT: size}.get(fault, max(raw.place, raw.last - FEED_BYTES))
+            )
+            sound = "; what stands before is sound" if raw.size else ""
+            report(f"byte {place + (part.start if part else 0)}" if raw.size else "", fault + sound, size - place)
 
 
-def read_whole(path: str, most: int = -1) -> bytes:
-    """Return all bytes of a file, or the first `most`; raise ValueError where they break off: half a page is none."""
+def read_whole(path: str, most: int, report: Report) -> bytes:
+    """Return all bytes of a file, b"" where they are more than `most` or break off, which is reported."""
     with open_file(path) as stream:
-        data = stream.read(most)
-        if find_break(stream):
-            raise ValueError(find_break(stream))
-    return data
+        data = b""  # read by pieces, since all that is asked for is reserved at once
+        while len(data) <= most and (more := stream.read(BUFFER_BYTES)):
+            data += more
+        fault = find_break(stream) or f"the file is larger than {most >> 20} MB" * (len(data) > most)
+    if fault:
+        report("", fault)
+    return b"" if fault else data
 
 
 def place_cuts(path: str, size: int, part_bytes: int, find: Callable[[BinaryIO], int | None]) -> list[Part]:

@@ -1,30 +1,32 @@
-"""Rows of text, Markdown, JSON, CSV and Parquet files, with the line that each begins in.
+"""Reads rows of text, Markdown, CSV and Parquet files, with the line that each begins in.
 
 Read here and not by `load_dataset`, which takes "NA" for nothing and "2024-01-01" for a date, knows no lines, and
 cannot tell which of several files is at fault. What is broken is reported and left out; the rest goes on.
 """
 
 import csv
-import io
-import json
 import re
-import sys
 from collections import deque
 from collections.abc import Iterator
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_utils.readers.cells import read_cells
 from data_utils.readers.encodings import EncodingFault, detect_encoding, read_blocks, read_lines
 from data_utils.readers.files import ReadArguments, is_address
-from data_utils.readers.opening import Part, Report, open_file, read_whole
+from data_utils.readers.opening import MAX_EXPANSION, MAX_UNPACKED_BYTES, Part, Report, open_file, read_whole
+from data_utils.text.splitting import SHARE
 from errors import first_line
 
-MAX_DOCUMENT_CHARACTERS = 4_000_000  # a longer text is cut at a line end: memory stays bounded
+MAX_DOCUMENT_CHARACTERS = 4_000_000  # a longer text is cut at a line end, a longer row of CSV is left out
+MAX_SHEET_BYTES = 1 << 30  # of a Parquet file that is compressed once more, or of one column of a row group, unpacked
+BATCH_ROWS = 32  # read together: one text may have megabytes, and a file of some hundred bytes thousands of them
+LINE_CHARACTERS = 40  # that a line of a row counts for beside its own
 FRONT_LINES = 100  # a block of front matter at most
 COMMENT_LINES = 10_000  # a comment at most: as much is held in memory
 
-csv.field_size_limit(sys.maxsize)
+csv.field_size_limit(MAX_DOCUMENT_CHARACTERS)
 
 
 def read_text(
@@ -54,6 +56,11 @@ def cut_lines(path: str, size: int, part_bytes: int, options: ReadArguments) -> 
     parts, start, first, offset, number, encoding = [], 0, 1, 0, 1, None
     with open_file(path) as stream:
         for block in read_blocks(stream):
+            is_list = (
+                number == 1 and path.lower().endswith(".jsonl") and (block or b"").lstrip()[:2] in (b"[\n", b"{\n")
+            )
+            if block is None or is_list:  # a line that is too long to be held, or JSON over several lines
+                return whole
             if encoding is None and (not block.isascii() or b"\0" in block):
                 try:
                     encoding = detect_encoding(block)
@@ -95,9 +102,11 @@ def strip_markdown(lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int, str]
                 break
             block.append(following)
             ended = following[1].rstrip() == "---" if is_front else "-->" in following[1]
-        if not ended:
+        if not ended and is_front:
             yield first
             waiting.extendleft(reversed(block[1:]))
+        elif not ended:  # nor has any comment an end that begins in this block
+            yield from block
         elif not is_front:
             number, line = block[-1]
             rest = line.partition("-->")[2].lstrip()
@@ -121,81 +130,94 @@ def join_lines(lines: Iterator[tuple[int, str]], sample_by: str) -> Iterator[tup
         yield start, {"text": "".join(held) if sample_by == "document" else "".join(held).rstrip("\n")}
 
 
-def read_jsonl(path: str, _: ReadArguments, report: Report, part: Part | None = None) -> Iterator[tuple[int, object]]:
-    """Yield (line, value) for each line that is not blank."""
-    for number, line in read_file_lines(path, report, part):
-        if line.strip():
-            try:
-                yield number, json.loads(line)
-            except (json.JSONDecodeError, RecursionError) as error:
-                report(number, describe_json_fault(error))
-
-
-def read_json(path: str, _: ReadArguments, report: Report) -> Iterator[tuple[int, object]]:
-    """Yield (number, value) for each value of a JSON list, or the one value of the file."""
-    text = "".join(line for _, line in read_lines(io.BytesIO(read_whole(path)), report))
-    if not text.strip():
-        return
-    try:
-        values = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        report(getattr(error, "lineno", ""), describe_json_fault(error))
-        return
-    yield from enumerate(values if isinstance(values, list) else [values], 1)
-
-
-def describe_json_fault(error: Exception) -> str:
-    """Return in words what is wrong with JSON."""
-    if isinstance(error, json.JSONDecodeError):
-        return f"not valid JSON: {error.msg} at column {error.colno}"
-    return "not valid JSON: nested too deeply"
-
-
 def read_csv(path: str, _: ReadArguments, report: Report) -> Iterator[tuple[int, dict]]:
     """Yield (line, row) for each row under the header; every cell is text."""
-    reader = csv.DictReader((line for _, line in read_file_lines(path, report)), strict=True)
+    header: list[str] | None = None
+    for start, row in split_rows(read_file_lines(path, report), report):
+        if header is None:
+            header = row
+        elif len(row) > len(header):
+            report(start, f"the row has {len(row):,} cells, more than the header, {len(header):,}")
+        else:
+            yield start, dict(zip(header, row + [None] * (len(header) - len(row)), strict=True))
+
+
+def split_rows(lines: Iterator[tuple[int, str]], report: Report) -> Iterator[tuple[int, list[str]]]:
+    """Yield (line, cells) of each row of CSV; behind one that is broken reading goes on in the line after its first.
+
+    So a quote that is never closed costs its row, and not all behind it.
+    """
+    waiting: deque[tuple[int, str]] = deque()  # lines that a broken row had taken
     while True:
-        start = reader.line_num + 1 if reader.line_num else 2
+        held: list[tuple[int, str]] = []
+
+        def feed(held: list[tuple[int, str]] = held) -> Iterator[str]:
+            left = MAX_DOCUMENT_CHARACTERS
+            while left > 0 and (line := waiting.popleft() if waiting else next(lines, None)):
+                held.append(line)
+                left -= len(line[1]) + LINE_CHARACTERS
+                yield line[1]
+
         try:
-            row = next(reader, None)
+            row = next(csv.reader(feed(), strict=True), None)
         except csv.Error as error:
-            report(start, f"not valid CSV: {error}")
+            report(held[0][0], f"not valid CSV: {error}")
+            waiting.extendleft(reversed(held[1:]))
             continue
         if row is None:
             return
-        if None in row:
-            report(start, f"the row has more cells than the header, {len(reader.fieldnames)}")
-        else:
-            yield start, row
+        if row:
+            yield held[0][0], row
 
 
-def read_parquet(path: str, _: ReadArguments, report: Report, part: Part | None = None) -> Iterator[tuple[int, dict]]:
+def read_parquet(path: str, options: ReadArguments, report: Report, part: Part | None = None) -> Iterator[tuple]:
     """Yield (number, row) for each row of a Parquet file; a broken row group is reported and left out.
 
-    Of a file that is cut nothing can be read: what it holds is written at its end.
+    Only the column of the text is read, where there is one, so that damage in another one costs nothing. A cell that
+    Python can't hold (an impossible date) is the exception that says so. Of a file that is cut nothing can be read:
+    what it holds is written at its end.
     """
     # Compressed once more, it has to be unpacked whole.
     is_packed = not re.search(r"\.parquet$", path, re.IGNORECASE)
     with open_file(path, decompress=False) as stream:
         try:
-            file = pq.ParquetFile(pa.BufferReader(read_whole(path)) if is_packed else stream)
+            packed = pa.BufferReader(read_whole(path, MAX_SHEET_BYTES, report)) if is_packed else None
+            file = pq.ParquetFile(packed or stream)
         except pa.ArrowInvalid:
             stream.seek(0)
+            if packed and not packed.size():  # told already
+                return
             if stream.read(4) == b"PAR1":
                 report("", "the file is cut: the index of a Parquet file stands at its end; get it again")
                 return
             raise
+        names = file.schema_arrow.names
+        if options.text_column in names:
+            names = [name for name in dict.fromkeys((options.text_column, SHARE)) if name in names]
+        elif options.text_column:
+            yield 1, dict.fromkeys(names)
+            return
         number = part.first - 1 if part else 0
         for group in range(part.start, part.end) if part else range(file.num_row_groups):
             end = number + file.metadata.row_group(group).num_rows
             try:
-                for batch in file.iter_batches(1000, row_groups=[group]):
-                    for row in batch.to_pylist():
+                check_expansion(file.metadata.row_group(group), names)
+                for batch in file.iter_batches(BATCH_ROWS, row_groups=[group], columns=names):
+                    for row in zip(*map(read_cells, batch.columns), strict=True):
                         number += 1
-                        yield number, row
-            except (OSError, ValueError) as error:
+                        yield number, dict(zip(batch.schema.names, row, strict=True))
+            except (OSError, ValueError, MemoryError) as error:
                 report(number + 1, f"not readable as parquet to row {end}: {first_line(error)}")
             number = end
+
+
+def check_expansion(group: pq.RowGroupMetaData, names: list[str]) -> None:
+    """Raise ValueError for a row group of which a column is said to unpack to far more than a text does."""
+    for column in map(group.column, range(group.num_columns)):
+        size = column.total_uncompressed_size
+        is_read = column.path_in_schema.split(".")[0] in names
+        if is_read and size > MAX_UNPACKED_BYTES and size > MAX_EXPANSION * column.total_compressed_size:
+            raise ValueError(f"it unpacks to more than {MAX_EXPANSION:,} times its size")
 
 
 def cut_groups(path: str, size: int, part_bytes: int, _: ReadArguments) -> list[Part]:

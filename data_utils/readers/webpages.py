@@ -30,9 +30,8 @@ _turn = Lock()
 
 def read_html(path: str, options: ReadArguments, report: Report) -> Iterator[tuple[str, dict]]:
     """Yield ("page", {"text"}) of an HTML file: its main text, lists and headings kept, menus left out."""
-    data = read_whole(path, MAX_PAGE_BYTES + 1)
-    if len(data) > MAX_PAGE_BYTES:
-        report("", f"the page is larger than {MAX_PAGE_BYTES >> 20} MB")
+    data = read_whole(path, MAX_PAGE_BYTES, report)
+    if not data:
         return
     try:
         text = extract_text(decode_page(data), options.max_seconds)

@@ -1,7 +1,7 @@
-"""Wikipedia's dumps in, articles as text out: `pages-articles*.xml`, compressed or not, single or multistream.
+"""Reads Wikipedia's dumps, `pages-articles*.xml`, compressed or not, single or multistream: an article is a document.
 
-Pages are cut out of the stream and parsed one by one, so that a broken page or bz2 stream costs itself alone (of a
-stream: the pages from the break on); mwxml, one XML parser over the whole dump, ends at the first.
+Pages are cut out of the stream and parsed one by one, so that a broken page costs itself alone; mwxml, one XML parser
+over the whole dump, ends at the first.
 """
 
 import bz2
@@ -12,13 +12,12 @@ from xml.etree import ElementTree as ET
 
 from data_utils.readers.files import ReadArguments
 from data_utils.readers.limits import OutOfTime, limit_seconds
-from data_utils.readers.opening import FEED_BYTES, Part, Report, find_break, open_file, place_cuts
+from data_utils.readers.opening import FEED_BYTES, MAX_SCAN_BYTES, Part, Report, find_break, open_file, place_cuts
 from data_utils.readers.wikitext import FILE_PREFIXES, extract_article
 from errors import first_line
 
 CHUNK_BYTES = 1 << 20
 MAX_PAGE_BYTES = 64 << 20
-MAX_SCAN_BYTES = 16 << 20  # in which a place to cut a dump is looked for
 BZ2_MARK = re.compile(rb"BZh[1-9]1AY&SY")
 NAMESPACE = re.compile(rb'<namespace key="(?:6|14)"[^<>]*+>([^<]++)</namespace>')  # files and categories
 TITLE = re.compile(rb"<title>([^<]*)")
@@ -30,7 +29,7 @@ def read_dump(
     """Yield (title, {"text"}) of each article: no talk, templates or redirects; the title stands above the text."""
     head = read_head(path) if part and part.start else b""
     prefixes = FILE_PREFIXES | name_prefixes(head)
-    for page in cut_pages(read_chunks(path, report, part), report):
+    for page in cut_pages(path, report, part):
         if not page.startswith(b"<page>"):  # what stands before the first page
             prefixes |= name_prefixes(page)
             continue
@@ -59,8 +58,7 @@ def name_prefixes(head: bytes) -> frozenset[str]:
 
 def read_head(path: str) -> bytes:
     """Return what stands before the first page of a dump, for one who reads a later part of it."""
-    chunks = read_chunks(path, lambda *_: None)
-    return next((page for page in cut_pages(chunks, lambda *_: None) if not page.startswith(b"<page>")), b"")
+    return next((page for page in cut_pages(path, lambda *_: None) if not page.startswith(b"<page>")), b"")
 
 
 def parse_page(page: bytes) -> tuple[str, str]:
@@ -74,73 +72,24 @@ def parse_page(page: bytes) -> tuple[str, str]:
     return root.findtext("title") or "", "" if is_redirect or model not in (None, "wikitext") else markup
 
 
-def cut_pages(chunks: Iterator[bytes], report: Report) -> Iterator[bytes]:
-    """Yield what stands before the first page, then each page; an empty chunk says that bytes are missing there."""
-    waiting, is_first, is_whole = b"", True, True
-    for chunk in chunks:
-        is_whole = bool(chunk)
-        if not chunk:
-            waiting = b""
-            continue
-        waiting += chunk
-        parts = waiting.split(b"</page>")
-        for part in parts[:-1]:
-            start = part.find(b"<page>")
-            if is_first:
-                yield part[: max(0, start)]
-                is_first = False
-            if start >= 0:
-                yield part[start:] + b"</page>"
-        waiting = parts[-1]
-        if len(waiting) > MAX_PAGE_BYTES:
-            report("", f"no end of a page in {MAX_PAGE_BYTES >> 20} MB; left out")
-            waiting = b""
-    if b"<page>" in waiting and is_whole:
-        report("", "the file ends in the middle of a page")
-
-
-def read_chunks(path: str, report: Report, part: Part | None = None) -> Iterator[bytes]:
-    """Yield the bytes of a dump, unpacked; where they break off an empty chunk, then the next bz2 stream."""
-    if not path.lower().endswith(".bz2"):
-        with open_file(path, report, part=part) as stream:
-            while chunk := stream.read(CHUNK_BYTES):
-                yield chunk
-            if find_break(stream):
-                yield b""
-        return
-    with open_file(path, decompress=False, part=part) as stream:
-        first, place = part.start if part else 0, 0
-        while True:
-            # Fed in equal steps from where a stream begins: what a break costs does not depend on how a file is cut.
-            unpacker = bz2.BZ2Decompressor()
-            stream.seek(place)
-            reason = ""
-            while not unpacker.eof and not reason:
-                data = stream.read(FEED_BYTES)
-                try:
-                    chunk = unpacker.decompress(data) if data else b""
-                except OSError as error:
-                    reason = f"a broken bz2 stream: {error}"
-                else:
-                    if chunk:
-                        yield chunk
-                    elif not data and stream.tell() == place:
-                        return
-                    elif not data:
-                        reason = "the file ends in the middle of a bz2 stream"
-            if not reason:
-                place = stream.tell() - len(unpacker.unused_data)
-                continue
-            yield b""
-            stream.seek(place + 1)
-            further = find_mark(stream)
-            if further is None:
-                lost = 0 if reason.startswith("the file") else stream.seek(0, 2) - place
-                report(f"byte {first + place}", reason, lost)
-                return
-            reason = reason if not reason.startswith("the file") else "a broken bz2 stream: it has no end"
-            report(f"byte {first + place}", reason, further + 1)
-            place += 1 + further
+def cut_pages(path: str, report: Report, part: Part | None = None) -> Iterator[bytes]:
+    """Yield what stands before the first page of a dump, then each page."""
+    waiting, is_first = b"", True
+    with open_file(path, report, part=part) as stream:
+        while chunk := stream.read(CHUNK_BYTES):
+            *pages, waiting = (waiting + chunk).split(b"</page>")
+            for page in pages:
+                start = page.find(b"<page>")
+                if is_first:
+                    yield page[: max(0, start)]
+                    is_first = False
+                if start >= 0:
+                    yield page[start:] + b"</page>"
+            if len(waiting) > MAX_PAGE_BYTES:
+                report("", f"no end of a page in {MAX_PAGE_BYTES >> 20} MB; left out")
+                waiting = b""
+        if b"<page>" in waiting and not find_break(stream):
+            report("", "the file ends in the middle of a page")
 
 
 def find_mark(stream: BinaryIO, most: int | None = None) -> int | None:
@@ -169,8 +118,8 @@ def cut_dump(path: str, size: int, part_bytes: int, _: ReadArguments) -> list[Pa
             stream.seek(place)
             unpacker, text = bz2.BZ2Decompressor(), b""
             try:
-                while not text.strip() and not unpacker.eof and (data := stream.read(FEED_BYTES)):
-                    text += unpacker.decompress(data)
+                while not text and not unpacker.eof and (data := stream.read(FEED_BYTES)):
+                    text = unpacker.decompress(data, FEED_BYTES)
             except OSError:
                 text = b""
             if text.lstrip().startswith(b"<page>"):

@@ -4,6 +4,7 @@ One way in for `train.py` and for corpora. What cannot be read costs itself alon
 place and reason, and the rest goes on; where nobody collects faults, the first one ends the run as InputError.
 """
 
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
@@ -13,12 +14,14 @@ from datasets import Dataset, IterableDataset, load_dataset
 from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub.errors import OfflineModeIsEnabled
 
+from data_utils.readers.cells import take_text
 from data_utils.readers.contents import describe_content
 from data_utils.readers.files import KINDS, Fault, ReadArguments, file_suffix, is_address, raise_fault
-from data_utils.readers.opening import COMPRESSED, Part
+from data_utils.readers.limits import OutOfTime
+from data_utils.readers.opening import COMPRESSED, MAX_EXPANSION, MAX_UNPACKED_BYTES, TOO_MUCH, Part
 from data_utils.text.languages import detect_language
 from data_utils.text.splitting import SHARE, share_of
-from errors import InputError, first_line
+from errors import InputError, escape_unprintable, first_line
 
 # (Kind, compression) -> the function that cuts a large file into parts. What is compressed as a whole is read from its
 # beginning; CSV and Markdown have quotes and blocks across lines; a book or page is one document.
@@ -31,6 +34,9 @@ CUTS = {
     (".txt", ""): "data_utils.readers.rows:cut_lines",
     (".parquet", ""): "data_utils.readers.rows:cut_groups",
 }
+
+
+ROW_BYTES = 100  # that a row counts for beside its text
 
 
 def cut_file(path: str, size: int, part_bytes: int, options: ReadArguments) -> list[Part]:
@@ -64,7 +70,13 @@ def read_documents_of(
     """
     options = options or ReadArguments()
     rows = read_rows(path, options, on_fault, part)
-    yield from make_documents(rows, path, Path(path).name, options.text_column, on_fault)
+    given, most = 0, max_text_bytes(path, part)
+    for document in make_documents(rows, path, Path(path).name, options.text_column, on_fault):
+        given += len(document["text"]) + ROW_BYTES
+        if given > most:
+            on_fault(Fault(path, document["id"].rpartition(":")[2], f"{TOO_MUCH}; what follows is left out"))
+            return
+        yield document
 
 
 def make_documents(
@@ -76,21 +88,28 @@ def make_documents(
     in the file. The text is as it was read: cleaning is a filter's. The share is that of the text, or the one that a
     corpus kept of its sources.
     """
-    was_there = False
+    name, was_there = escape_unprintable(name), False
     for number, row in rows:
         if column not in row:
-            reason = f"no column '{column}'; it has: {', '.join(row)}; name one with --text_column"
+            reason = f"no column '{column}'; it has: {', '.join(row)[:200]}; name one with --text_column"
             on_fault(Fault(path, str(number), reason))
             if not was_there:
                 return  # no row of the file will have it
             continue
         was_there = True
-        value = "" if row[column] is None else row[column]
-        text = "\n".join(map(str, value)) if isinstance(value, list) else str(value)  # a list holds lines or paragraphs
-        if not text.isascii():
-            text = text.encode(errors="ignore").decode()  # drops half a character of a broken JSON escape
+        try:
+            text = take_text(row[column])
+        except ValueError as error:
+            on_fault(Fault(path, str(number), f"column '{column}': {error}"))
+            continue
         share = share_of({"text": text, SHARE: row.get(SHARE)})
         yield {"text": text, "language": detect_language(text), "source": name, "id": f"{name}:{number}", SHARE: share}
+
+
+def max_text_bytes(path: str, part: Part | None) -> float:
+    """Return how much text a file, or a part of one, may hold: no more than the best packing makes of text."""
+    size = part.size if part else Path(path).stat().st_size if Path(path).is_file() else float("inf")
+    return max(MAX_UNPACKED_BYTES, MAX_EXPANSION * size)
 
 
 def read_rows(
@@ -105,7 +124,7 @@ def read_rows(
     The place is the line where a kind has lines, else the number of the row, the page's title or its address. A row of
     JSON is an object, or of another of the `row_types`.
     """
-    options = options or ReadArguments("paragraph")
+    options = options or ReadArguments("paragraph", text_column="")  # all columns
     module, _, function = KINDS[file_suffix(path)].partition(":")
     rows_read, faults = 0, 0
 
@@ -116,20 +135,27 @@ def read_rows(
         faults += 1
         on_fault(Fault(path, str(place), reason, lost_bytes))
 
+    if part is None and (found := describe_content(path, file_suffix(path), as_text=True)):
+        report("", found)
+        return
     try:
         arguments = (path, options, report) if part is None else (path, options, report, part)
         for place, row in getattr(import_module(module), function)(*arguments):
-            if isinstance(row, row_types):
-                rows_read += 1
-                yield place, row
-            else:
-                report(place, f"a JSON object is expected, not {str(row)[:40]!r}")
-    except (InputError, FileNotFoundError, MemoryError):
+            is_rows = isinstance(row, list) and list not in row_types  # a line that holds a list of rows
+            for value in row if is_rows else [row]:
+                if isinstance(value, row_types):
+                    rows_read += 1
+                    yield place, value
+                else:
+                    report(place, f"a JSON object is expected, not {json.dumps(value, ensure_ascii=False)[:40]}")
+    except (InputError, FileNotFoundError):
         raise
     except ImportError as error:
         need = f"reading it needs {error.name}; run: pip install -r requirements/corpus.txt"
         raise InputError(f"{path}: {need}") from error
-    except Exception as error:  # each format and compression has its own
+    except BaseException as error:  # each format and compression has its own
+        if not isinstance(error, Exception | OutOfTime) and type(error).__name__ != "PanicException":  # of Rust's
+            raise
         after = f" after row {rows_read:,}" if rows_read else ""
         report("", f"not readable as {Path(path).name.partition('.')[2]}{after}: {first_line(error)}")
     if not rows_read and not faults and part is None:

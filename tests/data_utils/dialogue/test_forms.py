@@ -165,9 +165,7 @@ def test_a_readme_a_licence_and_a_description_of_the_data_are_no_dialogues(tmp_p
     reading = read_checked(open_sources([str(tmp_path)]))
     assert len(reading.dialogues) == 1
     passed_over = [line.partition(": ")[0] for line in reading.lines if "not read" in line]
-    assert passed_over == [
-        str(tmp_path / name) for name in ("LICENSE.txt", "README.md", "dataset_infos.json", "page.html")
-    ]
+    assert passed_over == [str(tmp_path / name) for name in ("LICENSE.txt", "dataset_infos.json", "page.html")]
 
 
 def test_a_file_of_another_kind_named_by_itself_is_refused(tmp_path):

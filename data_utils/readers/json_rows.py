@@ -1,0 +1,154 @@
+"""Reads rows of JSON: a value a line, one list, or values one after the other, whatever the file's name says."""
+
+import json
+import re
+from collections.abc import Iterator
+from itertools import chain
+
+from data_utils.readers.files import ReadArguments
+from data_utils.readers.opening import Part, Report
+from data_utils.readers.rows import read_file_lines
+
+MAX_VALUE_CHARACTERS = 32 << 20  # of one value, which has to be held in memory
+BUFFER_CHARACTERS = 1 << 20
+BETWEEN = re.compile(r"[\s,]*+")
+LAST_SEEN = 64  # characters at the end of what was read, in which an error may be none if more is read
+# A number of more digits than Python reads is left as text: it is no reason to lose the row.
+DECODER = json.JSONDecoder()
+LENIENT = json.JSONDecoder(parse_int=lambda digits: int(digits) if len(digits) < 4000 else digits)
+
+
+def read_jsonl(path: str, _: ReadArguments, report: Report, part: Part | None = None) -> Iterator[tuple[int, object]]:
+    """Yield (line, value) for each line that is not blank, with or without a comma behind it.
+
+    A file that begins as one list, or as an object over several lines, is read as `read_json` reads it.
+    """
+    lines = ((number, line) for number, line in read_file_lines(path, report, part) if line.strip())
+    first, second = next(lines, None), next(lines, None)
+    for number, line in chain(filter(None, (first, second)), lines):
+        text = line.strip()
+        try:
+            value = parse(text)
+        except (ValueError, RecursionError) as error:
+            if number == first[0] and (text[0] == "[" or text == "{"):
+                yield from scan_values(chain(filter(None, (first, second)), lines), report)
+                return
+            report(number, describe_json_fault(error))
+        else:
+            yield number, value
+
+
+def parse(text: str) -> object:
+    """Return the value of a line of JSON; raise ValueError or RecursionError where it's none."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        if not text.endswith(","):
+            raise
+        return parse(text[:-1].rstrip())
+    except ValueError:
+        return LENIENT.decode(text)
+
+
+def read_json(path: str, _: ReadArguments, report: Report) -> Iterator[tuple[int, object]]:
+    """Yield (number, value) for each value of a JSON list, or for each of several values, such as JSON lines."""
+    yield from scan_values(read_file_lines(path, report), report)
+
+
+def scan_values(lines: Iterator[tuple[int, str]], report: Report) -> Iterator[tuple[int, object]]:
+    """Yield (number, value) of JSON text; behind a broken value, from the next line that begins as its own one does."""
+    held, number, in_list = Held(lines), 0, False
+    while held.skip_between():
+        if held.text[held.at] == ("]" if in_list else "["):
+            in_list, held.at = not in_list, held.at + 1
+            continue
+        number += 1
+        try:
+            value = held.take_value()
+        except (ValueError, RecursionError) as error:
+            place, reason = (
+                held.line + held.text.count("\n", 0, getattr(error, "pos", held.at)),
+                describe_json_fault(error),
+            )
+            is_further = held.skip_value()
+            report(place, reason + ("" if is_further else "; what stands behind it is left out"))
+            if not is_further:
+                return
+        else:
+            yield number, value
+
+
+class Held:
+    """The part of a JSON text that is in memory: `text`, of which all before `at` is done, from line `line` on."""
+
+    def __init__(self, lines: Iterator[tuple[int, str]]) -> None:
+        self.lines, self.text, self.at, self.line = lines, "", 0, 1
+
+    def read_on(self) -> bool:
+        """Hold at least twice as much, without what is done; False at the end."""
+        waiting = len(self.text) - self.at
+        if waiting > MAX_VALUE_CHARACTERS:
+            raise ValueError(f"a value is longer than {MAX_VALUE_CHARACTERS >> 20} MB")
+        pieces, size = [], 0
+        while size <= max(waiting, BUFFER_CHARACTERS) and (line := next(self.lines, None)):
+            pieces.append(line[1])
+            size += len(line[1])
+        if pieces:
+            self.line += self.text.count("\n", 0, self.at)
+            self.text, self.at = self.text[self.at :] + "".join(pieces), 0
+        return bool(pieces)
+
+    def skip_between(self) -> bool:
+        """Go to where the next value may begin; False at the end."""
+        while True:
+            self.at = BETWEEN.match(self.text, self.at).end()
+            if self.at < len(self.text):
+                return True
+            if not self.read_on():
+                return False
+
+    def take_value(self) -> object:
+        """Return the value that begins here and go behind it; raise ValueError or RecursionError where there's none."""
+        while True:
+            try:
+                value, end = decode(self.text, self.at)
+            except json.JSONDecodeError as error:
+                # Far from the end of what is held, and no string: no more text would mend it.
+                is_certain = error.pos < len(self.text) - LAST_SEEN and not error.msg.startswith("Unterminated")
+                if is_certain or not self.read_on():
+                    raise
+            else:
+                if end < len(self.text) or not self.read_on():
+                    self.at = end
+                    return value
+
+    def skip_value(self) -> bool:
+        """Go to the next line that begins with an object, indented as this one; False where there is none."""
+        indent = self.text[self.text.rfind("\n", 0, self.at) + 1 : self.at]
+        mark = f"\n{indent}{{"
+        while indent.strip() == "":
+            place = self.text.find(mark, self.at)
+            if place >= 0:
+                self.at = place + 1
+                return True
+            self.at = max(self.at, len(self.text) - len(mark))
+            if not self.read_on():
+                return False
+        return False
+
+
+def decode(text: str, at: int) -> tuple[object, int]:
+    """Return (value, where it ends) of JSON that begins at a place."""
+    try:
+        return DECODER.raw_decode(text, at)
+    except json.JSONDecodeError:
+        raise
+    except ValueError:
+        return LENIENT.raw_decode(text, at)
+
+
+def describe_json_fault(error: Exception) -> str:
+    """Return in words what is wrong with JSON."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"not valid JSON: {error.msg} at column {error.colno}"
+    return f"not valid JSON: {error}" if isinstance(error, ValueError) else "not valid JSON: nested too deeply"

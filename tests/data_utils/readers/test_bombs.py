@@ -1,0 +1,183 @@
+"""Small files that would take all memory, disk or time are faults of themselves, and the file beside them is read."""
+
+import bz2
+import gzip
+import io
+import json
+import lzma
+import tracemalloc
+import zipfile
+import zlib
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from data_utils.readers import encodings, json_rows, opening
+from data_utils.readers.files import ReadArguments
+from data_utils.sources import inputs
+from data_utils.sources.inputs import read_documents_of
+
+
+def read(path, **options):
+    """Return (number of documents, their characters, faults, peak of Python's memory in bytes)."""
+    faults, count, size = [], 0, 0
+    tracemalloc.start()
+    for document in read_documents_of(str(path), ReadArguments(**options), faults.append):
+        count += 1
+        size += len(document["text"])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return count, size, faults, peak
+
+
+PACKS = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
+PACKS[".zst"] = lambda data: pa.Codec("zstd").compress(data, asbytes=True)
+
+
+@pytest.mark.parametrize("suffix", PACKS)
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.xml", "a.json"])
+def test_what_unpacks_to_far_more_than_a_text_is_a_fault(tmp_path, monkeypatch, suffix, name):
+    monkeypatch.setattr(opening, "MAX_UNPACKED_BYTES", 300_000)
+    monkeypatch.setattr(opening, "MAX_EXPANSION", 100)
+    path = tmp_path / f"{name}{suffix}"
+    line = {"a.jsonl": b'{"text": "tea"}\n', "a.json": b"[1,\n"}.get(name, b"tea\n")
+    path.write_bytes(PACKS[suffix](line * (1_500_000 // len(line))))
+    _, size, faults, peak = read(path, sample_by="line")
+    assert any("unpacks to more than" in fault.reason for fault in faults)
+    assert size < 700_000
+    assert peak < 30_000_000  # most of it is the dictionary of xz
+
+
+def test_one_call_of_an_unpacker_gives_a_little_at_a_time(tmp_path):
+    path = tmp_path / "a.txt.bz2"
+    path.write_bytes(bz2.compress(b"tea\n" * 2_000_000))  # 8 MB in some hundred bytes
+    with opening.open_file(str(path)) as stream:
+        tracemalloc.start()
+        assert stream.read(10) == b"tea\ntea\nte"
+        assert tracemalloc.get_traced_memory()[1] < 4_000_000
+        tracemalloc.stop()
+
+
+def test_a_line_too_long_costs_itself(tmp_path, monkeypatch):
+    monkeypatch.setattr(encodings, "MAX_LINE_BYTES", 100_000)
+    monkeypatch.setattr(encodings, "BLOCK_BYTES", 10_000)
+    path = tmp_path / "a.jsonl"
+    rows = [json.dumps({"text": text}) for text in ("one", "x" * 500_000, "two", "y" * 90_000, "z" * 120_000, "three")]
+    path.write_text("\n".join(rows) + "\n")
+    faults = []
+    documents = [d["text"] for d in read_documents_of(str(path), None, faults.append)]
+    assert [text[:5] for text in documents] == ["one", "two", "yyyyy", "three"]
+    assert [(fault.place, fault.reason[:18]) for fault in faults] == [
+        ("2", "the line is longer"),
+        ("5", "the line is longer"),
+    ]
+
+
+def test_a_json_value_too_long_is_a_fault(tmp_path, monkeypatch):
+    monkeypatch.setattr(json_rows, "MAX_VALUE_CHARACTERS", 50_000)
+    monkeypatch.setattr(json_rows, "BUFFER_CHARACTERS", 1000)
+    path = tmp_path / "a.json"
+    path.write_text('[{"text": "one"},\n{"text": "two"},\n[' + ",\n".join(["1"] * 100_000))
+    count, _, faults, _ = read(path)
+    assert count == 2
+    assert "a value is longer than" in faults[0].reason
+
+
+def test_parquet_whose_one_text_is_all_its_rows(tmp_path):
+    path = tmp_path / "a.parquet"
+    table = pa.table({"text": pa.array(["x" * 1_000_000]).take(pa.array([0] * 1000)).dictionary_encode()})
+    pq.write_table(table, path, compression="zstd")
+    assert path.stat().st_size < 3000
+    count, size, faults, peak = read(path)
+    assert 0 < count < 200 and size < 110_000_000
+    assert peak < 100_000_000
+    assert "unpacks to more than 1,000 times its size" in faults[0].reason
+
+
+def test_parquet_of_rows_of_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(inputs, "ROW_BYTES", 10_000)
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": pa.nulls(30_000, pa.string())}), path)
+    assert path.stat().st_size < 10_000
+    faults = []
+    assert len(list(read_documents_of(str(path), None, faults.append))) == 10_000
+    assert len(faults) == 1
+
+
+def write_epub(path, spine, container=b"", chapter=b"<p>tea</p>"):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as book:
+        rootfile = b'<c xmlns="urn:x"><rootfile full-path="a.opf"/></c>'
+        book.writestr("META-INF/container.xml", container or rootfile)
+        items = '<item id="a" href="a.xhtml"/><item id="b" href="b.xhtml"/>'
+        refs = "".join(f'<itemref idref="{name}"/>' for name in spine)
+        book.writestr("a.opf", f'<p xmlns="urn:x"><manifest>{items}</manifest><spine>{refs}</spine></p>')
+        for name in "ab":
+            book.writestr(f"{name}.xhtml", chapter)
+
+
+def test_a_book_that_names_a_chapter_sixty_times_reads_it_once(tmp_path):
+    pytest.importorskip("resiliparse")
+    path = tmp_path / "a.epub"
+    write_epub(path, "ab" * 60)
+    [document] = read_documents_of(str(path))
+    assert document["text"] == "tea\n\ntea"
+
+
+def test_a_book_of_more_than_a_book_holds(tmp_path, monkeypatch):
+    pytest.importorskip("resiliparse")
+    monkeypatch.setattr("data_utils.readers.books.MAX_TEXT_BYTES", 1_000_000)
+    path = tmp_path / "a.epub"
+    write_epub(path, "ab", chapter=b"<p>" + b"tea " * 150_000)
+    count, _, faults, _ = read(path)
+    assert count == 1
+    assert [fault.place for fault in faults] == ["b.xhtml"]
+    write_epub(path, "ab", container=b" " * 20_000_000)
+    count, _, faults, peak = read(path)
+    assert (count, len(faults)) == (0, 1)
+    assert peak < 10_000_000
+
+
+def write_pdf(path, pages, operators):
+    content = zlib.compress(b"BT /F1 9 Tf (tea) Tj ET " * operators)
+    objects = [b"<</Type/Catalog/Pages 2 0 R>>"]
+    kids = b" ".join(b"%d 0 R" % (5 + number) for number in range(pages))
+    objects.append(b"<</Type/Pages/Kids[%s]/Count %d>>" % (kids, pages))
+    objects.append(b"<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>")
+    objects.append(b"<</Length %d/Filter/FlateDecode>>stream\n%s\nendstream" % (len(content), content))
+    page = b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 9 9]/Resources<</Font<</F1 3 0 R>>>>/Contents 4 0 R>>"
+    objects += [page] * pages
+    data, places = io.BytesIO(b""), []
+    data.write(b"%PDF-1.4\n")
+    for number, text in enumerate(objects, 1):
+        places.append(data.tell())
+        data.write(b"%d 0 obj\n%s\nendobj\n" % (number, text))
+    start = data.tell()
+    data.write(b"xref\n0 %d\n0000000000 65535 f \n" % (len(places) + 1))
+    data.write(b"".join(b"%010d 00000 n \n" % place for place in places))
+    data.write(b"trailer<</Size %d/Root 1 0 R>>\nstartxref\n%d\n%%%%EOF" % (len(places) + 1, start))
+    path.write_bytes(data.getvalue())
+
+
+def test_a_pdf_that_draws_for_ever_ends_at_its_limit(tmp_path):
+    pytest.importorskip("pypdf")
+    path = tmp_path / "a.pdf"
+    write_pdf(path, 3, 2)
+    assert [d["text"].count("tea") for d in read_documents_of(str(path))] == [6]
+    write_pdf(path, 1000, 20_000)
+    faults = []
+    list(read_documents_of(str(path), ReadArguments(max_seconds=1), faults.append))
+    assert "it took longer than 1" in faults[0].reason
+    assert faults[0].place.startswith("page ")
+
+
+def test_no_memory_for_a_file_is_a_fault_of_that_file(tmp_path, monkeypatch):
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(json_rows, "scan_values", fail)
+    path = tmp_path / "a.json"
+    path.write_text('[{"text": "tea"}]')
+    faults = []
+    assert list(read_documents_of(str(path), None, faults.append)) == []
+    assert "MemoryError" in faults[0].reason
