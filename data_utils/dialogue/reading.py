@@ -163,7 +163,7 @@ def read_parts(
                 lines.append(describe_file(part, rows))
             good = rows.select([number for number, found in enumerate(is_bad) if not found]) if len(bad) else rows
             parts.append(repeat_rows(good.select_columns(list(features)), source.times))
-    left_out = judge_faults(faults, count, skip_bad, SKIP_OPTION)
+    left_out = judge_faults(faults, count, skip_bad, f"leave them out with {SKIP_OPTION} true")
     return Reading(concatenate_datasets(parts), lines + [left_out] * bool(left_out), left_out)
 
 

@@ -17,11 +17,11 @@ def name_faults(faults: Sequence[Fault]) -> str:
     return "; ".join(shown) + (f"; and {len(faults) - SHOWN_FAULTS:,} more" if len(faults) > SHOWN_FAULTS else "")
 
 
-def judge_faults(faults: Sequence[Fault], rows: int, skip: bool, option: str) -> str:
+def judge_faults(faults: Sequence[Fault], rows: int, skip: bool, remedy: str) -> str:
     """Return the line that tells which of so many rows are left out, '' for none.
 
     Raises InputError, which names them, where there are any and `skip` is false, or where they are more than
-    MAX_BROKEN_FRACTION of the rows. `option` is what the user gives to have them left out.
+    MAX_BROKEN_FRACTION of the rows. `remedy` says how to have them left out.
     """
     if not faults:
         return ""
@@ -30,7 +30,5 @@ def judge_faults(faults: Sequence[Fault], rows: int, skip: bool, option: str) ->
         limit = f"; {count} can't be used, more than the {MAX_BROKEN_FRACTION:.0%} that may be left out"
         raise InputError(name_faults(faults) + (limit if rows > 1 else ""))
     if not skip:
-        raise InputError(
-            f"{name_faults(faults)}; {count} can't be used: repair them, or leave them out with {option} true"
-        )
+        raise InputError(f"{name_faults(faults)}; {count} can't be used: repair them, or {remedy}")
     return f"left out: {count}: {name_faults(faults)}"

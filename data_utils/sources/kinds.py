@@ -1,13 +1,14 @@
 """Source in its four kinds: built-in, hub, corpus folder, files. Each knows how to read, measure and version itself."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from typing import ClassVar
 
 import pyarrow.parquet as pq
 
+from data_utils.readers.faults import judge_faults
 from data_utils.readers.files import Fault, ReadArguments, file_bytes, file_version, find_files, raise_fault
 from data_utils.readers.opening import Part
 from data_utils.sources import builtin
@@ -85,9 +86,14 @@ class Source:
         return clean_text(text)
 
     def read(self, part: str, start: int = 0) -> Iterator[dict]:
-        """Yield {text, language, source, hash_share} of a part from document `start` on, clean; some may be empty."""
-        for row in self.documents(part, start):
+        """Yield {text, language, source, hash_share} of a part from document `start` on, clean; some may be empty.
+
+        At the end raises InputError where there were rows that can't be used.
+        """
+        faults, count = [], 0
+        for count, row in enumerate(self.documents(part, start, faults.append), 1):  # noqa: B007, counted to the end
             yield {"text": self.clean(row["text"]), **{name: row[name] for name in ("language", "source", SHARE)}}
+        judge_faults(faults, count + len(faults), False, "have them left out by prepare_corpus.py")
 
 
 class BuiltinSource(Source):
@@ -166,7 +172,7 @@ class FileSource(Source):
 
     def rows(self, part, on_fault=raise_fault) -> Iterator[tuple[object, object]]:
         """Yield the rows of a file; of a text file its paragraphs, lines or all of it."""
-        yield from read_rows(part, self.reading, on_fault, row_types=(dict, list))
+        yield from read_rows(part, replace(self.reading, text_column=""), on_fault, row_types=(dict, list))
 
 
 class FolderSource(FileSource):

@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from data_utils.readers import json_rows
 from data_utils.readers.files import ReadArguments
 from data_utils.sources.inputs import read_documents_of
+from data_utils.sources.source import open_source
+from errors import InputError
 
 
 def read(path, **options):
@@ -254,3 +256,19 @@ def test_any_rows_of_csv_are_used_or_named(tmp_path, rows):
     assert texts == [row[1] if len(row) > 1 else "" for row in rows if len(row) < 3]
     assert len(texts) + len(faults) == len(rows)
     assert all("more than the header" in fault.reason for fault in faults)
+
+
+def test_training_names_the_first_five_bad_rows_with_the_total(tmp_path):
+    rows = [{"text": f"tea {number}"} if number % 10 else {"text": number} for number in range(100)]
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    source = open_source(str(path))
+    with pytest.raises(InputError) as error:
+        list(source.read(str(path)))
+    assert [f"{path}:{n}: column 'text'" in str(error.value) for n in (1, 11, 21, 31, 41, 51)] == [True] * 5 + [False]
+    assert "; and 5 more; 10 of 100 rows can't be used: repair them, or have them left out by prepare" in str(
+        error.value
+    )
+    path.write_text("\n".join(map(json.dumps, [*rows, *({"text": 1} for _ in range(20))])))
+    with pytest.raises(InputError, match="30 of 120 rows can't be used, more than the 20% that may be left out"):
+        list(source.read(str(path)))
