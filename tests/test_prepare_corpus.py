@@ -239,6 +239,7 @@ def test_too_much_broken_input_stops_with_one_line_and_leaves_no_corpus(tmp_path
         (["--slurm_time", "1:00:00"], "--slurm_time has no effect without --executor slurm"),
         (["--sources", "missing"], "missing: no such file"),
         (["--output_dir", "OTHER"], "holds other files"),
+        (["--workers", "1", "--output_dir", "new"], "the corpus is empty: no document is left after cleaning; the"),
     ],
 )
 def test_wrong_input_is_one_line(tmp_path, monkeypatch, options, message):
@@ -388,7 +389,7 @@ def test_a_killed_worker_is_told_and_the_rest_is_kept(tmp_path):
             if rank == 1:
                 os.kill(os.getpid(), 9)
 
-    stage = Stage("read", [Suicide(str(tmp_path), 1, 1)], 4)
+    stage = Stage("read", [Suicide(str(tmp_path), [], 1, [])], 4)
     executor = make_executor(stage, "local", tmp_path, 2, {}, None)
     with pytest.raises(RuntimeError, match="out of memory"):
         executor.run()

@@ -28,7 +28,6 @@ from data_utils.preparation.shingles import (
 )
 from data_utils.preparation.signatures import SignatureFolder, Signatures
 from data_utils.sources import builtin as sources
-from errors import InputError
 
 
 @pytest.fixture(scope="module")
@@ -115,13 +114,6 @@ def test_exact_and_near_are_told_apart_and_the_first_stays(tmp_path, english):
 def test_short_texts_are_near_nothing_but_equal_to_their_equals(tmp_path):
     texts = ["好的", "好吧", "好的。", "yes", "Yes!", "no thank you", "no, thank you"]
     assert fates_of(texts, tmp_path).tolist() == [KEPT, KEPT, EXACT, KEPT, EXACT, KEPT, EXACT]
-
-
-def test_an_empty_corpus_is_an_input_error(tmp_path):
-    Signatures(near=True).write(tmp_path / "signatures", 0)
-    FindPairs(str(tmp_path), 1, 0.7).run(None, 0)
-    with pytest.raises(InputError, match="empty"):
-        JoinPairs(str(tmp_path), 1).run()
 
 
 def test_the_answer_does_not_depend_on_batches_or_parts(tmp_path, english, chinese):
