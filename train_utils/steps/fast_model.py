@@ -5,41 +5,47 @@ from functools import wraps
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import (
-    PreTrainedModel,
-)
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
+from data_utils.dialogue.format import IGNORE_LABEL
 from train_utils.steps.attention import use_block_attention
 from train_utils.steps.compilation import Compiler
 
 # Logits of a micro-batch that are kept; larger ones are computed by chunks: slower than the compiled loss (1.5 times at
 # 32,768 tokens of vocabulary on two cores), with a quarter of its memory.
 LOGITS_BYTES = 2**30
+# From so many tokens of vocabulary on the head is much of a small model's work, and is done for what carries a label
+# alone, where that is less than FEW_LABELS of all: in dialogues it is half. Else one compiled shape of all is faster.
+LARGE_VOCABULARY = 16_384
+FEW_LABELS = 0.8
 
 
 def head_loss(
-    hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, num_items_in_batch: torch.Tensor | None
+    inputs: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, num_items_in_batch: torch.Tensor | None
 ) -> torch.Tensor:
-    """Return the next-token cross-entropy of hidden states (B, T, D) with a head (V, D) against labels (B, T)."""
-    logits = F.linear(hidden[:, :-1], weight).flatten(0, 1).float()
-    targets = labels[:, 1:].flatten().long()
+    """Return the cross-entropy of hidden states (N, D) with a head (V, D) against the next tokens' ids (N)."""
+    logits = F.linear(inputs, weight).float()
     if num_items_in_batch is None:
         return F.cross_entropy(logits, targets)
     return F.cross_entropy(logits, targets, reduction="sum") / num_items_in_batch
 
 
 def chunked_head_loss(
-    hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, num_items_in_batch: torch.Tensor | None
+    inputs: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, num_items_in_batch: torch.Tensor | None
 ) -> torch.Tensor:
     """Return what `head_loss` does without ever holding all logits."""
-    device = hidden.device.type
+    device = inputs.device.type
     if torch.is_autocast_enabled(device):
-        hidden, weight = (tensor.to(torch.get_autocast_dtype(device)) for tensor in (hidden, weight))
-    inputs, targets = hidden[:, :-1].flatten(0, 1), labels[:, 1:].flatten().long()
+        inputs, weight = (tensor.to(torch.get_autocast_dtype(device)) for tensor in (inputs, weight))
     reduction, options = "mean" if num_items_in_batch is None else "sum", torch.nn.LinearCrossEntropyOptions()
     loss = F.linear_cross_entropy(inputs, weight, targets, reduction=reduction, options=options).float()
     return loss if num_items_in_batch is None else loss / num_items_in_batch
+
+
+def pair_with_next(hidden: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return hidden states (N, D) and the label that follows each (N), of (B, T, D) and (B, T)."""
+    return hidden[:, :-1].flatten(0, 1), labels[:, 1:].flatten().long()
 
 
 def make_fast(model: PreTrainedModel, compiled_rows: int | None = None) -> None:
@@ -68,10 +74,14 @@ def make_fast(model: PreTrainedModel, compiled_rows: int | None = None) -> None:
                 kwargs["num_items_in_batch"] = num_items_in_batch
             return original(input_ids=input_ids, labels=labels, position_ids=position_ids, **kwargs)
         hidden = model.base_model(input_ids=input_ids, position_ids=position_ids, use_cache=False, **kwargs)[0]
-        is_large = 4 * labels.numel() * len(head.weight) > LOGITS_BYTES
+        inputs, targets = pair_with_next(hidden, labels)
         loss_function = compiled_loss if len(labels) == compiled_rows else head_loss
+        labelled = targets != IGNORE_LABEL
+        if len(head.weight) >= LARGE_VOCABULARY and labelled.float().mean() < FEW_LABELS:
+            inputs, targets, loss_function = inputs[labelled], targets[labelled], head_loss
+        is_large = 4 * len(targets) * len(head.weight) > LOGITS_BYTES
         find_loss = chunked_head_loss if is_large else loss_function
-        return CausalLMOutput(loss=find_loss(hidden, head.weight, labels, num_items_in_batch))
+        return CausalLMOutput(loss=find_loss(inputs, head.weight, targets, num_items_in_batch))
 
     model.forward = forward
 
@@ -113,7 +123,8 @@ def has_plain_head(model: PreTrainedModel) -> bool:
     weight.mul_(100)  # so that a cap on the logits shows
     hidden = model.base_model(input_ids=ids, use_cache=False)[0]
     expected = model(input_ids=ids, labels=ids).loss
-    found = head_loss(hidden, weight, ids, None)
+    inputs, targets = pair_with_next(hidden, ids)
+    found = head_loss(inputs, weight, targets, None)
     weight.copy_(kept)
     model.train(was_training)
     return torch.allclose(found, expected, atol=1e-4, rtol=1e-4)

@@ -20,6 +20,7 @@ from model_utils.shapes import (
     flops_per_token,
 )
 from train_utils.steps import fast_model
+from train_utils.steps.compilation import Compiler
 from train_utils.steps.fast_model import chunked_head_loss, decoder_layers, has_plain_head, head_loss, make_fast
 
 ROOT = Path(__file__).parents[3]
@@ -305,11 +306,27 @@ def test_logits_too_large_to_be_held_are_never_computed_whole(kind, monkeypatch)
     assert_trains_alike(plain, fast, batch(kind))
 
 
+@pytest.mark.parametrize("compiled_rows", [None, 2])
+def test_a_large_vocabulary_costs_nothing_where_no_label_is(compiled_rows, monkeypatch):
+    monkeypatch.setattr(fast_model, "LARGE_VOCABULARY", 8)
+    monkeypatch.setattr(Compiler, "compile", lambda self, plain: plain)
+    counts = []
+    monkeypatch.setattr(fast_model, "head_loss", lambda *given: counts.append(len(given[2])) or head_loss(*given))
+    plain, fast = build_for_trainer(QWEN3), build_for_trainer(QWEN3)
+    make_fast(fast, compiled_rows)
+    given = batch("num_items_in_batch")
+    given["labels"][:, : T // 2] = -100
+    labelled = int((given["labels"][:, 1:] != -100).sum())
+    counts.clear()
+    assert_trains_alike(plain, fast, given)
+    assert counts == [labelled]
+
+
 def test_chunked_loss_is_in_the_precision_that_autocast_says():
-    hidden, weight, labels = torch.randn(2, T, 32), torch.randn(100, 32), torch.randint(0, 100, (2, T))
+    hidden, weight, targets = torch.randn(2 * T, 32), torch.randn(100, 32), torch.randint(0, 100, (2 * T,))
     with torch.autocast("cpu", torch.bfloat16):
-        found = chunked_head_loss(hidden, weight, labels, None)
-        expected = head_loss(hidden, weight, labels, None)
+        found = chunked_head_loss(hidden, weight, targets, None)
+        expected = head_loss(hidden, weight, targets, None)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected, atol=0.02, rtol=0.01)
 
@@ -346,7 +363,7 @@ def test_only_whole_batches_are_compiled(shape, monkeypatch):
     values = batch("mean")
     assert len(values["labels"]) == 2
     assert_trains_alike(plain, fast, values)
-    assert seen == [2] * (fast.config.num_hidden_layers + 1)  # and the head with its loss
+    assert seen == [2] * fast.config.num_hidden_layers + [2 * (T - 1)]  # and the head with its loss
     seen.clear()
     assert_trains_alike(plain, fast, {name: value[:1] for name, value in values.items()})
     fast.eval()(**values)
