@@ -8,7 +8,7 @@
 A dialogue is a line of JSON:
     {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}
 ShareGPT (conversations), Alpaca (instruction, input, output, history), prompt/response pairs, a list of messages a line
-and plain text with alternating lines are read too, from .jsonl .json .csv .parquet .txt, each also .gz or .zst.
+and plain text with alternating lines are read too, from .jsonl .json .csv .tsv .parquet .txt, each also .gz or .zst.
 """
 
 from collections import Counter

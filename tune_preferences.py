@@ -9,7 +9,7 @@ A preference is a line of JSON, the prompt a text or a list of messages:
     {"prompt": "...", "chosen": "...", "rejected": "..."}
     {"prompt": "...", "completion": "...", "label": true}
 Whole dialogues in chosen and rejected, rankings in Alpaca's and ShareGPT's forms, and conversations that chat.py saved
-with thumbs are read too, from .jsonl .json .csv .parquet, each also .gz or .zst.
+with thumbs are read too, from .jsonl .json .csv .tsv .parquet, each also .gz or .zst.
 """
 
 from dataclasses import dataclass

@@ -11,7 +11,7 @@ from data_utils.caching import cache_key, generate_rows
 from data_utils.dialogue.checking import DialogueError, check_dialogue, is_learned
 from data_utils.dialogue.forms import TEXT_FORM, convert_row
 from data_utils.readers.faults import judge_faults
-from data_utils.readers.files import Fault, file_suffix, raise_fault
+from data_utils.readers.files import ROW_KINDS, Fault, file_suffix, raise_fault
 from data_utils.sources.builtin import NAME_PLACEHOLDER, dialogue_text
 from data_utils.sources.corpus import repeat_rows
 from data_utils.sources.kinds import Source
@@ -19,7 +19,7 @@ from data_utils.text.languages import detect_language
 from data_utils.text.splitting import hash_share
 from errors import InputError
 
-DIALOGUE_KINDS = (".jsonl", ".json", ".csv", ".parquet", ".txt")
+DIALOGUE_KINDS = (*ROW_KINDS, ".txt")
 NOT_DIALOGUES = ("dataset_infos.json", "dataset_info.json", "state.json")  # lie beside the data of a cloned dataset
 MESSAGES = List({"role": Value("string"), "content": Value("string")})
 # `unlearned`: the numbers of the messages that are not learned from, from the end (-1 is the last): turns are dropped

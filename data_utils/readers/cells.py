@@ -1,5 +1,7 @@
 """Takes the text of a cell as it stands in the file: what is no text is an error, never its Python form."""
 
+from collections.abc import Iterable
+
 import pyarrow as pa
 
 from errors import first_line
@@ -28,6 +30,19 @@ def take_text(value: object) -> str:
         # Half a character of a broken JSON escape is dropped.
         return "" if value is None else value if value.isascii() else value.encode(errors="ignore").decode()
     raise ValueError(f"it holds {WORDS.get(type(value), f'a {type(value).__name__}')}, not a text")
+
+
+def name_cells(cells: Iterable[tuple[str, object]]) -> dict[str, object]:
+    """Return a row of (name, value); one whose name stands twice with other values is the exception that says so.
+
+    >>> name_cells([("a", 1), ("b", 2), ("b", 2), ("c", 3), ("c", 4)])
+    {'a': 1, 'b': 2, 'c': ValueError('its name stands there twice')}
+    """
+    cells = list(cells)
+    row = dict(cells)
+    if len(row) < len(cells):
+        row |= {name: ValueError("its name stands there twice") for name, value in cells if value != row[name]}
+    return row
 
 
 def read_cells(column: pa.Array) -> list[object]:

@@ -33,7 +33,7 @@ SIGNS = (
     (rb"wOF|\x00\x01\x00\x00\x00|OTTO\0", "a font"),
 )
 PATTERNS = [(re.compile(sign, re.DOTALL), words) for sign, words in (*TEXT_SIGNS, *SIGNS)]
-TEXT_KINDS = (".txt", ".md", ".jsonl", ".json", ".csv", ".html", ".htm", ".xhtml", ".xml")
+TEXT_KINDS = (".txt", ".md", ".jsonl", ".json", ".csv", ".tsv", ".html", ".htm", ".xhtml", ".xml")
 # What those begin with.
 OWN = {".epub": b"PK", ".pdf": b"%PDF", ".parquet": b"PAR1"} | dict.fromkeys((".html", ".htm", ".xhtml"), b"<")
 

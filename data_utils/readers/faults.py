@@ -10,10 +10,12 @@ SHOWN_FAULTS = 5
 
 
 def name_faults(faults: Sequence[Fault]) -> str:
-    """Return the first faults in one line, each with file, place and reason."""
-    shown = [
-        f"{fault.file}{':' if fault.place else ''}{fault.place}: {fault.reason}" for fault in faults[:SHOWN_FAULTS]
-    ]
+    """Return the first faults in one line, each with file, place and reason, where it isn't that of the one before."""
+    shown, before = [], ""
+    for fault in faults[:SHOWN_FAULTS]:
+        reason = "the same" if fault.reason == before else fault.reason
+        shown.append(f"{fault.file}{':' if fault.place else ''}{fault.place}: {reason}")
+        before = fault.reason
     return "; ".join(shown) + (f"; and {len(faults) - SHOWN_FAULTS:,} more" if len(faults) > SHOWN_FAULTS else "")
 
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 from glob import glob, has_magic
@@ -21,6 +22,7 @@ KINDS = {
     ".jsonl": "data_utils.readers.json_rows:read_jsonl",
     ".json": "data_utils.readers.json_rows:read_json",
     ".csv": "data_utils.readers.rows:read_csv",
+    ".tsv": "data_utils.readers.rows:read_csv",
     ".parquet": "data_utils.readers.rows:read_parquet",
     ".html": "data_utils.readers.webpages:read_html",
     ".htm": "data_utils.readers.webpages:read_html",
@@ -31,7 +33,7 @@ KINDS = {
     ".epub": "data_utils.readers.books:read_epub",
     ".pdf": "data_utils.readers.books:read_pdf",
 }
-ROW_KINDS = (".jsonl", ".json", ".csv", ".parquet")
+ROW_KINDS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 HIDDEN_FOLDERS = ("__MACOSX",)  # beside those that begin with a dot, such as .git and .ipynb_checkpoints
 SAMPLE_BY = ("line", "paragraph", "document")
 NO_TEXT = re.compile(r"-multistream-index\d*\.txt")  # lies beside a Wikipedia dump: places and titles
@@ -94,33 +96,54 @@ def find_files(path: str) -> list[str]:
 
 
 def find_folder_files(path: str) -> list[Path]:
-    """Return the data files below a folder, sorted; hidden ones, linked folders and the README of a data set are said.
+    """Return the data files below a folder, sorted; what is passed over is said.
 
     A link to a file is read as that file, as the cache of a hub has them, and said where it leads out of the folder.
     """
-    files, hidden, linked = [], [], []
-    for folder, folders, names in os.walk(path):
+    files, others, hidden, linked, gone = [], Counter(), [], [], []
+
+    def note_closed(error: OSError) -> None:
+        gone.append(Path(error.filename))
+
+    for folder, folders, names in os.walk(path, onerror=note_closed):
         if {"state.json", "dataset_info.json"} <= set(names):
             raise InputError(f"{folder}: an Arrow folder of Dataset.save_to_disk; write it as Parquet: "
                              "load_from_disk(folder).to_parquet(file)")  # fmt: skip
-        hidden += [Path(folder, name) for name in (*folders, *names) if name.startswith(".") or name in HIDDEN_FOLDERS]
+        hidden += [Path(folder, name) for name in (*folders, *names) if is_hidden(name)]
+        folders[:] = [name for name in folders if not is_hidden(name)]
         linked += [Path(folder, name) for name in folders if Path(folder, name).is_symlink()]
-        folders[:] = [name for name in folders if Path(folder, name) not in hidden]
-        paths = (Path(folder, name) for name in names if not name.startswith("."))
-        files += [file for file in paths if file.is_file() and is_data_file(file)]
+        shown = [Path(folder, name) for name in names if not is_hidden(name)]
+        found = [file for file in shown if file.is_file()]
+        gone += [file for file in shown if not file.exists()]
+        files += filter(is_data_file, found)
+        others.update(file_suffix(file) or file.name for file in found if not is_data_file(file))
     readmes = [file for file in files if re.fullmatch(r"readme([._-].*)?\.md", file.name, re.IGNORECASE)]
     readmes = readmes if any(file_suffix(file) in ROW_KINDS for file in files) else []
     outside = [file for file in files if file.is_symlink() and not is_below(file, path)]
-    for found, words in (
+    for passed, words in (
         (hidden, "hidden, left out"),
         (linked, "a linked folder, left out: name it to have it read"),
+        (gone, "can't be opened, left out"),
         (readmes, "describes the data, left out"),
         (outside, "leads out of the folder, read"),
     ):
-        if found:
-            shown = ", ".join(str(file.relative_to(path)) for file in found[:3])
-            say_once(f"{path}: {shown}{f' and {len(found) - 3:,} more' if len(found) > 3 else ''}: {words}")
-    return sorted(file for file in files if file not in readmes)
+        say_passed(path, [str(file.relative_to(path)) for file in passed], words)
+    say_passed(
+        path, [f"{kind} ({count:,})" for kind, count in others.most_common()], "of no kind that is read, left out"
+    )
+    return sorted(set(files) - set(readmes))
+
+
+def is_hidden(name: str) -> bool:
+    """Tell whether a file or folder of a folder is none that a user has put there."""
+    return name.startswith(".") or name in HIDDEN_FOLDERS
+
+
+def say_passed(path: str, names: list[str], words: str) -> None:
+    """Say what of a folder is passed over, or read though one may not expect it."""
+    if names:
+        more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
+        say_once(f"{path}: {', '.join(names[:3])}{more}: {words}")
 
 
 def is_below(file: Path, folder: str) -> bool:

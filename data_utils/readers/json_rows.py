@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from itertools import chain
 
+from data_utils.readers.cells import name_cells
 from data_utils.readers.files import ReadArguments
 from data_utils.readers.opening import Part, Report
 from data_utils.readers.rows import read_file_lines
@@ -13,9 +14,9 @@ MAX_VALUE_CHARACTERS = 32 << 20  # of one value, which has to be held in memory
 BUFFER_CHARACTERS = 1 << 20
 BETWEEN = re.compile(r"[\s,]*+")
 LAST_SEEN = 64  # characters at the end of what was read, in which an error may be none if more is read
-# A number of more digits than Python reads is left as text: it is no reason to lose the row.
-DECODER = json.JSONDecoder()
-LENIENT = json.JSONDecoder(parse_int=lambda digits: int(digits) if len(digits) < 4000 else digits)
+DECODER = json.JSONDecoder(object_pairs_hook=name_cells)
+# A number of more digits than Python reads is no reason to lose the row.
+LENIENT = json.JSONDecoder(object_pairs_hook=name_cells, parse_int=float)
 
 
 def read_jsonl(path: str, _: ReadArguments, report: Report, part: Part | None = None) -> Iterator[tuple[int, object]]:
@@ -41,7 +42,7 @@ def read_jsonl(path: str, _: ReadArguments, report: Report, part: Part | None = 
 def parse(text: str) -> object:
     """Return the value of a line of JSON; raise ValueError or RecursionError where it's none."""
     try:
-        return json.loads(text)
+        return DECODER.decode(text)
     except json.JSONDecodeError:
         if not text.endswith(","):
             raise

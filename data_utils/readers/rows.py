@@ -8,11 +8,12 @@ import csv
 import re
 from collections import deque
 from collections.abc import Iterator
+from itertools import chain
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_utils.readers.cells import read_cells
+from data_utils.readers.cells import name_cells, read_cells
 from data_utils.readers.encodings import EncodingFault, detect_encoding, read_blocks, read_lines
 from data_utils.readers.files import ReadArguments, is_address
 from data_utils.readers.opening import MAX_EXPANSION, MAX_UNPACKED_BYTES, Part, Report, open_file, read_whole
@@ -130,23 +131,30 @@ def join_lines(lines: Iterator[tuple[int, str]], sample_by: str) -> Iterator[tup
         yield start, {"text": "".join(held) if sample_by == "document" else "".join(held).rstrip("\n")}
 
 
-def read_csv(path: str, _: ReadArguments, report: Report) -> Iterator[tuple[int, dict]]:
+def read_csv(path: str, options: ReadArguments, report: Report) -> Iterator[tuple[int, dict]]:
     """Yield (line, row) for each row under the header; every cell is text."""
     header: list[str] | None = None
     for start, row in split_rows(read_file_lines(path, report), report):
         if header is None:
             header = row
+            if options.text_column not in ("", *header):
+                yield start, dict.fromkeys(header)
+                return
         elif len(row) > len(header):
             report(start, f"the row has {len(row):,} cells, more than the header, {len(header):,}")
         else:
-            yield start, dict(zip(header, row + [None] * (len(header) - len(row)), strict=True))
+            yield start, name_cells(zip(header, row + [None] * (len(header) - len(row)), strict=True))
 
 
 def split_rows(lines: Iterator[tuple[int, str]], report: Report) -> Iterator[tuple[int, list[str]]]:
     """Yield (line, cells) of each row of CSV; behind one that is broken reading goes on in the line after its first.
 
-    So a quote that is never closed costs its row, and not all behind it.
+    So a quote that is never closed costs its row, and not all behind it. Cells are parted by tabs where the first line
+    has one, else by commas, else by what sheets of other countries have.
     """
+    first = next(lines, (1, ""))
+    delimiter = next((mark for mark in "\t,;|" if mark in first[1]), ",")
+    lines = chain([first], lines)
     waiting: deque[tuple[int, str]] = deque()  # lines that a broken row had taken
     while True:
         held: list[tuple[int, str]] = []
@@ -159,7 +167,7 @@ def split_rows(lines: Iterator[tuple[int, str]], report: Report) -> Iterator[tup
                 yield line[1]
 
         try:
-            row = next(csv.reader(feed(), strict=True), None)
+            row = next(csv.reader(feed(), strict=True, delimiter=delimiter), None)
         except csv.Error as error:
             report(held[0][0], f"not valid CSV: {error}")
             waiting.extendleft(reversed(held[1:]))
@@ -199,16 +207,23 @@ def read_parquet(path: str, options: ReadArguments, report: Report, part: Part |
             return
         number = part.first - 1 if part else 0
         for group in range(part.start, part.end) if part else range(file.num_row_groups):
-            end = number + file.metadata.row_group(group).num_rows
+            known = file.metadata.row_group(group)
+            end = number + known.num_rows
             try:
-                check_expansion(file.metadata.row_group(group), names)
+                check_expansion(known, names)
                 for batch in file.iter_batches(BATCH_ROWS, row_groups=[group], columns=names):
                     for row in zip(*map(read_cells, batch.columns), strict=True):
                         number += 1
-                        yield number, dict(zip(batch.schema.names, row, strict=True))
+                        yield number, name_cells(zip(batch.schema.names, row, strict=True))
             except (OSError, ValueError, MemoryError) as error:
-                report(number + 1, f"not readable as parquet to row {end}: {first_line(error)}")
+                lost_bytes = count_packed(known) * (end - number) // max(known.num_rows, 1)
+                report(number + 1, f"not readable as parquet to row {end}: {first_line(error)}", lost_bytes)
             number = end
+
+
+def count_packed(group: pq.RowGroupMetaData) -> int:
+    """Return the bytes of a row group in its file."""
+    return sum(group.column(place).total_compressed_size for place in range(group.num_columns))
 
 
 def check_expansion(group: pq.RowGroupMetaData, names: list[str]) -> None:
@@ -227,7 +242,7 @@ def cut_groups(path: str, size: int, part_bytes: int, _: ReadArguments) -> list[
         metadata = pq.ParquetFile(stream).metadata
         for group in range(metadata.num_row_groups):
             row_group = metadata.row_group(group)
-            packed = sum(row_group.column(place).total_compressed_size for place in range(row_group.num_columns))
+            packed = count_packed(row_group)
             if held and held + packed > part_bytes:
                 parts.append(Part(start, group, held, first))
                 start, first, held = group, number, 0

@@ -37,6 +37,7 @@ CUTS = {
 
 
 ROW_BYTES = 100  # that a row counts for beside its text
+ROWS_WITHOUT = 1000  # of a file that has no such column, before it is given up
 
 
 def cut_file(path: str, size: int, part_bytes: int, options: ReadArguments) -> list[Part]:
@@ -88,15 +89,16 @@ def make_documents(
     in the file. The text is as it was read: cleaning is a filter's. The share is that of the text, or the one that a
     corpus kept of its sources.
     """
-    name, was_there = escape_unprintable(name), False
+    name, was_there, waiting = escape_unprintable(name), False, []
     for number, row in rows:
         if column not in row:
             reason = f"no column '{column}'; it has: {', '.join(row)[:200]}; name one with --text_column"
-            on_fault(Fault(path, str(number), reason))
-            if not was_there:
-                return  # no row of the file will have it
+            waiting.append(Fault(path, str(number), reason))
+            if len(waiting) == ROWS_WITHOUT and not was_there:
+                break
             continue
         was_there = True
+        tell_all(waiting, on_fault)
         try:
             text = take_text(row[column])
         except ValueError as error:
@@ -104,6 +106,19 @@ def make_documents(
             continue
         share = share_of({"text": text, SHARE: row.get(SHARE)})
         yield {"text": text, "language": detect_language(text), "source": name, "id": f"{name}:{number}", SHARE: share}
+    if was_there:
+        tell_all(waiting, on_fault)
+    elif waiting:  # told once, since it is one mistake
+        more = f"; the same in {len(waiting) - 1:,} rows behind it" if len(waiting) > 1 else ""
+        more += "; what follows is left out" if len(waiting) == ROWS_WITHOUT else ""
+        on_fault(waiting[0]._replace(reason=waiting[0].reason + more))
+
+
+def tell_all(waiting: list[Fault], on_fault: Callable[[Fault], object]) -> None:
+    """Tell the faults that wait, which wait no more."""
+    for fault in waiting:
+        on_fault(fault)
+    waiting.clear()
 
 
 def max_text_bytes(path: str, part: Part | None) -> float:
@@ -147,7 +162,10 @@ def read_rows(
                     rows_read += 1
                     yield place, value
                 else:
-                    report(place, f"a JSON object is expected, not {json.dumps(value, ensure_ascii=False)[:40]}")
+                    report(
+                        place,
+                        f"a JSON object is expected, not {json.dumps(value, ensure_ascii=False, default=str)[:40]}",
+                    )
     except (InputError, FileNotFoundError):
         raise
     except ImportError as error:

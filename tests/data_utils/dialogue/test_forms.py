@@ -223,8 +223,10 @@ def test_what_comes_out_stood_in_the_row_and_what_stood_there_comes_out_or_is_na
         return
     stood, whole_texts = leaves_of(row), row.values() if isinstance(row, dict) else []
     for message in messages:
+        if message["content"] in whole_texts:
+            continue
         words = re.findall(r"[a-z茶水夜]+\d", message["content"])
-        assert "".join(words) == message["content"].replace("\n", "") or message["content"] in whole_texts
+        assert "".join(words) == message["content"].replace("\n", "")
         assert set(words) <= set(stood)
     text = "\n".join(message["content"] for message in messages)
     for key, value in row.items() if isinstance(row, dict) else [("the list", row)]:

@@ -40,6 +40,24 @@ def test_what_a_folder_holds_beside_data_is_left_out_and_said(tmp_path, capsys):
     assert find_files(str(tmp_path / "sub" / ".ipynb_checkpoints")) != []  # named itself, it is read
 
 
+def test_files_of_other_kinds_and_closed_folders_are_said(tmp_path, capsys, monkeypatch):
+    for name in ("a.txt", "b.docx", "c.DOCX", "d.tar.gz", "LICENSE"):
+        (tmp_path / name).write_text("tea")
+    (tmp_path / "closed").mkdir()
+    list_folder = os.scandir
+
+    def refuse(folder):
+        if "closed" in str(folder):
+            raise PermissionError(13, "Permission denied", str(folder))
+        return list_folder(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert names_of(tmp_path) == ["a.txt"]
+    said = capsys.readouterr().err
+    assert f"{tmp_path}: .docx (2), .tar (1), LICENSE (1): of no kind that is read, left out" in said
+    assert f"{tmp_path}: closed: can't be opened, left out" in said
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="links need a right there")
 def test_links(tmp_path, capsys):
     folder, elsewhere = tmp_path / "texts", tmp_path / "elsewhere"
@@ -53,6 +71,7 @@ def test_links(tmp_path, capsys):
     (folder / "loop").symlink_to(folder)
     assert names_of(folder) == ["a.txt", "b.txt", "c.txt"]
     said = capsys.readouterr().err
+    assert "gone.txt: can't be opened, left out" in said
     assert "linked, loop: a linked folder, left out: name it to have it read" in said
     assert "b.txt: leads out of the folder, read" in said and "c.txt" not in said
     assert [path.rpartition("/")[2] for path in find_files(str(folder / "linked"))] == ["b.txt"]

@@ -17,6 +17,7 @@ from data_utils.readers import json_rows
 from data_utils.readers.files import ReadArguments
 from data_utils.sources.inputs import read_documents_of
 from data_utils.sources.source import open_source
+from data_utils.text.splitting import hash_share
 from errors import InputError
 
 
@@ -75,7 +76,42 @@ def test_numbers_longer_than_python_reads_cost_nothing(tmp_path):
         assert read(tmp_path / name) == (TEXTS, [])
     (tmp_path / "b.jsonl").write_text('{"text": ' + "7" * 5000 + '}\n{"text": "tea"}\n')
     texts, faults = read(tmp_path / "b.jsonl")
-    assert texts in (["7" * 5000, "tea"],) and not faults
+    assert texts == ["tea"]
+    assert [fault.reason for fault in faults] == ["column 'text': it holds a number, not a text"]
+
+
+def test_a_row_without_the_column_costs_itself(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(map(json.dumps, [{"made": "today"}, *ROWS[:3], {"id": 1}, *ROWS[3:]])))
+    texts, faults = read(path)
+    assert texts == TEXTS
+    assert [(fault.place, fault.reason[:17]) for fault in faults] == [
+        ("1", "no column 'text';"),
+        ("5", "no column 'text';"),
+    ]
+    path.write_text("\n".join(map(json.dumps, [{"body": number} for number in range(5000)])))
+    texts, faults = read(path)
+    assert (texts, [fault.place for fault in faults]) == ([], ["1"])
+    assert faults[0].reason.endswith("--text_column; the same in 999 rows behind it; what follows is left out")
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.parquet"])
+def test_a_name_that_stands_twice_costs_its_column(tmp_path, name):
+    """Python's reader keeps the last of them, and says nothing."""
+    path = tmp_path / name
+    if name == "a.csv":
+        path.write_text("text,id,id\ntea,1,2\nrain,1,1\n")
+    elif name == "a.parquet":
+        table = pa.Table.from_arrays(
+            [pa.array(["tea", "rain"]), pa.array([1, 1]), pa.array([2, 1])], ["text", "id", "id"]
+        )
+        pq.write_table(table, path)
+    else:
+        path.write_text('{"text": "tea", "id": 1, "id": 2}\n{"text": "rain", "id": 1, "id": 1}\n')
+    assert read(path) == (["tea", "rain"], [])
+    texts, faults = read(path, text_column="id")
+    assert texts == (["1"] if name == "a.csv" else [])
+    assert faults[0].reason == "column 'id': it is not readable: its name stands there twice"
 
 
 def test_deep_json_is_a_fault(tmp_path):
@@ -110,6 +146,13 @@ def test_cells_over_lines_and_rows_of_other_lengths(tmp_path):
     texts, [fault] = read(path)
     assert texts == ['one\ntwo "2"', "three", "", "six"]
     assert (fault.place, fault.reason) == ("7", "the row has 4 cells, more than the header, 2")
+
+
+@pytest.mark.parametrize(("name", "mark"), [("a.tsv", "\t"), ("a.csv", ";"), ("a.csv", "\t"), ("a.csv", "|")])
+def test_cells_are_parted_as_the_first_line_has_it(tmp_path, name, mark):
+    path = tmp_path / name
+    path.write_text(f'id{mark}text\n1{mark}tea, rain\n2{mark}"a{mark}b"\n', encoding="utf-8-sig")
+    assert read(path) == (["tea, rain", f"a{mark}b"], [])
 
 
 # Parquet
@@ -160,6 +203,20 @@ def test_damage_in_another_column_costs_nothing(tmp_path):
     assert read(path) == ([f"tea {i}" for i in range(3000)], [])
 
 
+def test_a_broken_row_group_counts_for_its_bytes(tmp_path):
+    path = tmp_path / "a.parquet"
+    texts = [f"tea {i} {hash_share(str(i))}" for i in range(2000)]
+    pq.write_table(pa.table({"text": texts}), path, row_group_size=1000, use_dictionary=False, compression="gzip")
+    group = pq.ParquetFile(path).metadata.row_group(1).column(0)
+    data = bytearray(path.read_bytes())
+    data[group.data_page_offset + 40 : group.data_page_offset + 400] = b"\xff" * 360
+    path.write_bytes(data)
+    found, [fault] = read(path)
+    assert found == texts[:1000]
+    assert fault.place == "1001" and "to row 2000" in fault.reason
+    assert fault.lost_bytes == group.total_compressed_size
+
+
 def test_a_cell_that_python_cannot_hold_costs_itself(tmp_path):
     path = tmp_path / "a.parquet"
     texts = pa.array([b"one", b"tw\xffo", b"three"], pa.binary()).view(pa.string())
@@ -192,8 +249,10 @@ ANY_ROWS = st.lists(st.dictionaries(st.sampled_from(["text", "id", "b"]), VALUES
 def check(path, values):
     """Check that each row gave its text or a fault; `values` are those of the column, Ellipsis where it's absent."""
     texts, faults = read(path)
-    if faults and "no column" in faults[0].reason and not texts:
-        assert values[0] is ...  # told once, of all rows
+    if all(value is ... for value in values):
+        [fault] = faults  # told once, of all rows
+        assert texts == [] and "no column" in fault.reason
+        assert len(values) == 1 or f"the same in {len(values) - 1} rows" in fault.reason
         return
     expected = []
     for value in values:
@@ -265,7 +324,8 @@ def test_training_names_the_first_five_bad_rows_with_the_total(tmp_path):
     source = open_source(str(path))
     with pytest.raises(InputError) as error:
         list(source.read(str(path)))
-    assert [f"{path}:{n}: column 'text'" in str(error.value) for n in (1, 11, 21, 31, 41, 51)] == [True] * 5 + [False]
+    assert f"{path}:1: column 'text': it holds a number, not a text; {path}:11: the same; " in str(error.value)
+    assert [f"{path}:{n}: " in str(error.value) for n in (1, 11, 21, 31, 41, 51)] == [True] * 5 + [False]
     assert "; and 5 more; 10 of 100 rows can't be used: repair them, or have them left out by prepare" in str(
         error.value
     )

@@ -227,7 +227,7 @@ BAD_UTF8 = b"fine\nfine\nb\xe9d\n"
         ("broken.json", b'[{"text": "a"}, {"text": ]', r"(:1)?: not (readable as json|valid JSON)"),
         ("ragged.csv", b"text,number\na,1\nb,2,3,4\n", "(:3: .*header|: not readable as csv: .*line 3)"),
         ("broken.parquet", b"no parquet", ": .*(parquet|empty)"),
-        ("picture.png", b"x", r": unknown file type; use one of \.txt \.md \.jsonl \.json \.csv \.parquet"),
+        ("picture.png", b"x", r": unknown file type; use one of \.txt \.md \.jsonl \.json \.csv \.tsv \.parquet"),
         ("README", b"x", ": unknown file type"),
         ("other.jsonl", b'{"body": "a", "n": 1}\n', r"(:\d+)?: no column 'text'; it has: body, n; .*--text_column"),
         ("other.csv", b"body\na\n", r"(:\d+)?: no column 'text'; it has: body;"),
