@@ -1,5 +1,6 @@
 """How a run is trained: TrainingArguments with the defaults of this project."""
 
+import os
 from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,6 +11,7 @@ from transformers.training_args import OptimizerNames
 from transformers.utils import is_torch_tf32_available
 
 from train_utils.run_options import RunOptions
+from train_utils.sharding import check_sharding, settle_sharding
 
 
 @dataclass
@@ -33,19 +35,30 @@ class RunArguments(RunOptions, TrainingArguments):
             raise ValueError("--label_smoothing_factor changes what a loss means; bits per byte need the plain one")
         if self.auto_find_batch_size:
             raise ValueError("--auto_find_batch_size changes the batch that rates and plan are for; give a smaller one")
-        if self.bf16 is None:
-            self.bf16 = not self.fp16 and has_fast_bf16(self.use_cpu)
+        self.settle_precision()
         if self.tf32 is None and not self.use_cpu and is_torch_tf32_available():
             self.tf32 = True  # for what stays in float32
+        check_sharding(self)
         # Layers are compiled in place (train_utils.model), which leaves no trace in the checkpoint.
         self.compile_layers, self.torch_compile = self.torch_compile, False
         TrainingArguments.__post_init__(self)
+        settle_sharding(self)
         if self.accelerator_config.split_batches:
             raise ValueError("split_batches divides the batch; give --per_device_train_batch_size for each process")
         # One process has one GPU: torch's DataParallel would copy the model at each step, and not its fast forward.
         self._n_gpu = min(self.n_gpu, 1)
         if optim == "muon":
             self.optim = optim
+
+    def settle_precision(self) -> None:
+        """Decide in which numbers to compute: by the options, then by the launcher's, then by what is fast here."""
+        launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+        if self.bf16 is None and not self.fp16:
+            self.fp16 = launched == "fp16"
+            self.bf16 = launched == "bf16" or (not self.fp16 and has_fast_bf16(self.use_cpu))
+        self.bf16 = bool(self.bf16)
+        if launched != "no":  # or accelerate would take that one
+            os.environ["ACCELERATE_MIXED_PRECISION"] = dtype_name(self).replace("fp32", "no")
 
 
 def add_trainer_options(options: type[RunOptions]) -> type[RunArguments]:

@@ -11,6 +11,7 @@ from typing import NoReturn
 
 import torch
 import torch.distributed as dist
+from torch.distributed.fsdp import FSDPModule
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
@@ -18,6 +19,7 @@ from errors import RunError
 from train_utils.checkpoint import mark_complete
 from train_utils.clock import Clock
 from train_utils.plan.machine import synchronize
+from train_utils.steps.muon import local_part
 from train_utils.stopwatch import Stopwatch
 
 SAMPLES_SHARE = 0.01
@@ -154,9 +156,12 @@ class Samples(TrainerCallback):
         self.generate, self.after, self.watch, self.last = generate, after, watch, []
 
     def on_evaluate(self, args, state, control, metrics=None, model=None, **kwargs):
-        if not state.is_world_process_zero or f"{self.after}_loss" not in (metrics or {}):
+        if f"{self.after}_loss" not in (metrics or {}):
             return
         is_last = control.should_training_stop or state.global_step >= state.max_steps
+        is_sharded = isinstance(model, FSDPModule)  # which only all processes together can ask, at the end
+        if not is_last if is_sharded else not state.is_world_process_zero:
+            return
         if not is_last and self.watch.seconds.get("samples", 0.0) > SAMPLES_SHARE * self.watch.last:
             return
         was_training = model.training
@@ -166,7 +171,7 @@ class Samples(TrainerCallback):
             torch.manual_seed(args.seed)
             self.last = self.generate(model)
         model.train(was_training)
-        for prompt, continuation in self.last:
+        for prompt, continuation in self.last if state.is_world_process_zero else []:
             tqdm.write(f"    {prompt} → {continuation}".replace("\n", "⏎"))
         self.watch.lap("samples")
 
@@ -189,7 +194,13 @@ class StopOnDivergence(TrainerCallback):
                 self.finite_step = state.global_step if name == "loss" else self.finite_step
 
     def on_save(self, args, state, control, model=None, **kwargs):
-        bad = [name for name, weights in model.named_parameters() if not bool(torch.isfinite(weights).all())]
+        parts = ((name, local_part(weights)) for name, weights in model.named_parameters())
+        bad = [name for name, part in parts if not bool(torch.isfinite(part).all())]
+        found = [bad]
+        if isinstance(model, FSDPModule):  # another process may hold them
+            found *= args.world_size
+            dist.all_gather_object(found, bad)
+        bad = sorted({name for names in found for name in names})
         if bad:
             self.fail(state.global_step, f"{len(bad)} weights, {bad[0]} first, are not finite")
 

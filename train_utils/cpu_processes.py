@@ -9,6 +9,8 @@ from pathlib import Path
 import psutil
 import yaml
 
+from errors import InputError
+
 
 def start_cpu_processes() -> None:
     """Start the processes that `accelerate launch --cpu --num_processes N` promises, by torch's own launcher.
@@ -31,14 +33,17 @@ def start_cpu_processes() -> None:
 def count_asked_processes(command: list[str]) -> int:
     """Return the `--num_processes` of an `accelerate launch` command line or of its `--config_file`; else 1.
 
+    Raises InputError where that file asks for more than processes.
+
     >>> count_asked_processes(["python", "accelerate", "launch", "--cpu", "--num_processes", "2", "train.py"])
     2
     """
     options = dict(pairwise(command))
     options |= dict(argument.split("=", 1) for argument in command if argument.startswith("--") and "=" in argument)
-    if "--num_processes" in options:
-        return int(options["--num_processes"])
+    config = {}
     if "--config_file" in options:
         config = yaml.safe_load(Path(options["--config_file"]).read_text(encoding="utf-8"))
-        return int(config.get("num_processes", 1))
-    return 1
+        kind = config.get("distributed_type")
+        if kind in ("FSDP", "DEEPSPEED"):  # which accelerate then leaves out, and says nothing
+            raise InputError(f"{options['--config_file']}: {kind} has no effect with --cpu; leave --cpu out")
+    return int(options.get("--num_processes", config.get("num_processes", 1)))

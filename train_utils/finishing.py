@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
-from transformers import PreTrainedTokenizerBase, Trainer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 from model_utils.checkpoint import save_model
 from model_utils.shapes import count_parameters
@@ -30,6 +30,7 @@ def begin_record(run: Run, facts: dict[str, Any]) -> None:
 def finish_run(
     run: Run,
     trainer: Trainer,
+    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     objective: Objective,
     *,
@@ -37,7 +38,6 @@ def finish_run(
     samples: list[tuple[str, str]],
 ) -> None:
     """Write what a finished run leaves: the model (and its adapter), run.yaml, loss.png and report.md."""
-    model = trainer.model
     if isinstance(model, PeftModel):
         model = save_adapter(model, run.folder / "adapter")
     history = trainer.state.log_history

@@ -11,6 +11,7 @@ from train_utils.arguments import RunArguments, change_arguments, count_step_row
 from train_utils.checkpoint import collect_settings, prepare_folder, weights_version
 from train_utils.launch import silence_libraries, use_all_cores
 from train_utils.plan.rule import Plan
+from train_utils.sharding import check_resume
 from train_utils.stopwatch import Stopwatch
 
 
@@ -86,6 +87,7 @@ def open_run(
                 hold(folder)
             args.distributed_state.wait_for_everyone()
             resume = prepare()  # again, since another process may have written until it was held
+    check_resume(None if resume == "finished" else resume, args)
     args.distributed_state.wait_for_everyone()  # all have read the folder before one writes in it
     run = Run(script, args, settings=settings, resume=resume, watch=watch)
     if resume == "finished":

@@ -27,6 +27,7 @@ from train_utils.plan.apply import finish_seconds, limit_steps, settle_compilati
 from train_utils.plan.machine import keep_freed_memory, measure_peak
 from train_utils.run import Run
 from train_utils.run_options import EVAL_COST
+from train_utils.sharding import copy_empty, gather_weights, is_sharded, prepare_sharding
 from train_utils.steps.first_fit import find_last_norm, fit_bigrams
 from train_utils.steps.optimizer import Rates, choose_rates, optimizer_factory
 
@@ -51,6 +52,7 @@ def train_and_save(run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokeni
     run = limit_steps(run, len(objective.train_rows))
     eval_rows = thin_evaluation(run, objective)
     course = settle_course(run, model, objective, token_byte_counts(tokenizer))
+    empty = copy_empty(model)
     speed_up(run, model, objective, compiled=course.compiled)
     run.say(
         f"model: {model.config.model_type}, {count_parameters(model) / 1e6:.2f} M parameters, on "
@@ -72,8 +74,10 @@ def train_and_save(run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokeni
         release(run.folder)
         run.say(f"stopped at step {trainer.state.global_step} and saved; to go on, add: --resume_from_checkpoint true")
         return 128 + stop.received
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        model = gather_weights(trainer, empty)
     if run.is_first:
-        finish_run(run, trainer, tokenizer, objective, progress=progress, samples=samples.last)
+        finish_run(run, trainer, model, tokenizer, objective, progress=progress, samples=samples.last)
         release(run.folder)
         run.say(f"done: {run.folder}/ holds the model, loss.png and report.md; next: {objective.next_step}")
     state = run.args.distributed_state
@@ -202,6 +206,8 @@ def make_trainer(
             optimizer_cls_and_kwargs=optimizer_factory(args, course.rates),
             callbacks=callbacks,
         )
+        if is_sharded(args):
+            prepare_sharding(trainer)
         # Trainer would do it in train(), when the run's record is there already; sharded models must wait for that.
         if not (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled):
             trainer.create_optimizer()

@@ -1,6 +1,8 @@
 """Muon's update: momentum, orthogonalised by Newton-Schulz, for many matrices of one shape at once."""
 
 import torch
+import torch.distributed as dist
+from torch.distributed.tensor import DTensor, Shard
 
 # Coefficients of five quintic steps, each the best polynomial for what the one before leaves: Amsel et al. 2025, "The
 # Polar Express", algorithm 1 (safety factor 0.02).
@@ -34,6 +36,22 @@ def orthogonalise(matrices: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return x.mT if tall else x
 
 
+def find_update(
+    matrices: torch.Tensor, scales: list[torch.Tensor], dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return orthogonal matrices (N, A, B) in `dtype`, and the factors (N, A, 1) or (N, 1, B) that bring them to size.
+
+    The factors make rows (or columns, of a wide matrix) of one size, as large as all were together (Li et al. 2025,
+    NorMuon). `scales`, the running means of their squares, (A, 1) or (1, B) each, are brought up to date in place.
+    """
+    update = orthogonalise(matrices, dtype)
+    squares = update.float().square().mean(-1 if scales[0].size(-1) == 1 else -2, keepdim=True)
+    torch._foreach_lerp_(scales, list(squares), 0.1)
+    inverse = torch.stack(scales).clamp_min(1e-10).reciprocal()
+    ratio = squares.sum((1, 2), keepdim=True) / (squares * inverse).sum((1, 2), keepdim=True).clamp_min(1e-20)
+    return update, (inverse * ratio).sqrt()
+
+
 @torch.no_grad()
 def step_muon(
     parameters: list[torch.Tensor],
@@ -45,33 +63,82 @@ def step_muon(
     dtype: torch.dtype,
     transposed: bool = False,
 ) -> None:
-    """Update matrices of one shape (A, B), in place, from their gradients.
+    """Update matrices of one shape (A, B), in place, from their gradients; of sharded ones the part that is here.
 
-    The update is Nesterov momentum, made orthogonal, its rows (or columns, of a wide matrix) brought to one size by
-    `scales`, the running mean of their squares, (A, 1) or (1, B) each (Li et al. 2025, NorMuon). It is scaled by
+    The update is Nesterov momentum, made orthogonal and of even rows by `find_update`. It is scaled by
     sqrt(max(1, outputs / inputs)), with which one rate holds for every width (Bernstein 2025; Jordan et al. 2024): A
     is the outputs, of `transposed` matrices the inputs. Decay acts only where the update shrinks a weight too (Chen et
     al. 2025, cautious weight decay).
     """
-    size = parameters[0].numel()
-    count = max(1, CHUNK_ELEMENTS // size)
+    rows, columns = parameters[0].shape
+    group = shard_group(parameters[0])
+    count = max(1, CHUNK_ELEMENTS // (rows * columns)) * (group.size() if group else 1)
     if len(parameters) > count:
         for i in range(0, len(parameters), count):
             part = slice(i, i + count)
             step_muon(parameters[part], momenta[part], scales[part], rate, momentum, weight_decay, dtype, transposed)
         return
-    gradients = [parameter.grad for parameter in parameters]
+    here = [local_part(parameter) for parameter in parameters]
+    gradients = [local_part(parameter.grad) for parameter in parameters]
+    momenta = [local_part(buffer) for buffer in momenta]
     torch._foreach_lerp_(momenta, gradients, 1 - momentum)
-    update = orthogonalise(torch.stack(torch._foreach_lerp(gradients, momenta, momentum)), dtype).float()
-    squares = update.square().mean(-1 if scales[0].size(-1) == 1 else -2, keepdim=True)
-    torch._foreach_lerp_(scales, list(squares), 0.1)
-    norm = torch.linalg.matrix_norm(update, keepdim=True)
-    update *= torch.stack(scales).clamp_min(1e-10).rsqrt()
-    update *= norm / torch.linalg.matrix_norm(update, keepdim=True).clamp_min(1e-10)
-    inputs, outputs = parameters[0].shape if transposed else parameters[0].shape[::-1]
+    update = torch.stack(torch._foreach_lerp(gradients, momenta, momentum))
+    if group:
+        update, factors = find_shared_update(update, scales, dtype, rows, group)
+    else:
+        update, factors = find_update(update, scales, dtype)
+    inputs, outputs = (rows, columns) if transposed else (columns, rows)
     rate *= max(1.0, outputs / inputs) ** 0.5
-    changes = list(update)
+    changes = list(update.float() * factors)
     if weight_decay:
-        for parameter, change in zip(parameters, changes, strict=True):
+        for parameter, change in zip(here, changes, strict=True):
             change.add_(parameter * (change * parameter > 0), alpha=weight_decay)
-    torch._foreach_add_(parameters, changes, alpha=-rate)
+    torch._foreach_add_(here, changes, alpha=-rate)
+
+
+def local_part(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the part of a sharded tensor that this process holds; of any other all."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def shard_group(tensor: torch.Tensor) -> dist.ProcessGroup | None:
+    """Return the processes among which the rows of a tensor are sharded; None where it is whole."""
+    if not isinstance(tensor, DTensor):
+        return None
+    return tensor.device_mesh.get_group(tensor.placements.index(Shard(0)))
+
+
+def find_shared_update(
+    parts: torch.Tensor, scales: list[torch.Tensor], dtype: torch.dtype, rows: int, group: dist.ProcessGroup
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what `find_update` does of this process's rows, `parts` (N, a, B), of N matrices (A, B), with all others'.
+
+    Each process gets its share of the matrices whole, makes them orthogonal, and gives each process its rows back: two
+    all-to-all exchanges in `dtype`, which carry (P - 1) / P of the matrices each way, while the work of a process falls
+    as 1 / P. So does the Muon of Ahn et al. 2025 (Dion); that of Liu et al. 2025 (Moonlight) gathers every matrix
+    on each process of its group, which carries P / 2 times as much and repeats the work. Scales are whole everywhere.
+    """
+    size, rank = group.size(), group.rank()
+    count, height, columns = parts.shape
+    heights = [len(part) for part in torch.empty(rows, 0).chunk(size)]  # as FSDP splits rows
+    heights += [0] * (size - len(heights))
+    shares = [len(part) for part in torch.empty(count, 0).tensor_split(size)]
+    begin, share = sum(shares[:rank]), shares[rank]
+    own = slice(begin, begin + share)
+    as_rows = [number * height * columns for number in shares]  # what a process has of each other's matrices
+    as_owner = [share * number * columns for number in heights]  # what it has of its own, by whose rows they are
+    sent = parts.to(dtype).contiguous()
+    got = sent.new_empty(sum(as_owner))
+    dist.all_to_all_single(got, sent.view(-1), as_owner, as_rows, group=group)
+    by_rows = zip(got.split(as_owner), heights, strict=True)
+    matrices = torch.cat([part.view(share, number, columns) for part, number in by_rows], dim=1)
+    vectors = torch.zeros(2, count, scales[0].numel(), device=parts.device)  # scales and factors
+    if share:
+        matrices, factors = find_update(matrices, scales[own], dtype)
+        vectors[:, own] = torch.stack([torch.stack(scales[own]), factors]).flatten(2)
+    back = torch.cat([part.reshape(-1) for part in matrices.split(heights, dim=1)])
+    dist.all_to_all_single(sent.view(-1), back, as_rows, as_owner, group=group)
+    dist.all_reduce(vectors, group=group)
+    torch._foreach_copy_(scales, list(vectors[0].view(count, *scales[0].shape)))
+    factors = vectors[1].view(count, *scales[0].shape)
+    return sent, factors[:, sum(heights[:rank]) :][:, :height] if factors.size(1) > 1 else factors

@@ -94,7 +94,7 @@ class MuonAdamW(torch.optim.Optimizer):
                     is_tall = rows > columns or (rows == columns and not transposed)
                     shape = (rows, 1) if is_tall else (1, columns)
                     self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-                    self.state[parameter]["scale"] = parameter.new_zeros(shape)
+                    self.state[parameter]["scale"] = torch.zeros(shape, dtype=parameter.dtype, device=parameter.device)
             states = [self.state[parameter] for parameter in parameters]
             momenta, scales = ([state[name] for state in states] for name in ("momentum_buffer", "scale"))
             numbers = (group["lr"], group["momentum"], group["weight_decay"])

@@ -1,0 +1,162 @@
+"""A model sharded over processes: as on one process, on any number, and refused where that can't be."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
+
+import train
+from errors import InputError
+from model_utils.families import FAMILIES
+from tests.forked import Forked
+from train_utils import cpu_processes, sharding
+from train_utils.arguments import RunArguments
+
+# Rows that no number of processes divides, and one matrix for embedding and head.
+SHAPE = {
+    "model_type": "qwen3", "hidden_size": 66, "intermediate_size": 130, "num_hidden_layers": 3,
+    "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32, "max_position_embeddings": 128,
+    "tie_word_embeddings": True,
+}  # fmt: skip
+STEPS = 8
+
+
+@pytest.fixture(scope="module")
+def forked(tmp_path_factory):
+    server = Forked(tmp_path_factory.mktemp("forked") / "log")
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory, train_options) -> list[str]:
+    """Options of a run of STEPS steps that is not evaluated until its end."""
+    shape = tmp_path_factory.mktemp("shape") / "uneven.json"
+    shape.write_text(json.dumps(SHAPE))
+    given = dict(zip(train_options[::2], train_options[1::2], strict=True))
+    given |= {"--model_shape": str(shape), "--max_steps": str(STEPS), "--eval_steps": "8", "--logging_steps": "1"}
+    del given["--per_device_train_batch_size"]
+    return [word for pair in given.items() for word in pair]
+
+
+def losses(folder: Path) -> dict[int, float]:
+    log = json.loads((folder / f"checkpoint-{STEPS}" / "trainer_state.json").read_text())["log_history"]
+    return {entry["step"]: entry["loss"] for entry in log if "loss" in entry}
+
+
+def assert_same_run(folder: Path, other: Path) -> None:
+    assert losses(folder) == pytest.approx(losses(other), abs=1e-4)
+    assert len(losses(other)) == STEPS
+    weights, expected = (load_file(place / "model.safetensors") for place in (folder, other))
+    assert weights.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(weights[name], value, atol=1e-4, rtol=0)
+
+
+def test_sharded_runs_equal_one_process_and_go_on_with_another_number(forked, options, tmp_path):
+    """Muon and AdamW on 2 processes, from the middle on 4; shares of matrices and of rows are uneven."""
+    one, two, four = (tmp_path / name for name in ("one", "two", "four"))
+    batch = ["--per_device_train_batch_size"]
+    assert train.main([*options, *batch, "8", "--output_dir", str(one)]) == 0
+    sharded = [*options, "--fsdp", "true", "--output_dir"]
+    codes, text = forked.run("train", 2, [*sharded, str(two), *batch, "4"])
+    assert codes == [0, 0], text
+    size = sum(value.numel() for value in load_file(one / "model.safetensors").values())
+    assert f"holds {size / 2 / 1e6:.2f} of {size / 1e6:.2f} M parameters" in text
+    assert_same_run(two, one)
+    assert AutoModelForCausalLM.from_pretrained(two).config.architectures == ["Qwen3ForCausalLM"]
+
+    # As if it had been killed after step 4.
+    shutil.copytree(two, four)
+    shutil.rmtree(four / f"checkpoint-{STEPS}")
+    (four / "model.safetensors").unlink()
+    record = yaml.safe_load((four / "run.yaml").read_text())
+    (four / "run.yaml").write_text(yaml.safe_dump({**record, "status": "training"}))
+    resumed = [*batch, "2", "--resume_from_checkpoint", "true"]
+    codes, text = forked.run("train", 4, [*sharded, str(four), *resumed])
+    assert codes == [0] * 4, text
+    assert_same_run(four, one)
+
+
+def test_a_sharded_checkpoint_does_not_go_on_whole_nor_the_other_way(tmp_path):
+    args = RunArguments(output_dir=str(tmp_path), use_cpu=True)
+    (tmp_path / "pytorch_model_fsdp_0").mkdir()
+    with pytest.raises(InputError, match="is sharded by FSDP, this run is not sharded; go on as it began"):
+        sharding.check_resume(str(tmp_path), args)
+    (tmp_path / "pytorch_model_fsdp_0").rmdir()
+    sharding.check_resume(str(tmp_path), args)
+    args.fsdp = True
+    with pytest.raises(InputError, match="is not sharded, this run is sharded by FSDP"):
+        sharding.check_resume(str(tmp_path), args)
+
+
+@pytest.mark.parametrize(
+    ("argv", "env", "message"),
+    [
+        (["--fsdp", "true"], {}, "FSDP shards over processes, and this is one alone"),
+        (["--fsdp", "full_shard auto_wrap"], {}, "FSDP shards over processes"),
+        (["--fsdp", "hybrid_shard"], {"RANK": "0"}, "--fsdp hybrid_shard: is neither true nor false"),
+        (["--fsdp_config", "x.json"], {}, "--fsdp_config has no effect without --fsdp true"),
+        (["--fsdp", "true", "--fsdp_config", "x.json"], {"RANK": "0"}, "--fsdp_config x.json: no such file"),
+        ([], {"ACCELERATE_USE_FSDP": "true"}, "FSDP shards over processes"),
+        ([], {"ACCELERATE_USE_DEEPSPEED": "true"}, "DeepSpeed needs GPUs"),
+        (["--deepspeed", "x.json"], {}, "DeepSpeed needs GPUs"),
+        ([], {"ACCELERATE_USE_MEGATRON_LM": "true"}, "Megatron-LM"),
+        ([], {"ACCELERATE_USE_PARALLELISM_CONFIG": "true"}, "parallelism_config"),
+    ],
+)
+def test_what_cannot_be_done_here_is_refused_before_anything_is_prepared(argv, env, message, monkeypatch, tmp_path):
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=message):
+        train.main(["--use_cpu", "true", "--output_dir", str(tmp_path / "out"), *argv])
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"version": 1}, "FSDP1 is no longer developed"), ({"cpu_offload": True}, "fsdp_offload_params has no effect")],
+)
+def test_settings_of_fsdp_that_do_nothing_here_are_refused(settings, message, monkeypatch, tmp_path):
+    monkeypatch.setattr(sharding, "check_sharding", lambda args: None)
+    args = RunArguments(output_dir=str(tmp_path), use_cpu=True)
+    args.fsdp, args.fsdp_config = True, settings
+    args.fsdp_plugin_args = args._process_fsdp_args()
+    with pytest.raises(ValueError, match=message):
+        sharding.settle_sharding(args)
+
+
+@pytest.mark.parametrize("kind", ["FSDP", "DEEPSPEED"])
+def test_cpu_processes_of_a_sharding_configuration_are_not_started_as_ddp(kind, tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(f"distributed_type: {kind}\nnum_processes: 4\n")
+    with pytest.raises(InputError, match=f"{kind} has no effect with --cpu"):
+        cpu_processes.count_asked_processes([sys.executable, "--config_file", str(path), "--cpu", "train.py"])
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_layers_of_every_family_are_found_by_their_class(kind):
+    config = AutoConfig.for_model(kind)
+    config.num_hidden_layers = 2
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    classes = sharding.layer_classes(model)
+    layers = [module for module in model.modules() if type(module).__name__ in classes]
+    assert len(layers) == 2
+    stack = next(module for module in model.modules() if isinstance(module, nn.ModuleList))
+    assert layers == list(stack)
+
+
+def test_an_empty_copy_shares_no_weight_and_keeps_what_is_tied(tokenizer):
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**SHAPE, vocab_size=50))
+    empty = sharding.copy_empty(model)
+    assert {p.device.type for p in empty.parameters()} == {"meta"}
+    assert empty.lm_head.weight is empty.model.embed_tokens.weight
+    assert len(list(empty.parameters())) == len(list(model.parameters()))
