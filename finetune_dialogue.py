@@ -14,6 +14,7 @@ and plain text with alternating lines are read too, from .jsonl .json .csv .tsv 
 from collections import Counter
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -61,6 +62,7 @@ class DialogueArguments:
     lora_rank: int = option(16, "Rank r of the adapters")
     lora_alpha: int = option(32, "Scale of the adapters: alpha / r")
     lora_targets: str = option("all-linear", "Modules that get one, by name, comma-separated")
+    load_in_4bit: bool = option(False, "Hold the base in 4 bits beside them (QLoRA); needs requirements/qlora.txt")
 
     def __post_init__(self) -> None:
         check_range("row_tokens", self.row_tokens, 2, 2**31)
@@ -68,11 +70,13 @@ class DialogueArguments:
         check_range("replay", self.replay or 0, 0, 0.95)
         check_range("replay_replies", self.replay_replies, 0, 10_000)
         check_range("lora_rank", self.lora_rank, 1, 2**20)
+        if self.load_in_4bit and find_spec("bitsandbytes") is None:
+            raise ValueError("--load_in_4bit needs bitsandbytes: pip install -r requirements/qlora.txt")
 
     def check_typed(self, typed: set[str]) -> None:
         """Raise InputError for an option of the command line that has no effect without another one."""
         if not self.lora:
-            refuse_useless(typed, {"lora_rank", "lora_alpha", "lora_targets"}, "without --lora true")
+            refuse_useless(typed, {"lora_rank", "lora_alpha", "lora_targets", "load_in_4bit"}, "without --lora true")
         if self.replay is None:
             refuse_useless(typed, {"replay_corpus"}, "without --replay")
 
@@ -110,7 +114,9 @@ def main(argv: list[str] | None = None) -> int:
         return 0
 
     # 1. Base: the model and its tokenizer, with a chat template.
-    model, tokenizer, new_ids = load_base(run, options.base, row_tokens, options.system)
+    model, tokenizer, new_ids = load_base(
+        run, options.base, row_tokens, system=options.system, in_4bit=options.load_in_4bit
+    )
 
     # 2. Dialogues: read, split, packed to rows; text of the pretraining among them, where asked.
     with preparation_lock():

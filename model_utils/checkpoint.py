@@ -16,6 +16,7 @@ from huggingface_hub.constants import ENV_VARS_TRUE_VALUES
 from huggingface_hub.errors import HFValidationError
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
+from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from errors import InputError, explained
 from files import remove, sync, sync_tree
@@ -109,14 +110,22 @@ def hide_progress() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def load_model(path: str, dtype: str | torch.dtype = torch.float32) -> PreTrainedModel:
+def load_model(
+    path: str, dtype: str | torch.dtype = torch.float32, quantization: QuantizationConfigMixin | None = None
+) -> PreTrainedModel:
     """Load a language model from a checkpoint, by default in float32; InputError where it is none or is cut short."""
     place = find_checkpoint(path)
     with explained(path, "no model can be loaded from it"), hide_progress():
         config = AutoConfig.from_pretrained(place, trust_remote_code=False)
         check_ranges(config, path)
         model, loading = family_of(config).auto.from_pretrained(
-            place, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+            place,
+            config=config,
+            dtype=dtype,
+            quantization_config=quantization,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
         )
     for what, keys in (("missing from it", loading["missing_keys"]), ("of another shape", loading["mismatched_keys"])):
         if keys:

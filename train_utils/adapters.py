@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from errors import InputError, first_line
 from files import whole
+from model_utils.checkpoint import load_model
 
 
 def add_adapters(
@@ -68,9 +70,28 @@ def name_module(model: PreTrainedModel, wanted: nn.Module) -> str:
     return next(name.rpartition(".")[2] for name, module in model.named_modules() if module is wanted)
 
 
+def four_bits(compute_type: torch.dtype) -> BitsAndBytesConfig:
+    """Return how a base is held in 4 bits beside its adapters: NF4, scales in 8 bits (QLoRA, Dettmers et al. 2023)."""
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute_type,
+    )
+
+
 def save_adapter(model: PeftModel, folder: Path) -> PreTrainedModel:
-    """Write a model's adapter to a folder, whole, and return the model with it merged, in the type it has."""
+    """Write a model's adapter to a folder, whole, and return the model with it merged, in the type it has.
+
+    A base in 4 bits is loaded as it was, so that the merged model is in float32 and loses nothing to them.
+    """
     with whole(folder) as aside:
         # Rows of new tokens stand in the adapter itself; by itself peft would write the whole embedding too.
         model.save_pretrained(aside, save_embedding_layers=False)
+    base = model.get_base_model()
+    if getattr(base, "is_loaded_in_4bit", False):
+        plain, rows = load_model(base.name_or_path), len(base.get_input_embeddings().weight)
+        if rows > plain.get_input_embeddings().num_embeddings:
+            plain.resize_token_embeddings(rows)  # of added tokens, whose rows stand in the adapter
+        model = PeftModel.from_pretrained(plain, folder)
     return model.merge_and_unload()

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
@@ -17,19 +18,21 @@ from model_utils.chat_template import find_system, replace_system
 from model_utils.checkpoint import join_chat_tokens, load_model, load_tokenizer
 from model_utils.shapes import check_packing, check_window
 from model_utils.tokenizer import tokenizer_fingerprint
+from train_utils.adapters import four_bits
 from train_utils.checkpoint import read_record
 from train_utils.run import Run
 
 
 def load_base(
-    run: Run, base: str, row_tokens: int, system: str | None = None
+    run: Run, base: str, row_tokens: int, *, system: str | None = None, in_4bit: bool = False
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, list[int]]:
     """Return a base's model and tokenizer, with chat tokens in both, and the ids of those that are new to it.
 
-    `system` takes the place of the template's own system prompt, which is shown. Raises InputError for a base that
-    can't be tuned.
+    `system` takes the place of the template's own system prompt, which is shown. `in_4bit`: to be trained by adapters
+    alone. Raises InputError for a base that can't be tuned.
     """
-    tokenizer, model = load_tokenizer(base), load_model(base)
+    quantization = four_bits(torch.bfloat16 if run.args.bf16 else torch.float32) if in_4bit else None
+    tokenizer, model = load_tokenizer(base), load_model(base, quantization=quantization)
     set_seed(run.args.seed)
     new_ids = join_chat_tokens(model, tokenizer, base)
     if new_ids:

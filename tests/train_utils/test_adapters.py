@@ -6,7 +6,9 @@ from peft import PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from errors import InputError
-from train_utils.adapters import add_adapters, save_adapter
+from model_utils.checkpoint import load_model
+from model_utils.shapes import count_parameters
+from train_utils.adapters import add_adapters, four_bits, save_adapter
 from train_utils.steps.fast_model import make_fast
 
 SIZE = {
@@ -66,6 +68,28 @@ def test_an_adapter_on_an_untied_head_is_trained(tmp_path):
     train(model)
     trained = dict(model.named_parameters())
     assert trained["base_model.model.lm_head.lora_B.default.weight"].abs().sum() > 0
+
+
+@pytest.mark.parametrize("new_ids", [[], [60, 61]])
+def test_a_base_in_4_bits_is_merged_as_it_was(new_ids, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    build(initializer_range=0.02).save_pretrained(tmp_path / "base")
+    base = load_model(str(tmp_path / "base"), quantization=four_bits(torch.float32))
+    assert base.model.layers[0].mlp.up_proj.weight.dtype == torch.uint8
+    assert count_parameters(base) == count_parameters(build())
+    if new_ids:
+        base.resize_token_embeddings(62)
+    model = add_adapters(base, 4, 8, "all-linear", new_ids=new_ids)
+    make_fast(model.get_base_model())
+    trained = train(model)(input_ids=IDS).logits
+    merged = save_adapter(model, tmp_path / "adapter").eval()
+    away = (merged(input_ids=IDS).logits - trained).abs().mean()
+    assert 1e-4 < away < 0.2 * trained.abs().mean()  # what 4 bits take away
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    if new_ids:
+        plain.resize_token_embeddings(62)
+    adapted = PeftModel.from_pretrained(plain, tmp_path / "adapter").eval()
+    assert torch.allclose(adapted(input_ids=IDS).logits, merged(input_ids=IDS).logits, atol=1e-5)
 
 
 @pytest.mark.parametrize(
