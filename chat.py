@@ -18,13 +18,13 @@ from chat_utils.sampling import Sampling
 from chat_utils.server.settings import ServerOptions
 from environment import begin_script
 from errors import InputError, run_script
-from options import option, parse_arguments, refuse_useless
+from options import Given, option, parse_arguments, refuse_useless
 
 SAMPLE_PROMPTS = ("Hello! How are you today?", "What is your name?", "你好！", "你叫什么名字？")
 
 
 @dataclass
-class ChatOptions:
+class ChatOptions(Given):
     """Who answers, and where."""
 
     model: str | None = option(None, "Checkpoint to talk to; unset: ckpt_chat, else ckpt")

@@ -1,5 +1,6 @@
 """Fits a script to where it runs: any console, a home that can't be written, variables of an earlier launch."""
 
+import io
 import os
 import stat
 import sys
@@ -14,7 +15,7 @@ LAUNCHED = {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}  # what every la
 def begin_script() -> None:
     """Make a script's surroundings fit for it, before its slow imports; leave the process where that can't be."""
     say_interrupts()
-    if hasattr(sys.stdout, "reconfigure"):  # a character that the console can't show ends no run
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a character that the console can't show ends no run
         sys.stdout.reconfigure(errors="replace")
     code = run_guarded(lambda: forget_launcher() or settle_caches())
     if code:

@@ -5,7 +5,7 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from types import TracebackType
 
 
@@ -35,13 +35,13 @@ def is_machine_fault(error: Exception) -> bool:
     return any(word in str(error) for word in MACHINE_WORDS)
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """Return the first line of an error's text, or its kind where it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 @contextlib.contextmanager
-def explained(place: str, what: str) -> Iterator[None]:
+def explained(place: str, what: str) -> Generator[None]:
     """Turn what libraries raise inside for a broken file, of many kinds, into one line; the machine's faults stay."""
     try:
         yield

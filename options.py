@@ -23,12 +23,21 @@ from errors import InputError, first_line
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is fetched unless the user says so
 
 BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-EXPECTED = {bool: "true or false", int: "a whole number", float: "a number"}
+EXPECTED: dict[type, str] = {bool: "true or false", int: "a whole number", float: "a number"}
 RENAMED = {  # options that are no longer there: what is told of them, in whatever script
     "output": "is now --output_dir",
     "streaming": "is gone: a large text is tokenized to shards as it is read; leave it out",
     "remove_stop_words": "is gone: no model could write a sentence without them; leave it out",
 }
+
+
+class Given:
+    """What `parse_arguments` notes on each object that it returns, for those that read it."""
+
+    typed: set[str]  # options of the command line
+    given: set[str]  # these, and those of a YAML that the user named
+
+
 UNSET = "unset"  # what help shows for no value, and what takes a recipe's value back
 
 
@@ -119,7 +128,7 @@ def parse_arguments(
     return tuple(results)
 
 
-def list_options(kind: type) -> list[tuple[Field, Any]]:
+def list_options(kind: Any) -> list[tuple[Field, Any]]:
     """Return the fields of a dataclass that can be given, with their types."""
     hints = get_type_hints(kind)
     return [(option, hints[option.name]) for option in fields(kind) if option.init]
@@ -186,9 +195,9 @@ def convert(option: tuple[Field, Any], words: list[str], place: str) -> Any:
             values.append(BOOLEANS[word.lower()] if kind is bool else kind(word))
         except (KeyError, ValueError) as error:
             raise InputError(f"{place}: {EXPECTED[kind]} is expected, not '{word}'") from error
-    choices = option[0].metadata.get("choices")
-    for value in values if choices else []:
-        if value not in choices:
+    choices = option[0].metadata.get("choices") or ()
+    for value in values:
+        if choices and value not in choices:
             raise InputError(f"{place} {value}: use one of {', '.join(choices)}")
     return values if is_list else values[0]
 

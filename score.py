@@ -75,7 +75,7 @@ def parse_score(argv: list[str] | None) -> ScoreOptions:
 
 if __name__ == "__main__":  # help and mistakes at once: what follows takes seconds to import
     begin_script()
-    if code := run_guarded(lambda: parse_score(None) and None):
+    if code := run_guarded(lambda: int(not parse_score(None))):
         sys.exit(code)
 
 import torch

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import cast
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -68,6 +69,16 @@ def build_model(shape: Path | dict, tokenizer: PreTrainedTokenizerBase) -> PreTr
     return model
 
 
+def find_embedding(model: PreTrainedModel) -> nn.Embedding:
+    """Return the embedding of a model's input ids; torch gives any module's attributes the type of a tensor."""
+    return cast(nn.Embedding, model.get_input_embeddings())
+
+
+def find_head(model: PreTrainedModel) -> nn.Linear:
+    """Return what makes logits of a model's last hidden states."""
+    return cast(nn.Linear, model.get_output_embeddings())
+
+
 def check_ranges(config: PretrainedConfig, place: str) -> None:
     """Raise InputError where a size that a config names is none, before memory is taken for it."""
     for name, largest in LARGEST.items():
@@ -86,7 +97,7 @@ def check_window(config: PretrainedConfig, row_tokens: int, place: str) -> None:
 @torch.no_grad()
 def check_packing(model: PreTrainedModel, place: str) -> None:
     """Raise InputError where a model does not heed restarting positions: packed dialogues would see each other."""
-    size = model.get_input_embeddings().num_embeddings
+    size = find_embedding(model).num_embeddings
     first, second = (torch.arange(n, n + 6).remainder(size)[None] for n in (3, 11))
     positions = torch.cat([torch.arange(6), torch.arange(6)])[None]
     was_training = model.training

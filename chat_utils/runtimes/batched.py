@@ -13,6 +13,8 @@ this holds bit for bit is tested on a CPU, in all three precisions; on a GPU not
 Shapes: S slots, T tokens, K key-value heads, C places of a slot, L of them that a step reads, E width of a head.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 from transformers import DynamicCache, PreTrainedModel
@@ -63,6 +65,8 @@ class SlotLayer(CacheLayerMixin):
     """The keys and values of one layer: (S, K, C + 1, E) each; what idle rows compute goes to the last place."""
 
     is_sliding = False
+    keys: Any  # tensors from the first ones on
+    values: Any
 
     def __init__(self, step: Step, slots: int, capacity: int) -> None:
         super().__init__()
@@ -115,11 +119,12 @@ class BatchedModel(SlotModel):
         self.window = model.config.max_position_embeddings
         self._capacity, self._lengths, self._step = BLOCK_TOKENS, [0] * slots, Step()
         kinds = DynamicCache(config=model.config).layers
-        self._cache = Cache(layers=[SlotLayer(self._step, slots, self._capacity) for _ in kinds])
+        self._layers = [SlotLayer(self._step, slots, self._capacity) for _ in kinds]
+        self._cache = Cache(layers=[*self._layers])
         self._sliding_windows = {getattr(kind, "sliding_window", None) for kind in kinds}
         self._all_slots = torch.arange(slots, device=model.device)[:, None]
         self.decode([(0, 0, [0])])  # makes the room
-        first = self._cache.layers[0]
+        first = self._layers[0]
         place = first.keys[0, :, 0].numel() + first.values[0, :, 0].numel()
         self.token_bytes = len(kinds) * place * model.dtype.itemsize
 
@@ -176,7 +181,7 @@ class BatchedModel(SlotModel):
         if tokens > self._capacity:
             most = -(-self.window // BLOCK_TOKENS) * BLOCK_TOKENS
             capacity = min(max(2 * self._capacity, -(-tokens // BLOCK_TOKENS) * BLOCK_TOKENS), most)
-            for layer in self._cache.layers:
+            for layer in self._layers:
                 layer.reserve(capacity)
             self._capacity = capacity
 
@@ -186,13 +191,13 @@ class BatchedModel(SlotModel):
 
     def save(self, slot: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Return a copy of what a slot holds, keys and values (K, T, E) of each layer."""
-        end, layers = self._lengths[slot], self._cache.layers
-        return [(layer.keys[slot, :, :end].clone(), layer.values[slot, :, :end].clone()) for layer in layers]
+        end = self._lengths[slot]
+        return [(layer.keys[slot, :, :end].clone(), layer.values[slot, :, :end].clone()) for layer in self._layers]
 
     @torch.inference_mode()
     def restore(self, slot: int, data: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
         """Put a saved copy into a slot."""
         self._lengths[slot] = data[0][0].shape[1]
-        for layer, (keys, values) in zip(self._cache.layers, data, strict=True):
+        for layer, (keys, values) in zip(self._layers, data, strict=True):
             layer.keys[slot, :, : keys.shape[1]] = keys
             layer.values[slot, :, : values.shape[1]] = values

@@ -18,6 +18,7 @@ from transformers.cache_utils import DynamicLayer
 from chat_utils.runtimes.prefix_cache import PrefixCache
 from chat_utils.runtimes.scheduler import OneThread, Turns
 from chat_utils.sampling import Sampler, Sampling
+from model_utils.shapes import find_embedding
 
 PREFILL_TOKENS = 256  # of a prompt in one turn, so that a long prompt doesn't keep other replies waiting
 TURN_SECONDS = 0.004  # that a lone reply goes on: what leads up to a turn costs as much as a token of a small model
@@ -33,7 +34,7 @@ SAME_LOGITS = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
 def compute_reference(model: PreTrainedModel) -> tuple[list[int], np.ndarray]:
     """Return ids, and the logits (V, float32) that transformers computes after the last: what a decoder is held to."""
     window = getattr(model.config, "max_position_embeddings", 2048)
-    ids = [number * 7919 % model.get_input_embeddings().num_embeddings for number in range(min(24, window))]
+    ids = [number * 7919 % find_embedding(model).num_embeddings for number in range(min(24, window))]
     prompt = torch.tensor([ids], device=model.device)
     output = model(prompt, attention_mask=torch.ones_like(prompt), logits_to_keep=1)
     return ids, output.logits[0, -1].float().cpu().numpy()
@@ -70,6 +71,8 @@ class Session:
         They are an empty list where part of a long prompt is still to come. Where the caller was interrupted in the
         last turn, they are those of that turn.
         """
+        if self.decoder is None:
+            raise RuntimeError("the reply is closed")
         self.limit = limit
         self.decoder.turns.step(self)
         drawn, self.given = self.ids[self.given :], len(self.ids)
@@ -207,10 +210,11 @@ class TransformersDecoder(Decoder):
 
     def copy_state(self, state: DynamicCache, tokens: int, length: int) -> DynamicCache | None:
         """Return a cache with copies of the first `tokens`; None where a layer keeps more or less than its tokens."""
-        if any(type(layer) is not DynamicLayer for layer in state.layers):
+        layers = [layer for layer in state.layers if type(layer) is DynamicLayer]
+        if len(layers) < len(state.layers):
             return None
         copy = self.new_state()
-        for number, layer in enumerate(state.layers):
-            if layer.is_initialized:  # one that shares another's keys is not
+        for number, layer in enumerate(layers):
+            if layer.keys is not None and layer.values is not None:  # one that shares another's has none
                 copy.update(layer.keys[..., :tokens, :], layer.values[..., :tokens, :], number)
         return copy

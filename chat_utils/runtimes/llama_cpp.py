@@ -49,7 +49,7 @@ class LlamaModel(SlotModel):
             raise InputError(f"{file}: there is not the memory for a window of {self.window} tokens")
         self._memory = lib.llama_get_memory(self._context)
         # As a number: the package makes an object of each pointer, which takes four times as long.
-        function = ctypes.cast(lib.llama_get_logits_ith, ctypes.c_void_p).value
+        function = ctypes.cast(lib.llama_get_logits_ith, ctypes.c_void_p).value or 0
         self._find_logits = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32)(function)
         self.close = weakref.finalize(self, _free, lib, self._model, self._context)
         self._make_batch(params.n_batch)

@@ -43,7 +43,8 @@ class HalfLinear(NamedTuple):
         if len(rows) > 1:
             product = functional.linear(halves, self.weight)
         else:  # oneDNN takes twice the time that reading the weights does; without it PyTorch's own loop runs
-            was_enabled, torch.backends.mkldnn.enabled = torch.backends.mkldnn.enabled, False
+            was_enabled = torch.backends.mkldnn.enabled
+            torch.backends.mkldnn.enabled = False  # ty: ignore[invalid-assignment]  # typed as its descriptor
             try:
                 product = functional.linear(halves, self.weight)
             finally:

@@ -1,6 +1,7 @@
 """Reads a transformers model as NumPy arrays, for the classes that numpy_decoder.py can compute."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -72,7 +73,7 @@ def read_linear(*modules: nn.Linear, order: np.ndarray | None = None) -> Linear 
     return make_linear(weight, bias)
 
 
-def read_norm(module: nn.Module) -> Norm:
+def read_norm(module: Any) -> Norm:
     """Return an RMS norm or a layer norm."""
     epsilon = module.eps if isinstance(module, nn.LayerNorm) else module.variance_epsilon
     width = len(module.weight)
@@ -92,7 +93,8 @@ def interleave(columns: np.ndarray, heads: int) -> np.ndarray:
 
 def read_llama(model: PreTrainedModel) -> Network | None:
     """Read Llama, Mistral, Qwen2 and Qwen3; None with another activation than theirs."""
-    config, body = model.config, model.model
+    config = model.config
+    body: Any = model.base_model
     if config.hidden_act != "silu":
         return None
     heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
@@ -130,9 +132,10 @@ def read_llama(model: PreTrainedModel) -> Network | None:
 
 def read_gpt2(model: PreTrainedModel) -> Network:
     """Read GPT-2, whose matrices stand as ours."""
-    config, body = model.config, model.transformer
+    config = model.config
+    body: Any = model.base_model
 
-    def as_linear(module: nn.Module) -> Linear | HalfLinear:
+    def as_linear(module: Any) -> Linear | HalfLinear:
         return make_linear(module.weight.T, module.bias)
 
     layers = [

@@ -77,9 +77,9 @@ class SlotDecoder(Decoder):
         if state.slot is None:
             if not self._free_slots:
                 others = ((slot, ref()) for slot, ref in self._placed.items())
-                other = next(one for slot, one in others if one and one.slot == slot and one not in busy)
-                other.data = self.model.save(other.slot)
-                self._free_slots.append(other.slot)
+                slot, other = next((n, one) for n, one in others if one and one.slot == n and one not in busy)
+                other.data = self.model.save(slot)
+                self._free_slots.append(slot)
                 other.slot = None
             state.slot = self._free_slots.pop()
             self.model.cut(state.slot, 0)

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import ipaddress
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from urllib.parse import urlsplit
 
 from starlette.requests import ClientDisconnect, Request
@@ -77,7 +77,7 @@ class BodyReader:
         self._options, self._held = options, 0
 
     @contextlib.asynccontextmanager
-    async def read(self, request: Request) -> AsyncIterator[bytes]:
+    async def read(self, request: Request) -> AsyncGenerator[bytes]:
         """Hold the body of a request.
 
         Raises ApiError where it is too large (413), comes too slowly (408), or has no room beside the others (429).

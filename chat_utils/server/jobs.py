@@ -39,10 +39,13 @@ class Job:
     def cancel(self) -> None:
         """End the replies before their next turn, a part of a prompt too; what waits is never begun."""
         self.cancelled.set()
-        for reply in self.replies:
-            if reply is not None:
-                reply.cancel()
+        for reply in self.made():
+            reply.cancel()
         self.tell(0, None, HangUpError())
+
+    def made(self) -> list[Reply]:
+        """Return the replies that were begun: all of them once `read` is through."""
+        return [reply for reply in self.replies if reply is not None]
 
     async def begin(self) -> None:
         """Wait until the first piece is there; raises what went wrong before it."""
@@ -108,7 +111,7 @@ class Jobs:
             job.tell(index, None, error)
 
     def _begin(self, request: Request, asked: list | str, sampling: Sampling) -> Reply:
-        if request.kind == "text":
+        if isinstance(asked, str):
             return self.engine.complete(asked, sampling, request.cache_group)
         return self.engine.reply_cleaned(
             asked, sampling, dropped=request.dropped_messages, cache_group=request.cache_group

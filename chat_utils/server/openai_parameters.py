@@ -5,10 +5,12 @@ done or refused by name.
 """
 
 from difflib import get_close_matches
+from typing import TypeVar
 
 from chat_utils.server.api_error import ApiError
 
 MAX_CHOICES = 8
+Kind = TypeVar("Kind")
 
 # Numbers of a request: kind, least and greatest value.
 NUMBERS = {
@@ -85,11 +87,11 @@ def check_neutral(name: str, value: object, neutral: list, place: str) -> None:
         raise ApiError(400, message, place, "unsupported_parameter")
 
 
-def read_kind(body: dict, name: str, kind: type) -> object:
+def read_kind(body: dict, name: str, kind: type[Kind]) -> Kind | None:
     """Return body[name], None where it is not given; raises ApiError where it is of another kind."""
     value = body.get(name)
     if value is not None and not isinstance(value, kind):
-        words = {bool: "true or false", dict: "an object", str: "text", list: "a list"}
+        words: dict[type, str] = {bool: "true or false", dict: "an object", str: "text", list: "a list"}
         raise ApiError(400, f"'{name}' must be {words[kind]}", name, "invalid_type")
     return value
 
@@ -110,6 +112,8 @@ def read_number(body: dict, name: str, kind: type, low: float, high: float) -> f
 def read_max_tokens(body: dict, name: str, window: int) -> int | None:
     """Return the longest reply that a request asks for, no more than the window; -1 asks for all of it."""
     value = read_number(body, name, int, -1, 2**63)
+    if value is None:
+        return None
     if value == 0:
         raise ApiError(400, f"'{name}' must be 1 or more; -1: as long as the window allows", name, "invalid_value")
-    return value and (window if value < 0 else min(int(value), window))
+    return window if value < 0 else min(int(value), window)

@@ -65,7 +65,7 @@ def parse_request(
     if body.get("model") not in (None, "", model):
         name = f"{body['model']!r}"[:100]
         raise ApiError(404, f"the model {name} is not here; this server has '{model}'", "model", "model_not_found")
-    n = read_number(body, "n", *NUMBERS["n"]) or 1
+    n = int(read_number(body, "n", *NUMBERS["n"]) or 1)
     sampling = read_sampling(body, window, defaults)
     dropped = 0
     if kind == "chat":

@@ -8,7 +8,8 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+import traceback
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 from anyio import create_task_group
@@ -68,9 +69,10 @@ class ChatServer:
         names = ("temperature", "top_p", "top_k", "repetition_penalty", "seed")
         defaults = {name: getattr(sampling, name) for name in names}
         defaults["max_tokens"] = min(sampling.max_new_tokens, engine.window)  # less where a prompt leaves less
-        self.model = {"id": engine.name, "object": "model", "created": int(time.time()), "owned_by": "you"}
-        sizes = {"window": engine.window, "longest_message": longest_bytes(engine.window)}  # in tokens, in bytes
-        self.model |= {**sizes, "defaults": defaults}
+        self.model = {
+            "id": engine.name, "object": "model", "created": int(time.time()), "owned_by": "you", "defaults": defaults,
+            "window": engine.window, "longest_message": longest_bytes(engine.window),  # in tokens, in bytes
+        }  # fmt: skip
         with_key = {
             "/v1/chat/completions": ("POST", self.answer_chat),
             "/v1/completions": ("POST", self.continue_text),
@@ -104,7 +106,7 @@ class ChatServer:
                 raise
 
     @contextlib.asynccontextmanager
-    async def run_jobs(self, _: Starlette) -> AsyncIterator[None]:
+    async def run_jobs(self, _: Starlette) -> AsyncGenerator[None]:
         """Load what the first caller would wait a tenth of a second for; let go of the threads at the end."""
         async with create_task_group():
             pass
@@ -137,7 +139,8 @@ class ChatServer:
             404: "no such address here; the API is at /v1/chat/completions, /v1/completions and /v1/models",
             405: f"{request.method} is not possible at this address",
         }
-        return write_error(request, ApiError(error.status_code, words[error.status_code]))
+        status = getattr(error, "status_code", 404)
+        return write_error(request, ApiError(status, words[status]))
 
     async def answer_fault(self, request: Request, error: Exception) -> Response:
         """Answer what went wrong outside of a handler, as while an answer was written."""
@@ -147,13 +150,9 @@ class ChatServer:
         """Return what the caller is told; log a fault of ours without its words, which may be a conversation's."""
         if isinstance(error, ApiError):
             return error
-        place = error.__traceback__
-        while place.tb_next:
-            place = place.tb_next
-        file = Path(place.tb_frame.f_code.co_filename).name
-        log.error(
-            "fault: %s in %s:%d", type(error).__name__, file, place.tb_lineno, exc_info=self.options.log_conversations
-        )
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        words = (type(error).__name__, Path(place.filename).name, place.lineno)
+        log.error("fault: %s in %s:%d", *words, exc_info=self.options.log_conversations)
         return ApiError(500, "the server failed on this request; its log says where", code="internal_error")
 
     # Addresses
@@ -190,7 +189,7 @@ class ChatServer:
         addresses = ["/v1/chat/completions", "/v1/completions", "/v1/models", "/health"]
         return JSONResponse({"model": self.engine.name, "addresses": addresses})
 
-    def check_model(self, name: str) -> None:
+    def check_model(self, name: object) -> None:
         """Raise ApiError for a model that is not here."""
         if name != self.engine.name:
             raise ApiError(404, f"that model is not here; this server has '{self.engine.name}'", "model",
@@ -224,7 +223,7 @@ class ChatServer:
             end(type(error).__name__)
             raise
         end("whole")
-        return JSONResponse(write_reply(asked, self.engine.name, job.texts, job.replies))
+        return JSONResponse(write_reply(asked, self.engine.name, job.texts, job.made()))
 
     async def stream(self, job: Job, end: Callable[[str], None]) -> AsyncIterator[bytes]:
         """Yield the events of a streamed answer; a fault in its midst is an event too."""
@@ -233,10 +232,11 @@ class ChatServer:
             for index in range(len(job.replies)) if asked.kind == "chat" else []:
                 yield write_chunk(asked, name, [write_piece(asked, index, None)])
             async for index, piece in job.read():
-                reason = job.replies[index].finish_reason or "stop" if piece is None else None
+                ended = job.replies[index] if piece is None else None
+                reason = (ended.finish_reason if ended else None) or "stop" if piece is None else None
                 yield write_chunk(asked, name, [write_piece(asked, index, piece, reason)])
             if asked.include_usage:
-                yield write_chunk(asked, name, [], write_usage(job.replies, asked))
+                yield write_chunk(asked, name, [], write_usage(job.made(), asked))
             yield write_event("[DONE]")
             outcome = "whole"
         except HangUpError:
@@ -251,8 +251,7 @@ class ChatServer:
 
     def log_job(self, job: Job, outcome: str, seconds: float) -> None:
         """Log what a request took; what was said only where that was asked for."""
-        made = [reply.stats for reply in job.replies if reply is not None]
-        tokens = sum(stats.reply_tokens for stats in made)
+        tokens = sum(reply.stats.reply_tokens for reply in job.made())
         log.info("%s: %d tokens in %.2f s, %s", job.request.kind, tokens, seconds, outcome)
         if self.options.log_conversations:
             said = {"asked": job.request.inputs, "replies": job.texts}

@@ -11,6 +11,7 @@ import socket
 import sys
 import threading
 import webbrowser
+from typing import Any
 
 from chat_utils.engine import Engine
 from chat_utils.sampling import Sampling
@@ -63,9 +64,10 @@ def make_server(
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     app = ChatServer(engine, sampling, options, with_page, system)
     protocol, connections = bound_connections(options)
+    wider: dict[str, Any] = {"http": protocol, "timeout_graceful_shutdown": options.stop_seconds}  # than they are typed
     config = uvicorn.Config(
-        app, http=protocol, ws="none", access_log=False, log_config=None, server_header=False,
-        limit_concurrency=connections + 1, timeout_graceful_shutdown=options.stop_seconds,
+        app, ws="none", access_log=False, log_config=None, server_header=False, limit_concurrency=connections + 1,
+        **wider,
     )  # fmt: skip
     logging.getLogger("uvicorn.access").disabled = True  # it would hold what is asked in an address; the log is ours
     return uvicorn.Server(config), listener, f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -128,7 +128,7 @@ def load(chat: "Chat", name: str) -> None:
         return
     messages = chat.conversation.messages
     chat.say("loaded", count=len(messages))
-    print(f"> {make_printable(cut_front(chat.conversation.last_question()))}")
+    print(">", make_printable(cut_front(chat.conversation.last_question() or "")))
     if messages[-1]["role"] == "user":
         chat.say("unanswered")
         return
@@ -149,10 +149,7 @@ def reset(chat: "Chat", _: str) -> None:
 
 def show_stats(chat: "Chat", _: str) -> None:
     """Tell what the last reply took."""
-    if chat.conversation.reply is None:
-        chat.say("no_stats")
-    else:
-        chat.show_stats()
+    chat.show_stats()
 
 
 def change_model(chat: "Chat", path: str) -> None:
@@ -201,7 +198,8 @@ COMMANDS = (
 
 def run_command(chat: "Chat", line: str) -> None:
     """Carry out a line that begins with a slash; raises Leave at /quit."""
-    name, argument = re.fullmatch(r"(\S*)\s*(.*)", line[1:], re.DOTALL).groups()  # a Chinese keyboard's space is wide
+    name = re.split(r"\s", line[1:], maxsplit=1)[0]  # a Chinese keyboard's space is wide
+    argument = line[1 + len(name) :].lstrip()
     by_name = {command.name: command for command in COMMANDS}
     if name in by_name:
         by_name[name].run(chat, argument)

@@ -32,7 +32,7 @@ class Conversation:
         self.messages: list[dict] = []
         self.reply: Reply | None = None
         self.ended: str | None = None
-        self._file: tuple[Path, tuple] | None = None  # where it was kept last, and the state of that file then
+        self._file: tuple[Path, tuple | None] | None = None  # where it was kept last, and the state of that file then
         self.set_system(system)
 
     @property

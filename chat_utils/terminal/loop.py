@@ -1,5 +1,6 @@
 """The chat in a terminal: messages and commands in, replies and notes out."""
 
+import io
 import signal
 import sys
 from collections.abc import Callable
@@ -44,7 +45,7 @@ class Chat:
         if conversation.reply is None:  # Ctrl-C came before there was one
             raise KeyboardInterrupt
         stats = conversation.reply.stats
-        ended = {"cancelled": "stopped", "loop": "loop", "length": "length"}.get(conversation.ended)
+        ended = {"cancelled": "stopped", "loop": "loop", "length": "length"}.get(conversation.ended or "")
         if ended:
             self.say(ended, tokens=stats.reply_tokens)
         if stats.dropped_messages and not self.is_window_said:
@@ -57,6 +58,9 @@ class Chat:
 
     def show_stats(self) -> None:
         """Tell what the last reply took."""
+        if self.conversation.reply is None:
+            self.say("no_stats")
+            return
         stats = self.conversation.reply.stats
         self.say(
             "stats",
@@ -114,7 +118,8 @@ def answer_option(chat: Chat, prompt: str, option: str) -> None:
 
 def answer_lines(chat: Chat) -> None:
     """Answer each line of standard input, as one conversation."""
-    sys.stdin.reconfigure(errors="replace")
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")
     for line in sys.stdin:
         if line.strip():
             try:

@@ -30,8 +30,8 @@ def find_breaks(text: str, width: int) -> list[int]:
     breaks: list[int] = []
     column = position = 0
     while position < len(text):
-        end = UNIT.match(text, position).end()
-        end = end if end > position else position + 1
+        unit = UNIT.match(text, position)
+        end = max(position + 1, unit.end() if unit else 0)
         cells = cell_len(text[position:end])
         if column and column + cells > width:
             position = end - len(text[position:end].lstrip())

@@ -1,6 +1,7 @@
-"""What the user types: prompt_toolkit's editing with history and completion, or input() where that can't be."""
+"""Reads what the user types: by prompt_toolkit (editor.py), or by input() where that can't be; keeps the history."""
 
 import contextlib
+import io
 import os
 import re
 import sys
@@ -8,11 +9,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from chat_utils.terminal.screen import is_capable
-from chat_utils.terminal.wording import say
 from errors import InputError
 from files import write_whole
 
-MAX_SHOWN_PASTE = 5_000  # characters; a longer one is held aside, since the editor lays out all its text with each key
 MAX_HISTORY_BYTES = 1_000_000
 ENTRY = re.compile(rb"\n?# \d{4}-\d\d-\d\d \d\d:\d\d")  # how prompt_toolkit begins each
 READ = Callable[[str, str], str]
@@ -28,18 +27,18 @@ def make_reader(commands: Sequence, history: str) -> READ:
 
     It raises EOFError at Ctrl-D and KeyboardInterrupt at Ctrl-C. `history` names a file; empty: nothing is kept.
     """
-    try:
-        import prompt_toolkit  # noqa: F401
-    except ImportError:
-        return read_plainly
     if not (is_capable(sys.stdin) and is_capable(sys.stdout)):
         return read_plainly
-    return make_editor(commands, history)
+    try:
+        from chat_utils.terminal.editor import Editor
+    except ImportError:  # prompt_toolkit is not there
+        return read_plainly
+    return Editor(commands, open_history(history)).read
 
 
 def read_plainly(language: str, text: str = "") -> str:
     """Read one line with input(); readline gives editing where the platform has it."""
-    if hasattr(sys.stdin, "reconfigure"):
+    if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="replace")
     if text and "\n" in text:
         text = ""  # one line can't hold it
@@ -74,85 +73,3 @@ def open_history(name: str) -> Path | None:
     except OSError:
         return None
     return path
-
-
-def make_editor(commands: Sequence, history: str) -> READ:
-    """Return `read` by prompt_toolkit."""
-    from prompt_toolkit import PromptSession
-    from prompt_toolkit.completion import Completer, Completion, PathCompleter
-    from prompt_toolkit.document import Document
-    from prompt_toolkit.filters import has_focus, is_searching
-    from prompt_toolkit.history import FileHistory, InMemoryHistory
-    from prompt_toolkit.key_binding import KeyBindings
-    from prompt_toolkit.keys import Keys
-
-    held: dict[str, str] = {}  # what stands on the screen for a long paste: the paste
-    state = {"language": "en"}
-
-    class History(FileHistory):
-        """Keeps what was typed; a held paste would be a riddle in the next session."""
-
-        def store_string(self, string: str) -> None:
-            if not any(mark in string for mark in held):
-                with contextlib.suppress(OSError):
-                    super().store_string(string.encode("utf-8", "replace").decode("utf-8"))
-
-    class Commands(Completer):
-        """Completes a command's name, then the file that it takes."""
-
-        def get_completions(self, document: Document, event: object) -> object:
-            text = document.text_before_cursor
-            name, space, argument = text.partition(" ")
-            if not text.startswith("/") or "\n" in text:
-                return
-            if space:
-                command = next((command for command in commands if f"/{command.name}" == name), None)
-                if command and command.takes_file:
-                    files = PathCompleter(expanduser=True)
-                    yield from files.get_completions(Document(argument.lstrip()), event)
-                return
-            for command in commands:
-                if command.name.startswith(text[1:]):
-                    about = command.describe(state["language"])
-                    yield Completion(f"/{command.name}", start_position=-len(text), display_meta=about)
-
-    keys = KeyBindings()
-
-    @keys.add("enter", filter=has_focus("DEFAULT_BUFFER") & ~is_searching)
-    def send(event: object) -> None:
-        event.current_buffer.validate_and_handle()
-
-    @keys.add("escape", "enter")
-    @keys.add("escape", "c-j")  # as the terminal passes it on when it was typed during a reply
-    def begin_line(event: object) -> None:
-        event.current_buffer.insert_text("\n")
-
-    @keys.add(Keys.BracketedPaste)
-    def paste(event: object) -> None:
-        text = event.data.replace("\r\n", "\n").replace("\r", "\n")
-        if len(text) > MAX_SHOWN_PASTE:
-            mark = f"[{say('pasted', state['language'], number=len(held) + 1, count=f'{len(text):,}')}]"
-            held[mark], text = text, mark
-        event.current_buffer.insert_text(text)
-
-    path = open_history(history)
-    session = PromptSession(
-        history=History(str(path)) if path else InMemoryHistory(),
-        completer=Commands(),
-        complete_while_typing=True,
-        multiline=True,
-        key_bindings=keys,
-        prompt_continuation="  ",
-        enable_suspend=True,
-        reserve_space_for_menu=6,
-    )
-
-    def read(language: str, text: str = "") -> str:
-        state["language"] = language
-        held.clear()
-        typed = session.prompt("> ", default=text)
-        for mark, pasted in held.items():
-            typed = typed.replace(mark, pasted)
-        return typed
-
-    return read

@@ -5,10 +5,12 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from typing import Any, TextIO
 
 from errors import make_printable
 
+termios: Any
 try:
     import termios
 except ImportError:  # Windows
@@ -22,7 +24,7 @@ STYLE = re.compile(r"\x1b\[[0-9;]*m")
 RESET = "\x1b[?2004l\x1b[?7h\x1b[?25h\x1b[0m"
 
 
-def is_capable(stream: object) -> bool:
+def is_capable(stream: TextIO) -> bool:
     """Tell whether a stream is a terminal that moves its cursor."""
     return stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"
 
@@ -118,7 +120,7 @@ class Screen:
         print(text, file=sys.stdout if self.in_dialogue else sys.stderr, flush=True)
 
     @contextlib.contextmanager
-    def reply(self) -> Iterator["Painter | Printer"]:
+    def reply(self) -> Generator["Painter | Printer"]:
         """Give what shows a reply's pieces by `add`, and end its line; a reply that was refused has none."""
         painter = Painter() if self.in_colour else Printer()
         with hush_input(painter.forget_screen):
@@ -145,38 +147,47 @@ class Printer:
         """Nothing to paint anew."""
 
 
+def read_modes() -> list | None:
+    """Return the modes of the terminal that is typed in; None where there is none, or no such modes."""
+    return termios.tcgetattr(sys.stdin.fileno()) if termios and sys.stdin.isatty() else None
+
+
+def set_modes(modes: list) -> None:
+    """Set the modes of the terminal, which `read_modes` returned."""
+    termios.tcsetattr(sys.stdin.fileno(), termios.TCSADRAIN, modes)
+
+
 @contextlib.contextmanager
-def hush_input(resumed: Callable[[], None]) -> Iterator[None]:
+def hush_input(resumed: Callable[[], None]) -> Generator[None]:
     """Keep what is typed out of the reply: it waits for the prompt. After Ctrl-Z `resumed` is called."""
-    if termios is None or not sys.stdin.isatty():
+    usual = read_modes()
+    if usual is None:
         yield
         return
-    terminal = sys.stdin.fileno()
-    usual = termios.tcgetattr(terminal)
     hushed = [*usual]
     hushed[3] &= ~termios.ECHO
 
     def suspend(*_: object) -> None:
-        termios.tcsetattr(terminal, termios.TCSADRAIN, usual)
+        set_modes(usual)
         signal.signal(signal.SIGTSTP, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGTSTP)
         # Here again after SIGCONT.
         signal.signal(signal.SIGTSTP, suspend)
-        termios.tcsetattr(terminal, termios.TCSADRAIN, hushed)
+        set_modes(hushed)
         resumed()
 
     before = signal.signal(signal.SIGTSTP, suspend)
     try:
-        termios.tcsetattr(terminal, termios.TCSADRAIN, hushed)
+        set_modes(hushed)
         yield
     finally:
         signal.signal(signal.SIGTSTP, before)
         with contextlib.suppress(*GONE):
-            termios.tcsetattr(terminal, termios.TCSADRAIN, usual)
+            set_modes(usual)
 
 
 @contextlib.contextmanager
-def guard_terminal(in_colour: bool) -> Iterator[None]:
+def guard_terminal(in_colour: bool) -> Generator[None]:
     """Leave the terminal as it was found, also after a fault, SIGTERM or SIGHUP."""
 
     def leave(number: int, _: object) -> None:
@@ -184,7 +195,7 @@ def guard_terminal(in_colour: bool) -> Iterator[None]:
 
     numbers = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
     before = {number: signal.signal(number, leave) for number in numbers}
-    usual = termios.tcgetattr(sys.stdin.fileno()) if termios and sys.stdin.isatty() else None
+    usual = read_modes()
     try:
         yield
     finally:
@@ -192,7 +203,7 @@ def guard_terminal(in_colour: bool) -> Iterator[None]:
             signal.signal(number, handler)
         with contextlib.suppress(*GONE):
             if usual:
-                termios.tcsetattr(sys.stdin.fileno(), termios.TCSADRAIN, usual)
+                set_modes(usual)
         with contextlib.suppress(*GONE):
             if in_colour:
                 write(RESET)

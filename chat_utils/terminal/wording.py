@@ -127,8 +127,9 @@ def say(key: str, language: str, **values: object) -> str:
     >>> say("saved", "zh", path="a.json")
     '已保存到 a.json'
     """
-    if isinstance(values.get("reason"), Exception):
-        values["reason"] = put_reason(values["reason"], language)
+    reason = values.get("reason")
+    if isinstance(reason, Exception):
+        values["reason"] = put_reason(reason, language)
     return MESSAGES[key][LANGUAGES.index(language)].format(**values)
 
 
