@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from glob import escape
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is fetched unless the user says so
 
@@ -144,6 +145,7 @@ def copy_words(checkpoint: Path, folder: Path) -> None:
 def make_writer(options: ExportOptions, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Callable:
     """Return a function (folder, type of weights) that writes the form there and opens it in its runtime."""
     stop_id = stop_token_id(tokenizer)
+    stop = str(tokenizer.convert_ids_to_tokens(stop_id))
     window = model.config.max_position_embeddings
 
     def write_gguf(folder: Path, quantize: str):
@@ -157,7 +159,6 @@ def make_writer(options: ExportOptions, model: PreTrainedModel, tokenizer: PreTr
         return LlamaModel(file, exact=quantize == "f32")
 
     def write_ctranslate2(folder: Path, quantize: str):
-        stop = tokenizer.convert_ids_to_tokens(stop_id)
         ctranslate2.write_ctranslate2(options.checkpoint, stop, folder, quantize)
         copy_words(options.checkpoint, folder)
         return ctranslate2.CTranslate2Model(folder)
@@ -172,7 +173,9 @@ def make_writer(options: ExportOptions, model: PreTrainedModel, tokenizer: PreTr
         copy_words(options.checkpoint, folder)
         return adapter.AdaptedModel(folder)
 
-    return {"gguf": write_gguf, "ctranslate2": write_ctranslate2, "onnx": write_onnx, "peft": write_peft}[options.to]
+    return {"gguf": write_gguf, "ctranslate2": write_ctranslate2, "onnx": write_onnx, "peft": write_peft}[
+        options.to or ""
+    ]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -186,7 +189,8 @@ def main(argv: list[str] | None = None) -> int:
     if options.to:
         # 2. Aside: first in full precision, which must agree but at ties, then in the type that is asked for.
         types, default, _ = FORMS[options.to]
-        chosen, record = options.quantize or default, {"checkpoint": options.name, "form": options.to}
+        chosen = options.quantize or default
+        record: dict[str, Any] = {"checkpoint": options.name, "form": options.to}
         check_replaceable(options.output)
         with whole(options.output) as partial:
             partial.mkdir()

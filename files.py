@@ -8,7 +8,7 @@ import errno
 import os
 import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -33,7 +33,7 @@ def write_whole(path: Path, data: str | bytes, mode: int | None = None) -> None:
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def whole(path: Path) -> Generator[Path]:
     """Give a path beside `path` for a file or folder to be written; it takes the place of `path` at the end.
 
     On an error it is gone, and `path` is as it was.
@@ -121,7 +121,7 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def one_writer(folder: Path) -> Iterator[None]:
+def one_writer(folder: Path) -> Generator[None]:
     """Hold a folder, made if need be, for this process alone; raise InputError where another one holds it.
 
     The lock is the system's: it is free as soon as the process is gone, however it went.

@@ -171,12 +171,16 @@ def read_rows(
         name_assistant(part, options.assistant_name)
         for part in split_dialogues(reading.dialogues, options.eval_fraction)
     )
-    facts = {"dialogues": len(train_set), "held out": len(held_out), "sources": dict(Counter(train_set["source"]))}
+    facts: dict[str, object] = {
+        "dialogues": len(train_set),
+        "held out": len(held_out),
+        "sources": dict(Counter(train_set["source"])),
+    }
     facts |= {"rows": reading.left_out} if reading.left_out else {}
 
     if options.replay_replies:
         own = replay_replies(run, options.base, model, options.replay_replies)
-        train_set, held_out = (concatenate_datasets(pair) for pair in zip((train_set, held_out), own, strict=True))
+        train_set, held_out = (concatenate_datasets([*two]) for two in zip((train_set, held_out), own, strict=True))
 
     # Only the assistant's words and stop tokens carry labels; dialogues are packed, and none sees another.
     row_tokens = options.row_tokens

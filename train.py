@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from environment import begin_script
 from errors import run_script
-from options import check_range, format_command, option, refuse_useless
+from options import Given, check_range, format_command, option, refuse_useless
 from train_utils.run_options import EVAL_TOKENS, RunOptions, parse_training
 
 if TYPE_CHECKING:  # these take seconds to import
@@ -50,7 +50,7 @@ class CorpusArguments:
 
 
 @dataclass
-class ModelArguments:
+class ModelArguments(Given):
     """What is trained."""
 
     base: str | None = option(None, "Go on from this checkpoint instead of random weights")
@@ -154,7 +154,7 @@ def open_model(shape: ModelArguments, plan: "Plan | None", tokenizer: "PreTraine
     from train_utils.plan.pretraining import choose_shape
 
     model = load_model(shape.base) if shape.base else build_model(choose_shape(shape, plan), tokenizer)
-    if shape.extend_vocabulary:
+    if shape.extend_vocabulary and shape.base:
         grow_model(model, load_tokenizer(shape.base), tokenizer)
     check_vocabulary(model, tokenizer, shape.base or str(shape.tokenizer))
     check_window(model.config, shape.block_tokens, shape.base or shape.model_shape)

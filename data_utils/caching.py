@@ -11,10 +11,9 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-import datasets
 import pyarrow as pa
 import xxhash
-from datasets import Dataset, Features
+from datasets import Dataset, Features, config
 from datasets.arrow_writer import ArrowWriter
 from datasets.table import MemoryMappedTable
 from datasets.utils import tqdm
@@ -38,7 +37,7 @@ def cache_folder() -> Path:
 
     It holds a user's texts in clear, so that nobody else may look into it.
     """
-    folder = Path(datasets.config.HF_DATASETS_CACHE) / "prepared"
+    folder = Path(config.HF_DATASETS_CACHE) / "prepared"
     folder.parent.mkdir(parents=True, exist_ok=True)
     folder.mkdir(mode=0o700, exist_ok=True)
     with suppress(PermissionError):  # somebody else's, who let us in

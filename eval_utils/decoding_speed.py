@@ -32,6 +32,6 @@ def decoding_bytes(model: PreTrainedModel) -> int:
     weights = sum(weight.numel() * weight.element_size() for weight in {id(w): w for w in model.parameters()}.values())
     cache = DynamicCache(config=model.config)
     model(torch.zeros(1, TRIAL_TOKENS, dtype=torch.long, device=model.device), past_key_values=cache, use_cache=True)
-    kept = [layer for layer in cache.layers if getattr(layer, "keys", None) is not None]
-    held = sum(states.numel() * states.element_size() for layer in kept for states in (layer.keys, layer.values))
+    kept = [getattr(layer, name, None) for layer in cache.layers for name in ("keys", "values")]
+    held = sum(states.numel() * states.element_size() for states in kept if states is not None)
     return weights + held * window_of(model) // TRIAL_TOKENS

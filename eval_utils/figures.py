@@ -50,8 +50,8 @@ class Figure:
 
     def as_record(self) -> dict:
         """Return the figure, its interval and the number of its items, for a file."""
-        record = {"name": self.name, "part": self.part, "unit": self.unit, "lower_is_better": self.lower_is_better}
-        record |= {"value": self.value, "interval": self.interval(), "items": len(self.values)}
+        record = {name: getattr(self, name) for name in ("name", "part", "unit", "lower_is_better", "value")}
+        record |= {"interval": self.interval(), "items": len(self.values)}
         members: dict[str, list[float]] = {}
         for group, value in zip(self.groups, self.values, strict=False):
             members.setdefault(group, []).append(value)

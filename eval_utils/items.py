@@ -11,6 +11,7 @@ from data_utils.text.languages import detect_language
 from errors import InputError
 from eval_utils.minimal_pairs import Pair
 
+KINDS: dict[type, str] = {str: "a text", list: "a list", int: "a whole number"}
 PAIR_GROUPS = ("UID", "paradigm", "phenomenon")  # of BLiMP's rows and ZhoBLiMP's, the finest first
 
 
@@ -73,7 +74,7 @@ def read_items(paths: list[str], needed: dict[str, type]) -> Iterator[tuple[str,
         for number, row in read_rows(file):
             for name, kind in needed.items():
                 if not isinstance(row.get(name), kind) or isinstance(row.get(name), bool):
-                    wanted = {str: "a text", list: "a list", int: "a whole number"}[kind]
+                    wanted = KINDS[kind]
                     needs = f"needed are {', '.join(needed)}"
                     raise InputError(f"{file}:{number}: '{name}' is missing or not {wanted}; {needs}")
             count += 1

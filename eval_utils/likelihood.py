@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from model_utils.shapes import find_embedding
 from model_utils.text_encoder import encode_text
 
 ROW_TOKENS = 256  # of several texts that share a row; each attends to its own beginning alone
@@ -123,7 +124,7 @@ class Scorer:
 
     def _can_share(self) -> bool:
         """Tell whether texts in shared rows get the likelihoods that they get alone."""
-        size = self.model.get_input_embeddings().num_embeddings
+        size = find_embedding(self.model).num_embeddings
         texts = [Scored(tuple(token % size for token in ids), range(1, len(ids))) for ids in PROBES]
         alone, shared = (Likelihoods(np.zeros(len(texts)), np.ones(len(texts), dtype=bool)) for _ in range(2))
         try:
@@ -200,9 +201,9 @@ def batch_rows(rows: Iterator[_Row]) -> Iterator[list[_Row]]:
 
     Those of one text need no mask of ours, which would take the place of a sliding window.
     """
-    rows = list(rows)
+    found = list(rows)
     for kind in (True, False):
-        ordered = sorted((row for row in rows if is_chain(row) == kind), key=lambda row: len(row.tokens), reverse=True)
+        ordered = sorted((row for row in found if is_chain(row) == kind), key=lambda row: len(row.tokens), reverse=True)
         while ordered:
             count = max(1, STEP_TOKENS // len(ordered[0].tokens))
             yield ordered[:count]

@@ -1,9 +1,9 @@
 """What is measured on held-out text, as `evaluate.Metric` classes of ours: `evaluate.load` needs the network."""
 
 import math
-from collections.abc import Iterable
 from functools import wraps
 from itertools import islice
+from typing import Any
 
 import datasets
 import evaluate
@@ -21,20 +21,22 @@ class _TokenMetric(evaluate.Metric):
     """A metric over predicted tokens; `predictions` and `references` are one number a token."""
 
     def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(description=self.__doc__, citation="", inputs_description="", features=FEATURES)
+        return evaluate.MetricInfo(
+            description=self.__doc__ or "", citation="", inputs_description="", features=FEATURES
+        )
 
 
 class TokenAccuracy(_TokenMetric):
     """Share of tokens whose most likely prediction is right; predictions: 1 if right, references: unused weight."""
 
-    def _compute(self, predictions, references) -> dict[str, float]:
+    def _compute(self, *, predictions: Any = None, references: Any = None, **_) -> dict[str, float]:
         return {"accuracy": float(np.mean(predictions))}
 
 
 class Perplexity(_TokenMetric):
     """Mean loss and its exponential; predictions: nats of each token, references: unused weight."""
 
-    def _compute(self, predictions, references) -> dict[str, float]:
+    def _compute(self, *, predictions: Any = None, references: Any = None, **_) -> dict[str, float]:
         loss = float(np.mean(predictions))
         return {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
 
@@ -46,7 +48,7 @@ class BitsPerByte(_TokenMetric):
     don't count.
     """
 
-    def _compute(self, predictions, references) -> dict[str, float]:
+    def _compute(self, *, predictions: Any = None, references: Any = None, **_) -> dict[str, float]:
         nats, sizes = np.asarray(predictions), np.asarray(references)
         return {"bits_per_byte": float(nats[sizes > 0].sum() / math.log(2) / max(sizes.sum(), 1))}
 
@@ -93,20 +95,18 @@ def make_compute_metrics(byte_counts: list[int]):
     sizes = np.asarray(byte_counts, dtype=np.float64)
 
     def compute_metrics(evaluated: EvalPrediction) -> dict[str, float]:
-        labels = evaluated.label_ids[:, 1:]
+        labels = np.asarray(evaluated.label_ids)[:, 1:]
         counted = labels != -100
-        nats, right = (evaluated.predictions[..., i][counted].astype(np.float64) for i in (0, 1))
-        token_sizes = sizes[labels[counted]]
-        return {
-            **TokenAccuracy().compute(predictions=right, references=token_sizes),
-            **Perplexity().compute(predictions=nats, references=token_sizes),
-            **BitsPerByte().compute(predictions=nats, references=token_sizes),
-        }
+        nats, right = (np.asarray(evaluated.predictions)[..., i][counted].astype(np.float64) for i in (0, 1))
+        figures: dict[str, float] = {}
+        for metric, values in ((TokenAccuracy(), right), (Perplexity(), nats), (BitsPerByte(), nats)):
+            figures |= metric.compute(predictions=values, references=sizes[labels[counted]]) or {}
+        return figures
 
     return compute_metrics
 
 
-def bytes_per_label(rows: Dataset | Iterable[dict], byte_counts: list[int]) -> float:
+def bytes_per_label(rows: Any, byte_counts: list[int]) -> float:
     """Return how many bytes of text a token that is trained stands for, from SAMPLE_ROWS rows of T tokens.
 
     A Dataset holds one source after another, so they are spread evenly over all of it. A mixture, which is shuffled,

@@ -110,7 +110,8 @@ def format_brief(figures: list[Figure]) -> str:
 def compare_sentence(scores: Scores) -> str:
     """Return in one sentence which of two checkpoints is better, and by what; speed is left out."""
     names = list(scores)
-    rows = [row for row in align(scores) if all(row) and row[0].part != "speed"]
+    pairs = [[figure for figure in row if figure] for row in align(scores)]
+    rows = [row for row in pairs if len(row) == 2 and row[0].part != "speed"]
     wins = [[row for row in rows if is_ahead(row[i], row[1 - i])] for i in (0, 1)]
     if not any(wins):
         return f"{names[0]} and {names[1]} differ in no figure by more than chance."

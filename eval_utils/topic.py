@@ -10,6 +10,7 @@ import math
 import re
 from collections import Counter, defaultdict
 from functools import cache
+from heapq import nlargest
 
 from data_utils.caching import cache_folder, cache_key
 from data_utils.sources import builtin
@@ -60,13 +61,12 @@ class TopicIndex:
 
     def find_like(self, question: list[str]) -> set[str]:
         """Return the units of the NEAREST questions to one, and of their replies."""
-        likeness: Counter[int] = Counter()
+        likeness: dict[int, float] = defaultdict(float)
         for unit in set(question):
             for number in self._with_unit.get(unit, ()):
                 likeness[number] += self._weigh(unit) ** 2 / self._norms[number]
-        return {
-            unit for number, _ in likeness.most_common(NEAREST) for part in self._exchanges[number] for unit in part
-        }
+        nearest = nlargest(NEAREST, likeness, key=likeness.__getitem__)
+        return {unit for number in nearest for part in self._exchanges[number] for unit in part}
 
     def measure_fit(self, question: str, reply: str) -> float:
         """Return the weight of the reply's rare units that belong to the question's topic."""

@@ -10,6 +10,7 @@ from transformers import DynamicCache
 from errors import InputError
 from export_utils.folder import ExportedFolder
 from model_utils.checkpoint import load_model
+from model_utils.shapes import find_embedding
 
 
 class AdaptedModel(ExportedFolder):
@@ -24,7 +25,7 @@ class AdaptedModel(ExportedFolder):
             model = load_model(base)
         except InputError as error:
             raise InputError(f"the adapter's base {error}") from error
-        if len(self.tokenizer) > model.get_input_embeddings().num_embeddings:
+        if len(self.tokenizer) > find_embedding(model).num_embeddings:
             model.resize_token_embeddings(len(self.tokenizer))
         self.model = PeftModel.from_pretrained(model, folder).eval()
 

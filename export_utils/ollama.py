@@ -2,6 +2,8 @@
 
 from transformers import PreTrainedTokenizerBase
 
+from model_utils.chat_template import cut_template
+
 DIALOGUES = (
     ("user",),
     ("system", "user"),
@@ -10,26 +12,14 @@ DIALOGUES = (
 )
 
 
-def render(tokenizer: PreTrainedTokenizerBase, roles: tuple[str, ...]) -> list[str]:
-    """Return what the chat template writes before, between and after the contents of a dialogue of these roles."""
-    marks = [f"\u27e6{number}\u27e7" for number in range(len(roles))]
-    messages = [{"role": role, "content": mark} for role, mark in zip(roles, marks, strict=True)]
-    rest = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    around = []
-    for mark in marks:
-        before, _, rest = rest.partition(mark)
-        around.append(before)
-    return [*around, rest]
-
-
 def split_template(tokenizer: PreTrainedTokenizerBase) -> dict[str, tuple[str, str]] | None:
     """Return for each role what stands before and after its content; None where that depends on more than the role.
 
     The opening of the assistant's turn counts as the end of the user's, since a reply always follows.
     """
-    before_user, after_user = render(tokenizer, ("user",))
-    before_system, between, _ = render(tokenizer, ("system", "user"))
-    _, _, after_reply, _ = render(tokenizer, ("user", "assistant", "user"))
+    before_user, after_user = cut_template(tokenizer, ("user",), True)
+    before_system, between, _ = cut_template(tokenizer, ("system", "user"), True)
+    _, _, after_reply, _ = cut_template(tokenizer, ("user", "assistant", "user"), True)
     if not between.endswith(before_user) or not after_reply.endswith(before_user):
         return None
     cut = -len(before_user) or None
@@ -41,7 +31,7 @@ def split_template(tokenizer: PreTrainedTokenizerBase) -> dict[str, tuple[str, s
     if any(mark in text for pair in parts.values() for text in pair for mark in ("{{", '"""')):
         return None
     for roles in DIALOGUES:
-        rendered = "x".join(render(tokenizer, roles))
+        rendered = "x".join(cut_template(tokenizer, roles, True))
         if rendered != "".join(f"{parts[role][0]}x{parts[role][1]}" for role in roles):
             return None
     return parts
@@ -55,7 +45,10 @@ def make_modelfile(
     A chat template that Go's cannot follow is left out: Ollama then goes by the one inside of the file.
     """
     lines = [f"FROM ./{file_name}"]
-    parts = split_template(tokenizer)
+    try:
+        parts = split_template(tokenizer)
+    except ValueError:  # a template that leaves out a message
+        parts = None
     if parts:
         (system, system_end), (user, user_end), (_, reply_end) = parts["system"], parts["user"], parts["assistant"]
         lines.append(

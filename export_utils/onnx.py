@@ -10,6 +10,7 @@ import logging
 import re
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,12 +39,12 @@ def write_onnx(model: PreTrainedModel, folder: Path, quantize: str) -> None:
         )
     with torch.no_grad(), silence():
         model(input_ids=torch.ones(2, 3, dtype=torch.long), past_key_values=cache, use_cache=True)
-        inputs = {
+        inputs: dict[str, Any] = {
             "input_ids": step, "attention_mask": torch.ones(2, 5, dtype=torch.long),
             "position_ids": torch.tensor([[3, 4]] * 2), "past_key_values": cache, "use_cache": True,
         }  # fmt: skip
         varied = {0: torch.export.Dim.AUTO, 1: torch.export.Dim.AUTO}
-        shapes = dict.fromkeys(("input_ids", "attention_mask", "position_ids"), varied)
+        shapes: dict[str, Any] = dict.fromkeys(("input_ids", "attention_mask", "position_ids"), varied)
         shapes["past_key_values"] = [{0: torch.export.Dim.AUTO, 2: torch.export.Dim.AUTO}] * (2 * len(cache.layers))
         config = OnnxConfig(dynamic=True, dynamic_shapes=shapes, quantizer=quantizer)
         graph = OnnxExporter().export(model, inputs, config=config).program

@@ -1,6 +1,7 @@
 """The system prompt that a chat template begins a dialogue with by itself: found, replaced, or left out."""
 
 import re
+from collections.abc import Sequence
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
@@ -14,7 +15,7 @@ LITERAL = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", re.DOTALL)
 def find_system(tokenizer: PreTrainedTokenizerBase) -> str | None:
     """Return the system prompt that the template writes where a dialogue brings none; None where it writes none."""
     try:
-        alone, given = render(tokenizer, None), render(tokenizer, SYSTEM)
+        alone, given = render_question(tokenizer, None), render_question(tokenizer, SYSTEM)
     except TemplateError:  # a template without a system turn
         return None
     before, found, after = given.partition(SYSTEM)
@@ -24,10 +25,31 @@ def find_system(tokenizer: PreTrainedTokenizerBase) -> str | None:
     return alone[len(before) : len(alone) - len(after)]
 
 
-def render(tokenizer: PreTrainedTokenizerBase, system: str | None) -> str:
+def render_messages(tokenizer: PreTrainedTokenizerBase, messages: list[dict], add_generation_prompt: bool) -> str:
+    """Return the text that the chat template makes of messages."""
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt))
+
+
+def cut_template(tokenizer: PreTrainedTokenizerBase, roles: Sequence[str], add_generation_prompt: bool) -> list[str]:
+    """Return what the chat template writes before, between and after the contents of a dialogue of these roles.
+
+    Raises ValueError where it leaves out a message.
+    """
+    marks = [f"\u27e6{number}\u27e7" for number in range(len(roles))]
+    messages = [{"role": role, "content": mark} for role, mark in zip(roles, marks, strict=True)]
+    around, rest = [], render_messages(tokenizer, messages, add_generation_prompt)
+    for mark in marks:
+        before, found, rest = rest.partition(mark)
+        if not found:
+            raise ValueError("the chat template leaves out a message")
+        around.append(before)
+    return [*around, rest]
+
+
+def render_question(tokenizer: PreTrainedTokenizerBase, system: str | None) -> str:
     """Return what the template makes of a question, after a system prompt if there is one."""
     messages = [{"role": "system", "content": system}] if system is not None else []
-    return tokenizer.apply_chat_template([*messages, {"role": "user", "content": USER}], tokenize=False)
+    return render_messages(tokenizer, [*messages, {"role": "user", "content": USER}], False)
 
 
 def replace_system(tokenizer: PreTrainedTokenizerBase, text: str) -> None:
@@ -36,7 +58,7 @@ def replace_system(tokenizer: PreTrainedTokenizerBase, text: str) -> None:
     What is trained with it is what the chat, exports and the API ask with, since it stands in the checkpoint. Raises
     InputError where the template allows neither.
     """
-    template, old = tokenizer.chat_template, find_system(tokenizer)
+    template, old = str(tokenizer.chat_template), find_system(tokenizer)
     written = next((part[0] for part in LITERAL.finditer(template) if old and old in unquote(part[0])), None)
     quoted = text.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n")
     if text:
@@ -58,7 +80,7 @@ def replace_system(tokenizer: PreTrainedTokenizerBase, text: str) -> None:
 def is_done(tokenizer: PreTrainedTokenizerBase, text: str | None) -> bool:
     """Tell whether the template writes a system prompt now, or none, and still takes one that a dialogue brings."""
     try:
-        alone, given = render(tokenizer, None), render(tokenizer, SYSTEM)
+        alone, given = render_question(tokenizer, None), render_question(tokenizer, SYSTEM)
     except TemplateError:
         return False
     if text is not None:

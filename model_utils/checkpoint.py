@@ -7,8 +7,9 @@ Nothing of it is ever run as code: `trust_remote_code` is False, and standard in
 import contextlib
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import try_to_load_from_cache
@@ -22,7 +23,7 @@ from errors import InputError, explained
 from files import remove, sync, sync_tree
 from model_utils.families import family_of
 from model_utils.gguf_reader import import_gguf
-from model_utils.shapes import check_ranges
+from model_utils.shapes import check_ranges, find_embedding
 from model_utils.tokenizer import add_chat_tokens, save_tokenizer
 
 # Bases that a Python package carries as a GGUF file: the package, and its release in requirements/bases.txt.
@@ -99,7 +100,7 @@ def check_folder(folder: Path, weights: bool = True) -> None:
 
 
 @contextlib.contextmanager
-def hide_progress() -> Iterator[None]:
+def hide_progress() -> Generator[None]:
     """Keep transformers' progress bars out of the output of whoever loads a checkpoint."""
     was_enabled = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
@@ -138,7 +139,7 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     """Load a checkpoint's tokenizer; raise InputError where there is none or where it has no end token."""
     place = find_checkpoint(path, weights=False)
     with explained(path, "no tokenizer can be loaded from it"):
-        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+        tokenizer: Any = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
     if tokenizer.eos_token_id is None:
         raise InputError(f"{path}: the tokenizer has no end token (eos_token), which ends every document")
     if tokenizer.pad_token_id is None:
@@ -178,7 +179,7 @@ def join_chat_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
     check_vocabulary(model, tokenizer, place)
     before = len(tokenizer)
     add_chat_tokens(tokenizer)
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+    if len(tokenizer) > find_embedding(model).num_embeddings:
         with hide_progress():
             model.resize_token_embeddings(len(tokenizer))
     return list(range(before, len(tokenizer)))
@@ -186,7 +187,7 @@ def join_chat_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
 
 def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, place: str) -> None:
     """Raise InputError where the tokenizer has ids that the model has no embedding for."""
-    rows = model.get_input_embeddings().num_embeddings
+    rows = find_embedding(model).num_embeddings
     if len(tokenizer) > rows:
         raise InputError(
             f"{place}: the tokenizer has {len(tokenizer)} tokens, the model {rows}: they don't belong together"

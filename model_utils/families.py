@@ -1,6 +1,7 @@
 """The one table of what differs between kinds of models: a new kind is a new row."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
@@ -14,7 +15,7 @@ class Family:
     for NumPy; None where there is none.
     """
 
-    auto: type = AutoModelForCausalLM
+    auto: Any = AutoModelForCausalLM
     projections: tuple[str, ...] = ("o_proj", "down_proj", "c_proj")
     last_norm: str = "norm"
     head: str = "lm_head"

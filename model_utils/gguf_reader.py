@@ -15,6 +15,7 @@ import sys
 from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -101,7 +102,7 @@ def read_stops(metadata: dict) -> list[int]:
 
 def import_tokenizer(file: Path, metadata: dict, folder: Path) -> None:
     """Write a file's tokenizer, chat template and generation settings, proved, and the record last."""
-    tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name, trust_remote_code=False)
+    tokenizer: Any = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name, trust_remote_code=False)
     if metadata.get("tokenizer.ggml.pre") in DIGIT_SPLITS:
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -162,10 +163,11 @@ def import_weights(file: Path, metadata: dict, folder: Path) -> None:
     """Write a file's config and weights, unpacked to float32, the weights last."""
     partial, config = folder / ".partial", read_config(file, metadata)
     with contextlib.redirect_stderr(io.StringIO()):  # progress bars
-        model, loading = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             str(file.parent), config=config, gguf_file=file.name, quantization_config=GgufConfig(dequantize=True),
             dtype=torch.float32, trust_remote_code=False, output_loading_info=True,
         )  # fmt: skip
+        model, loading = loaded
         if loading["missing_keys"]:
             raise InputError(f"{file}: weights are missing from it: {min(loading['missing_keys'])}")
         model.generation_config = GenerationConfig.from_pretrained(folder)

@@ -15,6 +15,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from errors import InputError
 from model_utils.families import FAMILIES, family_of
 from model_utils.llama_library import load_library
+from model_utils.shapes import find_embedding
 from model_utils.tokenizer import QWEN2_PATTERN
 
 # What --quantize may name, and llama.cpp's number for it (llama.h, enum llama_ftype).
@@ -44,10 +45,10 @@ def write_gguf(
     plain = file.with_suffix(".f32") if quantize in K_TYPES else file
     written = "f32" if quantize in K_TYPES else quantize
     writer = GGUFWriter(plain, name)
-    writer.add_name(Path(model.name_or_path).name)
+    writer.add_name(Path(model.name_or_path or "").name)
     writer.add_file_type(FILE_TYPES[written])
     describe_shape(writer, config)
-    describe_tokenizer(writer, tokenizer, stop_id, model.get_input_embeddings().num_embeddings)
+    describe_tokenizer(writer, tokenizer, stop_id, find_embedding(model).num_embeddings)
     for weight_name, weight in convert_weights(model):
         data, kind = pack_weight(weight_name, weight, written)
         writer.add_tensor(weight_name, data, raw_dtype=kind)

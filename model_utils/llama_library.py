@@ -79,6 +79,9 @@ FUNCTIONS = {  # what each returns and takes
 }
 
 
+_kept: list = []  # of callbacks, since C holds no reference to them
+
+
 def has_library() -> bool:
     """Tell whether llama.cpp is installed, by either package."""
     return any(importlib.util.find_spec(name) is not None for name in ("llama_cpp", "xllamacpp"))
@@ -94,15 +97,15 @@ def load_library():
     else:
         library = bind_xllamacpp()
         callback = ctypes.CFUNCTYPE(None, c_int32, c_char_p, c_void_p)
-    load_library.silence = callback(lambda level, text, data: None)  # kept, since C holds no reference to it
-    library.llama_log_set(load_library.silence, None)
+    _kept.append(callback(lambda level, text, data: None))
+    library.llama_log_set(_kept[-1], None)
     return library
 
 
 def bind_xllamacpp() -> SimpleNamespace:
     """Return the functions that xllamacpp's library holds beside its own, with the structs they take."""
     spec = importlib.util.find_spec("xllamacpp")
-    if spec is None:
+    if spec is None or spec.origin is None:
         raise InputError(f"llama.cpp is not installed: {COMMAND}")
     files = sorted(Path(spec.origin).parent.glob("xllamacpp*.so"))
     if version("xllamacpp") != RELEASE or not files:

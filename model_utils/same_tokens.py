@@ -6,6 +6,7 @@ from tokenizers.normalizers import NFC
 from transformers import PreTrainedTokenizerBase
 
 from errors import InputError
+from model_utils.chat_template import render_messages
 from model_utils.text_encoder import encode_text
 
 PROMPTS = (
@@ -45,6 +46,6 @@ def check_tokens(runtime: Tokenizing, tokenizer: PreTrainedTokenizerBase) -> Non
             raise InputError(f"verification failed: the tokens of {text!r} differ in the runtime; nothing is left")
     for text in PROMPTS:
         messages = [{"role": "user", "content": text}]
-        prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        prompt = render_messages(tokenizer, messages, True)
         if runtime.tokenize(prompt, with_control=True) != tokenizer(prompt, add_special_tokens=False)["input_ids"]:
             raise InputError(f"verification failed: the tokens of the prompt {prompt!r} differ; nothing is left")

@@ -104,6 +104,11 @@ def add_chat_tokens(tokenizer: PreTrainedTokenizerBase) -> int:
     return tokenizer.add_special_tokens({"additional_special_tokens": [TURN_START, TURN_END]}) if missing else 0
 
 
+def decode_text(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
+    """Return the text of ids, without that of special tokens."""
+    return str(tokenizer.decode(ids, skip_special_tokens=True))
+
+
 def bytes_per_token(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> float:
     """Return how many bytes of UTF-8 a token stands for on average in `texts`: the compression."""
     tokens = sum(len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"])

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from errors import InputError
 from files import write_whole
+from model_utils.shapes import find_embedding, find_head
 from model_utils.tokenizer import cut_long_runs, is_byte_level, save_tokenizer
 
 FIRST_MARK = 0xF0000  # a private letter of Unicode for each old token, by its id
@@ -89,10 +90,10 @@ def grow_model(model: PreTrainedModel, old: PreTrainedTokenizerBase, new: PreTra
     """Give a model rows for the tokens that a tokenizer has beyond the old one: the mean of those they replace."""
     ids = range(len(old), len(new))
     pieces = old.backend_tokenizer.model
-    rows = max(model.get_input_embeddings().num_embeddings, len(new))
+    rows = max(find_embedding(model).num_embeddings, len(new))
     model.resize_token_embeddings(rows, mean_resizing=False)
     names = new.convert_ids_to_tokens(list(ids))
     replaced = [[piece.id for piece in pieces.tokenize(name)] for name in names]
-    for weight in {model.get_input_embeddings().weight, model.get_output_embeddings().weight}:
+    for weight in {find_embedding(model).weight, find_head(model).weight}:
         for number, parts in zip(ids, replaced, strict=True):
             weight[number] = weight[parts].mean(0)

@@ -1,6 +1,7 @@
 """Low-rank adapters beside the weights of a model, and trained rows for tokens that are new to it."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -87,11 +88,11 @@ def save_adapter(model: PeftModel, folder: Path) -> PreTrainedModel:
     """
     with whole(folder) as aside:
         # Rows of new tokens stand in the adapter itself; by itself peft would write the whole embedding too.
-        model.save_pretrained(aside, save_embedding_layers=False)
-    base = model.get_base_model()
+        model.save_pretrained(str(aside), save_embedding_layers=False)
+    base: Any = model.get_base_model()
     if getattr(base, "is_loaded_in_4bit", False):
-        plain, rows = load_model(base.name_or_path), len(base.get_input_embeddings().weight)
-        if rows > plain.get_input_embeddings().num_embeddings:
+        plain, rows = load_model(base.name_or_path), find_embedding(base).num_embeddings
+        if rows > find_embedding(plain).num_embeddings:
             plain.resize_token_embeddings(rows)  # of added tokens, whose rows stand in the adapter
-        model = PeftModel.from_pretrained(plain, folder)
+        model = PeftModel.from_pretrained(plain, str(folder))
     return model.merge_and_unload()

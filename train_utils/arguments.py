@@ -3,19 +3,22 @@
 import os
 from copy import copy
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import TrainingArguments
+from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.training_args import OptimizerNames
 from transformers.utils import is_torch_tf32_available
 
+from options import Given
 from train_utils.run_options import RunOptions
 from train_utils.sharding import check_sharding, settle_sharding
 
 
+# What Trainer must have may be unset in RunOptions, until __post_init__ settles it.
 @dataclass
-class RunArguments(RunOptions, TrainingArguments):
+class RunArguments(RunOptions, TrainingArguments, Given):  # ty: ignore[incompatible-attribute-override, incompatible-mutable-override]
     """transformers' TrainingArguments with the defaults of this project, and what every run of ours adds."""
 
     def __post_init__(self) -> None:
@@ -43,7 +46,7 @@ class RunArguments(RunOptions, TrainingArguments):
         self.compile_layers, self.torch_compile = self.torch_compile, False
         TrainingArguments.__post_init__(self)
         settle_sharding(self)
-        if self.accelerator_config.split_batches:
+        if accelerator_config(self).split_batches:
             raise ValueError("split_batches divides the batch; give --per_device_train_batch_size for each process")
         # One process has one GPU: torch's DataParallel would copy the model at each step, and not its fast forward.
         self._n_gpu = min(self.n_gpu, 1)
@@ -69,6 +72,17 @@ def add_trainer_options(options: type[RunOptions]) -> type[RunArguments]:
     body = {"__module__": __name__, "__doc__": options.__doc__}
     globals()[name] = dataclass(type(name, (options, RunArguments), body))  # Trainer pickles its arguments, by name
     return globals()[name]
+
+
+def accelerator_config(args: TrainingArguments) -> AcceleratorConfig:
+    """Return what arguments say to accelerate; Trainer's own check has made an object of it."""
+    return cast(AcceleratorConfig, args.accelerator_config)
+
+
+def wait_for_all(args: TrainingArguments) -> None:
+    """Wait until every process of a run is here."""
+    if args.distributed_state is not None:
+        args.distributed_state.wait_for_everyone()
 
 
 def count_step_rows(args: TrainingArguments) -> int:
@@ -103,7 +117,7 @@ def avoid_waiting(args: RunArguments) -> RunArguments:
     if "logging_nan_inf_filter" not in args.given:
         changes["logging_nan_inf_filter"] = False
     if "accelerator_config" not in args.given and args.device.type == "cuda":
-        changes["accelerator_config"] = replace(args.accelerator_config, non_blocking=True)
+        changes["accelerator_config"] = replace(accelerator_config(args), non_blocking=True)
     if args.ddp_find_unused_parameters is None:
         changes["ddp_find_unused_parameters"] = False
     return change_arguments(args, **changes)

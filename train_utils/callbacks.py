@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -72,7 +72,7 @@ class Progress(TrainerCallback):
             synchronize(args.device.type)
         now = time.perf_counter()
         self.watch.lap("steps" if self.step_seconds else "first step")  # which compiles
-        self.step_seconds.append(now - self.since)
+        self.step_seconds.append(now - (self.since or now))
         self.since = None if pauses else now
         if self.bar is not None:
             self.bar.total = self.count_steps(state) * self.tokens_per_step
@@ -155,7 +155,7 @@ class Samples(TrainerCallback):
     def __init__(self, generate: Callable, after: str, watch: Stopwatch) -> None:
         self.generate, self.after, self.watch, self.last = generate, after, watch, []
 
-    def on_evaluate(self, args, state, control, metrics=None, model=None, **kwargs):
+    def on_evaluate(self, args, state, control, metrics=None, model: Any = None, **kwargs):
         if f"{self.after}_loss" not in (metrics or {}):
             return
         is_last = control.should_training_stop or state.global_step >= state.max_steps
@@ -193,7 +193,7 @@ class StopOnDivergence(TrainerCallback):
                     self.fail(state.global_step, f"the {'' if is_training else 'held-out '}loss is {value}")
                 self.finite_step = state.global_step if name == "loss" else self.finite_step
 
-    def on_save(self, args, state, control, model=None, **kwargs):
+    def on_save(self, args, state, control, model: Any = None, **kwargs):
         parts = ((name, local_part(weights)) for name, weights in model.named_parameters())
         bad = [name for name, part in parts if not bool(torch.isfinite(part).all())]
         found = [bad]

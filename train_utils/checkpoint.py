@@ -160,7 +160,7 @@ def continue_record(output_dir: Path, checkpoint: Path) -> None:
         if checkpoint_step(folder) > checkpoint_step(checkpoint):
             remove(folder)
     remove_cut_off(output_dir)
-    record, code = read_record(output_dir), describe_code()
+    record, code = read_record(output_dir) or {}, describe_code()
     before = {name: record.get(name) for name in code}
     if before != code:
         record["went_on"] = [*record.get("went_on", []), {"until_step": checkpoint_step(checkpoint), **before}]

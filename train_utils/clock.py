@@ -5,6 +5,7 @@ import math
 import time
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -130,7 +131,7 @@ class Clock(TrainerCallback):
         self.pause_seconds = state.get("pause_seconds")  # not in old ones
         self.pass_marks("evaluate"), self.pass_marks("save")
 
-    def on_train_begin(self, args, state, control, lr_scheduler=None, optimizer=None, **kwargs):
+    def on_train_begin(self, args, state, control, lr_scheduler: Any = None, optimizer: Any = None, **kwargs):
         lr_scheduler.lr_lambdas = [lambda step: self.share()] * len(lr_scheduler.lr_lambdas)
         for group, rate in zip(optimizer.param_groups, lr_scheduler.base_lrs, strict=True):
             group["lr"] = rate * self.share()

@@ -70,8 +70,8 @@ def finish_run(
     write_report(
         run.folder / "report.md", f"A run of {run.script}", facts, evaluations=evaluations, samples=samples, more=more
     )
-    record = read_record(run.folder)
-    speed = {"tokens_per_second": round(figures["tokens_per_second"]), "mfu": round(figures["mfu"], 3)}
+    record = read_record(run.folder) or {}
+    speed: dict[str, Any] = {"tokens_per_second": round(figures["tokens_per_second"]), "mfu": round(figures["mfu"], 3)}
     speed |= {"seconds": round(run.watch.last, 1), "overhead": round(run.watch.overhead(), 4)}
     speed |= {"since_step": progress.first_step}  # these are of this process alone
     speed |= {"seconds_of": {part: round(value, 2) for part, value in run.watch.seconds.items()}}

@@ -7,12 +7,11 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from torch.utils.data import Dataset as TorchDataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 from data_utils.dialogue.format import stop_token_id
 from data_utils.rows.held_out import find_beginnings
-from data_utils.rows.packing import collate_blocks, collate_rows
+from data_utils.rows.packing import Rows, collate_blocks, collate_rows
 from data_utils.rows.pretraining import pack_held_out
 from eval_utils.metrics import measure_tokens
 from eval_utils.short_form import assess_briefly
@@ -47,7 +46,7 @@ class Objective:
     `stop_token_ids` end a generated text.
     """
 
-    train_rows: Dataset | TorchDataset
+    train_rows: Rows
     eval_rows: dict[str, Dataset]
     row_tokens: int
     collate: Callable[[list[dict]], dict[str, torch.Tensor]]
@@ -68,7 +67,7 @@ class Objective:
 
 
 def language_objective(
-    blocks: Dataset | TorchDataset,
+    blocks: Rows,
     held_out: Dataset,
     tokenizer: PreTrainedTokenizerBase,
     *,

@@ -19,8 +19,10 @@ from data_utils.dialogue.window import encode_prompt
 from data_utils.sources.corpus import split_languages
 from data_utils.text.cleaning import clean_text
 from data_utils.text.languages import detect_language
+from eval_utils.asking import continue_together
 from eval_utils.scorecard import MAX_TOKENS, Answer, is_loop
 from eval_utils.topic import is_on_topic, list_units
+from model_utils.tokenizer import decode_text
 
 BATCH_PROMPTS = 32
 
@@ -67,28 +69,20 @@ def sample_replies(
     temperature: float = 0.8,
 ) -> list[list[Answer]]:
     """Return `count` replies to each prompt of ids, drawn by chance; the same for a seed, whatever was drawn before."""
-    stop, pad = stop_token_id(tokenizer), tokenizer.pad_token_id
+    drawn = {"do_sample": True, "temperature": temperature, "top_k": 0, "max_new_tokens": MAX_TOKENS}
     replies: list[list[Answer]] = [[] for _ in prompts]
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     was_training = model.training
     model.eval()
-    with torch.random.fork_rng(), torch.no_grad():
+    with torch.random.fork_rng():
         torch.manual_seed(seed)
         for start in range(0, len(order), BATCH_PROMPTS):
             chosen = order[start : start + BATCH_PROMPTS]
-            longest = len(prompts[chosen[-1]])
-            ids = torch.tensor([[pad] * (longest - len(prompts[i])) + prompts[i] for i in chosen], device=model.device)
-            mask = torch.tensor([[0] * (longest - len(prompts[i])) + [1] * len(prompts[i]) for i in chosen])
-            drawn = model.generate(
-                input_ids=ids, attention_mask=mask.to(model.device), do_sample=True, temperature=temperature, top_k=0,
-                top_p=1.0, repetition_penalty=1.0, num_return_sequences=count, max_new_tokens=MAX_TOKENS,
-                eos_token_id=stop, pad_token_id=pad, use_cache=True,
-            )[:, longest:].tolist()  # fmt: skip
-            for number, row in enumerate(drawn):
-                has_stopped = stop in row
-                kept = row[: row.index(stop)] if has_stopped else row
-                text = clean_text(tokenizer.decode(kept, skip_special_tokens=True))
-                replies[chosen[number // count]].append(Answer(text, has_stopped, len(kept)))
+            asked, stops = [prompts[i] for i in chosen], [stop_token_id(tokenizer)]
+            found = continue_together(model, asked, stops, num_return_sequences=count, **drawn)
+            for number, (ids, has_stopped) in enumerate(found):
+                text = clean_text(decode_text(tokenizer, ids))
+                replies[chosen[number // count]].append(Answer(text, has_stopped, len(ids)))
     model.train(was_training)
     return replies
 
@@ -188,10 +182,10 @@ class ReplyReport:
         names = ("unstopped", "wrong language", "loop", "off topic", "wrong name", "empty")
         return {name: sum(name in faults for faults in found) / max(1, len(found)) for name in names}
 
-    def mean_reward(self, replies: list[list[Answer]]) -> float:
+    def mean_reward(self, reward: Callable[[str, str], float], replies: list[list[Answer]]) -> float:
         """Return the mean reward of replies to the prompts."""
         pairs = zip(self.prompts, replies, strict=True)
-        values = [self.reward(asked.question, answer.text) for asked, answers in pairs for answer in answers]
+        values = [reward(asked.question, answer.text) for asked, answers in pairs for answer in answers]
         return sum(values) / max(1, len(values))
 
     def assess(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[str]:
@@ -201,7 +195,7 @@ class ReplyReport:
         lines = ["## Replies to held-out prompts", "", "| share of replies | before | after |", "| --- | --- | --- |"]
         lines += [f"| {name} | {old[name]:.1%} | {new[name]:.1%} |" for name in old]
         if self.reward:
-            means = [self.mean_reward(replies) for replies in (self.before, after)]
+            means = [self.mean_reward(self.reward, replies) for replies in (self.before, after)]
             lines += ["", f"Mean reward: {means[0]:.3f} before, {means[1]:.3f} after."]
         lines += ["", "| prompt | before | after |", "| --- | --- | --- |"]
         step = max(1, len(self.prompts) // 10)

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from datasets import Dataset
-from torch.utils.data import Dataset as TorchDataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from data_utils.caching import preparation_lock
 from data_utils.dialogue.pairs import read_pairs
 from data_utils.dialogue.reading import name_assistant, read_checked, split_dialogues
-from data_utils.rows.packing import thin_rows
+from data_utils.rows.packing import Rows, thin_rows
 from data_utils.rows.preferences import encode_pairs, pack_pairs
 from data_utils.sources.builtin import dialogue_text
 from data_utils.sources.corpus import split_languages
@@ -22,6 +21,7 @@ from data_utils.text.splitting import hash_share
 from errors import InputError
 from eval_utils.likelihood import window_of
 from model_utils.checkpoint import load_model
+from model_utils.shapes import find_embedding
 from model_utils.tokenizer import tokenizer_fingerprint
 from train_utils.own_pairs import ReplyReport, make_own_pairs, pick_prompts
 from train_utils.preferences import add_references
@@ -47,7 +47,7 @@ class Preferences:
 class Prepared:
     """What a run learns from and is measured by: rows, held-out rows of each part, the report on replies, and facts."""
 
-    rows: Dataset | TorchDataset
+    rows: Rows
     eval_rows: dict[str, Dataset]
     report: ReplyReport
     facts: dict[str, Any]
@@ -163,7 +163,7 @@ def prepare_rewarded(run: Run, model: PreTrainedModel, tokenizer: PreTrainedToke
         reason = f"{len(pairs)} pairs of held-out replies differ in it, none fits in --row_tokens {options.row_tokens}"
         raise InputError(f"--reward {options.reward}: {reason}; nothing could be learned")
     reference = load_model(options.base)
-    reference.resize_token_embeddings(model.get_input_embeddings().num_embeddings)
+    reference.resize_token_embeddings(find_embedding(model).num_embeddings)
     score_replies(reference)
     folder = run.folder / "rounds"
     if not run.resume:

@@ -18,6 +18,7 @@ from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBas
 
 from data_utils.caching import cache_key, generate_rows
 from data_utils.dialogue.format import stop_token_id
+from data_utils.rows.packing import Rows
 from data_utils.rows.preferences import NUMBERS, collate_pairs
 from train_utils.callbacks import show_line
 from train_utils.objectives import REPLY_TOKENS, Objective
@@ -154,7 +155,7 @@ def choose_preference_rate(run: Run, model: PreTrainedModel) -> Run:
 
 
 def preference_objective(
-    rows: Dataset,
+    rows: Rows,
     eval_rows: dict[str, Dataset],
     tokenizer: PreTrainedTokenizerBase,
     *,

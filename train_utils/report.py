@@ -107,7 +107,7 @@ def read_figures(entry: dict[str, float]) -> tuple[int, str, dict[str, float]]:
     values = {name.removeprefix(prefix): value for name, value in entry.items() if name.startswith(prefix)}
     values = {name: value for name, value in values.items() if not name.endswith(("per_second", "runtime", "time"))}
     order = sorted(values, key=lambda name: list(LABELS).index(name) if name in LABELS else len(LABELS))
-    return entry["step"], prefix.removeprefix("eval_").strip("_"), {name: values[name] for name in order}
+    return int(entry["step"]), prefix.removeprefix("eval_").strip("_"), {name: values[name] for name in order}
 
 
 def one_line(text: str) -> str:

@@ -6,12 +6,13 @@ made when its first row is asked for, by the model as it is then, against the ba
 the run's folder, so that a run that is resumed goes on with the same ones.
 """
 
-import importlib.util
 import json
 import math
+import runpy
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -39,12 +40,10 @@ def load_reward(name: str) -> Reward:
     if not path or not Path(path).is_file():
         raise InputError(f"--reward {name}: FILE.py:FUNCTION is expected, of a file that is there")
     try:
-        spec = importlib.util.spec_from_file_location("reward", path)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        module = runpy.run_path(path)
     except Exception as error:  # the user's own code may raise anything
         raise InputError(f"--reward {path}: cannot be loaded: {first_line(error)}") from error
-    found = getattr(module, function, None)
+    found: Any = module.get(function)
     if not callable(found):
         raise InputError(f"--reward {name}: {path} has no function {function}")
 
@@ -109,13 +108,13 @@ class RewardedRows(TorchDataset):
     def __len__(self) -> int:
         return self.rows_each * len(self.parts)
 
-    def __getitem__(self, place: int) -> dict:
+    def __getitem__(self, index: int) -> dict:
         """Return a row; the first of a round has the model answer that round's prompts."""
-        number = place // self.rows_each
+        number = index // self.rows_each
         if self.made[0] != number:
             self.made = number, self.make_round(number)
         rows = self.made[1]
-        return rows[place % self.rows_each % len(rows)]
+        return rows[index % self.rows_each % len(rows)]
 
     def make_round(self, number: int) -> list[dict]:
         """Return the rows of a round, of pairs made now, or of those that were kept when it began."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from files import hold
-from train_utils.arguments import RunArguments, change_arguments, count_step_rows
+from train_utils.arguments import RunArguments, change_arguments, count_step_rows, wait_for_all
 from train_utils.checkpoint import collect_settings, prepare_folder, weights_version
 from train_utils.launch import silence_libraries, use_all_cores
 from train_utils.plan.rule import Plan
@@ -85,10 +85,10 @@ def open_run(
         if resume != "finished":
             if args.process_index == 0:
                 hold(folder)
-            args.distributed_state.wait_for_everyone()
+            wait_for_all(args)
             resume = prepare()  # again, since another process may have written until it was held
     check_resume(None if resume == "finished" else resume, args)
-    args.distributed_state.wait_for_everyone()  # all have read the folder before one writes in it
+    wait_for_all(args)  # all have read the folder before one writes in it
     run = Run(script, args, settings=settings, resume=resume, watch=watch)
     if resume == "finished":
         run.say(f"{run.folder}: this run is finished already; nothing to do (--overwrite trains it again)")

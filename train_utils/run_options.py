@@ -154,18 +154,20 @@ def parse_training(kinds: tuple[type, ...], argv: list[str] | None, recipe: Path
     that it was asked for.
     """
     *others, options = kinds
+    trained: Any = options
     if "--help_all" not in (sys.argv if argv is None else argv):  # which lists Trainer's too
         parse_arguments(kinds, argv, recipe, description, other_names=trainer_names())
     start_cpu_processes()
     from train_utils.arguments import add_trainer_options
 
-    kinds = (*others, add_trainer_options(options))
+    kinds = (*others, add_trainer_options(trained))
     return parse_arguments(kinds, argv, recipe, description)
 
 
 def trainer_names() -> set[str]:
     """Return the names of all options of TrainingArguments, read from its source: importing it takes seconds."""
-    source = Path(find_spec("transformers").origin).with_name("training_args.py").read_text(encoding="utf-8")
+    folder = next(iter(getattr(find_spec("transformers"), "submodule_search_locations", ())))
+    source = Path(folder, "training_args.py").read_text(encoding="utf-8")
     classes = (node for node in ast.parse(source).body if isinstance(node, ast.ClassDef))
     lines = next(node.body for node in classes if node.name == "TrainingArguments")
-    return {line.target.id for line in lines if isinstance(line, ast.AnnAssign)}
+    return {ast.unparse(line.target) for line in lines if isinstance(line, ast.AnnAssign)}

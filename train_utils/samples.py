@@ -1,7 +1,11 @@
 """What a model writes by itself, to be read beside its figures."""
 
+from typing import Any
+
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from model_utils.tokenizer import decode_text
 
 
 def continue_prompts(
@@ -13,13 +17,14 @@ def continue_prompts(
         prompts: what is shown of each, and its ids. settings: as `generate` takes them; a token is drawn by chance.
     """
     samples, threads = [], torch.get_num_threads()
+    generator: Any = model  # `generate` is a mix-in's
     # A token's operations are so small that threads only wait for each other: on a busy machine eight times as long.
     torch.set_num_threads(1)
     try:
         for shown, ids in prompts:
             input_ids = torch.tensor([ids], device=model.device)
-            output = model.generate(input_ids=input_ids, do_sample=True, use_cache=True, **settings)
-            samples.append((shown, tokenizer.decode(output[0, len(ids) :], skip_special_tokens=True)))
+            output = generator.generate(input_ids=input_ids, do_sample=True, use_cache=True, **settings)
+            samples.append((shown, decode_text(tokenizer, output[0, len(ids) :].tolist())))
     finally:
         torch.set_num_threads(threads)
     return samples

@@ -20,8 +20,11 @@ from data_utils.dialogue.reading import FEATURES
 from data_utils.dialogue.window import encode_prompt
 from data_utils.sources.builtin import DIALOGUE_SOURCES
 from errors import InputError
+from eval_utils.asking import continue_together
 from files import write_whole
 from model_utils.checkpoint import load_tokenizer
+from model_utils.tokenizer import decode_text
+from train_utils.arguments import wait_for_all
 from train_utils.checkpoint import weights_version
 from train_utils.run import Run
 
@@ -58,7 +61,7 @@ def replay_replies(run: Run, base: str, model: PreTrainedModel, count: int) -> t
         for start in range(0, count, BATCH):
             found += write_replies(model, tokenizer, questions[start : start + BATCH], run.args.seed)
         write_whole(file, "".join(json.dumps(pair, ensure_ascii=False) + "\n" for pair in found))
-    run.args.distributed_state.wait_for_everyone()
+    wait_for_all(run.args)
     rows = [
         {"messages": as_exchange(*json.loads(line)), "unlearned": [], "language": "base", "source": "replies"}
         for line in file.read_text(encoding="utf-8").splitlines()
@@ -68,26 +71,15 @@ def replay_replies(run: Run, base: str, model: PreTrainedModel, count: int) -> t
     return Dataset.from_list(kept, FEATURES), Dataset.from_list(rows[::HELD_OUT], FEATURES)
 
 
-@torch.inference_mode()
 def write_replies(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: list[str], seed: int
 ) -> list[tuple[str, str]]:
     """Return (question, reply) for those questions that a model answers within REPLY_TOKENS."""
     window = model.config.max_position_embeddings
     prompts = [encode_prompt(tokenizer, as_exchange(text, "")[:1], window, REPLY_TOKENS)[0] for text in questions]
-    longest = max(map(len, prompts))
-    ids = torch.tensor([[tokenizer.pad_token_id] * (longest - len(prompt)) + prompt for prompt in prompts])
-    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-    stop = stop_token_id(tokenizer)
+    drawn = {"do_sample": True, "temperature": 0.7, "top_p": 0.9, "max_new_tokens": REPLY_TOKENS}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        written = model.eval().generate(
-            input_ids=ids.to(model.device), attention_mask=mask.to(model.device), max_new_tokens=REPLY_TOKENS,
-            do_sample=True, temperature=0.7, top_p=0.9, eos_token_id=stop, pad_token_id=tokenizer.pad_token_id,
-        )  # fmt: skip
-    pairs = []
-    for question, row in zip(questions, written[:, longest:].tolist(), strict=True):
-        reply = tokenizer.decode(row[: row.index(stop)], skip_special_tokens=True).strip() if stop in row else ""
-        if reply:
-            pairs.append((question, reply))
-    return pairs
+        found = continue_together(model.eval(), prompts, [stop_token_id(tokenizer)], **drawn)
+    replies = [decode_text(tokenizer, ids).strip() if has_stopped else "" for ids, has_stopped in found]
+    return [pair for pair in zip(questions, replies, strict=True) if pair[1]]

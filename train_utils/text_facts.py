@@ -1,7 +1,8 @@
 """Tells before a pretraining what there is to read: how well it is compressed, and how often it would be read."""
 
+from typing import Any
+
 from datasets import Dataset
-from torch.utils.data import Dataset as TorchDataset
 from transformers import PreTrainedTokenizerBase
 
 from data_utils.rows.pretraining import ShardedCorpus, SmallCorpus
@@ -18,9 +19,7 @@ def tell_compression(run: Run, documents: Dataset, tokenizer: PreTrainedTokenize
         run.say(f"tokenizer: {len(tokenizer):,} tokens, in {language} {compression}")
 
 
-def tell_rows(
-    run: Run, corpus: SmallCorpus | ShardedCorpus, blocks: Dataset | TorchDataset, row_tokens: int
-) -> dict[str, str]:
+def tell_rows(run: Run, corpus: SmallCorpus | ShardedCorpus, blocks: Any, row_tokens: int) -> dict[str, str]:
     """Print and return how much there is to train on, and how often the run reads it.
 
     With a note where that is so often that a small text is learned by heart.

@@ -7,18 +7,17 @@ from typing import Any
 
 from datasets import Dataset
 from peft import PeftModel
-from torch.utils.data import Dataset as TorchDataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProgressCallback, Trainer, TrainerCallback
 from transformers.integrations import apply_liger_kernel
 from transformers.trainer_callback import PrinterCallback
 
-from data_utils.rows.packing import thin_rows
+from data_utils.rows.packing import Rows, thin_rows
 from errors import InputError, first_line
 from eval_utils.metrics import bytes_per_label, make_compute_metrics
 from files import release
 from model_utils.shapes import count_parameters, flops_per_token
 from model_utils.tokenizer import token_byte_counts
-from train_utils.arguments import RunArguments, avoid_waiting, change_arguments, dtype_name
+from train_utils.arguments import RunArguments, avoid_waiting, change_arguments, dtype_name, wait_for_all
 from train_utils.callbacks import MarkComplete, Progress, Samples, StopOnDivergence, StopOnSignal
 from train_utils.clock import Clock
 from train_utils.finishing import begin_record, finish_run
@@ -46,7 +45,7 @@ class Course:
     byte_counts: list[int]
 
 
-def train_and_save(run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, objective: Objective) -> int:
+def train_and_save(run: Run, model: Any, tokenizer: PreTrainedTokenizerBase, objective: Objective) -> int:
     """Train a model with the stock Trainer and leave the finished folder; return the script's exit code."""
     keep_freed_memory(run.args.device.type)
     run = limit_steps(run, len(objective.train_rows))
@@ -73,31 +72,31 @@ def train_and_save(run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokeni
     if stop.saved:
         release(run.folder)
         run.say(f"stopped at step {trainer.state.global_step} and saved; to go on, add: --resume_from_checkpoint true")
-        return 128 + stop.received
+        return 128 + (stop.received or 0)
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         model = gather_weights(trainer, empty)
     if run.is_first:
         finish_run(run, trainer, model, tokenizer, objective, progress=progress, samples=samples.last)
         release(run.folder)
         run.say(f"done: {run.folder}/ holds the model, loss.png and report.md; next: {objective.next_step}")
-    state = run.args.distributed_state
-    state.wait_for_everyone()
+    wait_for_all(run.args)
     # DDP's Reducer goes first: as the last to hold the process group it would wait, with the interpreter's lock, for
     # gloo's thread, which can be waiting for that lock.
     del trainer
     gc.collect()
-    state.destroy_process_group()  # or its threads can abort a process that leaves
+    if run.args.distributed_state is not None:
+        run.args.distributed_state.destroy_process_group()  # or its threads can abort a process that leaves
     return 0
 
 
-def give_head_start(run: Run, model: PreTrainedModel, blocks: Dataset | TorchDataset) -> str:
+def give_head_start(run: Run, model: Any, blocks: Rows) -> str:
     """Fit embedding and head of a new model to the pairs of tokens in blocks; return what the model knows then.
 
     That is "fitted", or "random" where its form does not allow it. A run that goes on has it in its checkpoint.
     """
     norm = find_last_norm(model)
     if norm and not run.resume:
-        loss = fit_bigrams(model.to(run.args.device), norm, blocks, run.args.bf16)
+        loss = fit_bigrams(model.to(run.args.device), norm, blocks, bool(run.args.bf16))
         run.say(f"head start: embedding and head fitted to pairs of tokens, loss {loss:.2f}")
         run.watch.lap("head start")
     return "fitted" if norm else "random"
@@ -192,7 +191,10 @@ def make_trainer(
     callbacks: list[TrainerCallback],
 ) -> Trainer:
     """Return the stock Trainer of a run; raises InputError for a reporter or optimizer whose package is not there."""
-    args, rows = trainer_arguments(run, objective, course), objective.train_rows
+    args = trainer_arguments(run, objective, course)
+    # Of both Trainer takes more than it says: any rows by number, and a function that returns the class.
+    rows: Any = objective.train_rows
+    factory: Any = optimizer_factory(args, course.rates)
     try:
         trainer = Trainer(
             model=model,
@@ -203,7 +205,7 @@ def make_trainer(
             compute_loss_func=objective.compute_loss,
             compute_metrics=objective.compute_metrics or make_compute_metrics(course.byte_counts),
             preprocess_logits_for_metrics=objective.reduce_logits,
-            optimizer_cls_and_kwargs=optimizer_factory(args, course.rates),
+            optimizer_cls_and_kwargs=factory,
             callbacks=callbacks,
         )
         if is_sharded(args):

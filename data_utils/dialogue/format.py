@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from data_utils.dialogue.checking import DialogueError, as_exchange, is_learned
 from errors import InputError
+from model_utils.chat_template import cut_template
 from model_utils.text_encoder import encode_text
 
 IGNORE_LABEL = -100  # what the loss of PyTorch and transformers skips
@@ -25,21 +26,13 @@ def encode_messages(
     For ordinary text the ids, joined, equal those of `apply_chat_template`. Raises DialogueError where the template
     refuses, or the tokenizer.
     """
-    # The template is rendered with a mark for each content, and cut at the marks: what is left is the template's own.
-    marks = [f"\u27e6{number}\u27e7" for number in range(len(messages))]
-    marked = [{"role": message["role"], "content": mark} for message, mark in zip(messages, marks, strict=True)]
     try:
-        rendered = tokenizer.apply_chat_template(marked, tokenize=False, add_generation_prompt=add_generation_prompt)
+        around = cut_template(tokenizer, [message["role"] for message in messages], add_generation_prompt)
     except TemplateError as error:
         raise DialogueError(f"the chat template refuses this dialogue: {error}") from error
-    around, start = [], 0
-    for mark in marks:
-        place = rendered.find(mark, start)
-        if place < 0:
-            raise DialogueError("the chat template leaves out a message")
-        around.append(rendered[start:place])
-        start = place + len(mark)
-    control_ids = tokenizer([*around, rendered[start:]], add_special_tokens=False)["input_ids"]
+    except ValueError as error:
+        raise DialogueError(str(error)) from error
+    control_ids = tokenizer(around, add_special_tokens=False)["input_ids"]
     try:
         content_ids = [encode_text(tokenizer, message["content"]) for message in messages]
     except InputError as error:

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset, Features, List, Value, concatenate_datasets
 
@@ -105,7 +106,7 @@ def check_rows(
 def read_part(source: Source, part: str) -> Iterator[dict]:
     """Yield a row for each row of a part: a checked dialogue, or one without messages and its fault."""
 
-    def accept(row: object, named: str) -> tuple[list[dict], str, list[str]]:
+    def accept(row: Any, named: str) -> tuple[list[dict], str, list[str]]:
         messages, form, unread = (row, named, []) if named else convert_row(row)
         return [as_row(check_dialogue(messages))], form, unread
 
@@ -152,7 +153,7 @@ def read_parts(
             f"{file}: not read: its kind holds no dialogues beside others; name it by itself" for file in passed_over
         ]
         for part in kept:
-            key = cache_key(read.__name__, type(source), part, source.part_version(part))
+            key = cache_key(getattr(read, "__name__", ""), type(source), part, source.part_version(part))
             columns = Features({**features, **NOTES})
             rows = generate_rows(read, columns, key, f"reading {part}", source=source, part=part)
             is_bad = [bool(fault) for fault in rows["fault"]]

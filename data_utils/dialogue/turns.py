@@ -18,7 +18,14 @@ MEDIA = "only text is learned here"
 UNREADABLE = {"tools": TOOLS, "functions": TOOLS, "tool_calls": TOOLS, "function_call": TOOLS, "tool_call_id": TOOLS}
 UNREADABLE |= dict.fromkeys(("image", "images", "audio", "audios", "video", "videos", "files"), MEDIA)
 TEXT_PARTS = ("text", "input_text", "output_text")
-KINDS = {bool: "true or false", int: "a number", float: "a number", str: "text", bytes: "bytes", list: "a list"}
+KINDS: dict[type, str] = {
+    bool: "true or false",
+    int: "a number",
+    float: "a number",
+    str: "text",
+    bytes: "bytes",
+    list: "a list",
+}
 KINDS |= {dict: "an object", type(None): "nothing"}
 
 

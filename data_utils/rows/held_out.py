@@ -13,7 +13,7 @@ def find_beginnings(documents: Dataset, tokenizer: PreTrainedTokenizerBase) -> l
     prompts = []
     for _, rows in split_languages(documents):
         ids = tokenizer(rows[0]["text"][:200], add_special_tokens=False)["input_ids"][:12]
-        prompts.append((tokenizer.decode(ids), ids))
+        prompts.append((str(tokenizer.decode(ids)), ids))
     return prompts
 
 

@@ -2,6 +2,7 @@
 
 from bisect import bisect_left, insort
 from collections.abc import Iterator
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,16 @@ from errors import InputError
 from model_utils.text_encoder import encode_texts
 
 IDS = List(Value("int32"))
+
+
+class Rows(Protocol):
+    """Rows that are taken by their numbers: a Dataset, a Mixture, or what is made when it is asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, place: int, /) -> Any: ...
+
+
 PACKED_FEATURES = Features(dict.fromkeys(("input_ids", "labels", "position_ids"), IDS))
 BATCH_ROWS = 1000
 

@@ -159,7 +159,7 @@ class ShardedCorpus:
         for source, stream in zip(self.sources, self.streams, strict=True):
             if len(stream) < block_tokens:
                 raise too_short([source], block_tokens)
-        weights = None if self.sources[0].weight is None else [source.weight for source in self.sources]
+        weights = [source.weight for source in self.sources if source.weight is not None]
         times = [source.times for source in self.sources]
         return Mixture(list(self.streams), block_tokens, seed, times, weights, step_rows)
 
@@ -200,15 +200,14 @@ def prepare_tokenizer(
     It is trained on SAMPLE_BYTES of each language for a token of the vocabulary, MAX_SAMPLE_BYTES in all at most:
     less than 1.5 GB of memory for any vocabulary and corpus.
     """
-    if path is None:
-        path = trained_folder(corpus, vocab_size)
-        if not path.exists():
-            share = SAMPLE_BYTES * max(vocab_size, MIN_SAMPLE_TOKENS)
-            limits = f"{share / 1e6:.0f} MB of each language, {MAX_SAMPLE_BYTES / 1e6:.0f} MB in all"
-            print(f"tokenizer: trained on up to {limits}, which takes less than 1.5 GB of memory")
-            with whole(path) as aside:
-                train_tokenizer(corpus.sample(share, MAX_SAMPLE_BYTES), vocab_size).save_pretrained(aside)
-    tokenizer = load_tokenizer(str(path))
+    folder = Path(path) if path else trained_folder(corpus, vocab_size)
+    if path is None and not folder.exists():
+        share = SAMPLE_BYTES * max(vocab_size, MIN_SAMPLE_TOKENS)
+        limits = f"{share / 1e6:.0f} MB of each language, {MAX_SAMPLE_BYTES / 1e6:.0f} MB in all"
+        print(f"tokenizer: trained on up to {limits}, which takes less than 1.5 GB of memory")
+        with whole(folder) as aside:
+            train_tokenizer(corpus.sample(share, MAX_SAMPLE_BYTES), vocab_size).save_pretrained(aside)
+    tokenizer = load_tokenizer(path or str(folder))
     return tokenizer, tokenizer_fingerprint(tokenizer)
 
 
@@ -234,10 +233,10 @@ def count_unprepared(corpus: SmallCorpus | ShardedCorpus, path: str | None, voca
 
     Its training, where it isn't in the cache, counts as TRAINING_WORTH times its sample.
     """
-    path = path or trained_folder(corpus, vocab_size)
-    if isinstance(path, Path) and not path.exists():
+    folder = trained_folder(corpus, vocab_size)
+    if path is None and not folder.exists():
         return corpus.unprepared_bytes(None) + TRAINING_WORTH * min(corpus.text_bytes(), MAX_SAMPLE_BYTES)
-    return corpus.unprepared_bytes(tokenizer_fingerprint(load_tokenizer(str(path))))
+    return corpus.unprepared_bytes(tokenizer_fingerprint(load_tokenizer(path or str(folder))))
 
 
 def pack_held_out(

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pyarrow.parquet as pq
 
@@ -77,7 +77,7 @@ class Source:
         """
         raise NotImplementedError
 
-    def rows(self, part: str, on_fault: Callable[[Fault], object] = raise_fault) -> Iterator[tuple[object, object]]:
+    def rows(self, part: str, on_fault: Callable[[Fault], object] = raise_fault) -> Iterator[tuple[object, Any]]:
         """Yield (place, row) of a part as it is written, for dialogues; a row is an object or a list."""
         raise NotImplementedError
 
@@ -114,7 +114,7 @@ class BuiltinSource(Source):
         for number, row in islice(enumerate(builtin.read_documents(part), 1), start, None):
             yield row | {"id": f"{part}:{number}", SHARE: share_of(row)}
 
-    def rows(self, part, on_fault=raise_fault) -> Iterator[tuple[object, object]]:
+    def rows(self, part, on_fault=raise_fault) -> Iterator[tuple[object, Any]]:
         """Yield its dialogues; raise InputError where it has none."""
         if part not in builtin.DIALOGUE_SOURCES:
             raise InputError(
@@ -141,7 +141,7 @@ class HubSource(Source):
         rows = enumerate(load_hub(part, True), 1)
         yield from islice(make_documents(rows, part, part, self.reading.text_column, on_fault), start, None)
 
-    def rows(self, part, on_fault=raise_fault) -> Iterator[tuple[object, object]]:
+    def rows(self, part, on_fault=raise_fault) -> Iterator[tuple[object, Any]]:
         """Yield its rows."""
         yield from enumerate(load_hub(part), 1)
 
@@ -170,7 +170,7 @@ class FileSource(Source):
         """Yield the documents of a file."""
         yield from islice(read_documents_of(part, self.reading, on_fault, cut), start, None)
 
-    def rows(self, part, on_fault=raise_fault) -> Iterator[tuple[object, object]]:
+    def rows(self, part, on_fault=raise_fault) -> Iterator[tuple[object, Any]]:
         """Yield the rows of a file; of a text file its paragraphs, lines or all of it."""
         yield from read_rows(part, replace(self.reading, text_column=""), on_fault, row_types=(dict, list))
 

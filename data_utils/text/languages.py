@@ -2,6 +2,7 @@
 
 import re
 from functools import cache
+from typing import Any
 
 import numpy as np
 
@@ -145,7 +146,7 @@ def take_sample(text: str) -> str:
 
 
 @cache
-def _identifier() -> object:
+def _identifier() -> Any:
     try:
         from py3langid.langid import MODEL_FILE, LanguageIdentifier
     except ImportError as error:

@@ -3,6 +3,7 @@
 import re
 import unicodedata
 from functools import cache
+from typing import Any
 
 from data_utils.text.characters import MARK, UNPRINTABLE, find_kinds
 from data_utils.text.cleaning import cut_marks
@@ -74,7 +75,7 @@ def check_variant() -> None:
 
 
 @cache
-def _converter() -> object:
+def _converter() -> Any:
     try:
         import opencc
     except ImportError as error:

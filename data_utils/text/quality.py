@@ -90,7 +90,8 @@ def judge_quality(text: str, language: str, known: Words | dict[str, int] | None
     if not lines:
         return "empty"
     known = known or scan_quality([text], [language])[0]
-    reason = judge_characters(text, language, known) if language in UNSPACED else judge_words(text, language, known)
+    is_counted = isinstance(known, Words)
+    reason = judge_words(text, language, known) if is_counted else judge_characters(text, language, known)
     return reason or judge_lines(text, lines, language)
 
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -11,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from errors import InputError
-from model_utils.shapes import count_parameters, flops_per_token
+from model_utils.shapes import count_parameters, find_embedding, find_head, flops_per_token
 from train_utils.arguments import RunArguments, dtype_name
 from train_utils.checkpoint import read_record
 from train_utils.clock import process_seconds
@@ -45,7 +46,7 @@ def make_plan(run: Run, task: Task, *, shape: Shape | None = None, vocab_size: i
     box = [measure_and_choose(run, task, shape, vocab_size) if run.is_first else None]
     if run.args.world_size > 1:
         dist.broadcast_object_list(box, src=0, device=run.args.device)
-    plan = box[0]
+    plan: Any = box[0]  # of the first process, in each
     planned = run.change(
         per_device_train_batch_size=plan.batch_rows,
         gradient_accumulation_steps=plan.accumulation,
@@ -56,25 +57,25 @@ def make_plan(run: Run, task: Task, *, shape: Shape | None = None, vocab_size: i
 
 def measure_and_choose(run: Run, task: Task, shape: Shape | None, vocab_size: int | None) -> Plan:
     """Do what `make_plan` says, for one process."""
-    args = run.args
-    kept = (read_record(run.folder) or {}).get("data", {}).get("plan")
+    args, minutes = run.args, run.args.minutes or 0.0
+    kept: dict[str, Any] = (read_record(run.folder) or {}).get("data", {}).get("plan")
     if run.resume and kept:
-        return keep_batch(args, Plan(**{**kept, "shape": Shape(**kept["shape"])}))
+        return keep_batch(args, Plan(shape=Shape(**kept.pop("shape")), **kept))
     machine = measure_machine(args.device.type, dtype_name(args), run.folder)
     gone = process_seconds()
-    finish = finish_seconds(args.minutes)
-    seconds = args.minutes * 60 - gone - finish
+    finish = finish_seconds(minutes)
+    seconds = minutes * 60 - gone - finish
     settled = {"processes": args.world_size, "compile_layers": may_compile(args), "muon": args.optim == "muon"}
     chosen = choose_plan(replace(task, **settled), machine, seconds=seconds, shape=shape, vocab_size=vocab_size)
     plan = keep_batch(args, chosen)
-    if seconds - plan.before_seconds < LEAST_TRAINING * args.minutes * 60:
+    if seconds - plan.before_seconds < LEAST_TRAINING * minutes * 60:
         around = gone + plan.before_seconds + FINISH_SECONDS
         least = math.ceil(around / (1 - LEAST_TRAINING) / 6) / 10
         raise InputError(
-            f"--minutes {args.minutes:g} is too short: {around:.0f} s go by before and after the training; give it "
+            f"--minutes {minutes:g} is too short: {around:.0f} s go by before and after the training; give it "
             f"{least:g} at least"
         )
-    run.say(describe_plan(plan, machine, minutes=args.minutes, gone_seconds=gone, finish_seconds=finish))
+    run.say(describe_plan(plan, machine, minutes=minutes, gone_seconds=gone, finish_seconds=finish))
     return plan
 
 
@@ -132,7 +133,7 @@ def limit_steps(run: Run, rows: int) -> Run:
 
 def shape_of(model: PreTrainedModel, row_tokens: int, vocab_size: int | None = None) -> Shape:
     """Return the size of a model that is there already (on the meta device will do), as with another vocabulary."""
-    config, embedding = model.config, model.get_input_embeddings()
+    config, embedding = model.config, find_embedding(model)
     width, parameters, flops = embedding.embedding_dim, count_parameters(model), flops_per_token(model, row_tokens)
     more = (vocab_size - embedding.num_embeddings) * width if vocab_size else 0
     tied = bool(getattr(config, "tie_word_embeddings", False))
@@ -140,7 +141,7 @@ def shape_of(model: PreTrainedModel, row_tokens: int, vocab_size: int | None = N
     parameters += more if tied else 2 * more
     layers, size = config.num_hidden_layers, vocab_size or embedding.num_embeddings
     embeddings = (module for module in model.modules() if isinstance(module, nn.Embedding))
-    outside = {id(module.weight) for module in (*embeddings, model.get_output_embeddings())}
+    outside = {id(module.weight) for module in (*embeddings, find_head(model))}
     muon = sum(muon_flops(*p.shape) for p in model.parameters() if p.ndim == 2 and id(p) not in outside)
     return Shape(width, layers, size, parameters, weights, flops + 6 * more, muon)
 

@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -121,7 +122,7 @@ def measure_machine(device: str, dtype: str, output_dir: Path) -> Machine:
 
 def measure_training(device: str, dtype: str, width: int, seconds: float = 1.0) -> float:
     """Return the FLOP/s of forward and backward passes of two layers of a width in a dtype, not compiled."""
-    shape = {**model_config(width), "num_hidden_layers": 2}
+    shape: dict[str, Any] = {**model_config(width), "num_hidden_layers": 2}
     config = AutoConfig.for_model(**shape, vocab_size=8 * width, pad_token_id=0)
     with torch.random.fork_rng(), torch.device(device):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).train()

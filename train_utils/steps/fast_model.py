@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
 from data_utils.dialogue.format import IGNORE_LABEL
+from model_utils.shapes import find_embedding
 from train_utils.steps.attention import use_block_attention
 from train_utils.steps.compilation import Compiler
 
@@ -114,7 +115,7 @@ def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
 @torch.no_grad()
 def has_plain_head(model: PreTrainedModel) -> bool:
     """Tell by a trial whether the model's loss is that of its last hidden states times the head (no cap, no scale)."""
-    device = model.get_input_embeddings().weight.device
+    device = find_embedding(model).weight.device
     ids = torch.arange(8, device=device).remainder(model.config.vocab_size)[None]
     was_training = model.training
     weight = model.get_output_embeddings().weight

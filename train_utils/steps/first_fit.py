@@ -11,10 +11,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from datasets import Dataset
-from torch.utils.data import Dataset as TorchDataset
 from transformers import PreTrainedModel
 
+from data_utils.rows.packing import Rows
 from model_utils.families import family_of
+from model_utils.shapes import find_embedding, find_head
 from train_utils.steps.fast_model import has_plain_head
 
 STEPS, CONTEXTS, RATE = 40, 1024, 0.03
@@ -25,18 +26,16 @@ SMOOTHING = 2.0  # pseudo-counts of the plain frequencies, for contexts that are
 def find_last_norm(model: PreTrainedModel) -> torch.nn.Module | None:
     """Return the norm before a model's head; None where bigrams can't be fitted, the head being tied or scaled."""
     norm = getattr(model.base_model, family_of(model.config).last_norm, None)
-    tied = model.get_input_embeddings().weight is model.get_output_embeddings().weight
+    tied = find_embedding(model).weight is find_head(model).weight
     return norm if norm is not None and not tied and has_plain_head(model) else None
 
 
-def fit_bigrams(
-    model: PreTrainedModel, norm: torch.nn.Module, blocks: TorchDataset, bf16: bool, steps: int = STEPS
-) -> float:
+def fit_bigrams(model: PreTrainedModel, norm: torch.nn.Module, blocks: Rows, bf16: bool, steps: int = STEPS) -> float:
     """Fit embedding and head of a new model, in place, to the pairs of tokens in blocks of T ids (B, T).
 
     `norm` is what `find_last_norm` found. Returns the loss in nats a token of the last step.
     """
-    embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    embedding, head = find_embedding(model).weight, find_head(model).weight
     device, size = embedding.device, embedding.shape[0]
     starts, following, uses = sort_pairs(count_source(blocks), size)
     unigram = torch.bincount(following, minlength=size).float() + 1
@@ -52,7 +51,9 @@ def fit_bigrams(
         weights = (uses[rows] / chance[rows]).to(device)
         # All pairs of the drawn contexts: their numbers in `following`, and which row each belongs to.
         counts = uses[rows]
-        places = torch.repeat_interleave(starts[rows] - counts.cumsum(0) + counts, counts) + torch.arange(counts.sum())
+        places = torch.repeat_interleave(starts[rows] - counts.cumsum(0) + counts, counts) + torch.arange(
+            int(counts.sum())
+        )
         owners = torch.repeat_interleave(torch.arange(contexts), counts)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
             logits = F.linear(norm(F.embedding(rows.to(device), embedding)), head).float()
@@ -68,7 +69,7 @@ def fit_bigrams(
     return loss.item()
 
 
-def count_source(blocks: TorchDataset) -> np.ndarray:
+def count_source(blocks: Rows) -> np.ndarray:
     """Return blocks (B, T) of at most MAX_TOKENS, taken evenly from all."""
     every = max(1, math.ceil(len(blocks) * len(blocks[0]["input_ids"]) / MAX_TOKENS))
     rows = blocks.with_format("numpy") if isinstance(blocks, Dataset) else blocks

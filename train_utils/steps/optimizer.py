@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -65,11 +66,11 @@ class MuonAdamW(torch.optim.Optimizer):
         groups = [group for group in groups if group["params"]]
         adamw = [group for group in groups if group["algorithm"] == "adamw"]
         self._adamw = torch.optim.AdamW(adamw, fused=True) if adamw else None
-        adamw = self._adamw.param_groups if adamw else []
+        adamw = self._adamw.param_groups if self._adamw else []
         super().__init__([*(group for group in groups if group["algorithm"] == "muon"), *adamw], {})
 
     @torch.no_grad()
-    def step(self, closure: Callable | None = None) -> None:
+    def step(self, closure: Any = None) -> Any:
         """Update all parameters from their gradients."""
         for group in self.param_groups:
             if group["algorithm"] == "muon":
@@ -102,7 +103,7 @@ class MuonAdamW(torch.optim.Optimizer):
 
 
 def muon_adamw(
-    model: nn.Module,
+    model: PreTrainedModel,
     rates: Rates,
     weight_decay: float,
     betas: tuple[float, float],

@@ -31,7 +31,7 @@ def score_replies(model: PreTrainedModel) -> None:
     original = model.forward
 
     @wraps(original)
-    def forward(input_ids=None, position_ids=None, targets=None, replies=None, sizes=None, shift_labels=None, **kwargs):
+    def forward(input_ids=None, position_ids=None, targets=None, shift_labels=None, **kwargs):
         if targets is None:
             return original(input_ids=input_ids, position_ids=position_ids, **kwargs)
         is_reply = targets[:, 1:] != IGNORE_LABEL
@@ -43,6 +43,7 @@ def score_replies(model: PreTrainedModel) -> None:
         else:
             logits = original(**taken).logits[:, :-1][is_reply].float()
             found = -F.cross_entropy(logits, wanted, reduction="none")
+        replies, sizes = kwargs["replies"], kwargs["sizes"]
         rows, slots = sizes.shape
         place = torch.arange(rows, device=sizes.device)[:, None] * slots + replies[:, 1:]
         sums = found.new_zeros(rows * slots).index_add(0, place[is_reply], found)
