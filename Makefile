@@ -27,6 +27,7 @@ ckpt/model.safetensors: | .venv/chat
 test: .venv/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/ty check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist worksteal
 
 # Without processes, training runs and browser.

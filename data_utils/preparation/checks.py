@@ -2,6 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from datatrove.pipeline.base import PipelineStep
 
@@ -22,7 +23,7 @@ class CheckBroken(PipelineStep):
         self.work, self.files = work, files
         self.max_broken_fraction, self.languages = max_broken_fraction, languages
 
-    def run(self, data: None = None, rank: int = 0, world_size: int = 1) -> None:
+    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Any:
         """Raise InputError above the limit."""
         tallies = read_tallies(Path(self.work), "read")
         faults = [Fault(*fault) for tally in tallies for fault in tally["faults"]]

@@ -9,6 +9,7 @@ meets; so these are written anew, for its executors.
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from datatrove.pipeline.base import PipelineStep
@@ -74,7 +75,7 @@ class FindPairs(PipelineStep):
         super().__init__()
         self.work, self.parts, self.least_similarity = Path(work), parts, least_similarity
 
-    def run(self, data: None = None, rank: int = 0, world_size: int = 1) -> None:
+    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Any:
         """Write the pairs of this task."""
         row, part = divmod(rank, self.parts)
         with self.track_time():
@@ -92,7 +93,7 @@ class JoinPairs(PipelineStep):
         super().__init__()
         self.work, self.parts = Path(work), parts
 
-    def run(self, data: None = None, rank: int = 0, world_size: int = 1) -> None:
+    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Any:
         """Write `firsts.npy` and `fates.npy`, an entry for each document of all reading tasks."""
         output = self.work / "clusters"
         output.mkdir(exist_ok=True)

@@ -13,6 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import dill
 import psutil
@@ -34,7 +35,7 @@ class Stage:
     """A part of a preparation: the same steps for each of `tasks` tasks, after the stage before it is done."""
 
     name: str
-    steps: list[PipelineStep]
+    steps: list[PipelineStep | Callable]
     tasks: int
     sizes: list[int] | None = None  # bytes of each task, for the progress bar
 
@@ -109,7 +110,7 @@ def leave_with(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def make_executor(stage: Stage, kind: str, work: Path, workers: int, slurm: dict, before: PipelineExecutor | None):
+def make_executor(stage: Stage, kind: str, work: Path, workers: int, slurm: dict, before: Any):
     """Return datatrove's executor of this kind for a stage."""
     logs = str(work / "runs" / stage.name)
     if kind == "local":
@@ -161,12 +162,11 @@ def submit_stages(stages: list[Stage], work: Path, workers: int, slurm: dict) ->
         waiting = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
         if waiting:
             raise InputError(f"{work.parent}: still runs as Slurm job {waiting[0]}; wait for it, or scancel it")
-    executor, executors = None, []
+    executors: list[Any] = []
     for stage in stages:
-        executor = make_executor(stage, "slurm", work, workers, slurm, executor)
-        executors.append(executor)
+        executors.append(make_executor(stage, "slurm", work, workers, slurm, executors[-1] if executors else None))
     logger.disable("datatrove")
-    executor.run()
+    executors[-1].run()
     path.write_text(",".join(str(executor.job_id) for executor in executors if executor.job_id not in (None, -1)))
 
 

@@ -8,10 +8,10 @@ are datatrove's statistics: `total`, `forwarded`, `dropped`, `dropped_REASON`, `
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
-from datatrove.data import Document, DocumentsPipeline
+from datatrove.data import Document
 from datatrove.pipeline.filters.base_filter import BaseFilter
-from datatrove.pipeline.writers.disk_base import DiskWriter
 
 from data_utils.text.boilerplate import drop_boilerplate
 from data_utils.text.characters import find_kinds
@@ -54,12 +54,11 @@ class Dropped:
     reason: str
 
 
-def build_filters(options: CleaningArguments | None = None, exclusion_writer: DiskWriter | None = None) -> list:
+def build_filters(options: CleaningArguments | None = None) -> list:
     """Return the steps that are on as datatrove blocks, in the order of STEPS.
 
     Args:
         options: which steps; the defaults where None.
-        exclusion_writer: where dropped documents go, if anywhere, each with its `filter_reason`.
     """
     options = options or CleaningArguments()
     if "simplified" in options.clean:
@@ -90,11 +89,11 @@ def build_filters(options: CleaningArguments | None = None, exclusion_writer: Di
         if name not in options.clean:
             continue
         if name == "language":
-            blocks.append(LanguageStep(options.languages, exclusion_writer))
+            blocks.append(LanguageStep(options.languages))
         elif name == "boilerplate":
-            blocks.append(BoilerplateStep(exclusion_writer))
+            blocks.append(BoilerplateStep())
         else:
-            blocks.append(CleaningStep(name, functions[name], exclusion_writer, scans.get(name)))
+            blocks.append(CleaningStep(name, functions[name], scans.get(name)))
     return blocks
 
 
@@ -113,12 +112,10 @@ def check_length(text: str, language: str, min_characters: int) -> str | Dropped
 class CleaningStep(BaseFilter):
     """A pure step as a datatrove block; `examples` holds the first texts that it changed, before and after."""
 
-    def __init__(
-        self, name: str, function: Callable, exclusion_writer: DiskWriter | None = None, scan: Callable | None = None
-    ):
+    def __init__(self, name: str, function: Callable, scan: Callable | None = None):
         """Take `function(text, language)`, or with `scan(texts, languages)` `function(text, language, known)`."""
         self.name = name
-        super().__init__(exclusion_writer, BATCH_DOCUMENTS)
+        super().__init__(batch_size=BATCH_DOCUMENTS)
         self.function, self.scan = function, scan
         self.examples: list[dict] = []
 
@@ -187,8 +184,8 @@ def show_change(before: str, after: str) -> tuple[str, str]:
 class LanguageStep(CleaningStep):
     """Names the language of each document in its metadata, and keeps those of some."""
 
-    def __init__(self, languages: list[str], exclusion_writer: DiskWriter | None = None):
-        super().__init__("language", lambda text, language: text, exclusion_writer)
+    def __init__(self, languages: list[str]):
+        super().__init__("language", lambda text, language: text)
         self.languages = frozenset(languages)
 
     def filter_batch(self, batch: list[Document]) -> list[bool | tuple[bool, str]]:
@@ -204,10 +201,10 @@ class LanguageStep(CleaningStep):
 class BoilerplateStep(CleaningStep):
     """Drops lines that many documents of a source repeat; it looks at a window of documents at a time."""
 
-    def __init__(self, exclusion_writer: DiskWriter | None = None):
-        super().__init__("boilerplate", lambda text, language: text, exclusion_writer)
+    def __init__(self):
+        super().__init__("boilerplate", lambda text, language: text)
 
-    def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Any:
         """Pass documents on without such lines, in order and in bounded memory."""
         pairs = drop_boilerplate(data, text_of=lambda doc: doc.text, source_of=lambda doc: doc.metadata.get("source"))
         for doc, text in pairs:

@@ -13,6 +13,7 @@ that goes: the smaller of the two, and one instead of all that quote it.
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -37,7 +38,7 @@ def make_entries(shingles: Shingles, chosen: np.ndarray, first_text: int) -> np.
     """Return an ENTRY for each shingle of the chosen texts of a batch, whose texts are numbered from `first_text`."""
     texts = np.repeat(np.arange(len(shingles.bounds) - 1), np.diff(shingles.bounds))
     wanted = np.isin(texts, chosen)
-    entries = np.zeros(int(wanted.sum()), ENTRY)
+    entries: Any = np.zeros(int(wanted.sum()), ENTRY)
     entries["hash"], entries["text"] = shingles.hashes[wanted], texts[wanted] + first_text
     return entries
 
@@ -147,7 +148,7 @@ class BuildIndex(PipelineStep):
         super().__init__()
         self.work, self.read_evaluation = work, read_evaluation
 
-    def run(self, data: None = None, rank: int = 0, world_size: int = 1) -> None:
+    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Any:
         """Write the index."""
         work = Path(self.work)
         signatures = SignatureFolder(work / "signatures")
@@ -178,7 +179,7 @@ class FindLeaks(PipelineStep):
         super().__init__()
         self.work = Path(work)
 
-    def run(self, data: None = None, rank: int = 0, world_size: int = 1) -> None:
+    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Any:
         """Write `leaks/RANK.npy`: (document, evaluation text or -1) of what is to be dropped."""
         index = LeakIndex.load(self.work / "index")
         held_out = np.load(self.work / "index" / "documents.npy", mmap_mode="r")

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from datatrove.pipeline.base import PipelineStep
 
@@ -24,7 +25,7 @@ class WriteReport(PipelineStep):
         super().__init__()
         self.work, self.files, self.settings = Path(work), files, settings
 
-    def run(self, data: None = None, rank: int = 0, world_size: int = 1) -> None:
+    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Any:
         """Write the report and the manifest of the corpus."""
         output = self.work.parent
         remove_cut_off(output), remove_cut_off(self.work / "data")
@@ -61,7 +62,7 @@ def merge_tallies(read: list[dict], written: list[dict], files: list[dict]) -> d
 
     `steps` is step -> source -> [documents, bytes], `files` path -> {source, what was read, what was kept}.
     """
-    report = {"steps": {}, "files": {}, "reasons": {}, "examples": {}, "faults": [], "languages": {}}
+    report: dict[str, Any] = {"steps": {}, "files": {}, "reasons": {}, "examples": {}, "faults": [], "languages": {}}
     report |= {"changed": {}, "kept": {}}
     last = list(written[0]["steps"])[-1]
     for tally in (*read, *written):

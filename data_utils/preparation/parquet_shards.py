@@ -21,7 +21,7 @@ class ShardWriter:
         """Take the columns; lz4 writes two times as fast as zstd and takes half more room."""
         self.path, self.schema, self.compression = path, pa.schema(columns), compression
         self.aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        self.writer: pq.ParquetWriter | None = None
+        self.writer: pq.ParquetWriter | None = None  # from the first row group on
         self.tables: list[pa.Table] = []
         self.held = self.documents = self.bytes = 0
 
@@ -35,7 +35,7 @@ class ShardWriter:
         if self.held >= ROW_GROUP_BYTES:
             self._flush()
 
-    def _flush(self) -> None:
+    def _flush(self) -> pq.ParquetWriter:
         if self.writer is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             # A dictionary helps where values repeat; for texts it would cost time alone.
@@ -46,9 +46,9 @@ class ShardWriter:
         table = pa.concat_tables([self.schema.empty_table(), *self.tables])
         self.writer.write_table(table, row_group_size=max(len(table), 1))
         self.tables, self.held = [], 0
+        return self.writer
 
     def close(self) -> None:
         """Write what is left, and let the file appear."""
-        self._flush()
-        self.writer.close()
+        self._flush().close()
         move_whole(self.aside, self.path)

@@ -1,10 +1,14 @@
 """What a report shows as pictures: languages, lengths, and what each step left."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from data_utils.preparation.report import name_language, percent, total
 from data_utils.preparation.tally import format_bytes
 from files import whole
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 COLOURS = {"zh": "#c8442e", "en": "#2b6ca3"}
 OTHERS = ("#6a9a4b", "#b58a2f", "#7a5c99", "#4a9a9a", "#8a8a8a")
@@ -20,7 +24,7 @@ def draw_pictures(report: dict, folder: Path) -> None:
     from matplotlib import pyplot
 
     folder.mkdir(exist_ok=True)
-    style = {"axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#999999", "font.size": 10}
+    style: Any = {"axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#999999", "font.size": 10}
     style |= {"text.color": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK}
     ordered = sorted(report["languages"].items(), key=lambda item: (-item[1]["bytes"], item[0]))
     others = iter(OTHERS * len(ordered))
@@ -31,7 +35,7 @@ def draw_pictures(report: dict, folder: Path) -> None:
         save_picture(draw_steps(report["steps"]), folder / "steps.png")
 
 
-def draw_languages(languages: list[tuple[str, dict]], colours: dict[str, str]) -> object:
+def draw_languages(languages: list[tuple[str, dict]], colours: dict[str, str]) -> "Figure":
     """Return a bar of the shares of languages, of the text and of the documents."""
     from matplotlib import pyplot
 
@@ -54,7 +58,7 @@ def draw_languages(languages: list[tuple[str, dict]], colours: dict[str, str]) -
     return figure
 
 
-def draw_lengths(languages: list[tuple[str, dict]], colours: dict[str, str]) -> object:
+def draw_lengths(languages: list[tuple[str, dict]], colours: dict[str, str]) -> "Figure":
     """Return a histogram of the lengths of documents, a bar for each language and power of two."""
     from matplotlib import pyplot
 
@@ -89,7 +93,7 @@ def shorten_number(number: int) -> str:
     return str(number)
 
 
-def draw_steps(steps: dict[str, dict]) -> object:
+def draw_steps(steps: dict[str, dict]) -> "Figure":
     """Return a bar for each step: how much text it left, of what was read."""
     from matplotlib import pyplot
 
@@ -109,7 +113,7 @@ def draw_steps(steps: dict[str, dict]) -> object:
     return figure
 
 
-def save_picture(figure: object, path: Path) -> None:
+def save_picture(figure: "Figure", path: Path) -> None:
     """Write a picture whole or not at all, the same bytes for the same figures."""
     from matplotlib import pyplot
 

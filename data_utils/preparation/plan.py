@@ -117,7 +117,7 @@ class Plan:
         near = self.duplicates == "near"
         watches_leaks = near or bool(self.eval_files)
         folder, tally = str(work), Tally()
-        read = [
+        read: list[PipelineStep | Callable] = [
             ReadSources(tasks, partial(read_input, reading=self.reading), tally),
             Count("read", tally),
             *self.filters(tally),

@@ -78,7 +78,7 @@ def summarize(report: dict) -> list[str]:
     """Return what it all came to."""
     read, kept = ends_of(report)
     held_out = sum(counts["held_out"] for counts in report["languages"].values())
-    rows = [
+    rows: list[list[object]] = [
         ["read", read[0], format_bytes(read[1]), "100%"],
         ["**kept**", kept[0], format_bytes(kept[1]), percent(kept[1], read[1])],
         ["of that, held out", held_out, "", ""],

@@ -3,8 +3,9 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -36,7 +37,7 @@ class ReadSources(PipelineStep):
         super().__init__()
         self.tasks, self.read, self.tally = tasks, read, tally
 
-    def run(self, data: None = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
+    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Any:
         """Yield the documents."""
         seconds = 0.0
         for piece in self.tasks[rank]:
@@ -63,7 +64,7 @@ class WriteClean(PipelineStep):
         super().__init__()
         self.work, self.near, self.eval_fraction, self.tally = work, near, eval_fraction, tally
 
-    def run(self, data: Iterable[Document], rank: int = 0, world_size: int = 1) -> None:
+    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Any:
         """Write the documents of a task."""
         work = Path(self.work)
         signatures = Signatures(self.near)
@@ -96,7 +97,7 @@ class WriteCorpus(PipelineStep):
         super().__init__()
         self.work, self.watches_leaks = work, watches_leaks
 
-    def run(self, data: None = None, rank: int = 0, world_size: int = 1) -> None:
+    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Any:
         """Write the shard of a task."""
         work, tally = Path(self.work), Tally()
         tally.steps |= {"duplicates": {}, **({"leaks": {}} if self.watches_leaks else {})}

@@ -5,6 +5,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -84,7 +85,7 @@ class Count(PipelineStep):
         self.step, self.tally = step, tally
         tally.steps[step] = {}  # in their order, also where nothing comes through
 
-    def run(self, data: Iterable[Document], rank: int = 0, world_size: int = 1) -> Iterator[Document]:
+    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Any:
         """Pass the documents on."""
         for document in data:
             self.tally.count(self.step, document.metadata["file"], 1, len(document.text.encode(errors="replace")))
@@ -105,7 +106,7 @@ class Chain(PipelineStep):
         super().__init__()
         self.filters, self.tally, self.max_seconds = filters, tally, max_seconds
 
-    def run(self, data: Iterable[Document], rank: int = 0, world_size: int = 1) -> Iterator[Document]:
+    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Any:
         """Pass on the documents that all filters keep."""
         seconds = dict.fromkeys((step.name for step in self.filters), 0.0)
         for documents in batches(data):

@@ -1,6 +1,5 @@
 """Reads the pages of Common Crawl's WARC archives and the texts of its WET archives by fastwarc, record by record."""
 
-import io
 import zlib
 from collections.abc import Iterator
 from typing import BinaryIO
@@ -85,7 +84,7 @@ def cut_members(path: str, size: int, part_bytes: int, _: ReadArguments) -> list
     return place_cuts(path, size, part_bytes, find_member)
 
 
-def find_member(stream: io.BufferedIOBase) -> int | None:
+def find_member(stream: BinaryIO) -> int | None:
     """Return how many bytes further the next gzip member begins that holds a record, None where there is none."""
     skipped, waiting = 0, b""
     while skipped < MAX_SCAN_BYTES and (more := stream.read(CHUNK_BYTES)):

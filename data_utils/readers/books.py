@@ -49,7 +49,7 @@ def read_member(book: zipfile.ZipFile, name: str, most: int) -> bytes:
 def list_chapters(book: zipfile.ZipFile) -> list[str]:
     """Return the names of a book's chapters in the order of its spine, each once."""
     container = ET.fromstring(read_member(book, "META-INF/container.xml", MAX_LIST_BYTES))
-    package_name = next(node.get("full-path") for node in container.iter() if node.tag.endswith("}rootfile"))
+    package_name = next(str(node.get("full-path")) for node in container.iter() if node.tag.endswith("}rootfile"))
     package = ET.fromstring(read_member(book, package_name, MAX_LIST_BYTES))
     folder = posixpath.dirname(package_name)
     items = {node.get("id"): node for node in package.iter() if node.tag.endswith("}item")}

@@ -9,7 +9,7 @@ import io
 import re
 from collections.abc import Iterator
 from functools import cache
-from typing import AnyStr
+from typing import BinaryIO
 
 from charset_normalizer import from_bytes
 
@@ -91,7 +91,7 @@ def decode_most(data: bytes, encoding: str) -> str | None:
     text = try_decode(data, encoding)
     if text is not None or data.count(b"\n") < 10:
         return text
-    lines = [try_decode(line, encoding) for line in split_lines(data)]
+    lines = [try_decode(line, encoding) for line in io.BytesIO(data)]
     good = [line for line in lines if line is not None]
     return "".join(good) if len(good) >= 0.9 * len(lines) else None
 
@@ -171,7 +171,7 @@ def decode_bytes(data: bytes, declared: tuple[str, ...] = ()) -> str:
 
 
 def read_lines(
-    stream: io.BufferedIOBase, report: Report, number: int = 1, encoding: str | None = None
+    stream: BinaryIO, report: Report, number: int = 1, encoding: str | None = None
 ) -> Iterator[tuple[int, str]]:
     """Yield (number, line) with `\\n` at its end, in constant memory; a line that is not text is reported and left out.
 
@@ -189,7 +189,7 @@ def read_lines(
                 encoding = detect_encoding(block)
             except EncodingFault:
                 encoding = "utf-8"
-                bad = [i for i, line in enumerate(split_lines(block)) if not is_utf8(line)]
+                bad = [i for i, line in enumerate(io.BytesIO(block)) if not is_utf8(line)]
                 if len(bad) > 1 + 0.02 * block.count(b"\n"):
                     report(number + bad[0], describe_fault(block))
                     return
@@ -215,7 +215,7 @@ def read_lines(
         yield number, carry
 
 
-def read_blocks(stream: io.BufferedIOBase) -> Iterator[bytes | None]:
+def read_blocks(stream: BinaryIO) -> Iterator[bytes | None]:
     """Yield a stream in blocks of about BLOCK_BYTES that end where a line does; a line that breaks off is left out.
 
     A line of more than MAX_LINE_BYTES is None.
@@ -240,9 +240,9 @@ def decode_lines(block: bytes, encoding: str, number: int, report: Report) -> li
     if encoding.startswith("utf-8"):
         text = try_decode(block, encoding) if block.endswith(b"\n") else None
         if text is not None:
-            return split_lines(text)
+            return [*io.StringIO(text, newline="\n")]  # unlike splitlines, cut at \n alone
     lines: list[str | None] = []
-    for offset, line in enumerate(split_lines(block)):
+    for offset, line in enumerate(io.BytesIO(block)):
         # A line of UTF-8 in a file of another encoding: four valid characters are no accident.
         text = None if line.isascii() or encoding.startswith("utf-8") else try_decode(line, "utf-8")
         try:
@@ -252,14 +252,6 @@ def decode_lines(block: bytes, encoding: str, number: int, report: Report) -> li
             report(number + offset, describe_fault(line, encoding))
             lines.append(None)
     return lines
-
-
-def split_lines(text: AnyStr) -> list[AnyStr]:
-    """Return the lines, each with its `\\n`; unlike splitlines, at nothing else."""
-    end = "\n" if isinstance(text, str) else b"\n"
-    *lines, last = text.split(end)
-    lines = [line + end for line in lines]
-    return [*lines, last] if last else lines
 
 
 def describe_fault(data: bytes, encoding: str = "utf-8") -> str:

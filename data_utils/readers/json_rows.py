@@ -31,7 +31,7 @@ def read_jsonl(path: str, _: ReadArguments, report: Report, part: Part | None = 
         try:
             value = parse(text)
         except (ValueError, RecursionError) as error:
-            if number == first[0] and (text[0] == "[" or text == "{"):
+            if first and number == first[0] and (text[0] == "[" or text == "{"):
                 yield from scan_values(chain(filter(None, (first, second)), lines), report)
                 return
             report(number, describe_json_fault(error))
@@ -102,7 +102,8 @@ class Held:
     def skip_between(self) -> bool:
         """Go to where the next value may begin; False at the end."""
         while True:
-            self.at = BETWEEN.match(self.text, self.at).end()
+            between = BETWEEN.match(self.text, self.at)
+            self.at = between.end() if between else self.at
             if self.at < len(self.text):
                 return True
             if not self.read_on():

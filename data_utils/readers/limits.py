@@ -3,7 +3,7 @@
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 REPEAT_SECONDS = 0.1  # the timer rings again: a limit around this one may have passed meanwhile
@@ -16,7 +16,7 @@ class OutOfTime(BaseException):
 
 
 @contextmanager
-def limit_seconds(seconds: float) -> Iterator[None]:
+def limit_seconds(seconds: float) -> Generator[None]:
     """Raise OutOfTime where the work in this context takes more than some seconds of processor time; 0: no limit.
 
     Processor time, so that no document is lost to a busy machine, a slow network or a laptop that slept. Python code

@@ -9,10 +9,10 @@ import bz2
 import io
 import lzma
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import fsspec
 import pyarrow as pa
@@ -80,7 +80,7 @@ class Range(io.RawIOBase):
         self.stream.seek((self.start, self.stream.tell(), self.end)[whence] + offset)
         return self.tell()
 
-    def readinto(self, buffer: bytearray) -> int:
+    def readinto(self, buffer: Any, /) -> int:
         """Fill the buffer as far as the range goes."""
         data = self.stream.read(max(0, min(len(buffer), self.end - self.stream.tell())))
         buffer[: len(data)] = data
@@ -94,7 +94,8 @@ class Unpacked(io.RawIOBase):
         self.stream, self.packing, self.most = stream, packing, most
         # It closes what it reads when it goes: a view, not the stream.
         self.frames = pa.CompressedInputStream(Range(stream, 0, MOST), "zstd") if packing == ".zst" else None
-        self.unpacker, self.waiting = None, b""
+        self.unpacker: Any = None
+        self.waiting = b""
         self.size, self.last = 0, 0  # unpacked bytes, and where the last of them came from in the file
         self.whole, self.place = 0, 0  # the same of whole members
         self.is_done, self.fault = False, ""
@@ -107,7 +108,7 @@ class Unpacked(io.RawIOBase):
         """Return how many bytes were unpacked, which fastwarc asks."""
         return self.size
 
-    def readinto(self, buffer: bytearray) -> int:
+    def readinto(self, buffer: Any, /) -> int:
         """Fill the buffer with what is unpacked next."""
         data, size = b"", min(len(buffer), self.most - self.size)
         try:
@@ -128,12 +129,13 @@ class Unpacked(io.RawIOBase):
     def unpack(self, most: int) -> bytes:
         """Return the next bytes of the members, at most so many, nothing at the end of the last one."""
         while self.unpacker is not None or self.begin_member():
-            is_fed = getattr(self.unpacker, "needs_input", True)
+            unpacker: Any = self.unpacker
+            is_fed = getattr(unpacker, "needs_input", True)
             data, self.waiting = (self.waiting or self.stream.read(FEED_BYTES)) if is_fed else b"", b""
-            unpacked = self.unpacker.decompress(data, most)
-            self.waiting = getattr(self.unpacker, "unconsumed_tail", b"")
-            if self.unpacker.eof:
-                self.waiting, self.unpacker = self.unpacker.unused_data, None
+            unpacked = unpacker.decompress(data, most)
+            self.waiting = getattr(unpacker, "unconsumed_tail", b"")
+            if unpacker.eof:
+                self.waiting, self.unpacker = unpacker.unused_data, None
                 self.whole, self.place = self.size + len(unpacked), self.stream.tell() - len(self.waiting)
             elif is_fed and not data and not unpacked:
                 self.fault = CUT
@@ -172,7 +174,7 @@ def find_damage(stream: BinaryIO, packing: str) -> Unpacked:
 @contextmanager
 def open_file(
     path: str, report: Report | None = None, decompress: bool = True, part: Part | None = None
-) -> Iterator[BinaryIO]:
+) -> Generator[BinaryIO]:
     """Open a file or address for reading bytes, by its name unpacked, or a part of it.
 
     `report` is told at the end if its data break off; without it, that is for the caller to ask (`find_break`).
@@ -185,13 +187,13 @@ def open_file(
             return
         found = find_damage(stream, packing) if report is not None and packing != ".bz2" else None
         damage = found.fault if found and found.fault not in (CUT, MORE) else ""
-        raw = Unpacked(stream, packing, found.whole if damage else MOST)
+        raw = Unpacked(stream, packing, found.whole if found and damage else MOST)
         yield io.BufferedReader(raw, BUFFER_BYTES)
         if report is not None and (fault := damage or raw.fault):
             size = stream.seek(0, 2)
             place = (
                 found.place
-                if damage
+                if found and damage
                 else {MORE: raw.place, CUT: size}.get(fault, max(raw.place, raw.last - FEED_BYTES))
             )
             sound = "; what stands before is sound" if raw.size else ""

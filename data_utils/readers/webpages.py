@@ -10,6 +10,7 @@ from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 from data_utils.readers.encodings import EncodingFault, decode_bytes
 from data_utils.readers.files import ReadArguments
@@ -66,7 +67,7 @@ def extract_text(html: str, max_seconds: float = 0, whole: bool = False) -> str:
     """
     options = dict.fromkeys(("alt_texts", "links", "form_fields", "noscript", "comments"), False)
     with _turn:
-        process = _page_process(os.getpid())
+        process: Any = _page_process(os.getpid())
         try:
             pickle.dump((html, options | {"main_content": not whole}, max_seconds), process.stdin)
             process.stdin.flush()

@@ -3,7 +3,7 @@
 import pytest
 
 from errors import InputError
-from model_utils.chat_template import find_system, render, replace_system
+from model_utils.chat_template import find_system, render_question, replace_system
 from model_utils.tokenizer import CHAT_TEMPLATE
 
 OWN = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
@@ -33,19 +33,19 @@ def chat(tokenizer):
 @pytest.mark.parametrize("template", [SMOLLM2, QWEN25])
 def test_its_own_is_found_replaced_and_left_out(chat, template):
     chat.chat_template = template
-    given = render(chat, "Be brief.")
+    given = render_question(chat, "Be brief.")
     assert find_system(chat) == OWN
     for text in ('You\'re Momo.\nSay "hi" \\o/ {{ x }}', "你是小助手。"):
         chat.chat_template = template
         replace_system(chat, text)
         assert find_system(chat) == text
-        assert render(chat, "Be brief.") == given
+        assert render_question(chat, "Be brief.") == given
     chat.chat_template = template
     replace_system(chat, "")
     assert find_system(chat) is None
-    assert render(chat, None) in given
-    assert "system" not in render(chat, None)
-    assert render(chat, "Be brief.") == given
+    assert render_question(chat, None) in given
+    assert "system" not in render_question(chat, None)
+    assert render_question(chat, "Be brief.") == given
 
 
 def test_a_template_without_one_gets_one(chat):
