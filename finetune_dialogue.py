@@ -120,7 +120,7 @@ def main(argv: list[str] | None = None) -> int:
 
     # 2. Dialogues: read, split, packed to rows; text of the pretraining among them, where asked.
     with preparation_lock():
-        rows, eval_rows, held_out, facts = read_rows(run, options, tokenizer, model)
+        rows, eval_rows, held_out, facts = prepare_dialogues(run, options, tokenizer, model)
     run.watch.lap("data")
 
     # 3. Plan, with --minutes: as many steps as the time allows, and few enough that nothing is learned by heart.
@@ -151,7 +151,7 @@ def main(argv: list[str] | None = None) -> int:
     return train_and_save(run, model, tokenizer, objective)
 
 
-def read_rows(
+def prepare_dialogues(
     run: "Run", options: DialogueArguments, tokenizer: "PreTrainedTokenizerBase", model: "PreTrainedModel"
 ) -> tuple["Dataset", dict[str, "Dataset"], "Dataset", dict[str, object]]:
     """Return rows to train on, held-out rows of each part, the held-out dialogues, and facts for the record."""

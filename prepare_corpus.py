@@ -12,6 +12,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is fetched unless the us
 
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -78,9 +79,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         from data_utils.preparation.executors import run_stages
         from data_utils.preparation.filters import CleaningArguments
-        from data_utils.preparation.plan import Plan, divide_files, list_files
-        from data_utils.preparation.report import describe_languages
-        from data_utils.preparation.tally import format_bytes, plural
+        from data_utils.preparation.plan import Preparation, divide_files, list_inputs
         from data_utils.sources.inputs import ReadArguments
     except ModuleNotFoundError as error:
         raise InputError(
@@ -91,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
     output = Path(args.output_dir)
 
     # 1. What there is to read, and whether this was begun before.
-    files = list_files(args.sources)
+    files = list_inputs(args.sources)
     options = asdict(args) | asdict(reading) | asdict(cleaning)
     settings = {name: value for name, value in options.items() if name not in FREE}
     with one_writer(output):
@@ -109,31 +108,40 @@ def main(argv: list[str] | None = None) -> int:
         duplicates = (args.duplicates, args.near_similarity)
         held_out = (args.eval_fraction, args.eval_files)
         tasks = begun["tasks"]
-        plan = Plan(files, tasks, reading, cleaning, *duplicates, *held_out, args.max_broken_fraction)
+        plan = Preparation(files, tasks, reading, cleaning, *duplicates, *held_out, args.max_broken_fraction)
         stages = plan.stages(work, settings)
         slurm = {"partition": args.slurm_partition, "time": args.slurm_time}
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         workers = args.workers or (-1 if args.executor == "slurm" else cores)
-        if not run_stages(stages, args.executor, work, workers, slurm, args.ray_address, print):
+        if not run_stages(stages, args.executor, work, workers, slurm, args.ray_address):
             return 0
         shutil.rmtree(work)
 
     # 3. What it came to.
+    for line in describe_result(output, cleaning.languages):
+        print(line)
+    return 0
+
+
+def describe_result(output: Path, languages: list[str]) -> Iterator[str]:
+    """Yield what a preparation came to, and the command that trains on it."""
+    from data_utils.preparation.report import describe_languages
+    from data_utils.preparation.tally import format_bytes, plural
+
     corpus = json.loads((output / MANIFEST).read_text(encoding="utf-8"))
     report = json.loads((output / "report.json").read_text(encoding="utf-8"))
     held_out = sum(counts["held_out"] for counts in report["languages"].values())
-    print(
+    yield (
         f"{output}: {plural(corpus['documents'], 'document')}, {format_bytes(corpus['bytes'])}, {held_out:,} held out; "
         f"{plural(len(report['faults']), 'fault')} in the input; {output}/report.md says more"
     )
     read = sum(counts[0] for counts in report["steps"]["read"].values())
-    if told := describe_languages(report["reasons"].get("language", {}), read, cleaning.languages):
-        print(f"note: {told}")
+    if told := describe_languages(report["reasons"].get("language", {}), read, languages):
+        yield f"note: {told}"
     if not held_out:
-        print("note: training needs a held-out document: give more text, or a larger --eval_fraction here and there")
+        yield "note: training needs a held-out document: give more text, or a larger --eval_fraction here and there"
     command = format_command("python", "train.py", "--corpus", output, "--output_dir", f"ckpt_{output.name}")
-    print(f"next: {command}")
-    return 0
+    yield f"next: {command}"
 
 
 def is_finished(output: Path, settings: dict, overwrite: bool) -> bool:

@@ -87,7 +87,7 @@ from data_utils.dialogue.reading import read_dialogues
 from data_utils.sources.corpus import read_corpus
 from data_utils.sources.source import open_sources
 from eval_utils.figures import Figure
-from eval_utils.items import read_choices, read_continuations, read_pairs
+from eval_utils.items import read_choices, read_continuations, read_minimal_pairs
 from eval_utils.likelihood import Scorer
 from eval_utils.likelihood_figures import Reader
 from eval_utils.parts import Files, Subject, measure_part
@@ -130,7 +130,7 @@ def read_files(options: ScoreOptions) -> Files:
         files.documents = list(read_corpus(open_sources(options.text))[0])
     if options.dialogues:
         files.dialogues = list(read_dialogues(open_sources(options.dialogues)))
-    for name, read in (("pairs", read_pairs), ("choices", read_choices), ("continuations", read_continuations)):
+    for name, read in (("pairs", read_minimal_pairs), ("choices", read_choices), ("continuations", read_continuations)):
         if paths := getattr(options, name):
             setattr(files, name, list(read(paths)))
     return files

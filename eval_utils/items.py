@@ -34,7 +34,7 @@ class Continuation:
     group: str = ""
 
 
-def read_pairs(paths: list[str]) -> Iterator[Pair]:
+def read_minimal_pairs(paths: list[str]) -> Iterator[Pair]:
     """Yield minimal pairs of files in BLiMP's form: sentence_good, sentence_bad, and UID for the phenomenon."""
     for place, row in read_items(paths, {"sentence_good": str, "sentence_bad": str}):
         good, bad = row["sentence_good"], row["sentence_bad"]

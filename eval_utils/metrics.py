@@ -14,7 +14,7 @@ from transformers import EvalPrediction, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
 SAMPLE_ROWS = 256
-FEATURES = datasets.Features({"predictions": datasets.Value("float64"), "references": datasets.Value("float64")})
+TOKEN_FEATURES = datasets.Features({"predictions": datasets.Value("float64"), "references": datasets.Value("float64")})
 
 
 class _TokenMetric(evaluate.Metric):
@@ -22,7 +22,7 @@ class _TokenMetric(evaluate.Metric):
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
-            description=self.__doc__ or "", citation="", inputs_description="", features=FEATURES
+            description=self.__doc__ or "", citation="", inputs_description="", features=TOKEN_FEATURES
         )
 
 

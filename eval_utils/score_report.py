@@ -35,11 +35,11 @@ MEANINGS = {
 Scores = dict[str, list[Figure]]  # of each checkpoint
 
 
-def show_value(figure: Figure, value: float) -> str:
+def format_value(figure: Figure, value: float) -> str:
     """Return a value in the figure's unit, without the unit's name unless it is %.
 
-    >>> show_value(Figure("a", "", "%", False, [1.0]), 0.5), show_value(Figure("a", "", "bits/byte", True, [1.0]), 1.5)
-    ('50.0%', '1.500')
+    >>> format_value(Figure("a", "", "%", False, [1.0]), 0.5)
+    '50.0%'
     """
     if figure.unit == "%":
         return f"{value:.1%}"
@@ -49,8 +49,8 @@ def show_value(figure: Figure, value: float) -> str:
 def show_figure(figure: Figure) -> str:
     """Return a figure with its interval."""
     interval = figure.interval()
-    span = f" [{show_value(figure, interval[0])}, {show_value(figure, interval[1])}]" if interval else ""
-    return show_value(figure, figure.value) + span
+    span = f" [{format_value(figure, interval[0])}, {format_value(figure, interval[1])}]" if interval else ""
+    return format_value(figure, figure.value) + span
 
 
 def explain(figure: Figure) -> str:
@@ -103,7 +103,7 @@ def format_brief(figures: list[Figure]) -> str:
     rows = []
     for figure in shown:
         unit = "" if figure.unit == "%" else f" {figure.unit}"
-        rows.append([figure.name, f"{show_value(figure, figure.value)}{unit}", explain(figure)])
+        rows.append([figure.name, f"{format_value(figure, figure.value)}{unit}", explain(figure)])
     return format_text(rows)
 
 
@@ -132,7 +132,7 @@ def is_ahead(figure: Figure, other: Figure) -> bool:
 
 def describe_lead(row: list[Figure], place: int) -> str:
     """Return a figure's name and value at a place of a row of two, against the other's."""
-    values = " against ".join(show_value(figure, figure.value) for figure in (row[place], row[1 - place]))
+    values = " against ".join(format_value(figure, figure.value) for figure in (row[place], row[1 - place]))
     return f"{row[0].name} {values}{'' if row[0].unit == '%' else f' {row[0].unit}'}"
 
 

@@ -137,7 +137,7 @@ def choose_pad(tokenizer: PreTrainedTokenizerBase, stops: list[int]) -> None:
     )
 
 
-def read_config(file: Path, metadata: dict) -> PretrainedConfig:
+def read_gguf_config(file: Path, metadata: dict) -> PretrainedConfig:
     """Return a file's config; transformers 5.23 takes its own defaults for what is read here again.
 
     Raises InputError where positions are scaled, which it leaves out.
@@ -161,7 +161,7 @@ def read_config(file: Path, metadata: dict) -> PretrainedConfig:
 
 def import_weights(file: Path, metadata: dict, folder: Path) -> None:
     """Write a file's config and weights, unpacked to float32, the weights last."""
-    partial, config = folder / ".partial", read_config(file, metadata)
+    partial, config = folder / ".partial", read_gguf_config(file, metadata)
     with contextlib.redirect_stderr(io.StringIO()):  # progress bars
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             str(file.parent), config=config, gguf_file=file.name, quantization_config=GgufConfig(dequantize=True),

@@ -37,7 +37,7 @@ def extend_tokenizer(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], c
     vocab, merges = model["vocab"], [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
     names = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
     known, added = set(names), 0
-    for left, right in learn_merges(count_words(tokenizer, texts), count):
+    for left, right in learn_merges(count_marked_words(tokenizer, texts), count):
         parts = ["".join(names[ord(mark) - FIRST_MARK] for mark in part) for part in (left, right)]
         token = "".join(parts)
         if token not in known and added < count:
@@ -50,7 +50,7 @@ def extend_tokenizer(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], c
     write_whole(folder / "tokenizer.json", json.dumps(content, ensure_ascii=False))
 
 
-def count_words(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> Counter[str]:
+def count_marked_words(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> Counter[str]:
     """Count the words of texts that aren't in ASCII, each as the marks of its old tokens."""
     words: Counter[str] = Counter()
 

@@ -365,7 +365,7 @@ def test_slurm_gets_scripts_that_run_this_code(tmp_path, monkeypatch, capsys):
 def test_without_slurm_it_says_so(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "")
     with pytest.raises(InputError, match="sbatch"):
-        run_stages([], "slurm", tmp_path, 1, {}, None, print)
+        run_stages([], "slurm", tmp_path, 1, {}, None)
 
 
 def test_ray_makes_the_same_corpus(tmp_path, news):

@@ -3,6 +3,8 @@
 import json
 import math
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -76,6 +78,27 @@ def find_marks(share: float) -> list[float]:
     return [number * share for number in range(1, math.ceil(0.99 / share))]
 
 
+@dataclass(frozen=True)
+class Timetable:
+    """What a run by the clock keeps to.
+
+    Args:
+        minutes: from the start of the process. decay_share: last share, in which the rate falls. max_steps: at most.
+        finish_seconds: estimate of what comes after the last evaluation: saving and the report.
+        eval_share, save_share: share of the run between evaluations and between checkpoints; 1 or more: no business of
+            the clock.
+        finish_steps: what the last evaluation costs, in steps, until the first one is measured.
+    """
+
+    minutes: float
+    decay_share: float
+    max_steps: int
+    finish_seconds: float
+    eval_share: float = 0.25
+    save_share: float = 0.25
+    finish_steps: float = 0.0
+
+
 class Clock(TrainerCallback):
     """Sets the learning rate by elapsed time and ends the run in time for a last evaluation and saving.
 
@@ -85,29 +108,12 @@ class Clock(TrainerCallback):
     A clocked run isn't reproducible bit for bit; its record holds the steps it took, with which it can be repeated.
     """
 
-    def __init__(
-        self,
-        minutes: float,
-        decay_share: float,
-        max_steps: int,
-        finish_seconds: float,
-        eval_share: float = 0.25,
-        save_share: float = 0.25,
-        finish_steps: float = 0.0,
-        seconds=None,
-    ) -> None:
-        """Make the clock of a run of so many minutes from the start of the process.
-
-        Args:
-            finish_seconds: estimate of what comes after the last evaluation: saving and the report.
-            finish_steps: what that evaluation costs, in steps, until the first one is measured.
-            eval_share, save_share: share of the run between evaluations and between checkpoints; 1 or more: no business
-                of the clock.
-        """
-        self.total, self.decay_share, self.max_steps = minutes * 60, decay_share, max_steps
-        self.seconds = seconds or process_seconds
-        self.finish_seconds, self.finish_steps = finish_seconds, finish_steps
-        self.marks = {"evaluate": find_marks(eval_share), "save": find_marks(save_share)}
+    def __init__(self, table: Timetable, seconds: Callable[[], float] = process_seconds) -> None:
+        """`seconds` returns those since the start of the process."""
+        self.total, self.decay_share, self.max_steps = table.minutes * 60, table.decay_share, table.max_steps
+        self.seconds = seconds
+        self.finish_seconds, self.finish_steps = table.finish_seconds, table.finish_steps
+        self.marks = {"evaluate": find_marks(table.eval_share), "save": find_marks(table.save_share)}
         self.spent, self.begin, self.progress = 0.0, None, 0.0
         self.step_seconds, self.last_end, self.pause_start, self.is_last = 0.0, None, None, False
         self.measures_end, self.pause_seconds = False, None

@@ -29,12 +29,13 @@ BATCH_PROMPTS = 32
 
 @dataclass(frozen=True)
 class Asked:
-    """A prompt that the model is asked: its messages and ids, and the reply that its dialogue has."""
+    """A prompt that the model is asked: messages and ids, the reply that its dialogue has, the assistant's name."""
 
     messages: list[dict]
     ids: list[int]
     truth: str
     language: str
+    name: str | None = None
 
     @property
     def question(self) -> str:
@@ -43,7 +44,7 @@ class Asked:
 
 
 def pick_prompts(
-    dialogues: Dataset, tokenizer: PreTrainedTokenizerBase, *, count: int, window: int, seed: int
+    dialogues: Dataset, tokenizer: PreTrainedTokenizerBase, *, count: int, window: int, seed: int, name: str | None
 ) -> list[Asked]:
     """Return prompts of dialogues, `count` in all, the same number of each language where there are as many."""
     found: list[Asked] = []
@@ -55,7 +56,7 @@ def pick_prompts(
                 ids, _ = encode_prompt(tokenizer, messages, window, MAX_TOKENS)
             except DialogueError:  # no reply has room beside it
                 continue
-            found.append(Asked(messages, ids, reply["content"], language))
+            found.append(Asked(messages, ids, reply["content"], language, name))
     return found
 
 
@@ -87,7 +88,7 @@ def sample_replies(
     return replies
 
 
-def name_faults(asked: Asked, answer: Answer, assistant_name: str | None) -> list[str]:
+def find_reply_faults(asked: Asked, answer: Answer) -> list[str]:
     """Return what is wrong with a reply, as far as it can be seen without a judge."""
     if not answer.text:
         return ["empty", "off topic"]
@@ -96,7 +97,7 @@ def name_faults(asked: Asked, answer: Answer, assistant_name: str | None) -> lis
         "wrong language": detect_language(answer.text) != detect_language(asked.truth),
         "loop": is_loop(answer.text),
         "off topic": not is_on_topic(asked.question, answer.text),
-        "wrong name": bool(assistant_name) and assistant_name in asked.truth and assistant_name not in answer.text,
+        "wrong name": bool(asked.name) and asked.name in asked.truth and asked.name not in answer.text,
     }
     return [name for name, found in checks.items() if found]
 
@@ -111,13 +112,13 @@ def likeness(one: str, other: str) -> float:
     return 2 * len(units & others) / max(1, len(units) + len(others))
 
 
-def choose_pair(asked: Asked, answers: list[Answer], assistant_name: str | None) -> tuple[str, str, list[str]] | None:
+def choose_pair(asked: Asked, answers: list[Answer]) -> tuple[str, str, list[str]] | None:
     """Return (chosen, rejected, faults of the rejected) of a prompt; None where no reply is clearly worse.
 
     Chosen is the best sample, and the dialogue's own reply only where each sample has a fault: what a model says itself
     is nearer to what it can learn.
     """
-    faults = {answer: name_faults(asked, answer, assistant_name) for answer in answers if answer.text}
+    faults = {answer: find_reply_faults(asked, answer) for answer in answers if answer.text}
     if not faults:
         return None
     ranked = sorted(faults, key=lambda answer: (len(faults[answer]), -likeness(answer.text, asked.truth)))
@@ -135,7 +136,6 @@ def make_own_pairs(
     key: str,
     samples: int,
     seed: int,
-    assistant_name: str | None,
 ) -> Dataset:
     """Return the preferences that a model makes of prompts; made once for each `key`, which tells the model's weights.
 
@@ -145,14 +145,14 @@ def make_own_pairs(
     def rows() -> Iterator[dict]:
         replies = sample_replies(model, tokenizer, [asked.ids for asked in prompts], count=samples, seed=seed)
         for number, (asked, answers) in enumerate(zip(prompts, replies, strict=True), 1):
-            pair = choose_pair(asked, answers, assistant_name)
+            pair = choose_pair(asked, answers)
             if pair:
                 chosen, rejected, faults = pair
                 place = {"source": ", ".join(faults), "place": str(number), "language": asked.language}
                 yield {"prompt": asked.messages, "chosen": chosen, "rejected": rejected, **place}
 
-    asked_of = cache_key(*(f"{asked.ids} {asked.truth}" for asked in prompts))
-    return generate_rows(rows, PAIR_FEATURES, cache_key("own pairs", key, asked_of, samples, seed, assistant_name))
+    asked_of = cache_key(*(f"{asked.ids} {asked.truth} {asked.name}" for asked in prompts))
+    return generate_rows(rows, PAIR_FEATURES, cache_key("own pairs", key, asked_of, samples, seed))
 
 
 class ReplyReport:
@@ -162,10 +162,9 @@ class ReplyReport:
         self,
         prompts: list[Asked],
         seed: int,
-        assistant_name: str | None,
         reward: Callable[[str, str], float] | None = None,
     ) -> None:
-        self.prompts, self.seed, self.assistant_name, self.reward = prompts, seed, assistant_name, reward
+        self.prompts, self.seed, self.reward = prompts, seed, reward
         self.before: list[list[Answer]] = []
 
     def ask(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[list[Answer]]:
@@ -175,7 +174,7 @@ class ReplyReport:
     def shares(self, replies: list[list[Answer]]) -> dict[str, float]:
         """Return for each fault the share of the replies that have it."""
         found = [
-            name_faults(asked, answer, self.assistant_name)
+            find_reply_faults(asked, answer)
             for asked, answers in zip(self.prompts, replies, strict=True)
             for answer in answers
         ]

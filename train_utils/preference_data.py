@@ -14,16 +14,14 @@ from data_utils.dialogue.pairs import read_pairs
 from data_utils.dialogue.reading import name_assistant, read_checked, split_dialogues
 from data_utils.rows.packing import Rows, thin_rows
 from data_utils.rows.preferences import encode_pairs, pack_pairs
-from data_utils.sources.builtin import dialogue_text
 from data_utils.sources.corpus import split_languages
 from data_utils.sources.source import open_sources
-from data_utils.text.splitting import hash_share
 from errors import InputError
 from eval_utils.likelihood import window_of
 from model_utils.checkpoint import load_model
 from model_utils.shapes import find_embedding
 from model_utils.tokenizer import tokenizer_fingerprint
-from train_utils.own_pairs import ReplyReport, make_own_pairs, pick_prompts
+from train_utils.own_pairs import Asked, ReplyReport, make_own_pairs, pick_prompts
 from train_utils.preferences import add_references
 from train_utils.rewarded import RewardedRows, Rounds, load_reward, rank_prompts
 from train_utils.run import Run
@@ -55,52 +53,42 @@ class Prepared:
 
 def find_preferences(run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: Any) -> Preferences:
     """Return the preferences that options of tune_preferences.py name: of files, or what the model makes of prompts."""
-    window, seed = window_of(model), run.args.seed
+    seed = run.args.seed
     with preparation_lock():
         if options.preferences:
             reading = read_pairs(open_sources(options.preferences), options.skip_bad_dialogues)
             for line in reading.lines:
                 run.say(line)
-            train, held_out = split_pairs(reading.dialogues, options.eval_fraction)
+            train, held_out = split_dialogues(reading.dialogues, options.eval_fraction, "prompt")
             rows = [row for row in held_out if row["chosen"]][:REPORT_PROMPTS]
             dialogues = [{**row, "messages": [*row["prompt"], {"role": "assistant", "content": row["chosen"]}]}
                          for row in rows]  # fmt: skip
-            asked = pick_prompts(
-                Dataset.from_list(dialogues), tokenizer, count=REPORT_PROMPTS, window=window, seed=seed
-            )
+            how = {"count": REPORT_PROMPTS, "window": window_of(model), "seed": seed, "name": options.assistant_name}
+            asked = pick_prompts(Dataset.from_list(dialogues), tokenizer, **how)
         else:
-            reading = read_checked(open_sources(options.dialogues), options.skip_bad_dialogues)
-            parts = split_dialogues(reading.dialogues, options.eval_fraction)
-            named = [name_assistant(part, options.assistant_name) for part in parts]
-            how = {
-                "key": run.settings["base_version"],
-                "samples": options.samples,
-                "assistant_name": options.assistant_name,
-            }
             made = []
-            for part, count in zip(named, (options.prompts, max(40, options.prompts // 5)), strict=True):
-                prompts = pick_prompts(part, tokenizer, count=count, window=window, seed=seed)
-                pairs = make_own_pairs(model, tokenizer, prompts, seed=seed, **how)
+            for asked in ask_dialogues(run, model, tokenizer, options):
+                how = {"key": run.settings["base_version"], "samples": options.samples, "seed": seed}
+                pairs = make_own_pairs(model, tokenizer, asked, **how)
                 made.append(pairs)
-                run.say(f"preferences: {len(prompts)} prompts, {options.samples} replies to each: {len(pairs)} pairs, "
-                        f"{len(prompts) - len(pairs)} prompts whose replies don't differ")  # fmt: skip
-                asked = prompts
+                run.say(f"preferences: {len(asked)} prompts, {options.samples} replies to each: {len(pairs)} pairs, "
+                        f"{len(asked) - len(pairs)} prompts whose replies don't differ")  # fmt: skip
             train, held_out = made
-        report = ReplyReport(asked[:: max(1, len(asked) // REPORT_PROMPTS)], seed, options.assistant_name)
+        report = ReplyReport(asked[:: max(1, len(asked) // REPORT_PROMPTS)], seed)
         report.before = report.ask(model, tokenizer)
     return Preferences(train, held_out, report)
 
 
-def split_pairs(pairs: Dataset, eval_fraction: float) -> tuple[Dataset, Dataset]:
-    """Split preferences by the hash of their prompt into (training, held-out), so that no prompt is in both.
-
-    Of a few, where no hash falls low enough, those of the lowest are held out; those of a single prompt are both.
-    """
-    shares = [hash_share(dialogue_text(prompt)) for prompt in pairs["prompt"]]
-    limit = eval_fraction if min(shares) < eval_fraction else min(shares) + 1e-12
-    held = [i for i, share in enumerate(shares) if share < limit]
-    kept = [i for i, share in enumerate(shares) if share >= limit] or held
-    return pairs.select(kept), pairs.select(held)
+def ask_dialogues(
+    run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: Any
+) -> tuple[list[Asked], list[Asked]]:
+    """Return the prompts of `--dialogues` that the model answers: (to train on, held out)."""
+    reading = read_checked(open_sources(options.dialogues), options.skip_bad_dialogues)
+    how: dict[str, Any] = {"window": window_of(model), "seed": run.args.seed, "name": options.assistant_name}
+    parts = [name_assistant(part, how["name"]) for part in split_dialogues(reading.dialogues, options.eval_fraction)]
+    counts = (options.prompts, max(40, options.prompts // 5))
+    train, held_out = (pick_prompts(part, tokenizer, count=n, **how) for part, n in zip(parts, counts, strict=True))
+    return train, held_out
 
 
 def describe_pairs(pairs: Dataset) -> Iterator[str]:
@@ -146,14 +134,7 @@ def prepare_rewarded(run: Run, model: PreTrainedModel, tokenizer: PreTrainedToke
     """Return rows that the model makes by a reward as it goes, and held-out pairs of its replies as it is now."""
     reward, seed = load_reward(options.reward), run.args.seed
     with preparation_lock():
-        reading = read_checked(open_sources(options.dialogues), options.skip_bad_dialogues)
-        parts = split_dialogues(reading.dialogues, options.eval_fraction)
-    named = [name_assistant(part, options.assistant_name) for part in parts]
-    counts = (options.prompts, max(40, options.prompts // 5))
-    how = {"window": window_of(model), "seed": seed}
-    prompts, asked = (
-        pick_prompts(part, tokenizer, count=count, **how) for part, count in zip(named, counts, strict=True)
-    )
+        prompts, asked = ask_dialogues(run, model, tokenizer, options)
     pairs, mean = rank_prompts(model, tokenizer, asked, reward, count=options.samples, seed=seed)
     run.say(f"held out: {len(asked)} prompts, mean reward {mean:.3f}, {len(pairs)} pairs")
     held_out = {part: pack_preferences(run, model, tokenizer, rows, options.row_tokens)
@@ -169,7 +150,7 @@ def prepare_rewarded(run: Run, model: PreTrainedModel, tokenizer: PreTrainedToke
     if not run.resume:
         shutil.rmtree(folder, ignore_errors=True)
     rounds = Rounds(model, reference, tokenizer, reward, options.samples, options.row_tokens, seed, folder, run.say)
-    report = ReplyReport(asked[:REPORT_PROMPTS], seed, options.assistant_name, reward)
+    report = ReplyReport(asked[:REPORT_PROMPTS], seed, reward)
     report.before = report.ask(model, tokenizer)
     facts = {"prompts": len(prompts), "rounds": options.rounds, "mean reward before": round(mean, 4)}
     return Prepared(RewardedRows(rounds, prompts, options.rounds), held_out, report, facts)

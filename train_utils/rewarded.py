@@ -19,7 +19,7 @@ from datasets import Dataset
 from torch.utils.data import Dataset as TorchDataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from data_utils.dialogue.pairs import make_pairs
+from data_utils.dialogue.pairs import hold_pairs
 from data_utils.rows.packing import assign_rows
 from data_utils.rows.preferences import collate_pairs, encode_pair, pack_pair_row
 from errors import InputError, first_line
@@ -77,7 +77,7 @@ def rank_prompts(
     replies = sample_replies(model, tokenizer, [asked.ids for asked in prompts], **drawn)
     ranked = [rank_replies(*both, reward, i) for i, both in enumerate(zip(prompts, replies, strict=True))]
     values = [value for _, found in ranked for value in found]
-    return make_pairs([pair for pair, _ in ranked if pair]), sum(values) / max(1, len(values))
+    return hold_pairs([pair for pair, _ in ranked if pair]), sum(values) / max(1, len(values))
 
 
 @dataclass
@@ -120,7 +120,7 @@ class RewardedRows(TorchDataset):
         """Return the rows of a round, of pairs made now, or of those that were kept when it began."""
         rounds, path = self.rounds, self.rounds.folder / f"round-{number}.json"
         if path.exists():
-            pairs = make_pairs(json.loads(path.read_text(encoding="utf-8")))
+            pairs = hold_pairs(json.loads(path.read_text(encoding="utf-8")))
         else:
             drawn = {"count": rounds.samples, "seed": rounds.seed + number}
             pairs, mean = rank_prompts(rounds.model, rounds.tokenizer, self.parts[number], rounds.reward, **drawn)

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from data_utils.dialogue.checking import as_exchange
 from data_utils.dialogue.format import stop_token_id
-from data_utils.dialogue.reading import FEATURES
+from data_utils.dialogue.reading import DIALOGUE_FEATURES
 from data_utils.dialogue.window import encode_prompt
 from data_utils.sources.builtin import DIALOGUE_SOURCES
 from errors import InputError
@@ -68,7 +68,7 @@ def replay_replies(run: Run, base: str, model: PreTrainedModel, count: int) -> t
     ]
     run.say(f"replay: {len(rows)} whole replies of the base to {count} questions, {len(rows[::HELD_OUT])} held out")
     kept = [row for number, row in enumerate(rows) if number % HELD_OUT]
-    return Dataset.from_list(kept, FEATURES), Dataset.from_list(rows[::HELD_OUT], FEATURES)
+    return Dataset.from_list(kept, DIALOGUE_FEATURES), Dataset.from_list(rows[::HELD_OUT], DIALOGUE_FEATURES)
 
 
 def write_replies(

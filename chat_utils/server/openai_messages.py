@@ -6,7 +6,7 @@ from chat_utils.server.openai_parameters import NEUTRAL_IN_MESSAGES, check_neutr
 from data_utils.dialogue.checking import DialogueError
 
 
-def read_messages(messages: object, window: int) -> tuple[list[dict], int]:
+def parse_messages(messages: object, window: int) -> tuple[list[dict], int]:
     """Return the dialogue in `messages`, cleaned as the dialogues are that the model learned from.
 
     The model knows an optional system turn and then user and assistant in turn: system and developer messages at the
@@ -28,7 +28,7 @@ def read_messages(messages: object, window: int) -> tuple[list[dict], int]:
             check_neutral(name, message.get(name), neutral, f"{place}.{name}")
         if not turns or turns[-1]["role"] != role:
             turns.append({"role": role, "texts": []})
-        turns[-1]["texts"].append(read_content(message.get("content"), place))
+        turns[-1]["texts"].append(join_content(message.get("content"), place))
         turns[-1]["place"] = place
     if turns[-1]["role"] != "user":
         raise ApiError(400, "the last message must be the user's", "messages")
@@ -42,7 +42,7 @@ def read_messages(messages: object, window: int) -> tuple[list[dict], int]:
         raise ApiError(400, f"{place}: {error}", place, error.code) from error
 
 
-def read_content(content: object, place: str) -> str:
+def join_content(content: object, place: str) -> str:
     """Return the text of a message: a text, or a list of text parts."""
     if content is None:
         return ""

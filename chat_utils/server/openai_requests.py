@@ -10,7 +10,7 @@ from chat_utils.messages import replace_surrogates
 from chat_utils.runtimes.prefix_cache import ANYBODY
 from chat_utils.sampling import Sampling
 from chat_utils.server.api_error import ApiError
-from chat_utils.server.openai_messages import read_messages
+from chat_utils.server.openai_messages import parse_messages
 from chat_utils.server.openai_parameters import (
     MAX_CHOICES,
     NUMBERS,
@@ -60,7 +60,7 @@ def parse_request(
     `kind` is "chat" or "text", `window` the model's in tokens, `defaults` hold where the request says nothing, and so
     does `system` where a dialogue has no system message.
     """
-    body = read_json(data)
+    body = parse_json(data)
     check_names(body, TAKEN | {"messages" if kind == "chat" else "prompt"})
     if body.get("model") not in (None, "", model):
         name = f"{body['model']!r}"[:100]
@@ -69,7 +69,7 @@ def parse_request(
     sampling = read_sampling(body, window, defaults)
     dropped = 0
     if kind == "chat":
-        dialogue, dropped = read_messages(body.get("messages"), window)
+        dialogue, dropped = parse_messages(body.get("messages"), window)
         if system and dialogue[0]["role"] != "system":
             dialogue.insert(0, {"role": "system", "content": system})
         inputs = [dialogue]
@@ -115,7 +115,7 @@ def read_cache_group(body: dict) -> str:
     return ANYBODY
 
 
-def read_json(data: bytes) -> dict:
+def parse_json(data: bytes) -> dict:
     """Return the object that the body holds, halves of characters in it replaced, which no answer could repeat."""
     try:
         body = replace_surrogates(json.loads(data.decode("utf-8-sig")))
@@ -135,7 +135,7 @@ def read_generation_config(body: dict) -> dict:
     text = read_kind(body, "generation_config", str)
     if text is None:
         return {}
-    config = read_json(text.encode("utf-8", "replace"))
+    config = parse_json(text.encode("utf-8", "replace"))
     names = {name: bounds for name, bounds in NUMBERS.items() if name not in ("seed", "n")}
     values = {name: read_number(config, name, *bounds) for name, bounds in names.items()}
     values["max_new_tokens"] = read_number(config, "max_new_tokens", int, 1, 10**9)

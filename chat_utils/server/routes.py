@@ -26,7 +26,7 @@ from chat_utils.server.guard import HEADERS, BodyReader, check_origin
 from chat_utils.server.jobs import HangUpError, Job, Jobs
 from chat_utils.server.keys import KeyCheck
 from chat_utils.server.openai_replies import write_chunk, write_event, write_piece, write_reply, write_usage
-from chat_utils.server.openai_requests import parse_request, read_json
+from chat_utils.server.openai_requests import parse_json, parse_request
 from chat_utils.server.settings import ServerOptions
 from chat_utils.window import longest_bytes
 
@@ -177,7 +177,7 @@ class ChatServer:
     async def load_model(self, request: Request) -> Response:
         """POST /load_model, which `transformers chat` asks first: says that the model is there, and loads nothing."""
         async with self.bodies.read(request) as data:
-            self.check_model(read_json(data).get("model"))
+            self.check_model(parse_json(data).get("model"))
         return Response(write_event({"status": "ready", "cached": True}), media_type="text/event-stream")
 
     async def show_health(self, _: Request) -> Response:

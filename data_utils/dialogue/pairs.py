@@ -156,6 +156,6 @@ def read_pairs(sources: list[Source], skip_bad: bool = False) -> Reading:
     return read_parts(sources, read_pair_part, PAIR_FEATURES, skip_bad)
 
 
-def make_pairs(rows: list[dict]) -> Dataset:
+def hold_pairs(rows: list[dict]) -> Dataset:
     """Return preferences that were made here as those that `read_pairs` returns."""
     return Dataset.from_list(rows, features=PAIR_FEATURES)

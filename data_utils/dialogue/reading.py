@@ -25,7 +25,7 @@ NOT_DIALOGUES = ("dataset_infos.json", "dataset_info.json", "state.json")  # lie
 MESSAGES = List({"role": Value("string"), "content": Value("string")})
 # `unlearned`: the numbers of the messages that are not learned from, from the end (-1 is the last): turns are dropped
 # from the front.
-FEATURES = Features(
+DIALOGUE_FEATURES = Features(
     {
         "messages": MESSAGES,
         "unlearned": List(Value("int32")),
@@ -170,7 +170,7 @@ def read_parts(
 
 def read_checked(sources: list[Source], skip_bad: bool = False) -> Reading:
     """Read dialogues by `read_parts`: a Dataset with `messages`, `unlearned`, `language` and `source`."""
-    return read_parts(sources, read_part, FEATURES, skip_bad)
+    return read_parts(sources, read_part, DIALOGUE_FEATURES, skip_bad)
 
 
 def read_dialogues(sources: list[Source]) -> Dataset:
@@ -178,12 +178,13 @@ def read_dialogues(sources: list[Source]) -> Dataset:
     return read_checked(sources).dialogues
 
 
-def split_dialogues(dialogues: Dataset, eval_fraction: float) -> tuple[Dataset, Dataset]:
+def split_dialogues(dialogues: Dataset, eval_fraction: float, column: str = "messages") -> tuple[Dataset, Dataset]:
     """Split dialogues by the hash of their text into (training, held-out), as documents are split.
 
-    Of a few dialogues, where no hash falls low enough, the lowest is held out; a single one is both.
+    `column` holds the messages that count: of preferences the prompt, so that no prompt is in both. Of a few dialogues,
+    where no hash falls low enough, the lowest is held out; a single one is both.
     """
-    shares = [hash_share(dialogue_text(messages)) for messages in dialogues["messages"]]
+    shares = [hash_share(dialogue_text(messages)) for messages in dialogues[column]]
     limit = eval_fraction if min(shares) < eval_fraction else min(shares) + 1e-12
     held = [i for i, share in enumerate(shares) if share < limit]
     kept = [i for i, share in enumerate(shares) if share >= limit] or held
@@ -199,4 +200,4 @@ def name_assistant(dialogues: Dataset, assistant_name: str) -> Dataset:
             yield row | {"messages": filled}
 
     key = cache_key("name_assistant", dialogues._fingerprint, assistant_name)
-    return generate_rows(fill, FEATURES, key, "naming the assistant")
+    return generate_rows(fill, DIALOGUE_FEATURES, key, "naming the assistant")

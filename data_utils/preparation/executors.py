@@ -134,15 +134,13 @@ def make_executor(stage: Stage, kind: str, work: Path, workers: int, slurm: dict
     )
 
 
-def run_stages(
-    stages: list[Stage], kind: str, work: Path, workers: int, slurm: dict, ray_address: str | None, say: Callable
-) -> bool:
+def run_stages(stages: list[Stage], kind: str, work: Path, workers: int, slurm: dict, ray_address: str | None) -> bool:
     """Run the stages in order, what is done already left out; return whether they are done (Slurm's run later)."""
     if kind == "slurm":
         if shutil.which("sbatch") is None:
             raise InputError("--executor slurm: there is no sbatch here; run it on a login node of the cluster")
         submit_stages(stages, work, workers, slurm)
-        say(f"submitted to Slurm; scripts and logs in {work / 'runs'}; the same command goes on after a failure")
+        print(f"submitted to Slurm; scripts and logs in {work / 'runs'}; the same command goes on after a failure")
         return False
     if kind == "ray":
         start_ray(ray_address)

@@ -143,7 +143,7 @@ class CleaningStep(BaseFilter):
             self.stat_update("changed")
             self.stat_update("characters_removed", value=max(0, len(doc.text) - len(result)))
             if len(self.examples) < EXAMPLES and len(doc.text) < MASKED_CHARACTERS:
-                before, after = show_change(doc.text, result)
+                before, after = show_difference(doc.text, result)
                 self.examples.append({"id": doc.id, "before": before, "after": after})
             doc.text = result
         return True
@@ -164,14 +164,14 @@ def mask_example(text: str) -> str:
     return masked[:-EXAMPLE_CHARACTERS] if len(text) == MASKED_CHARACTERS else masked
 
 
-def show_change(before: str, after: str) -> tuple[str, str]:
+def show_difference(before: str, after: str) -> tuple[str, str]:
     """Return both texts, masked, from a little before the place where they begin to differ.
 
     The first is "" where nothing but private data differs.
 
-    >>> show_change("-" * 100 + "and milk", "-" * 100 + "or milk")[0].lstrip("-")
+    >>> show_difference("-" * 100 + "and milk", "-" * 100 + "or milk")[0].lstrip("-")
     'and milk'
-    >>> show_change("write to li.lei@qq.com", "write to [EMAIL]")
+    >>> show_difference("write to li.lei@qq.com", "write to [EMAIL]")
     ('', 'write to [EMAIL]')
     """
     masked = mask_example(before), mask_example(after)

@@ -13,7 +13,7 @@ that goes: the smaller of the two, and one instead of all that quote it.
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -65,6 +65,19 @@ def build_index(evaluation: np.ndarray, held_out: np.ndarray, evaluation_texts: 
     return arrays | {"sizes": sizes, "bitmap": bitmap, "kinds": np.array([evaluation_texts])}
 
 
+class Hits(NamedTuple):
+    """The shingles of a batch that are in an index, (K,) each: document, number in the batch, range of its texts."""
+
+    documents: np.ndarray
+    shingles: np.ndarray
+    starts: np.ndarray
+    ends: np.ndarray
+
+    def choose(self, places: np.ndarray) -> "Hits":
+        """Return those at some places."""
+        return Hits(*(part[places] for part in self))
+
+
 class LeakIndex:
     """The shingles of all evaluation text, mapped from files."""
 
@@ -87,34 +100,33 @@ class LeakIndex:
         places = np.searchsorted(self.hashes, shingles.hashes[hits])
         is_found = self.hashes.take(places, mode="clip") == shingles.hashes[hits]
         hits, places = hits[is_found], places[is_found]
-        starts, ends = self.bounds[places], self.bounds[places + 1]
         documents = np.searchsorted(shingles.bounds, hits, side="right") - 1
-        contained = self._contained(documents, starts, ends)
-        found = np.union1d(contained, self._quoted(documents, hits, starts, ends, tokens, shingles))
+        known = Hits(documents, hits, self.bounds[places], self.bounds[places + 1])
+        found = np.union1d(self._contained(known), self._quoted(known, tokens, shingles))
         return np.stack([found // max(len(self.sizes), 1), found % max(len(self.sizes), 1)], axis=1)
 
-    def _pair(self, documents: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _pair(self, hits: Hits) -> tuple[np.ndarray, np.ndarray]:
         """Return a key for each hit and each text that has its shingle, (K,) document * texts + text, and the hit."""
-        counts = ends - starts
-        rows = np.repeat(np.arange(len(starts)), counts)
+        counts = hits.ends - hits.starts
+        rows = np.repeat(np.arange(len(counts)), counts)
         within = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
-        return documents[rows] * len(self.sizes) + np.asarray(self.texts[starts[rows] + within]), rows
+        return hits.documents[rows] * len(self.sizes) + np.asarray(self.texts[hits.starts[rows] + within]), rows
 
-    def _contained(self, documents: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    def _contained(self, hits: Hits) -> np.ndarray:
         # Each shingle counts once for a document; of one with few of them nothing can be contained.
-        _, first = np.unique(documents * (len(self.hashes) + 1) + starts, return_index=True)
-        many = np.bincount(documents[first]) >= LEAST_CONTAINMENT * LEAST_SHINGLES
-        first = first[many[documents[first]]]
-        keys, counts = np.unique(self._pair(documents[first], starts[first], ends[first])[0], return_counts=True)
+        _, first = np.unique(hits.documents * (len(self.hashes) + 1) + hits.starts, return_index=True)
+        many = np.bincount(hits.documents[first]) >= LEAST_CONTAINMENT * LEAST_SHINGLES
+        first = first[many[hits.documents[first]]]
+        keys, counts = np.unique(self._pair(hits.choose(first))[0], return_counts=True)
         sizes = self.sizes[keys % max(len(self.sizes), 1)]
         return keys[(sizes >= LEAST_SHINGLES) & (counts >= LEAST_CONTAINMENT * sizes)]
 
-    def _quoted(self, documents, hits, starts, ends, tokens: Tokens, shingles: Shingles) -> np.ndarray:
+    def _quoted(self, hits: Hits, tokens: Tokens, shingles: Shingles) -> np.ndarray:
         # The texts of a shingle are in order, those of evaluation files first.
-        chosen = np.flatnonzero(np.asarray(self.texts[starts]) < self.evaluation_texts)
-        keys, rows = self._pair(documents[chosen], starts[chosen], ends[chosen])
+        chosen = hits.choose(np.flatnonzero(np.asarray(self.texts[hits.starts]) < self.evaluation_texts))
+        keys, rows = self._pair(chosen)
         is_evaluation = keys % max(len(self.sizes), 1) < self.evaluation_texts
-        keys, places = keys[is_evaluation], hits[chosen][rows[is_evaluation]]
+        keys, places = keys[is_evaluation], chosen.shingles[rows[is_evaluation]]
         order = np.lexsort((places, keys))
         keys, places = keys[order], shingles.places[places[order]]
         if not len(keys):
@@ -126,7 +138,7 @@ class LeakIndex:
         return keys[first[lengths >= PASSAGE]]
 
 
-def read_held_out(folder: Path, signatures: SignatureFolder, fates: np.ndarray) -> np.ndarray:
+def read_held_out_entries(folder: Path, signatures: SignatureFolder, fates: np.ndarray) -> np.ndarray:
     """Return the entries of all held-out documents that are kept, thinned where they would be too many."""
     paths = {rank: folder / f"{rank:05d}.npy" for rank in signatures.ranks}
     step = 1 + sum(path.stat().st_size for path in paths.values()) // (ENTRY.itemsize * MAX_ENTRIES)
@@ -160,7 +172,7 @@ class BuildIndex(PipelineStep):
             )
         evaluation = make_entries(shingles, np.arange(len(texts)), 0)
         fates = np.load(work / "clusters" / "fates.npy", mmap_mode="r")
-        held_out = read_held_out(work / "held_out", signatures, fates)
+        held_out = read_held_out_entries(work / "held_out", signatures, fates)
         # Numbered without gaps, after the evaluation texts.
         documents, numbers = np.unique(held_out["text"], return_inverse=True)
         held_out["text"] = numbers + len(texts)

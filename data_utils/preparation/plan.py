@@ -27,7 +27,7 @@ DUPLICATES = {"near": ROWS, "exact": 1, "none": 0}  # how many keys of each docu
 EXPANSION = {".bz2": 5, ".gz": 4, ".zst": 4, ".xz": 5}  # text of a compressed byte, about
 
 
-def list_files(sources: list[str]) -> list[dict]:
+def list_inputs(sources: list[str]) -> list[dict]:
     """Return the files of all sources in order: path, source, bytes, and what changes when a file does."""
     if not sources:
         raise InputError("nothing to prepare: name files or folders with --sources, or a file of settings")
@@ -94,7 +94,7 @@ def read_evaluation(paths: list[str], reading: ReadArguments) -> list[tuple[str,
 
 
 @dataclass
-class Plan:
+class Preparation:
     """What a preparation does."""
 
     files: list[dict]

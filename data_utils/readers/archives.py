@@ -32,7 +32,7 @@ def read_warc(
                 if found:
                     yield found
                 place = record.headers.get("WARC-Target-URI") or f"byte {record.stream_pos}"
-                found = read_record(record, place, options, report, stream)
+                found = read_page_record(record, place, options, report, stream)
         except OSError as error:
             found = None
             if not find_break(stream):
@@ -41,7 +41,7 @@ def read_warc(
             yield found
 
 
-def read_record(
+def read_page_record(
     record: WarcRecord, place: str, options: ReadArguments, report: Report, stream: BinaryIO
 ) -> tuple[str, dict] | None:
     """Return (address, {"text"}) of a record, None where it holds none; a fault is reported."""

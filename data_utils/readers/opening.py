@@ -161,7 +161,7 @@ def find_break(stream: BinaryIO) -> str:
     return getattr(getattr(stream, "raw", None), "fault", "")
 
 
-def find_damage(stream: BinaryIO, packing: str) -> Unpacked:
+def unpack_once(stream: BinaryIO, packing: str) -> Unpacked:
     """Return compressed data as they ended: they are unpacked once, at 200 MB of text a second and more."""
     raw = Unpacked(stream, packing)
     buffer = bytearray(BUFFER_BYTES)
@@ -185,7 +185,7 @@ def open_file(
         if not decompress or packing not in COMPRESSED:
             yield stream
             return
-        found = find_damage(stream, packing) if report is not None and packing != ".bz2" else None
+        found = unpack_once(stream, packing) if report is not None and packing != ".bz2" else None
         damage = found.fault if found and found.fault not in (CUT, MORE) else ""
         raw = Unpacked(stream, packing, found.whole if found and damage else MOST)
         yield io.BufferedReader(raw, BUFFER_BYTES)

@@ -16,7 +16,13 @@ from data_utils.rows.packing import pack_documents, tokenize_documents
 from data_utils.rows.sampling import sample_texts
 from data_utils.rows.shards import is_tokenized, tokenize_source
 from data_utils.rows.streams import TokenStream
-from data_utils.sources.corpus import FEATURES, count_text_bytes, read_corpus, split_languages, split_train_eval
+from data_utils.sources.corpus import (
+    DOCUMENT_FEATURES,
+    count_text_bytes,
+    read_corpus,
+    split_languages,
+    split_train_eval,
+)
 from data_utils.sources.kinds import Source
 from data_utils.sources.source import data_version
 from data_utils.text.splitting import SHARE
@@ -172,7 +178,7 @@ class ShardedCorpus:
         ]
         if not rows:
             raise InputError(f"no document of {self.sources[0].path} is held out; choose a larger --eval_fraction")
-        return Dataset.from_list(rows, FEATURES).shuffle(seed=0)
+        return Dataset.from_list(rows, DOCUMENT_FEATURES).shuffle(seed=0)
 
     def describe_rows(self, blocks: Mixture, rows: float) -> dict[str, str]:
         """Return in words how much there is of each source, and how often a run of so many rows reads it."""

@@ -11,7 +11,7 @@ from data_utils.sources.kinds import Source
 from data_utils.text.splitting import SHARE, hash_share
 from errors import InputError
 
-FEATURES = Features(
+DOCUMENT_FEATURES = Features(
     {"text": Value("string"), "language": Value("string"), "source": Value("string"), SHARE: Value("float64")}
 )
 
@@ -27,7 +27,7 @@ def read_corpus(sources: list[Source]) -> tuple[Dataset, dict[str, int]]:
         found = []
         for part in source.parts():
             key = cache_key("read", type(source), part, source.part_version(part), source.reading)
-            found.append(generate_rows(source.read, FEATURES, key, f"reading {part}", part=part))
+            found.append(generate_rows(source.read, DOCUMENT_FEATURES, key, f"reading {part}", part=part))
         parts.append(repeat_rows(concatenate_datasets(found), source.times))
     documents = concatenate_datasets(parts)
     filled = np.flatnonzero(count_characters(documents))

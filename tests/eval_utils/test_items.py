@@ -5,7 +5,7 @@ import json
 import pytest
 
 from errors import InputError
-from eval_utils.items import Choice, join_texts, read_choices, read_continuations, read_pairs
+from eval_utils.items import Choice, join_texts, read_choices, read_continuations, read_minimal_pairs
 from eval_utils.minimal_pairs import Pair
 
 
@@ -28,7 +28,7 @@ def test_pairs_of_blimp_and_zhoblimp(write):
         "sentence_bad": "他书把看了。",
         "pairID": 1,
     }
-    assert list(read_pairs(write(blimp, zho))) == [
+    assert list(read_minimal_pairs(write(blimp, zho))) == [
         Pair("A cat sleeps.", "A cat sleep.", "a", "t", "en"),
         Pair("他把书看了。", "他书把看了。", "BA", "BA", "zh"),
     ]
@@ -49,8 +49,12 @@ def test_continuations_of_lambada(write):
 @pytest.mark.parametrize(
     ("read", "row", "message"),
     [
-        (read_pairs, {"sentence_good": "a"}, r"set.jsonl:1: 'sentence_bad' is missing or not a text"),
-        (read_pairs, {"sentence_good": "a", "sentence_bad": "a"}, r"set.jsonl:1: the two sentences are the same: 'a'"),
+        (read_minimal_pairs, {"sentence_good": "a"}, r"set.jsonl:1: 'sentence_bad' is missing or not a text"),
+        (
+            read_minimal_pairs,
+            {"sentence_good": "a", "sentence_bad": "a"},
+            r"set.jsonl:1: the two sentences are the same: 'a'",
+        ),
         (read_choices, {"query": "q", "choices": ["a", "b"]}, r"set.jsonl:1: 'gold' is missing or not a whole number"),
         (read_choices, {"query": "q", "choices": ["a", "b"], "gold": True}, "'gold' is missing or not a whole number"),
         (read_choices, {"query": "q", "choices": ["a", "b"], "gold": 2}, "'gold' is 2, but there are 2 choices"),
@@ -66,7 +70,7 @@ def test_faults_are_told_by_line(write, read, row, message):
 
 def test_files_that_are_not_there(tmp_path):
     with pytest.raises(InputError, match="no such file"):
-        list(read_pairs([str(tmp_path / "none.jsonl")]))
+        list(read_minimal_pairs([str(tmp_path / "none.jsonl")]))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from transformers.trainer_utils import EvalPrediction
 
 from data_utils.dialogue.format import encode_dialogue
-from data_utils.dialogue.pairs import make_pairs
+from data_utils.dialogue.pairs import hold_pairs
 from data_utils.rows.preferences import collate_pairs, encode_pair, encode_pairs, pack_pairs
 from train_utils.adapters import add_adapters
 from train_utils.preferences import PreferenceLoss, add_references
@@ -42,7 +42,7 @@ def make_model(tiny_checkpoint):
 def as_pairs(examples) -> Dataset:
     rows = [{"prompt": [{"role": "user", "content": asked}], "chosen": better, "rejected": worse}
             for asked, better, worse in examples]  # fmt: skip
-    return make_pairs([{**row, "language": "en", "source": "t", "place": str(i)} for i, row in enumerate(rows)])
+    return hold_pairs([{**row, "language": "en", "source": "t", "place": str(i)} for i, row in enumerate(rows)])
 
 
 def make_rows(tokenizer, examples=PAIRS + SINGLES, row_tokens: int = 96) -> Dataset:
@@ -108,7 +108,7 @@ def test_what_is_too_long_is_named_and_old_turns_drop_first(tokenizer):
     prompt = [{"role": role, "content": text} for role, text in zip(roles, ("tea " * 30, "no", "Now?"), strict=True)]
     rows = as_pairs([("tea " * 99, "yes", "no"), *PAIRS[:1]]).to_list()
     rows.append({**rows[1], "prompt": prompt, "place": "2"})
-    encoded = encode_pairs(make_pairs(rows), tokenizer, "long", 64, told.append)
+    encoded = encode_pairs(hold_pairs(rows), tokenizer, "long", 64, told.append)
     assert told == ["left out as longer than a row of 64 tokens: t:0"]
     assert len(encoded) == 2
     assert "tea tea" not in tokenizer.decode(encoded[1]["prompt"])

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from data_utils.dialogue.checking import DialogueError, check_dialogue
 from data_utils.dialogue.format import IGNORE_LABEL, encode_dialogue, encode_messages, stop_token_id
 from data_utils.dialogue.forms import convert_row
-from data_utils.dialogue.reading import FEATURES, name_assistant, read_dialogues, split_dialogues
+from data_utils.dialogue.reading import DIALOGUE_FEATURES, name_assistant, read_dialogues, split_dialogues
 from data_utils.dialogue.window import encode_prompt, fit_dialogue
 from data_utils.rows.packing import encode_dialogues
 from data_utils.sources.source import open_sources
@@ -109,7 +109,7 @@ def test_reads_every_form_from_every_kind_of_file(tmp_path, form, kind, compress
     rows, expected = FORMS[form]
     path = write(tmp_path / f"chat{kind}{compression}", as_bytes(kind, rows))
     dialogues = read_dialogues(open_sources([path]))
-    assert dialogues.features == FEATURES
+    assert dialogues.features == DIALOGUE_FEATURES
     assert dialogues["messages"] == expected
     assert set(dialogues["source"]) == {f"chat{kind}{compression}"}
 
@@ -190,7 +190,7 @@ def make_dialogues(*questions: str) -> Dataset:
         {"messages": make_messages(text, "yes"), "unlearned": [], "language": "en", "source": "test"}
         for text in questions
     ]
-    return Dataset.from_list(rows, features=FEATURES)
+    return Dataset.from_list(rows, features=DIALOGUE_FEATURES)
 
 
 def questions_of(dialogues: Dataset) -> list[str]:
@@ -630,7 +630,7 @@ def test_a_template_that_cannot_hold_the_dialogue_is_no_traceback(other, templat
     with pytest.raises(DialogueError, match=message):
         encode_dialogue(other, messages)
     rows = Dataset.from_list(
-        [{"messages": messages, "unlearned": [], "language": "en", "source": "test"}], features=FEATURES
+        [{"messages": messages, "unlearned": [], "language": "en", "source": "test"}], features=DIALOGUE_FEATURES
     )
     with pytest.raises(InputError, match=message):
         encode_dialogues(rows, other, template, 64)

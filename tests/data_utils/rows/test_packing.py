@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_utils.dialogue.format import IGNORE_LABEL, encode_dialogue
-from data_utils.dialogue.reading import FEATURES as DIALOGUE_FEATURES
-from data_utils.dialogue.reading import read_dialogues
+from data_utils.dialogue.reading import DIALOGUE_FEATURES, read_dialogues
 from data_utils.rows.packing import (
     assign_rows,
     encode_dialogues,

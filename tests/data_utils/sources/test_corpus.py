@@ -18,7 +18,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from data_utils.readers.files import find_files
-from data_utils.sources.corpus import FEATURES, read_corpus, split_train_eval
+from data_utils.sources.corpus import DOCUMENT_FEATURES, read_corpus, split_train_eval
 from data_utils.sources.source import data_version, open_source, open_sources, parse_times
 from data_utils.text.cleaning import clean_text, drop_stop_words
 from data_utils.text.languages import detect_language
@@ -67,7 +67,7 @@ def make_corpus(texts: list[str]) -> Dataset:
         {"text": text, "language": detect_language(text), "source": "test", "hash_share": hash_share(text)}
         for text in texts
     ]
-    return Dataset.from_list(rows, features=FEATURES)
+    return Dataset.from_list(rows, features=DOCUMENT_FEATURES)
 
 
 def read(names: list[str], *reading: str) -> Dataset:
@@ -82,7 +82,7 @@ def read(names: list[str], *reading: str) -> Dataset:
 def test_reads_every_kind_of_file(tmp_path, kind, compression):
     path = write(tmp_path / f"corpus{kind}{compression}", as_bytes(kind, TEXTS))
     corpus = read([path])
-    assert corpus.features == FEATURES
+    assert corpus.features == DOCUMENT_FEATURES
     assert corpus["text"] == TEXTS
     assert corpus["language"] == ["en", "zh", "en"]
     assert set(corpus["source"]) == {f"corpus{kind}{compression}"}
@@ -276,7 +276,7 @@ def test_unknown_way_to_sample_is_not_blamed_on_the_file(tmp_path):
 
 def test_a_built_in_source_is_read_as_documents():
     documents = read(["chatterbot", "hsk@0.01"])
-    assert documents.features == FEATURES
+    assert documents.features == DOCUMENT_FEATURES
     assert Counter(documents["source"])["hsk"] == 44
     assert all(
         text.count("\n") == 1
@@ -465,7 +465,7 @@ def test_one_document_still_gets_a_held_out_tail(fraction, held):
     text = "".join(chr(0x4E00 + i) for i in range(1000))
     train, held_out = split_train_eval(make_corpus([text]), fraction)
     assert (train["text"], held_out["text"]) == ([text[:-held]], [text[-held:]])
-    assert held_out.features == FEATURES
+    assert held_out.features == DOCUMENT_FEATURES
     assert held_out["language"] == ["zh"]
 
 
