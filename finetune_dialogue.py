@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, ClassVar
 from environment import begin_script
 from errors import run_script
 from options import check_range, format_command, option, refuse_useless
-from train_utils.run_options import RunOptions, parse_training
+from train_utils.parsing import parse_training
+from train_utils.run_options import RunOptions
 
 if TYPE_CHECKING:  # these take seconds to import
     from datasets import Dataset

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from environment import begin_script
 from errors import run_script
 from options import Given, check_range, format_command, option, refuse_useless
-from train_utils.run_options import EVAL_TOKENS, RunOptions, parse_training
+from train_utils.parsing import parse_training
+from train_utils.run_options import EVAL_TOKENS, RunOptions
 
 if TYPE_CHECKING:  # these take seconds to import
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

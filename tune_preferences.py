@@ -19,7 +19,8 @@ from typing import ClassVar
 from environment import begin_script
 from errors import run_script
 from options import check_range, format_command, option, refuse_useless
-from train_utils.run_options import RunOptions, parse_training
+from train_utils.parsing import parse_training
+from train_utils.run_options import RunOptions
 
 ROOT = Path(__file__).parent
 RECIPE = ROOT / "configs" / "tune_preferences.yaml"

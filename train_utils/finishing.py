@@ -3,19 +3,21 @@
 import math
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from peft import PeftModel
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+from transformers import PreTrainedTokenizerBase, Trainer
 
 from model_utils.checkpoint import save_model
 from model_utils.shapes import count_parameters
 from train_utils.adapters import save_adapter
-from train_utils.callbacks import Progress
+from train_utils.callbacks import Progress, Samples
 from train_utils.checkpoint import continue_record, read_record, start_record, write_record
 from train_utils.objectives import Objective
 from train_utils.report import describe_memory, peak_memory, plot_loss, write_report
 from train_utils.run import Run
+
+Callback = TypeVar("Callback")
 
 
 def begin_record(run: Run, facts: dict[str, Any]) -> None:
@@ -27,17 +29,20 @@ def begin_record(run: Run, facts: dict[str, Any]) -> None:
         start_record(run.folder, run.script, run.settings, facts | plan)
 
 
+def find_callback(trainer: Trainer, kind: type[Callback]) -> Callback:
+    """Return a Trainer's callback of a kind."""
+    return next(found for found in trainer.callback_handler.callbacks if isinstance(found, kind))
+
+
 def finish_run(
     run: Run,
     trainer: Trainer,
-    model: PreTrainedModel,
+    model: Any,
     tokenizer: PreTrainedTokenizerBase,
     objective: Objective,
-    *,
-    progress: Progress,
-    samples: list[tuple[str, str]],
 ) -> None:
     """Write what a finished run leaves: the model (and its adapter), run.yaml, loss.png and report.md."""
+    progress, samples = find_callback(trainer, Progress), find_callback(trainer, Samples).last
     if isinstance(model, PeftModel):
         model = save_adapter(model, run.folder / "adapter")
     history = trainer.state.log_history

@@ -1,15 +1,11 @@
 """The options of a run that are set most often; light to import, so that --help and mistakes need no torch."""
 
-import ast
 import math
-import sys
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from options import check_range, option, parse_arguments, refuse_useless
-from train_utils.cpu_processes import start_cpu_processes
+from options import check_range, option, refuse_useless
 
 REPLACED_BY_CLOCK = {
     "max_steps", "num_train_epochs", "warmup_steps", "lr_scheduler_type", "lr_scheduler_kwargs", "eval_strategy",
@@ -145,29 +141,3 @@ class RunOptions:
         step = self.eval_steps if by_share else 0.25  # else the user's own business
         count = math.ceil(1 / step) + getattr(self, "eval_on_start", False)
         return min(EVAL_TOKENS, max(4096, int(0.03 * run_tokens / EVAL_COST / count)) // languages)
-
-
-def parse_training(kinds: tuple[type, ...], argv: list[str] | None, recipe: Path, description: str) -> tuple[Any, ...]:
-    """Parse the options of a script that trains; the last of `kinds`, RunOptions or its child, with TrainingArguments.
-
-    Help and mistakes are told before what training needs is imported. `accelerate launch` on CPUs gets the processes
-    that it was asked for.
-    """
-    *others, options = kinds
-    trained: Any = options
-    if "--help_all" not in (sys.argv if argv is None else argv):  # which lists Trainer's too
-        parse_arguments(kinds, argv, recipe, description, other_names=trainer_names())
-    start_cpu_processes()
-    from train_utils.arguments import add_trainer_options
-
-    kinds = (*others, add_trainer_options(trained))
-    return parse_arguments(kinds, argv, recipe, description)
-
-
-def trainer_names() -> set[str]:
-    """Return the names of all options of TrainingArguments, read from its source: importing it takes seconds."""
-    folder = next(iter(getattr(find_spec("transformers"), "submodule_search_locations", ())))
-    source = Path(folder, "training_args.py").read_text(encoding="utf-8")
-    classes = (node for node in ast.parse(source).body if isinstance(node, ast.ClassDef))
-    lines = next(node.body for node in classes if node.name == "TrainingArguments")
-    return {ast.unparse(line.target) for line in lines if isinstance(line, ast.AnnAssign)}

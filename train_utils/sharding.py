@@ -4,6 +4,7 @@ import os
 from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, cast
 
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from peft import PeftModel
@@ -29,7 +30,7 @@ def is_sharded(args: TrainingArguments) -> bool:
     return bool(args.fsdp) or is_on("ACCELERATE_USE_FSDP")
 
 
-def check_sharding(args: TrainingArguments) -> None:
+def check_sharding(args: Any) -> None:
     """Raise ValueError that names what was asked and can't be done here; nothing has been prepared yet."""
     if args.deepspeed or is_on("ACCELERATE_USE_DEEPSPEED"):
         if args.use_cpu:
@@ -55,7 +56,7 @@ def check_sharding(args: TrainingArguments) -> None:
         raise ValueError("FSDP shards over processes, and this is one alone; start some by accelerate launch")
 
 
-def settle_sharding(args: TrainingArguments) -> None:
+def settle_sharding(args: Any) -> None:
     """Check and complete the settings of `--fsdp`, or those of accelerate's configuration, in place."""
     if not is_sharded(args):
         return
@@ -80,16 +81,16 @@ def prepare_sharding(trainer: Trainer) -> None:
     Accelerate 1.15 takes FSDP for accelerators alone and runs DDP on CPUs (AcceleratorState); all that follows in it
     and in Trainer works there as it is.
     """
-    args, state = trainer.args, trainer.accelerator.state
+    args, state, model = trainer.args, trainer.accelerator.state, cast(nn.Module, trainer.model)
     if not trainer.is_fsdp_enabled:
         state.fsdp_plugin, state.distributed_type = make_plugin(args), DistributedType.FSDP
         trainer.is_fsdp_enabled = True
         if trainer.accelerator.mixed_precision != "no":
             state.fsdp_plugin.set_mixed_precision(trainer.accelerator.mixed_precision)
     trainer.add_callback(CheckShards)
-    plugin = state.fsdp_plugin
+    plugin: Any = state.fsdp_plugin
     if plugin.transformer_cls_names_to_wrap is None:
-        plugin.transformer_cls_names_to_wrap = layer_classes(trainer.model)
+        plugin.transformer_cls_names_to_wrap = layer_classes(model)
     if args.activation_checkpointing:  # Trainer's would gather a layer once more
         plugin.activation_checkpointing, args.activation_checkpointing = True, False
 
@@ -97,7 +98,7 @@ def prepare_sharding(trainer: Trainer) -> None:
 class CheckShards(TrainerCallback):
     """Says what a process holds of the model, and ends a run whose weights are not sharded, before its first step."""
 
-    def on_train_begin(self, args, state, control, model=None, **kwargs):
+    def on_train_begin(self, args, state, control, model: Any = None, **kwargs):
         parameters = list(model.parameters())
         whole = sum(p.numel() for p in parameters if p.is_floating_point() and not isinstance(p, DTensor))
         if whole:
@@ -121,14 +122,14 @@ def copy_empty(model: nn.Module) -> nn.Module:
     return deepcopy(model, empty)
 
 
-def gather_weights(trainer: Trainer, empty: nn.Module) -> nn.Module:
+def gather_weights(trainer: Trainer, empty: Any) -> Any:
     """Put the weights of a sharded model, whole, into its empty copy, in the first process alone; all must call it."""
-    is_first = trainer.is_world_process_zero()
+    is_first, model = trainer.is_world_process_zero(), cast(nn.Module, trainer.model)
     if trainer.is_deepspeed_enabled:
         weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     else:
         weights = {}
-        for name, shard in get_model_state_dict(trainer.model).items():
+        for name, shard in cast(dict[str, Any], get_model_state_dict(model)).items():
             whole = shard.full_tensor() if isinstance(shard, DTensor) else shard  # a tensor at a time, then it may go
             weights |= {name: whole.cpu()} if is_first else {}
     if is_first:

@@ -76,7 +76,7 @@ def train_and_save(run: Run, model: Any, tokenizer: PreTrainedTokenizerBase, obj
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         model = gather_weights(trainer, empty)
     if run.is_first:
-        finish_run(run, trainer, model, tokenizer, objective, progress=progress, samples=samples.last)
+        finish_run(run, trainer, model, tokenizer, objective)
         release(run.folder)
         run.say(f"done: {run.folder}/ holds the model, loss.png and report.md; next: {objective.next_step}")
     wait_for_all(run.args)

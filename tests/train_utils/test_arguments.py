@@ -24,7 +24,7 @@ from errors import InputError
 from options import parse_arguments
 from train_utils import arguments
 from train_utils.arguments import RunArguments, add_trainer_options, dtype_name, has_fast_bf16
-from train_utils.run_options import trainer_names
+from train_utils.parsing import trainer_names
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(path for path in ROOT.glob("configs/**/*.yaml") if path.parent.name != "accelerate")

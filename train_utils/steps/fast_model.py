@@ -107,7 +107,7 @@ def only_for_rows(module: nn.Module, compiled, rows: int):
     return forward
 
 
-def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
+def decoder_layers(model: nn.Module) -> nn.ModuleList:
     """Return the stack of layers: the longest list of modules."""
     return max((m for m in model.modules() if isinstance(m, nn.ModuleList)), key=len, default=nn.ModuleList())
 

@@ -1,5 +1,7 @@
 """Muon's update: momentum, orthogonalised by Newton-Schulz, for many matrices of one shape at once."""
 
+from dataclasses import dataclass
+
 import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor, Shard
@@ -52,22 +54,29 @@ def find_update(
     return update, (inverse * ratio).sqrt()
 
 
+@dataclass(frozen=True)
+class MuonSettings:
+    """How a group of matrices is updated; `dtype` is that of the orthogonalisation, `transposed` as GPT-2's layers."""
+
+    rate: float
+    momentum: float
+    weight_decay: float
+    dtype: torch.dtype
+    transposed: bool = False
+
+
 @torch.no_grad()
 def step_muon(
     parameters: list[torch.Tensor],
     momenta: list[torch.Tensor],
     scales: list[torch.Tensor],
-    rate: float,
-    momentum: float,
-    weight_decay: float,
-    dtype: torch.dtype,
-    transposed: bool = False,
+    settings: MuonSettings,
 ) -> None:
     """Update matrices of one shape (A, B), in place, from their gradients; of sharded ones the part that is here.
 
     The update is Nesterov momentum, made orthogonal and of even rows by `find_update`. It is scaled by
     sqrt(max(1, outputs / inputs)), with which one rate holds for every width (Bernstein 2025; Jordan et al. 2024): A
-    is the outputs, of `transposed` matrices the inputs. Decay acts only where the update shrinks a weight too (Chen et
+    is the outputs, of transposed matrices the inputs. Decay acts only where the update shrinks a weight too (Chen et
     al. 2025, cautious weight decay).
     """
     rows, columns = parameters[0].shape
@@ -76,23 +85,23 @@ def step_muon(
     if len(parameters) > count:
         for i in range(0, len(parameters), count):
             part = slice(i, i + count)
-            step_muon(parameters[part], momenta[part], scales[part], rate, momentum, weight_decay, dtype, transposed)
+            step_muon(parameters[part], momenta[part], scales[part], settings)
         return
     here = [local_part(parameter) for parameter in parameters]
-    gradients = [local_part(parameter.grad) for parameter in parameters]
+    gradients = [local_part(parameter.grad) for parameter in parameters if parameter.grad is not None]
     momenta = [local_part(buffer) for buffer in momenta]
-    torch._foreach_lerp_(momenta, gradients, 1 - momentum)
-    update = torch.stack(torch._foreach_lerp(gradients, momenta, momentum))
+    torch._foreach_lerp_(momenta, gradients, 1 - settings.momentum)
+    update = torch.stack(torch._foreach_lerp(gradients, momenta, settings.momentum))
     if group:
-        update, factors = find_shared_update(update, scales, dtype, rows, group)
+        update, factors = find_shared_update(update, scales, settings.dtype, rows, group)
     else:
-        update, factors = find_update(update, scales, dtype)
-    inputs, outputs = (rows, columns) if transposed else (columns, rows)
-    rate *= max(1.0, outputs / inputs) ** 0.5
+        update, factors = find_update(update, scales, settings.dtype)
+    inputs, outputs = (rows, columns) if settings.transposed else (columns, rows)
+    rate = settings.rate * max(1.0, outputs / inputs) ** 0.5
     changes = list(update.float() * factors)
-    if weight_decay:
+    if settings.weight_decay:
         for parameter, change in zip(here, changes, strict=True):
-            change.add_(parameter * (change * parameter > 0), alpha=weight_decay)
+            change.add_(parameter * (change * parameter > 0), alpha=settings.weight_decay)
     torch._foreach_add_(here, changes, alpha=-rate)
 
 

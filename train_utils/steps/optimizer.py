@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from train_utils.steps.muon import step_muon
+from train_utils.steps.muon import MuonSettings, step_muon
 
 MOMENTUM = 0.95
 
@@ -98,8 +98,8 @@ class MuonAdamW(torch.optim.Optimizer):
                     self.state[parameter]["scale"] = torch.zeros(shape, dtype=parameter.dtype, device=parameter.device)
             states = [self.state[parameter] for parameter in parameters]
             momenta, scales = ([state[name] for state in states] for name in ("momentum_buffer", "scale"))
-            numbers = (group["lr"], group["momentum"], group["weight_decay"])
-            step_muon(parameters, momenta, scales, *numbers, dtype, transposed)
+            settings = MuonSettings(group["lr"], group["momentum"], group["weight_decay"], dtype, transposed)
+            step_muon(parameters, momenta, scales, settings)
 
 
 def muon_adamw(

@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, get_
 from transformers.pytorch_utils import Conv1D
 
 from train_utils.arguments import RunArguments
-from train_utils.steps.muon import orthogonalise, step_muon
+from train_utils.steps.muon import MuonSettings, orthogonalise, step_muon
 from train_utils.steps.optimizer import MuonAdamW, Rates, choose_rates, muon_adamw, optimizer_factory, scale_rates
 
 QWEN3 = {
@@ -123,7 +123,7 @@ def test_steps_equal_those_of_the_two_optimizers(shape):
         optimizer.step()
         adamw.step()
         for p, m, s in zip(matrices, momenta, scales, strict=True):  # one by one, where the optimizer stacks them
-            step_muon([p], [m], [s], 0.02, 0.95, 0.1, torch.float32, turned)
+            step_muon([p], [m], [s], MuonSettings(0.02, 0.95, 0.1, torch.float32, turned))
         for (name, one), (_, other) in zip(model.named_parameters(), reference.named_parameters(), strict=True):
             torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6, msg=name)
     for (name, old), (_, new) in zip(before.named_parameters(), model.named_parameters(), strict=True):
@@ -148,7 +148,7 @@ def test_decay_acts_only_where_the_update_shrinks_too():
     plain = parameter.clone()
     for p, decay in ((parameter, 0.5), (plain, 0.0)):
         p.grad = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
-        step_muon([p], [torch.zeros(4, 4)], [torch.zeros(4, 1)], 0.1, 0.95, decay, torch.float32)
+        step_muon([p], [torch.zeros(4, 4)], [torch.zeros(4, 1)], MuonSettings(0.1, 0.95, decay, torch.float32))
     shrank = plain < 3.0
     torch.testing.assert_close(parameter[shrank], plain[shrank] - 0.1 * 0.5 * 3.0)
     assert torch.equal(parameter[~shrank], plain[~shrank])
@@ -159,7 +159,7 @@ def test_tall_matrices_take_larger_steps():
     for shape in ((64, 16), (16, 16)):
         p = torch.zeros(shape)
         p.grad = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-        step_muon([p], [torch.zeros(shape)], [torch.zeros(shape[0], 1)], 1.0, 0.95, 0.0, torch.float32)
+        step_muon([p], [torch.zeros(shape)], [torch.zeros(shape[0], 1)], MuonSettings(1.0, 0.95, 0.0, torch.float32))
         sizes.append(torch.linalg.matrix_norm(p).item())
     assert sizes[0] / sizes[1] == pytest.approx(2, rel=0.1)  # sqrt(64 / 16)
 
