@@ -11,6 +11,7 @@ from transformers import BitsAndBytesConfig, PreTrainedModel
 from errors import InputError, first_line
 from files import whole
 from model_utils.checkpoint import load_model
+from model_utils.shapes import find_embedding
 
 
 def add_adapters(
@@ -91,7 +92,7 @@ def save_adapter(model: PeftModel, folder: Path) -> PreTrainedModel:
         model.save_pretrained(str(aside), save_embedding_layers=False)
     base: Any = model.get_base_model()
     if getattr(base, "is_loaded_in_4bit", False):
-        plain, rows = load_model(base.name_or_path), find_embedding(base).num_embeddings
+        plain, rows = load_model(base.name_or_path), len(base.get_input_embeddings().weight)
         if rows > find_embedding(plain).num_embeddings:
             plain.resize_token_embeddings(rows)  # of added tokens, whose rows stand in the adapter
         model = PeftModel.from_pretrained(plain, str(folder))
