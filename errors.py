@@ -1,4 +1,4 @@
-"""How a mistake in the user's input ends a script: one line, exit code 2, never a traceback."""
+"""Ends a script at a mistake in the user's input: one line, exit code 2, never a traceback."""
 
 import contextlib
 import errno

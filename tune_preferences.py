@@ -93,7 +93,6 @@ def main(argv: list[str] | None = None) -> int:
     """Run the script; return its exit code."""
     options, args = parse_training((PreferenceArguments, PreferenceOptions), argv, RECIPE, __doc__)
     from data_utils.sources.source import data_version, open_sources
-    from model_utils.checkpoint import find_checkpoint
     from train_utils.adapters import add_adapters
     from train_utils.plan.apply import make_plan, rows_task, shape_of
     from train_utils.preference_data import prepare_rows
@@ -103,7 +102,6 @@ def main(argv: list[str] | None = None) -> int:
     from train_utils.training import train_and_save
     from train_utils.tuning import load_base
 
-    find_checkpoint(options.base)
     version = data_version(open_sources(options.preferences or options.dialogues))
     run = open_run("tune_preferences.py", args, (options,), data_version=version, base=options.base)
     if run is None:

@@ -1,1 +1,1 @@
-"""How a checkpoint answers."""
+"""Answers by a checkpoint: in the terminal, on a page, over HTTP."""

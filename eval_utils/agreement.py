@@ -1,4 +1,4 @@
-"""Whether an exported model is the checkpoint: the same tokens of text in, the same greedy tokens out."""
+"""Proves that an exported model is the checkpoint: the same tokens of text in, the same greedy tokens out."""
 
 from dataclasses import dataclass
 from typing import Protocol

@@ -1,4 +1,4 @@
-"""What is measured on held-out text, as `evaluate.Metric` classes of ours: `evaluate.load` needs the network."""
+"""Measures held-out text by `evaluate.Metric` classes of ours: `evaluate.load` needs the network."""
 
 import math
 from functools import wraps

@@ -9,8 +9,6 @@ import numpy as np
 from errors import InputError, first_line
 from export_utils.folder import ExportedFolder
 
-FILE_TYPES = ("float32", "float16", "bfloat16", "int8", "int8_float32", "int8_float16", "int8_bfloat16")
-
 
 def write_ctranslate2(checkpoint: Path, stop: str, folder: Path, quantize: str) -> None:
     """Write model.bin, its vocabulary and settings to a new folder; `stop` is the token that ends a reply.

@@ -1,4 +1,4 @@
-"""What the runtimes of exported folders share: the tokenizer that lies in the folder."""
+"""Holds what the runtimes of exported folders share: the tokenizer that lies in the folder."""
 
 from pathlib import Path
 

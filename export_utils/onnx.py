@@ -18,7 +18,6 @@ from transformers import DynamicCache, PreTrainedModel
 
 from export_utils.folder import ExportedFolder
 
-FILE_TYPES = ("float32", "int8")
 EXTERNAL_BYTES = 1.5e9  # above it, the weights stand in a file of their own: a protobuf holds 2 GB
 CACHE_NAME = re.compile(r"(input|output)\.past_key_values\.layers\.(\d+)\.(key|value)s")
 

@@ -14,15 +14,10 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from errors import InputError
 from model_utils.families import FAMILIES, family_of
-from model_utils.llama_library import load_library
+from model_utils.llama_library import FILE_TYPES, K_TYPES, check_quantizer, load_library
 from model_utils.shapes import find_embedding
 from model_utils.tokenizer import QWEN2_PATTERN
 
-# What --quantize may name, and llama.cpp's number for it (llama.h, enum llama_ftype).
-FILE_TYPES = {
-    "f32": 0, "bf16": 32, "f16": 1, "q8_0": 7, "q6_k": 18, "q5_k_m": 17, "q5_0": 8, "q4_k_m": 15, "q4_0": 2,
-}  # fmt: skip
-K_TYPES = ("q6_k", "q5_k_m", "q4_k_m")
 BYTE_TOKEN = re.compile("<0x[0-9A-F]{2}>")
 BLOCK = 32  # numbers that share a scale in the simple quantized types
 # Splitting patterns that llama.cpp knows, and its names for them.
@@ -79,15 +74,6 @@ def pack_weight(name: str, weight: np.ndarray, quantize: str) -> tuple[np.ndarra
         if weight.shape[-1] % BLOCK:
             kind = GGMLQuantizationType.F16
     return quants.quantize(weight, kind), kind
-
-
-def check_quantizer(quantize: str) -> None:
-    """Raise InputError where llama.cpp isn't here, or lacks the quantizer that a type needs."""
-    if not hasattr(load_library(), "llama_model_quantize") and quantize in K_TYPES:
-        raise InputError(
-            f"--quantize {quantize}: llama-cpp-python makes it, which is compiled: pip install -r "
-            "requirements/quantize.txt; q8_0, q5_0 and q4_0 need no more than is here"
-        )
 
 
 def quantize_file(source: Path, file: Path, quantize: str) -> None:

@@ -17,6 +17,13 @@ RELEASE = "2026.10.11549"  # of xllamacpp: the structs below are of llama.h at b
 COMMAND = "pip install -r requirements/export.txt"
 
 
+# What --quantize may name, and llama.cpp's number for it (llama.h, enum llama_ftype).
+FILE_TYPES = {
+    "f32": 0, "bf16": 32, "f16": 1, "q8_0": 7, "q6_k": 18, "q5_k_m": 17, "q5_0": 8, "q4_k_m": 15, "q4_0": 2,
+}  # fmt: skip
+K_TYPES = ("q6_k", "q5_k_m", "q4_k_m")
+
+
 class ModelParams(Structure):
     """llama_model_params."""
 
@@ -100,6 +107,15 @@ def load_library():
     _kept.append(callback(lambda level, text, data: None))
     library.llama_log_set(_kept[-1], None)
     return library
+
+
+def check_quantizer(quantize: str) -> None:
+    """Raise InputError where llama.cpp isn't here, or lacks the quantizer that a type needs."""
+    if not hasattr(load_library(), "llama_model_quantize") and quantize in K_TYPES:
+        raise InputError(
+            f"--quantize {quantize}: llama-cpp-python makes it, which is compiled: pip install -r "
+            "requirements/quantize.txt; q8_0, q5_0 and q4_0 need no more than is here"
+        )
 
 
 def bind_xllamacpp() -> SimpleNamespace:

@@ -1,4 +1,4 @@
-"""Whether two tokenizers give the same ids: for texts of every kind, and for whole prompts."""
+"""Checks that two tokenizers give the same ids: for texts of every kind, and for whole prompts."""
 
 from typing import Protocol
 

@@ -17,6 +17,7 @@ from peft import LoraConfig, get_peft_model
 import export
 from chat_utils.sampling import Sampling
 from errors import InputError
+from eval_utils import agreement
 from eval_utils.agreement import MAX_TIES, MIN_AGREEMENT, PROMPTS, TIE
 from export_utils.ollama import make_modelfile, split_template
 from model_utils.checkpoint import load_checkpoint, save_model
@@ -90,14 +91,14 @@ def test_an_export_is_replaced_by_the_next_but_nothing_else_is(exported, tiny_ch
     (output / "notes.txt").unlink()
     # One that cannot be verified leaves the one before.
     before = sorted((path.name, path.stat().st_size) for path in output.iterdir())
-    real = export.compare_replies
+    real = agreement.compare_replies
 
     def fail_quantized(*args, exact):
         if not exact:
             raise InputError("verification failed: another model")
         return real(*args, exact=exact)
 
-    monkeypatch.setattr(export, "compare_replies", fail_quantized)
+    monkeypatch.setattr(agreement, "compare_replies", fail_quantized)
     with pytest.raises(InputError, match="another model"):
         run(tiny_checkpoint, "--to", "gguf", "--quantize", "f16", "--output_dir", "out")
     assert sorted((path.name, path.stat().st_size) for path in output.iterdir()) == before

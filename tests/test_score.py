@@ -111,7 +111,7 @@ def test_brief_is_ten_lines_with_meanings(tiny_checkpoint, options, capsys):
     ("argv", "message"),
     [
         (["nowhere"], "nowhere: no such checkpoint"),
-        (["--parts", "texts"], "--parts texts: there is no such part"),
+        (["--parts", "texts"], "--parts texts: use one of text, dialogues"),
         (["--parts", "choices"], "--parts choices needs --choices FILES"),
         (["--limit", "0"], "--limit 0 is outside 1 to"),
         (["--compare", "a"], "--compare takes two checkpoints, not 1"),

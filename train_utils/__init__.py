@@ -1,1 +1,1 @@
-"""How a run is trained and recorded."""
+"""Trains a run and records it."""

@@ -1,4 +1,4 @@
-"""How a run is trained: TrainingArguments with the defaults of this project."""
+"""Gives transformers' TrainingArguments the defaults of this project, and settles what depends on the machine."""
 
 import os
 from copy import copy

@@ -1,4 +1,4 @@
-"""What happens beside the training steps: progress, samples, stopping, and marking checkpoints complete."""
+"""Acts beside the training steps: progress, samples, stopping, and marking checkpoints complete."""
 
 import math
 import os

@@ -1,4 +1,4 @@
-"""What a script does before it trains: it takes all cores that it may, and silences libraries."""
+"""Prepares a script that trains: it takes all cores that it may, and silences libraries."""
 
 import logging
 import math

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from files import hold
+from model_utils.checkpoint import find_checkpoint
 from train_utils.arguments import RunArguments, change_arguments, count_step_rows, wait_for_all
 from train_utils.checkpoint import collect_settings, prepare_folder, weights_version
 from train_utils.launch import silence_libraries, use_all_cores
@@ -70,8 +71,11 @@ def open_run(
     Args:
         options: the other dataclasses of options. data_version: what changes when the data change.
         base: the checkpoint that is trained further.
-    Raises InputError where the folder holds something else that would be lost, or another process writes in it.
+    Raises InputError where there is no such base, where the folder holds something else that would be lost, and where
+    another process writes in it.
     """
+    if base:
+        find_checkpoint(base)
     use_all_cores()
     silence_libraries()
     watch = Stopwatch()

@@ -1,4 +1,4 @@
-"""What a model writes by itself, to be read beside its figures."""
+"""Lets a model write by itself, to be read beside its figures."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Where the seconds of a run go: all of them, from the start of the process on, each in one part."""
+"""Counts the seconds of a run: all of them, from the start of the process on, each in one part."""
 
 from train_utils.clock import process_seconds
 

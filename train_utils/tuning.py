@@ -98,11 +98,12 @@ def find_replayed(base: str, corpus: list[str] | None, eval_fraction: float) -> 
     than the built-in ones.
     """
     settings = (read_record(Path(base)) or {}).get("settings", {})
-    chosen, sources = corpus or settings.get("corpus"), settings.get("sources")
+    chosen = corpus or settings.get("corpus")
+    mixture = settings.get("mixture") or settings.get("sources")  # as it was called
     if not chosen:
         raise InputError(f"{base}: has no record of its corpus; say with --replay_corpus what text to replay")
     reading = (settings.get("sample_by", "paragraph"), settings.get("text_column", "text"))
-    found = open_sources(chosen, None if corpus else sources, *reading)
+    found = open_sources(chosen, None if corpus else mixture, *reading)
     named = sorted({source.path for source in found if not source.is_builtin})
     if named and not corpus:  # whoever wrote the record could name any folder or address
         raise InputError(

@@ -1,4 +1,4 @@
-"""Where replies and notes go: Markdown painted in place on a terminal, plain pieces anywhere else."""
+"""Shows replies and notes: Markdown painted in place on a terminal, plain pieces anywhere else."""
 
 import contextlib
 import os

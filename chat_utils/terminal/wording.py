@@ -1,4 +1,4 @@
-"""What the chat itself says, in English and Chinese: at first by the locale, then by what the user types."""
+"""Words the chat's own messages in English and Chinese: at first by the locale, then by what the user types."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""What dialogues became: how many are trained on, how full their rows are, and an example to look at."""
+"""Tells what dialogues became: how many are trained on, how full their rows are, and an example to look at."""
 
 import sys
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Where the tasks of a preparation run: on this machine, on a Slurm cluster or on Ray, by datatrove's executors."""
+"""Runs the tasks of a preparation on this machine, on a Slurm cluster or on Ray, by datatrove's executors."""
 
 import os
 import re

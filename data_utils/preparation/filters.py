@@ -13,6 +13,7 @@ from typing import Any
 from datatrove.data import Document
 from datatrove.pipeline.filters.base_filter import BaseFilter
 
+from data_utils.preparation.arguments import STEPS, CleaningArguments
 from data_utils.text.boilerplate import drop_boilerplate
 from data_utils.text.characters import find_kinds
 from data_utils.text.cleaning import clean_text, drop_stop_words
@@ -22,29 +23,11 @@ from data_utils.text.normalize import check_variant, drop_invisible, fold_compat
 from data_utils.text.private_data import mask_private, scan_digits
 from data_utils.text.quality import drop_policy_lines, judge_quality, scan_quality
 from data_utils.text.repetition import judge_repetition, scan_repetition
-from options import option
 
 BATCH_DOCUMENTS = 256  # looked at together
 EXAMPLES = 3  # kept of each reason, from each task
 EXAMPLE_CHARACTERS = 200
 MASKED_CHARACTERS = 500_000  # looked through for an example
-STEPS = ("unicode", "mojibake", "invisible", "compatible", "language", "simplified", "boilerplate", "policy", "quality")
-STEPS += ("repetition", "private", "stop_words", "length")
-DEFAULT_STEPS = [name for name in STEPS if name not in ("compatible", "simplified", "stop_words")]
-
-
-@dataclass
-class CleaningArguments:
-    """Which cleaning steps a corpus goes through."""
-
-    clean: list[str] = option(DEFAULT_STEPS, f"Steps that are on, of: {' '.join(STEPS)}")
-    languages: list[str] = option(["en", "zh"], "Languages that the step `language` keeps (ISO 639-1)")
-    min_characters: int = option(20, "Shortest document that the step `length` keeps; a Han character counts as two")
-
-    def __post_init__(self) -> None:
-        unknown = [name for name in self.clean if name not in STEPS]
-        if unknown:
-            raise ValueError(f"--clean {unknown[0]}: use some of {' '.join(STEPS)}")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What is held out must not be in training: documents that hold evaluation text are found (blocks for datatrove).
+"""Finds documents that hold evaluation text, which must not be trained on (blocks for datatrove).
 
 Near copies are the business of `duplicates`. This finds a text inside of a larger one: an index of the shingles of all
 evaluation text, with which each training document is compared. Two rules, after the overlap of 13 words of GPT-3 (Brown

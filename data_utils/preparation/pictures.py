@@ -1,4 +1,4 @@
-"""What a report shows as pictures: languages, lengths, and what each step left."""
+"""Draws the pictures of a report: languages, lengths, and what each step left."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any

@@ -8,16 +8,18 @@ from pathlib import Path
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.filters.base_filter import BaseFilter
 
+from data_utils.preparation.arguments import CleaningArguments
 from data_utils.preparation.checks import CheckBroken
 from data_utils.preparation.duplicates import PART_BYTES, FindPairs, JoinPairs
 from data_utils.preparation.executors import Stage
-from data_utils.preparation.filters import CleaningArguments, build_filters
+from data_utils.preparation.filters import build_filters
 from data_utils.preparation.leaks import BuildIndex, FindLeaks
 from data_utils.preparation.manifest import WriteReport
 from data_utils.preparation.signatures import ROWS
 from data_utils.preparation.stages import ReadSources, WriteClean, WriteCorpus
 from data_utils.preparation.tally import Chain, Count, Tally
-from data_utils.readers.files import Fault, ReadArguments, file_bytes, raise_fault
+from data_utils.readers.arguments import ReadArguments
+from data_utils.readers.files import Fault, file_bytes, raise_fault
 from data_utils.readers.opening import Part
 from data_utils.sources.inputs import cut_file
 from data_utils.sources.source import open_source

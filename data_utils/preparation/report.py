@@ -1,4 +1,4 @@
-"""What became of every source, as Markdown."""
+"""Tells what became of every source, as Markdown."""
 
 import os
 from collections.abc import Iterator

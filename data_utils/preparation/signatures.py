@@ -1,4 +1,4 @@
-"""What is known of each document: keys under which alike ones meet, and sketches by which they are compared."""
+"""Keeps what is known of each document: keys under which alike ones meet, sketches by which they are compared."""
 
 from pathlib import Path
 

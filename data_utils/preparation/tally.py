@@ -1,4 +1,4 @@
-"""What a preparation counts on its way, task by task: what each step let through, what it dropped, what was broken."""
+"""Counts on the way of a preparation, task by task, what each step let through and dropped, and what was broken."""
 
 import json
 import time

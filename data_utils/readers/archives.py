@@ -6,8 +6,8 @@ from typing import BinaryIO
 
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 
+from data_utils.readers.arguments import ReadArguments
 from data_utils.readers.encodings import EncodingFault, decode_bytes
-from data_utils.readers.files import ReadArguments
 from data_utils.readers.limits import OutOfTime
 from data_utils.readers.opening import MAX_SCAN_BYTES, Part, Report, find_break, open_file, place_cuts
 from data_utils.readers.webpages import MAX_PAGE_BYTES, decode_page, extract_text

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from urllib.parse import unquote
 from xml.etree import ElementTree as ET
 
-from data_utils.readers.files import ReadArguments
+from data_utils.readers.arguments import ReadArguments
 from data_utils.readers.limits import OutOfTime, limit_seconds
 from data_utils.readers.opening import Report, read_whole
 from data_utils.readers.webpages import decode_page, extract_text

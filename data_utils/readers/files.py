@@ -3,7 +3,6 @@
 import os
 import re
 from collections import Counter
-from dataclasses import dataclass
 from functools import cache
 from glob import glob, has_magic
 from pathlib import Path
@@ -13,7 +12,6 @@ import fsspec
 
 from data_utils.readers.opening import COMPRESSED
 from errors import InputError, first_line, say_note
-from options import option
 
 # Kind -> the function that reads it, as module:function: a library that only one kind needs is loaded with that kind.
 KINDS = {
@@ -35,22 +33,7 @@ KINDS = {
 }
 ROW_KINDS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 HIDDEN_FOLDERS = ("__MACOSX",)  # beside those that begin with a dot, such as .git and .ipynb_checkpoints
-SAMPLE_BY = ("line", "paragraph", "document")
 NO_TEXT = re.compile(r"-multistream-index\d*\.txt")  # lies beside a Wikipedia dump: places and titles
-
-
-@dataclass
-class ReadArguments:
-    """How files become documents."""
-
-    sample_by: str = option("document", "A document of a .txt file: line, paragraph (blank lines) or document")
-    text_column: str = option("text", "Column of .jsonl, .csv, .parquet that holds the text")
-    chinese_variant: str = option("zh-hans", "What is read where a Wikipedia gives a choice: zh-hans, zh-hant, zh-tw")
-    max_seconds: float = option(20, "Processor seconds for a document before it is left out; 0: no limit")
-
-    def __post_init__(self) -> None:
-        if self.sample_by not in SAMPLE_BY:
-            raise ValueError(f"--sample_by {self.sample_by}: use one of {', '.join(SAMPLE_BY)}")
 
 
 class Fault(NamedTuple):

@@ -5,8 +5,8 @@ import re
 from collections.abc import Iterator
 from itertools import chain
 
+from data_utils.readers.arguments import ReadArguments
 from data_utils.readers.cells import name_cells
-from data_utils.readers.files import ReadArguments
 from data_utils.readers.opening import Part, Report
 from data_utils.readers.rows import read_file_lines
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from data_utils.readers.arguments import ReadArguments
 from data_utils.readers.encodings import EncodingFault, decode_bytes
-from data_utils.readers.files import ReadArguments
 from data_utils.readers.limits import OutOfTime
 from data_utils.readers.opening import Report, read_whole
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 from xml.etree import ElementTree as ET
 
-from data_utils.readers.files import ReadArguments
+from data_utils.readers.arguments import ReadArguments
 from data_utils.readers.limits import OutOfTime, limit_seconds
 from data_utils.readers.opening import FEED_BYTES, MAX_SCAN_BYTES, Part, Report, find_break, open_file, place_cuts
 from data_utils.readers.wikitext import FILE_PREFIXES, extract_article

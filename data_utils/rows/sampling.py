@@ -1,4 +1,4 @@
-"""What a tokenizer is trained on: the same number of bytes of each language, from everywhere, in bounded memory."""
+"""Samples what a tokenizer is trained on: as many bytes of each language, from everywhere, in bounded memory."""
 
 from collections.abc import Callable, Iterable, Iterator
 from heapq import heappop, heappush

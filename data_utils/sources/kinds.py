@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 
 import pyarrow.parquet as pq
 
+from data_utils.readers.arguments import ReadArguments
 from data_utils.readers.faults import judge_faults
-from data_utils.readers.files import Fault, ReadArguments, file_bytes, file_version, find_files, raise_fault
+from data_utils.readers.files import Fault, file_bytes, file_version, find_files, raise_fault
 from data_utils.readers.opening import Part
 from data_utils.sources import builtin
 from data_utils.sources.folder import folder_version, list_shards, read_manifest

@@ -5,7 +5,7 @@ import re
 import xxhash
 import yaml
 
-from data_utils.readers.files import ReadArguments
+from data_utils.readers.arguments import ReadArguments
 from data_utils.sources import builtin
 from data_utils.sources.folder import is_corpus_folder
 from data_utils.sources.inputs import is_hub_name
@@ -27,13 +27,13 @@ def open_source(
 
 
 def open_sources(
-    corpus: list[str], sources: list[str] | None = None, sample_by: str = "paragraph", text_column: str = "text"
+    corpus: list[str], mixture: list[str] | None = None, sample_by: str = "paragraph", text_column: str = "text"
 ) -> list[Source]:
-    """Return the sources that `--corpus` (PATH or PATH@TIMES) or, where it is given, `--sources` names.
+    """Return the sources that `--corpus` (PATH or PATH@TIMES) or, where it is given, `--mixture` names.
 
     Args:
         corpus: paths, each with how often it is repeated.
-        sources: `{path: ..., weight: ...}` in YAML, as strings.
+        mixture: `{path: ..., weight: ...}` in YAML, as strings.
         sample_by: what one document of a .txt file is: `line`, `paragraph` (blank-line separated) or `document` (file).
         text_column: the column of .jsonl, .csv and .parquet files that holds the text.
 
@@ -44,8 +44,8 @@ def open_sources(
         reading = ReadArguments(sample_by, text_column)
     except ValueError as error:
         raise InputError(str(error)) from error
-    if sources:
-        return [open_source(path, 1.0, weight, reading) for path, weight in map(parse_weight, sources)]
+    if mixture:
+        return [open_source(path, 1.0, weight, reading) for path, weight in map(parse_weight, mixture)]
     return [open_source(path, times, None, reading) for path, times in map(parse_times, corpus)]
 
 
@@ -60,15 +60,15 @@ def parse_times(name: str) -> tuple[str, float]:
 
 
 def parse_weight(text: str) -> tuple[str, float]:
-    """Return (path, weight) of one of `--sources`."""
+    """Return (path, weight) of one of `--mixture`."""
     try:
         value = yaml.safe_load(text)
         weight = float(value.get("weight", 1))
         path = str(value["path"])
     except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"--sources {text}: '{{path: ..., weight: ...}}' is expected for each source") from error
+        raise InputError(f"--mixture {text}: '{{path: ..., weight: ...}}' is expected for each source") from error
     if set(value) - {"path", "weight"} or not 0 < weight < float("inf"):
-        raise InputError(f"--sources {text}: only path and a weight above 0 are expected")
+        raise InputError(f"--mixture {text}: only path and a weight above 0 are expected")
     return path, weight
 
 

@@ -1,4 +1,4 @@
-"""Which characters texts hold, found for many texts at once in numpy: what a step then looks at closer is rare.
+"""Finds which characters many texts hold, at once in numpy: what a step then looks at closer is rare.
 
 A numpy call costs about two microseconds whatever it works on, which is more than the work on a short document. So the
 steps are told of a batch of texts at once what their patterns would look for in vain.

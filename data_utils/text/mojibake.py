@@ -1,4 +1,4 @@
-"""Which text is plausible, and Chinese that somebody read in the wrong encoding: repaired, or found lost."""
+"""Tells plausible text, and repairs Chinese that somebody read in the wrong encoding, or finds it lost."""
 
 import re
 from functools import cache

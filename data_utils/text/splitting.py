@@ -1,4 +1,4 @@
-"""Which documents are held out: by a hash of the text as it was read, so that no cleaning changes the split."""
+"""Splits documents by a hash of their text as it was read, so that no cleaning changes what is held out."""
 
 import hashlib
 from collections.abc import Mapping

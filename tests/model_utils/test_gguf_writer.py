@@ -16,8 +16,8 @@ from chat_utils.runtimes.llama_cpp import LlamaModel
 from errors import InputError
 from eval_utils.agreement import compare_replies
 from model_utils import gguf_writer
-from model_utils.gguf_writer import FILE_TYPES, K_TYPES, check_quantizer, name_splitter, write_gguf
-from model_utils.llama_library import bind_xllamacpp
+from model_utils.gguf_writer import name_splitter, write_gguf
+from model_utils.llama_library import FILE_TYPES, K_TYPES, bind_xllamacpp, check_quantizer
 from model_utils.same_tokens import TEXTS, check_tokens
 from model_utils.tokenizer import CONTROL_TOKENS
 

@@ -18,8 +18,8 @@ import finetune_dialogue
 import prepare_corpus as prepare
 import score
 import train
-from data_utils.preparation.filters import CleaningArguments
-from data_utils.readers.files import ReadArguments
+from data_utils.preparation.arguments import CleaningArguments
+from data_utils.readers.arguments import ReadArguments
 from errors import InputError
 from options import parse_arguments
 from train_utils import arguments
@@ -379,7 +379,8 @@ def test_epochs_of_the_command_line_replace_the_steps_of_a_recipe(tmp_path):
         (train, ["--base", "x", "--vocab_size", "900"], "--vocab_size has no effect with --base"),
         (train, ["--base", "x", "--head_start", "true"], "--head_start has no effect with --base"),
         (train, ["--tokenizer", "x", "--vocab_size", "900"], "--vocab_size has no effect with --tokenizer"),
-        (train, ["--sources", "x", "--corpus", "y"], "--corpus has no effect with --sources"),
+        (train, ["--mixture", "x", "--corpus", "y"], "--corpus has no effect with --mixture"),
+        (train, ["--sources", "x"], "'sources' is now --mixture"),
         (finetune_dialogue, ["--lora_rank", "4"], "--lora_rank has no effect without --lora true"),
         (finetune_dialogue, ["--lora", "false", "--lora_targets", "a"], "--lora_targets has no effect without --lora"),
         (finetune_dialogue, ["--replay_corpus", "x"], "--replay_corpus has no effect without --replay"),

@@ -1,4 +1,4 @@
-"""What the machine can do, by a few seconds of measuring: the peak of its matrix products, memory and disk."""
+"""Measures what the machine can do in a few seconds: the peak of its matrix products, memory and disk."""
 
 import ctypes
 import shutil

@@ -15,7 +15,8 @@ pytest.importorskip("datatrove")
 from datatrove.data import Document
 from datatrove.pipeline.filters import GopherQualityFilter, GopherRepetitionFilter
 
-from data_utils.preparation.filters import DEFAULT_STEPS, STEPS, CleaningArguments, build_filters, mask_example
+from data_utils.preparation.arguments import DEFAULT_STEPS, STEPS, CleaningArguments
+from data_utils.preparation.filters import build_filters, mask_example
 from data_utils.sources import builtin as sources
 from data_utils.text.boilerplate import drop_boilerplate
 from data_utils.text.characters import UNPRINTABLE
@@ -23,6 +24,8 @@ from data_utils.text.cleaning import C1, CONTROL, clean_text, tidy_lines
 from data_utils.text.normalize import drop_invisible, to_simplified
 from data_utils.text.quality import drop_policy_lines, judge_quality
 from data_utils.text.repetition import judge_repetition
+from errors import InputError
+from options import parse_arguments
 
 ZH = (
     "茶是一种很古老的饮料，今天的人们还在喝它。"
@@ -55,8 +58,8 @@ def test_steps_are_named_in_order_and_switchable():
         "private",
     ]
     assert set(STEPS) - set(DEFAULT_STEPS) == {"compatible", "simplified", "stop_words"}
-    with pytest.raises(ValueError, match="--clean unicod: use some of unicode "):
-        CleaningArguments(clean=["unicod"])
+    with pytest.raises(InputError, match="--clean unicod: use one of unicode, "):
+        parse_arguments((CleaningArguments,), ["--clean", "unicod"], None, "")
 
 
 def test_clean_prose_of_both_languages_comes_through_unchanged():

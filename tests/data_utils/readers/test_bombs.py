@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_utils.readers import encodings, json_rows, opening
-from data_utils.readers.files import ReadArguments
+from data_utils.readers.arguments import ReadArguments
 from data_utils.sources import inputs
 from data_utils.sources.inputs import read_documents_of
 

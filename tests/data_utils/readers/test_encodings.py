@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data_utils.readers.arguments import ReadArguments
 from data_utils.readers.encodings import EncodingFault, decode_bytes, detect_encoding, read_lines
-from data_utils.readers.files import ReadArguments
 from data_utils.sources.inputs import read_documents_of
 from data_utils.text.cleaning import clean_text
 from data_utils.text.mojibake import repair_misread

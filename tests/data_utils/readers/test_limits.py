@@ -9,7 +9,7 @@ import time
 import pytest
 
 from data_utils.readers import webpages, wikipedia
-from data_utils.readers.files import ReadArguments
+from data_utils.readers.arguments import ReadArguments
 from data_utils.readers.limits import OutOfTime, limit_seconds
 from data_utils.sources.inputs import read_documents_of
 

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data_utils.readers.files import ReadArguments, find_files
+from data_utils.readers.arguments import ReadArguments
+from data_utils.readers.files import find_files
 from data_utils.readers.opening import FEED_BYTES
 from data_utils.sources.inputs import cut_file, read_documents_of
 from errors import InputError

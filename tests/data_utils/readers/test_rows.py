@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data_utils.readers import json_rows
-from data_utils.readers.files import ReadArguments
+from data_utils.readers.arguments import ReadArguments
 from data_utils.sources.inputs import read_documents_of
 from data_utils.sources.source import open_source
 from data_utils.text.splitting import hash_share

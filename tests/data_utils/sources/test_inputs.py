@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_utils.readers.files import KINDS, ReadArguments, file_suffix, find_files
+from data_utils.readers.arguments import ReadArguments
+from data_utils.readers.files import KINDS, file_suffix, find_files
 from data_utils.sources.corpus import read_corpus
 from data_utils.sources.inputs import read_documents_of
 from data_utils.sources.source import open_source

@@ -1,11 +1,11 @@
-"""What stands in --corpus and --sources, and which way it goes."""
+"""What stands in --corpus and --mixture, and which way it goes."""
 
 import json
 
 import pytest
 
 from data_utils.dialogue.reading import read_dialogues
-from data_utils.readers.files import ReadArguments
+from data_utils.readers.arguments import ReadArguments
 from data_utils.rows import pretraining
 from data_utils.rows.pretraining import ShardedCorpus, SmallCorpus, open_corpus
 from data_utils.sources.kinds import BuiltinSource, FileSource, FolderSource, HubSource
@@ -44,7 +44,7 @@ def test_corpus_and_sources_are_read_alike(make_corpus, tmp_path, monkeypatch):
      "{path: a, weight: much}", "{path: a, weight: .inf}", "[a, 2]", "{path: a, weight: .nan}"],
 )  # fmt: skip
 def test_a_wrong_source_is_one_line(text):
-    with pytest.raises(InputError, match=r"^--sources ") as error:
+    with pytest.raises(InputError, match=r"^--mixture ") as error:
         open_sources([], [text])
     assert "\n" not in str(error.value).replace(text, "")
 

@@ -13,7 +13,8 @@ pytest.importorskip("datatrove")
 
 from datatrove.data import Document
 
-from data_utils.preparation.filters import DEFAULT_STEPS, CleaningArguments, build_filters
+from data_utils.preparation.arguments import DEFAULT_STEPS, CleaningArguments
+from data_utils.preparation.filters import build_filters
 from data_utils.text.characters import HARMLESS, SUSPICIOUS, UNNORMAL, UNPRINTABLE, find_kinds
 from data_utils.text.private_data import CHINESE_SECRET_SIGNS, SECRET_SIGNS, SECRET_WORDS
 from data_utils.text.quality import POLICY_PHRASES, POLICY_SIGNS, count_words

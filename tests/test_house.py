@@ -1,0 +1,123 @@
+"""The house stays as CONTRIBUTING draws it: calls go down, no circles, small functions, a name is defined once."""
+
+import ast
+import subprocess
+import sys
+from collections import defaultdict
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+# From top to bottom; a room uses those below it. Rooms of one line stand side by side.
+LEVELS = (
+    {"train", "finetune_dialogue", "tune_preferences", "score", "chat", "export", "prepare_corpus"},
+    {"chat_utils", "export_utils"},
+    {"train_utils"},
+    {"eval_utils"},
+    {"data_utils"},
+    {"model_utils"},
+    {"environment", "errors", "files", "options"},
+)
+LEVEL_OF = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
+MAX_LINES, MAX_PARAMETERS = 60, 6
+HEAVY = ("torch", "transformers", "datasets", "tokenizers", "pyarrow", "datatrove", "peft", "matplotlib")
+GIVEN = {"block_attention_forward"}  # its signature is transformers'
+OPENINGS = {"what", "who", "whom", "whose", "how", "where", "when", "why", "whether", "which"}
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+@cache
+def parse_modules() -> dict[str, ast.Module]:
+    """Return the modules of the product by their dotted names."""
+    files = [*ROOT.glob("*.py"), *(file for room in ROOT.glob("*_utils") for file in room.rglob("*.py"))]
+    names = {file: ".".join(file.relative_to(ROOT).with_suffix("").parts) for file in files}
+    return {name.removesuffix(".__init__"): ast.parse(file.read_text(encoding="utf-8")) for file, name in names.items()}
+
+
+def find_imports(tree: ast.Module) -> set[str]:
+    """Return the modules of the product that a module imports, anywhere in it."""
+    named: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            named |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            named |= {alias.name for alias in node.names}
+    return named & parse_modules().keys()
+
+
+def list_functions() -> list[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
+    """Return every function and method of the product with its module."""
+    return [(name, node) for name, tree in parse_modules().items() for node in ast.walk(tree)
+            if isinstance(node, FUNCTIONS)]  # fmt: skip
+
+
+def test_calls_go_down_only():
+    upwards = []
+    for name, tree in parse_modules().items():
+        room = name.split(".")[0]
+        for used in find_imports(tree):
+            below = used.split(".")[0]
+            if below != room and LEVEL_OF[below] <= LEVEL_OF[room] < len(LEVELS) - 1:
+                upwards.append(f"{name} imports {used}")
+    assert not upwards
+
+
+def test_imports_make_no_circle():
+    uses = {name: find_imports(tree) - {name} for name, tree in parse_modules().items()}
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, f"a circle: {' -> '.join([*path, name])}"
+        if name not in done:
+            for used in sorted(uses[name]):
+                visit(used, (*path, name))
+            done.add(name)
+
+    # A module that is imported for its types alone is no part of a circle at run time; those are few and named.
+    for user, used in {("chat_utils.terminal.commands", "chat_utils.terminal.loop")}:
+        uses[user].discard(used)
+    for name in uses:
+        visit(name, ())
+
+
+def test_functions_are_short_and_take_few_parameters():
+    long = [f"{module}.{node.name}: {size} lines" for module, node in list_functions()
+            if (size := node.end_lineno - node.lineno + 1) > MAX_LINES]  # fmt: skip
+    wide = []
+    for module, node in list_functions():
+        parts = node.args
+        names = [argument.arg for argument in (*parts.posonlyargs, *parts.args, *parts.kwonlyargs)]
+        if len([name for name in names if name not in ("self", "cls")]) > MAX_PARAMETERS and node.name not in GIVEN:
+            wide.append(f"{module}.{node.name}: {len(names)} parameters")
+    assert not long
+    assert not wide
+
+
+def test_a_name_is_defined_once():
+    where = defaultdict(list)
+    for module, tree in parse_modules().items():
+        for node in tree.body:
+            if isinstance(node, (*FUNCTIONS, ast.ClassDef)) and not node.name.startswith("_") and node.name != "main":
+                where[node.name].append(module)
+    assert not {name: modules for name, modules in where.items() if len(modules) > 1}
+
+
+def test_modules_open_with_a_sentence():
+    asking = [name for name, tree in parse_modules().items()
+              if (ast.get_docstring(tree) or "what").split()[0].lower() in OPENINGS]  # fmt: skip
+    assert not asking
+
+
+def test_help_of_every_script_imports_nothing_heavy():
+    code = """
+import contextlib, importlib, io, sys
+heavy, scripts = (part.split() for part in sys.argv[1:])
+for name in scripts:
+    with contextlib.redirect_stdout(io.StringIO()) as said, contextlib.suppress(SystemExit):
+        importlib.import_module(name).main(["--help"])
+    assert "--output_dir" in said.getvalue() or name == "chat", name
+print(*sorted(set(heavy) & set(sys.modules)))
+"""
+    words = (" ".join(HEAVY), " ".join(sorted(LEVELS[0])))
+    done = subprocess.run([sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.stderr, done.stdout.split()) == ("", [])
