@@ -70,7 +70,9 @@ def sample_replies(
     temperature: float = 0.8,
 ) -> list[list[Answer]]:
     """Return `count` replies to each prompt of ids, drawn by chance; the same for a seed, whatever was drawn before."""
-    drawn = {"do_sample": True, "temperature": temperature, "top_k": 0, "max_new_tokens": MAX_TOKENS}
+    # All that is drawn by, since what is left out would be the checkpoint's own.
+    drawn = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0, "repetition_penalty": 1.0}
+    drawn |= {"num_return_sequences": count, "max_new_tokens": MAX_TOKENS}
     replies: list[list[Answer]] = [[] for _ in prompts]
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     was_training = model.training
@@ -80,7 +82,7 @@ def sample_replies(
         for start in range(0, len(order), BATCH_PROMPTS):
             chosen = order[start : start + BATCH_PROMPTS]
             asked, stops = [prompts[i] for i in chosen], [stop_token_id(tokenizer)]
-            found = continue_together(model, asked, stops, num_return_sequences=count, **drawn)
+            found = continue_together(model, asked, stops, **drawn)
             for number, (ids, has_stopped) in enumerate(found):
                 text = clean_text(decode_text(tokenizer, ids))
                 replies[chosen[number // count]].append(Answer(text, has_stopped, len(ids)))
