@@ -108,10 +108,10 @@ class Clock(TrainerCallback):
     A clocked run isn't reproducible bit for bit; its record holds the steps it took, with which it can be repeated.
     """
 
-    def __init__(self, table: Timetable, seconds: Callable[[], float] = process_seconds) -> None:
-        """`seconds` returns those since the start of the process."""
+    def __init__(self, table: Timetable, seconds: Callable[[], float] | None = None) -> None:
+        """`seconds` returns those since the start of the process; without it, `process_seconds` does."""
         self.total, self.decay_share, self.max_steps = table.minutes * 60, table.decay_share, table.max_steps
-        self.seconds = seconds
+        self.seconds = seconds or process_seconds
         self.finish_seconds, self.finish_steps = table.finish_seconds, table.finish_steps
         self.marks = {"evaluate": find_marks(table.eval_share), "save": find_marks(table.save_share)}
         self.spent, self.begin, self.progress = 0.0, None, 0.0
