@@ -24,6 +24,7 @@ from train_utils.stopwatch import Stopwatch
 
 SAMPLES_SHARE = 0.01
 LINE_SECONDS = 30  # between two lines of progress in a log, where a bar can't move
+NOTICE_SECONDS = 30.0  # between SIGTERM and SIGKILL: Slurm's KillWait, and what spot machines give
 SIGNAL_STEPS = 5  # between two times that several processes ask one another for a signal, for which all wait
 
 
@@ -190,7 +191,8 @@ class StopOnDivergence(TrainerCallback):
             is_training = name in ("loss", "train_loss")
             if (is_training and not args.fp16) or (name.startswith("eval_") and name.endswith("_loss")):
                 if not math.isfinite(value):
-                    self.fail(state.global_step, f"the {'' if is_training else 'held-out '}loss is {value}")
+                    what = f"the {'' if is_training else 'held-out '}loss is {value}"
+                    fail_diverged(state.global_step, what, self.finite_step)
                 self.finite_step = state.global_step if name == "loss" else self.finite_step
 
     def on_save(self, args, state, control, model: Any = None, **kwargs):
@@ -202,28 +204,33 @@ class StopOnDivergence(TrainerCallback):
             dist.all_gather_object(found, bad)
         bad = sorted({name for names in found for name in names})
         if bad:
-            self.fail(state.global_step, f"{len(bad)} weights, {bad[0]} first, are not finite")
+            what = f"{len(bad)} weights, {bad[0]} first, are not finite"
+            fail_diverged(state.global_step, what, self.finite_step)
 
     on_train_end = on_save
 
-    def fail(self, step: int, what: str) -> NoReturn:
-        """Raise RunError for what was found at a step."""
-        raise RunError(
-            f"step {step}: {what} (the loss was finite until step {self.finite_step}): the training has diverged; "
-            "begin anew with lower rates (--learning_rate, and with muon --matrix_learning_rate) and --overwrite true"
-        )
+
+def fail_diverged(step: int, what: str, finite_step: int) -> NoReturn:
+    """Raise RunError for what was found at a step."""
+    raise RunError(
+        f"step {step}: {what} (the loss was finite until step {finite_step}): the training has diverged; "
+        "begin anew with lower rates (--learning_rate, and with muon --matrix_learning_rate) and --overwrite true"
+    )
 
 
 class StopOnSignal(TrainerCallback):
     """On Ctrl-C, SIGTERM or a terminal that is closed: finish the step, save a checkpoint, end the training.
 
     `received` is the signal; `saved` says that the checkpoint is there. A signal in the last step or after it, in the
-    last evaluation say, stops nothing: the run is as good as finished.
+    last evaluation say, stops nothing: the run is as good as finished. A checkpoint is saved each `save_seconds` too.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, save_seconds: float | None = None) -> None:
         self.received: int | None = None
         self.stopping = self.saved = False
+        self.save_seconds = save_seconds
+        self.last_step = self.last_save = time.monotonic()
+        self.pace_seconds, self.saving_seconds, self.saved_step, self.save_begin = 0.0, None, 0, None
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self.receive)
         # Windows has no SIGHUP, and nohup leaves it ignored.
@@ -238,21 +245,40 @@ class StopOnSignal(TrainerCallback):
         self.received = number
         leave_lost_terminal()
         print("stopping as soon as what was trained is saved; once more to leave at once", flush=True)
+        needed = (self.saving_seconds or 0.0) + self.pace_seconds
+        if number == signal.SIGTERM and needed > NOTICE_SECONDS:
+            print(
+                f"that takes about {needed:.0f} s, by the last checkpoint: more than the {NOTICE_SECONDS:.0f} s that "
+                f"Slurm and spot machines give; if it is cut off, the run goes on from step {self.saved_step}; "
+                "--save_seconds saves more often",
+                flush=True,
+            )
 
     def on_step_end(self, args, state, control, **kwargs):
-        received = self.received
+        now, received = time.monotonic(), self.received
+        is_due = self.save_seconds is not None and now - self.last_save >= self.save_seconds
+        steps = SIGNAL_STEPS if args.world_size > 1 else 1
+        self.pace_seconds, self.last_step = steps * (now - self.last_step), now
+        self.save_begin = now if control.should_save and not control.should_evaluate else None
         if args.world_size > 1:
             if state.global_step % SIGNAL_STEPS:
                 return
-            stop = torch.tensor(received or 0, device=args.device)
-            dist.all_reduce(stop, op=dist.ReduceOp.MAX)  # all stop at the same step, whoever was asked
-            received = int(stop.item())
+            asked = torch.tensor([received or 0, is_due], device=args.device)
+            dist.all_reduce(asked, op=dist.ReduceOp.MAX)  # all do it at the same step, whoever was asked
+            received, is_due = asked.tolist()
+        control.should_save |= bool(is_due)
         if received and not control.should_training_stop:
             self.received, self.stopping = received, True
             control.should_training_stop = control.should_save = True
 
     def on_save(self, args, state, control, **kwargs):
-        self.saved = self.stopping
+        self.saved, self.last_save = self.stopping, time.monotonic()
+        self.saved_step = state.global_step if state else self.saved_step
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        now = time.monotonic()
+        if self.save_begin is not None:
+            self.saving_seconds, self.save_begin, self.last_step = now - self.save_begin, None, now
 
 
 def leave_lost_terminal() -> None:

@@ -32,8 +32,8 @@ PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "pe
 NOT_SETTINGS = {
     "output_dir", "resume_from_checkpoint", "overwrite", "report_to", "run_name", "disable_tqdm", "log_level",
     "log_level_replica", "logging_steps", "logging_first_step", "logging_strategy", "save_steps", "save_strategy",
-    "save_total_limit", "local_rank", "ddp_backend", "ddp_timeout", "mixed_precision", "hub_token", "do_train",
-    "do_eval",
+    "save_seconds", "save_total_limit", "local_rank", "ddp_backend", "ddp_timeout", "mixed_precision", "hub_token",
+    "do_train", "do_eval",
 }  # fmt: skip
 
 
@@ -144,7 +144,7 @@ def start_record(output_dir: Path, script: str, settings: dict[str, Any], data: 
         remove(old)
     record = {"status": "training", "script": script, "settings": settings, "data": data, **describe_code()}
     write_record(output_dir, record)
-    for pattern in ("model*.safetensors", "runs", "adapter", ".saving"):
+    for pattern in ("model*.safetensors", "runs", "adapter", ".saving", "metrics.jsonl", "heartbeat.json"):
         for old in output_dir.glob(pattern):
             remove(old)
     remove_cut_off(output_dir)

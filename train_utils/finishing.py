@@ -13,6 +13,7 @@ from model_utils.shapes import count_parameters
 from train_utils.adapters import save_adapter
 from train_utils.callbacks import Progress, Samples
 from train_utils.checkpoint import continue_record, read_record, start_record, write_record
+from train_utils.guard import Guard
 from train_utils.objectives import Objective
 from train_utils.report import describe_memory, peak_memory, plot_loss, write_report
 from train_utils.run import Run
@@ -43,6 +44,7 @@ def finish_run(
 ) -> None:
     """Write what a finished run leaves: the model (and its adapter), run.yaml, loss.png and report.md."""
     progress, samples = find_callback(trainer, Progress), find_callback(trainer, Samples).last
+    guard = find_callback(trainer, Guard)
     if isinstance(model, PeftModel):
         model = save_adapter(model, run.folder / "adapter")
     history = trainer.state.log_history
@@ -62,6 +64,7 @@ def finish_run(
         f"{progress.peak_flops / 1e9:,.0f} GFLOP/s that matrix products reach here",
         "training text": f"{figures['bits_per_byte']:.3f} bits per byte at the end" if objective.is_language else "",
         "peak memory": describe_memory(memory),
+        "skipped steps": guard.describe(),
     }
     plot_loss(history, run.folder / "loss.png")
     run.watch.lap("report")
@@ -73,7 +76,12 @@ def finish_run(
     more = objective.assess(model, tokenizer) if objective.assess and not is_sharded else []
     run.watch.lap("report")
     write_report(
-        run.folder / "report.md", f"A run of {run.script}", facts, evaluations=evaluations, samples=samples, more=more
+        run.folder / "report.md",
+        f"A run of {run.script}",
+        facts,
+        evaluations=evaluations,
+        samples=samples,
+        more=more,
     )
     record = read_record(run.folder) or {}
     speed: dict[str, Any] = {"tokens_per_second": round(figures["tokens_per_second"]), "mfu": round(figures["mfu"], 3)}
@@ -86,5 +94,7 @@ def finish_run(
         "steps": trainer.state.global_step,
         "training_loss": training.get("train_loss"),
         "metrics": metrics,
+        "skipped_steps": guard.skipped,
+        "went_back": [list(pair) for pair in guard.returns],
     }
     write_record(run.folder, {**record, "status": "finished", **outcome})

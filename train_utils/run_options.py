@@ -32,8 +32,8 @@ class RunOptions:
         "output_dir", "minutes", "plan_only", "max_steps", "num_train_epochs", "learning_rate", "matrix_learning_rate",
         "optim", "per_device_train_batch_size", "gradient_accumulation_steps", "warmup_steps", "lr_scheduler_type",
         "decay_share", "weight_decay", "max_grad_norm", "bf16", "torch_compile", "activation_checkpointing",
-        "use_liger_kernel", "eval_strategy", "eval_steps", "eval_tokens", "save_steps", "save_total_limit",
-        "logging_steps", "report_to", "resume_from_checkpoint", "overwrite", "seed", "use_cpu",
+        "use_liger_kernel", "eval_strategy", "eval_steps", "eval_tokens", "save_steps", "save_seconds",
+        "save_total_limit", "logging_steps", "report_to", "resume_from_checkpoint", "overwrite", "seed", "use_cpu",
     ]  # fmt: skip
 
     output_dir: str = option("ckpt", "Folder of the checkpoint, its report and its curves")
@@ -69,6 +69,9 @@ class RunOptions:
         None, "Held-out tokens of each language in an evaluation; unset: 32,768, fewer in a short run"
     )
     save_steps: float = option(0.25, "Steps between checkpoints; below 1: share of the run")
+    save_seconds: float | None = option(
+        None, "Seconds between checkpoints, beside those by steps: what a crash may cost"
+    )
     save_total_limit: int | None = option(2, "How many resumable checkpoints are kept")
     logging_steps: float = option(10, "Steps between two values of the curves")
     report_to: str = option("tensorboard", "tensorboard, wandb, ..., or none")
@@ -89,6 +92,8 @@ class RunOptions:
             check_range("eval_tokens", self.eval_tokens, 1, 2**62)
         for name in ("eval_steps", "save_steps"):
             check_range(name, getattr(self, name), 1e-6, 2**31)
+        if self.save_seconds is not None:
+            check_range("save_seconds", self.save_seconds, 1, 2**31)
         if self.minutes is not None:
             check_range("minutes", self.minutes, 0.1, 1e6)
         elif self.plan_only:

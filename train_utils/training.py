@@ -21,6 +21,8 @@ from train_utils.arguments import RunArguments, avoid_waiting, change_arguments,
 from train_utils.callbacks import MarkComplete, Progress, Samples, StopOnDivergence, StopOnSignal
 from train_utils.clock import Clock, Timetable
 from train_utils.finishing import begin_record, finish_run
+from train_utils.guard import Guard
+from train_utils.monitor import Monitor
 from train_utils.objectives import Objective
 from train_utils.plan.apply import finish_seconds, limit_steps, settle_compilation
 from train_utils.plan.machine import keep_freed_memory, measure_peak
@@ -60,11 +62,14 @@ def train_and_save(run: Run, model: Any, tokenizer: PreTrainedTokenizerBase, obj
     clock = start_clock(run, eval_rows=sum(map(len, eval_rows.values())))
     progress = make_progress(run, objective, course, clock)
     samples = Samples(objective.sample, f"eval_{list(eval_rows)[-1]}", run.watch)
-    stop = StopOnSignal()
-    callbacks = [progress, StopOnDivergence(), samples, stop, MarkComplete(run.watch), *objective.callbacks]
+    stop, guard = StopOnSignal(run.args.save_seconds), Guard()
+    monitor = Monitor(guard, run.step_rows * objective.row_tokens)
+    watching = [guard, StopOnDivergence(), monitor, samples, stop]
+    callbacks = [progress, *watching, MarkComplete(run.watch), *objective.callbacks]
     # The clock first: at a step's end it says whether a pause follows, which progress leaves out.
     callbacks = [clock, *callbacks] if clock else callbacks
     trainer = make_trainer(run, model, objective, course=course, eval_rows=eval_rows, callbacks=callbacks)
+    guard.attach(trainer, run.resume)
     if run.is_first:
         begin_record(run, {**objective.facts, "compiled": course.compiled})
     run.watch.lap("preparing")

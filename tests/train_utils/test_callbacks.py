@@ -198,3 +198,31 @@ def test_several_processes_ask_one_another_every_few_steps(stop, monkeypatch):
     assert [control.should_save for control in controls] == [False] * (SIGNAL_STEPS - 1) + [True]
     assert len(asked) == 1
     assert stop.received == 15  # though another process was asked
+
+
+def test_a_checkpoint_is_due_by_the_clock(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(callbacks.time, "monotonic", lambda: now[0])
+    stop = StopOnSignal(save_seconds=60)
+    for seconds, due in ((30, False), (29, False), (2, True)):
+        now[0] += seconds
+        assert end_step(stop, 1).should_save is due
+    stop.on_save(None, None, None)
+    now[0] += 59
+    assert not end_step(stop, 2).should_save
+    now[0] += 1
+    assert not end_step(stop, 4, processes=2).should_save  # until they ask one another
+
+
+@pytest.mark.parametrize(("saving", "warns"), [(2, False), (40, True)])
+def test_who_is_told_to_end_in_30_seconds_says_whether_it_can(stop, monkeypatch, capsys, saving, warns):
+    now = [100.0]
+    monkeypatch.setattr(callbacks.time, "monotonic", lambda: now[0])
+    stop.last_step, control, state = 100.0, TrainerControl(should_save=True), TrainerState(global_step=7)
+    stop.on_step_end(SimpleNamespace(world_size=1), state, control)
+    stop.on_save(None, state, control)
+    now[0] += saving
+    stop.on_step_begin(None, state, control)
+    signal.raise_signal(signal.SIGTERM)
+    said = capsys.readouterr().out
+    assert ("takes about 40 s" in said and "goes on from step 7" in said) is warns
