@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from environment import begin_script
-from errors import run_script
+from errors import InputError, run_script
 from options import Given, check_range, format_command, option, refuse_useless
+from train_utils.device_options import DeviceOptions
 from train_utils.parsing import parse_training
 from train_utils.run_options import EVAL_TOKENS, RunOptions
 
@@ -83,7 +84,10 @@ class ModelArguments(Given):
 
 def main(argv: list[str] | None = None) -> int:
     """Run the script; return its exit code."""
-    data, shape, args = parse_training((CorpusArguments, ModelArguments, RunOptions), argv, RECIPE, __doc__)
+    kinds = (CorpusArguments, ModelArguments, DeviceOptions, RunOptions)
+    data, shape, devices, args = parse_training(kinds, argv, RECIPE, __doc__)
+    if devices.devices:
+        return plan_devices(shape, devices, args)
     from transformers import set_seed
 
     from data_utils.caching import preparation_lock
@@ -141,6 +145,24 @@ def main(argv: list[str] | None = None) -> int:
     next_step = format_command("python", "finetune_dialogue.py", "--base", run.folder)
     objective = replace(objective, start=start, facts=facts | {"tokenizer": key}, next_step=next_step)
     return train_and_save(run, model, tokenizer, objective)
+
+
+def plan_devices(shape: ModelArguments, devices: DeviceOptions, args: RunOptions) -> int:
+    """Print what the model needs of devices, which need not be here, and what they make of it."""
+    if not args.plan_only:
+        raise InputError("command line: --devices is for a plan alone; add --plan_only true")
+    from train_utils.plan.devices import describe_devices, measure_model
+    from train_utils.plan.pretraining import open_on_meta
+
+    sizes = measure_model(
+        open_on_meta(shape),
+        shape.block_tokens,
+        muon=args.optim == "muon",
+        checkpointed=bool(args.activation_checkpointing),
+        compute_bytes=4 if args.bf16 is False and "bf16" in getattr(args, "given", ()) else 2,
+    )
+    print(describe_devices(sizes, devices))
+    return 0
 
 
 def open_model(shape: ModelArguments, plan: "Plan | None", tokenizer: "PreTrainedTokenizerBase") -> "PreTrainedModel":

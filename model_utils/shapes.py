@@ -46,6 +46,19 @@ def build_model(shape: Path | dict, tokenizer: PreTrainedTokenizerBase) -> PreTr
     The projections that write into the residual stream start at zero, so that every layer begins as the identity.
     Raises InputError for a file that is no such shape.
     """
+    config = read_shape(shape, len(tokenizer))
+    config.eos_token_id = config.bos_token_id = tokenizer.eos_token_id
+    config.pad_token_id = tokenizer.pad_token_id
+    model = build_from(config, str(shape))
+    with torch.no_grad():
+        for name, module in model.named_modules():
+            if name.endswith(family_of(config).projections):
+                module.weight.zero_()
+    return model
+
+
+def read_shape(shape: Path | dict, vocab_size: int) -> PretrainedConfig:
+    """Return the config of a shape with a vocabulary; raise InputError for a file that is no shape."""
     try:
         values = shape if isinstance(shape, dict) else json.loads(shape.read_text(encoding="utf-8"))
         config = AutoConfig.for_model(**values)
@@ -54,19 +67,17 @@ def build_model(shape: Path | dict, tokenizer: PreTrainedTokenizerBase) -> PreTr
         raise InputError(f"{shape}: no such model shape; there are: {known}") from error
     except (ValueError, TypeError, KeyError, StrictDataclassError) as error:
         raise InputError(f"{shape}: not a model shape: {' '.join(str(error).split())}") from error
-    config.vocab_size = len(tokenizer)
-    config.eos_token_id = config.bos_token_id = tokenizer.eos_token_id
-    config.pad_token_id = tokenizer.pad_token_id
+    config.vocab_size, config.pad_token_id = vocab_size, None
     check_ranges(config, str(shape))
+    return config
+
+
+def build_from(config: PretrainedConfig, place: str) -> PreTrainedModel:
+    """Build a model with random weights of a config; raise InputError where its values fit no model."""
     try:
-        model = family_of(config).auto.from_config(config)
+        return family_of(config).auto.from_config(config)
     except ValueError as error:
-        raise InputError(f"{shape}: not a model shape: {error}") from error
-    with torch.no_grad():
-        for name, module in model.named_modules():
-            if name.endswith(family_of(config).projections):
-                module.weight.zero_()
-    return model
+        raise InputError(f"{place}: not a model shape: {error}") from error
 
 
 def find_embedding(model: PreTrainedModel) -> nn.Embedding:

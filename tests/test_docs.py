@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 SCRIPTS = ("train", "finetune_dialogue", "tune_preferences", "score", "chat", "export", "prepare_corpus")
 PAGES = [ROOT / "README.md", *sorted(path for path in ROOT.glob("docs/*.md") if not path.name.endswith(".zh.md"))]
 ALL_PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
-CALL = re.compile(rf"(?:python|accelerate launch)\b[^`\n|]*?\b({'|'.join(SCRIPTS)})\.py\b([^`\n|]*)")
+CALL = re.compile(rf"(?:python|accelerate launch|torchrun)\b[^`\n|]*?\b({'|'.join(SCRIPTS)})\.py\b([^`\n|]*)")
 
 
 class ParsedError(Exception):
@@ -55,6 +55,8 @@ def test_each_command_parses(script, words, monkeypatch):
                 raise ParsedError
 
             monkeypatch.setattr(module, name, parse_and_stop)
+    if "--fsdp" in words:  # as if torchrun had started several processes
+        monkeypatch.setattr("train_utils.arguments.check_sharding", lambda args: setattr(args, "fsdp", True))
     if "..." in words:  # a form, not a command
         return
     with pytest.raises(ParsedError):

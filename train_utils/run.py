@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from errors import InputError
 from files import hold
 from model_utils.checkpoint import find_checkpoint
 from train_utils.arguments import RunArguments, change_arguments, count_step_rows, wait_for_all
@@ -76,6 +77,10 @@ def open_run(
     """
     if base:
         find_checkpoint(base)
+    if args.plan_only and args.minutes is None:
+        raise InputError(
+            "command line: --plan_only needs --minutes, of which it prints the plan, or --devices of train.py"
+        )
     use_all_cores()
     silence_libraries()
     watch = Stopwatch()

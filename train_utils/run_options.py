@@ -38,7 +38,7 @@ class RunOptions:
 
     output_dir: str = option("ckpt", "Folder of the checkpoint, its report and its curves")
     minutes: float | None = option(None, "Train the best model of so many minutes, from start to end; replaces steps")
-    plan_only: bool = option(False, "Print the plan and leave; needs --minutes")
+    plan_only: bool = option(False, "Print the plan and leave; needs --minutes, or --devices of train.py")
     max_steps: int = option(-1, "Optimizer steps of the run; -1: by --num_train_epochs")
     num_train_epochs: float = option(3.0, "How often the run sees each row, instead of --max_steps")
     learning_rate: float | None = option(None, "Peak learning rate of AdamW; unset: by the model's width and the batch")
@@ -96,8 +96,6 @@ class RunOptions:
             check_range("save_seconds", self.save_seconds, 1, 2**31)
         if self.minutes is not None:
             check_range("minutes", self.minutes, 0.1, 1e6)
-        elif self.plan_only:
-            raise ValueError("--plan_only needs --minutes, of which it prints the plan")
         if self.save_total_limit is not None and self.save_total_limit < 2:
             raise ValueError(
                 "--save_total_limit must be 2 or more: while one checkpoint is written another must be whole"

@@ -308,7 +308,7 @@ def test_help_says_what_goes_together_and_is_cut_between_words(capsys, tmp_path)
     lines = capsys.readouterr().out.splitlines()
     texts = {line.split()[0]: text.strip() for line, text in pairwise(lines) if line.startswith("  --")}
     assert texts["--long"] == "many " * 31 + "..."
-    assert texts["--plan_only"] == "Print the plan and leave; needs --minutes"
+    assert texts["--plan_only"] == "Print the plan and leave; needs --minutes, or --devices of train.py"
     assert texts["--resume_from_checkpoint"].startswith("true: go on from the last complete checkpoint")
     assert max(map(len, texts.values())) <= 160
 

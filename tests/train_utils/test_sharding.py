@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from accelerate.commands import launch
+from accelerate.utils.launch import prepare_multi_gpu_env
 from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -25,6 +27,7 @@ SHAPE = {
     "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32, "max_position_embeddings": 128,
     "tie_word_embeddings": True,
 }  # fmt: skip
+ROOT = Path(__file__).parents[2]
 STEPS = 8
 
 
@@ -160,3 +163,23 @@ def test_an_empty_copy_shares_no_weight_and_keeps_what_is_tied(tokenizer):
     assert {p.device.type for p in empty.parameters()} == {"meta"}
     assert empty.lm_head.weight is empty.model.embed_tokens.weight
     assert len(list(empty.parameters())) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "accelerate").glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_configurations_are_understood_by_accelerate(path):
+    settings = ["--config_file", str(path), "--main_process_ip", "localhost", "train.py"]
+    args, _, _ = launch._validate_launch_command(launch.launch_command_parser().parse_args(settings))
+    env = prepare_multi_gpu_env(args)
+    assert (args.multi_gpu, args.use_fsdp, args.use_deepspeed) == {
+        "multi_gpu": (True, False, False),
+        "fsdp2": (False, True, False),
+        "machines": (False, True, False),
+        "deepspeed_zero3": (False, False, True),
+    }[path.stem]
+    assert env["ACCELERATE_MIXED_PRECISION"] == "bf16"
+    if args.use_fsdp:
+        assert (env["ACCELERATE_USE_FSDP"], env["FSDP_VERSION"]) == ("true", "2")
+        assert env["FSDP_STATE_DICT_TYPE"] == "SHARDED_STATE_DICT"
+        assert env["FSDP_AUTO_WRAP_POLICY"] == "TRANSFORMER_BASED_WRAP"
+    if args.use_deepspeed:
+        assert (args.zero_stage, args.zero3_save_16bit_model) == (3, True)

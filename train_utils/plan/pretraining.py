@@ -4,9 +4,12 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+from transformers import AutoConfig, PreTrainedModel
+
 from data_utils.rows.pretraining import ShardedCorpus, SmallCorpus, count_unprepared
-from model_utils.checkpoint import load_model, load_tokenizer
-from model_utils.shapes import build_model, model_config
+from errors import explained
+from model_utils.checkpoint import find_checkpoint, load_model, load_tokenizer
+from model_utils.shapes import build_from, build_model, check_ranges, model_config, read_shape
 from model_utils.tokenizer import bytes_per_token, train_tokenizer
 from train_utils.plan.apply import make_plan, on_meta, shape_of, text_task
 from train_utils.plan.rule import Plan
@@ -57,6 +60,18 @@ def choose_shape(options: ModelOptions, plan: Plan | None) -> Path | dict:
     """Return the user's own shape file, the shipped one of that path, or the plan's."""
     planned = plan and "model_shape" not in options.given
     return model_config(plan.shape.width) if planned else find_shape(options.model_shape)
+
+
+def open_on_meta(options: ModelOptions) -> PreTrainedModel:
+    """Return the base or a new model in the user's shape without its weights, to count them."""
+    place = options.base or options.model_shape
+    if options.base:
+        with explained(place, "no model can be loaded from it"):
+            config = AutoConfig.from_pretrained(find_checkpoint(options.base), trust_remote_code=False)
+            check_ranges(config, place)
+    else:
+        config = read_shape(find_shape(options.model_shape), options.vocab_size)
+    return on_meta(build_from, config, place)
 
 
 def find_shape(path: str) -> Path:
