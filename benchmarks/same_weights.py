@@ -22,13 +22,14 @@ COMMON = ["--max_steps", "20", "--seed", "7", "--use_cpu", "true", "--bf16", "fa
 TRAIN = ["train.py", "--corpus", "texts.txt@2", "hsk@0.5", "--model_shape", "shape.json", "--vocab_size", "1500",
          "--block_tokens", "128", "--per_device_train_batch_size", "4"]  # fmt: skip
 TUNE = ["finetune_dialogue.py", "--base", "train", "--dialogues", "dialogues.jsonl@2", "hsk@0.1", "--row_tokens", "256",
-        "--per_device_train_batch_size", "4"]  # fmt: skip
+        "--per_device_train_batch_size", "4", "--learning_rate", "0.003"]  # fmt: skip
+MUON = ["--matrix_learning_rate", "0.008"]  # as before the defaults were lowered
 RUNS = {
     "train": TRAIN,
     "train-accumulated": [*TRAIN, "--head_start", "false", "--optim", "adamw", "--gradient_accumulation_steps", "2"],
-    "tune": TUNE,
+    "tune": [*TUNE, *MUON],
     "tune-replay": [*TUNE, "--replay", "0.2", "--replay_corpus", "texts.txt@2", "--optim", "adamw"],
-    "tune-lora": [*TUNE, "--lora", "true"],
+    "tune-lora": [*TUNE, *MUON, "--lora", "true"],
 }
 
 

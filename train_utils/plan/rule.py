@@ -19,8 +19,8 @@ REPEATS_WORTH = 15.4  # Muennighoff et al. 2023, equation 5: R_D*
 EXCESS_WORTH = 5.3  # the same, R_N*: what weights beyond those that the text feeds are worth
 TOKENS_PER_WEIGHT = 10  # text that feeds a weight; by Hoffmann et al. 2022 it would be 20
 MAX_EPOCHS = 3.0  # of text: past it a small model learns it by heart (benchmarks/LOG.md)
-# Of dialogues: held-out reply loss rises from one epoch on, a name is learned in one and a half (benchmarks/LOG.md).
-MAX_TUNING_EPOCHS = 1.5
+# Of dialogues, as the default recipe: held-out replies are no worse by then, and a name is known (benchmarks/LOG.md).
+MAX_TUNING_EPOCHS = 1.75
 LAW_BYTES = 3.7  # of text in a token of the loss's law: so many has our vocabulary of 4,096
 OPTIMIZER_SHARE = 0.15  # of a step at most, about, in a run that has
 MIN_STEPS = 200  # of the larger batch that this takes

@@ -26,8 +26,8 @@ class Rates:
 
 # Peak rates at width 256 and 4,096 tokens a step, by what embedding and head know at the start: nothing; which token
 # follows which (train_utils.steps.first_fit); a language. Measured: benchmarks/LOG.md.
-MUON_RATES = {"random": 0.02, "fitted": 0.02, "trained": 0.008}
-ADAMW_RATES = {"random": 0.03, "fitted": 0.0045, "trained": 0.003}
+MUON_RATES = {"random": 0.02, "fitted": 0.02, "trained": 0.004}
+ADAMW_RATES = {"random": 0.03, "fitted": 0.0045, "trained": 0.001}
 FITTED_STEPS = 240  # of the run in which "fitted" was measured; shorter ones should forget less of the fit
 ADAMW_SHARE = 0.2  # of Muon's rate at width 256, where AdamW trains the matrices as well
 
@@ -43,7 +43,7 @@ def scale_rates(width: int, batch_tokens: int, start: str = "trained", steps: in
     - All: sqrt(batch), since a gradient's noise falls with its root (Malladi et al. 2022, for Adam), up to 16 times.
 
     >>> scale_rates(256, 4096).matrices, round(scale_rates(1024, 16384).matrices, 3)
-    (0.008, 0.016)
+    (0.004, 0.008)
     >>> [round(scale_rates(256, 4096, "fitted", steps).rest, 4) for steps in (60, 960, 100_000)]
     [0.0022, 0.009, 0.03]
     """

@@ -197,9 +197,7 @@ def test_rates_scale_by_the_stated_rules():
     assert large == Rates(2 * base.matrices, 2 * base.embeddings, 2 * base.rest)
     assert scale_rates(256, 2**40) == scale_rates(256, 2**20)  # the root rule ends
     new = scale_rates(256, 4096, "random")
-    assert new == Rates(
-        pytest.approx(2.5 * base.matrices), pytest.approx(10 * base.rest), pytest.approx(10 * base.rest)
-    )
+    assert new == Rates(pytest.approx(5 * base.matrices), pytest.approx(30 * base.rest), pytest.approx(30 * base.rest))
     assert scale_rates(256, 4096, "random", 10) == scale_rates(256, 4096, "random", 10_000)
 
 
@@ -216,7 +214,7 @@ def test_the_rate_after_the_fit_grows_with_the_root_of_the_steps():
         ({"learning_rate": 0.5}, Rates(scale_rates(32, 4096).matrices, 0.5, 0.5)),
         ({"matrix_learning_rate": 0.5}, Rates(0.5, scale_rates(32, 4096).embeddings, scale_rates(32, 4096).rest)),
         ({"optim": "adamw", "learning_rate": 0.25}, Rates(0.25, 0.25, 0.25)),
-        ({"optim": "adamw"}, Rates(*[pytest.approx(0.0128)] * 3)),
+        ({"optim": "adamw"}, Rates(*[pytest.approx(0.0064)] * 3)),
     ],
 )
 def test_what_the_user_gives_counts(tmp_path, argv, expected):
