@@ -72,7 +72,14 @@ def move_whole(source: Path, target: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder, and those above it, where there is none, so that a power cut doesn't take it away again."""
+    """Make a folder, and those above it, where there is none, so that a power cut doesn't take it away again.
+
+    Raises InputError for a name that is no UTF-8: pyarrow, safetensors and torch open no such path.
+    """
+    try:
+        str(folder.absolute()).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{folder}: the name is no UTF-8; choose another folder to write in") from error
     if not folder.is_dir():
         make_folder(folder.parent)
         folder.mkdir(exist_ok=True)

@@ -93,6 +93,20 @@ def test_a_disk_that_fails_is_not_passed_over(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.skipif(os.name == "nt", reason="names are Unicode there")
+def test_a_folder_whose_name_is_no_utf8_is_refused(tmp_path):
+    folder = tmp_path / os.fsdecode("笔记".encode("gbk"))
+    for path in (folder / "a.txt", folder / "new" / "a.txt"):
+        with pytest.raises(InputError, match="the name is no UTF-8; choose another folder"):
+            write_whole(path, "tea")
+        with pytest.raises(InputError, match="the name is no UTF-8"), one_writer(path.parent):
+            pass
+    assert not list(tmp_path.iterdir())
+    folder.mkdir()
+    with pytest.raises(InputError, match="the name is no UTF-8"):
+        write_whole(folder / "a.txt", "tea")
+
+
 # One writer
 
 

@@ -18,7 +18,7 @@ from data_utils.sources.corpus import repeat_rows
 from data_utils.sources.kinds import Source
 from data_utils.text.languages import detect_language
 from data_utils.text.splitting import hash_share
-from errors import InputError
+from errors import InputError, escape_unprintable
 
 DIALOGUE_KINDS = (*ROW_KINDS, ".txt")
 NOT_DIALOGUES = ("dataset_infos.json", "dataset_info.json", "state.json")  # lie beside the data of a cloned dataset
@@ -81,7 +81,7 @@ def check_rows(
     can't be read.
     """
     faults: list[Fault] = []
-    empty = {**empty, "source": Path(part).name, "form": "", "unread": [], "fault": ""}
+    empty = {**empty, "source": escape_unprintable(Path(part).name), "form": "", "unread": [], "fault": ""}
     is_text = file_suffix(part) == ".txt"
 
     def note(fault: Fault) -> None:

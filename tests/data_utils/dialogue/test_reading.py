@@ -4,7 +4,9 @@ import csv
 import io
 import json
 import math
+import os
 import re
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -346,6 +348,13 @@ def test_of_several_files_the_faulty_one_is_named(tmp_path):
 def test_missing_file(name):
     with pytest.raises(InputError, match=f"^{re.escape(name)}: no such file"):
         read_dialogues(open_sources([name]))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems keep names in Unicode")
+def test_a_file_whose_name_is_no_utf8(tmp_path):
+    path = tmp_path / os.fsdecode("茶.jsonl".encode("gbk"))
+    path.write_text(json.dumps({"messages": SHORT}), encoding="utf-8")
+    assert read_dialogues(open_sources([str(path)]))["source"][:] == ["\\xb2\\xe8.jsonl"]
 
 
 @pytest.mark.parametrize(
