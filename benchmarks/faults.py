@@ -65,7 +65,7 @@ MODES = ("synced alone", "names first", "by chance", "by chance")  # what of the
 def make_runs(base: Path) -> dict[str, RUN]:
     """Return the runs by name: a script's `main` and its options, without the folder."""
     (SCRATCH / "shape.json").write_text(json.dumps(SHAPE))
-    lines = [line for file in own_files() for line in file.read_text(encoding="utf-8").splitlines()]
+    lines = [line for file in own_files("own") for line in file.read_text(encoding="utf-8").splitlines()]
     (SCRATCH / "dialogues.jsonl").write_text("\n".join(lines[::20]), encoding="utf-8")
     texts = ["\n".join(message["content"] for message in json.loads(line)["messages"]) for line in lines[::20]]
     (SCRATCH / "text.txt").write_text("\n\n".join(texts), encoding="utf-8")
