@@ -24,12 +24,14 @@ UNSYNCABLE = {errno.EINVAL, errno.ENOTSUP, errno.EBADF}  # a file system that ca
 def write_whole(path: Path, data: str | bytes, mode: int | None = None) -> None:
     """Write a file whole or not at all, its folder made if need be; text in UTF-8, its line ends as they are.
 
+    Bytes of a name that is no UTF-8, as Python holds them in texts, are written as JSON escapes.
+
     Args:
         mode: permissions, which the file has before it holds anything; by default those of any new file.
     """
     with whole(path) as aside:
         aside.touch(mode or 0o666)
-        aside.write_bytes(data.encode() if isinstance(data, str) else data)
+        aside.write_bytes(data.encode(errors="backslashreplace") if isinstance(data, str) else data)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import importlib.util
 import io
 import json
 import math
+import os
 import shutil
 import sys
 from collections import Counter
@@ -55,7 +56,7 @@ def import_gguf(file: Path, weights: bool = True) -> str:
     metadata = read_metadata(file)
     state = file.stat()
     name = f"{file.resolve()} {state.st_size} {state.st_mtime_ns} {version('transformers')}"
-    folder = Path(constants.HF_HOME) / "imported" / f"{file.stem}-{xxhash.xxh64(name.encode()).hexdigest()[:8]}"
+    folder = Path(constants.HF_HOME) / "imported" / f"{file.stem}-{xxhash.xxh64(os.fsencode(name)).hexdigest()[:8]}"
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"), explained(str(file), "cannot be imported"):
         if not (folder / RECORD_FILE).is_file():

@@ -4,6 +4,7 @@ Written by the `gguf` package, which packs the simple types; the K types are mad
 """
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,7 +83,7 @@ def quantize_file(source: Path, file: Path, quantize: str) -> None:
     library = load_library()
     params = library.llama_model_quantize_default_params()
     params.ftype = FILE_TYPES[quantize]
-    if library.llama_model_quantize(str(source).encode(), str(file).encode(), params) != 0:
+    if library.llama_model_quantize(os.fsencode(source), os.fsencode(file), params) != 0:
         raise InputError(f"llama.cpp cannot quantize this model to {quantize}; try q8_0 or f16")
 
 

@@ -5,6 +5,7 @@ xllamacpp has no quantizer; with it the types that Python can write are there, a
 
 import ctypes
 import importlib.util
+import os
 from ctypes import POINTER, Structure, c_bool, c_char_p, c_float, c_int8, c_int32, c_size_t, c_uint8, c_uint32, c_void_p
 from functools import cache
 from importlib.metadata import version
@@ -150,7 +151,7 @@ class Vocabulary:
         library = load_library()
         params = library.llama_model_default_params()
         params.vocab_only = True
-        self._model = library.llama_model_load_from_file(str(file).encode(), params)
+        self._model = library.llama_model_load_from_file(os.fsencode(file), params)
         if not self._model:
             raise InputError(f"{file}: llama.cpp cannot read it")
 

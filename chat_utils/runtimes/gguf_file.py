@@ -1,5 +1,6 @@
 """Makes and verifies the GGUF file that `--engine llama.cpp` answers by, once for each version of a checkpoint."""
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -34,7 +35,7 @@ def find_gguf(
     parts = [part for name in names for part in sorted(checkpoint.glob(name))]
     version = xxhash.xxh64(" ".join(file_version(part) for part in parts).encode()).hexdigest()
     place = checkpoint.resolve()
-    folder = Path(HF_HOME) / "gguf" / f"{place.name}-{xxhash.xxh64(str(place).encode()).hexdigest()}"
+    folder = Path(HF_HOME) / "gguf" / f"{place.name}-{xxhash.xxh64(os.fsencode(place)).hexdigest()}"
     file = folder / f"{quantize}-{version}.gguf"
     if file.is_file():
         return file

@@ -1,6 +1,7 @@
 """Runs a GGUF file in llama.cpp: tokens in, logits out, several sequences side by side."""
 
 import ctypes
+import os
 import weakref
 from pathlib import Path
 
@@ -24,7 +25,7 @@ class LlamaModel(SlotModel):
 
     def __init__(self, file: Path, exact: bool = False, max_slots: int = 1) -> None:
         self.library = lib = load_library()
-        self._model = lib.llama_model_load_from_file(str(file).encode(), lib.llama_model_default_params())
+        self._model = lib.llama_model_load_from_file(os.fsencode(file), lib.llama_model_default_params())
         if not self._model:
             raise InputError(f"{file}: llama.cpp cannot load it; delete it, and it is made anew")
         self._vocab = lib.llama_model_get_vocab(self._model)

@@ -23,8 +23,7 @@ BATCH_CHARACTERS = 250_000  # whose arrays stay in the processor's cache
 
 def write_json(path: Path, value: object) -> None:
     """Write a JSON file whole or not at all."""
-    text = json.dumps(value, ensure_ascii=False, indent=1) + "\n"
-    write_whole(path, text.encode(errors="backslashreplace"))  # a file's name that is no UTF-8 as JSON escapes it
+    write_whole(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
 
 
 class Tally:

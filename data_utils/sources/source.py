@@ -78,4 +78,4 @@ def data_version(sources: list[Source]) -> str:
     Raises InputError for a source that is not there, before anything else is done.
     """
     parts = [version for source in sources for version in source.versions()]
-    return xxhash.xxh64("\0".join(parts).encode()).hexdigest()
+    return xxhash.xxh64("\0".join(parts).encode(errors="surrogateescape")).hexdigest()
