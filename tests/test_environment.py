@@ -1,6 +1,7 @@
 """Where scripts run: consoles that can't show every letter, homes that can't be written, left-over variables."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,25 @@ def test_what_a_console_cannot_show_ends_nothing(encoding, shown):
     environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, check=True)
     assert done.stdout.decode(encoding).strip() == shown
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="links need a right there")
+def test_a_script_runs_where_people_have_it(tmp_path, tiny_checkpoint):
+    """Paths with a space and Chinese, another working directory, a home that can't be written, a console of cp936."""
+    place = tmp_path / "my 项目"
+    (place / "elsewhere").mkdir(parents=True)
+    (place / "home").touch()
+    (place / "代码 repo").symlink_to(ROOT)
+    shutil.copytree(tiny_checkpoint, place / "模型 a")
+    kept = {name: value for name, value in os.environ.items() if name not in CACHES}
+    kept |= {"HOME": str(place / "home"), "PYTHONIOENCODING": "cp936", "PYTHONUTF8": "0", "TMPDIR": str(tmp_path)}
+    command = [sys.executable, str(place / "代码 repo" / "chat.py"), "--model", "../模型 a", "--prompt", "茶 😀"]
+    command += ["--max_new_tokens", "4", "--temperature", "0"]
+    done = subprocess.run(command, cwd=place / "elsewhere", env=kept, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode(errors="replace")
+    assert done.stdout.decode("cp936").strip()
+    assert done.stderr.decode("cp936").splitlines()[0].startswith("note: ~/.cache/huggingface can't be")
 
 
 @pytest.fixture
