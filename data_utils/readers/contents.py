@@ -7,6 +7,8 @@ from data_utils.readers.opening import open_file
 # The same for what is text, and would be read as some.
 TEXT_SIGNS = (
     (rb"version https://git-lfs\.github\.com/spec/", "a Git LFS pointer and not the file itself; run git lfs pull"),
+    (rb"\{\\rtf1", "rich text (RTF); save it as text"),
+    (rb"%!PS-", "a PostScript file; save it as text or PDF"),
     (rb"(?:\xef\xbb\xbf)?\s*+(?i:<!doctype\s+html|<html[\s>])", "a web page (HTML); name it .html"),
 )
 # What bytes begin with -> what that is, and what to do. The more special first.

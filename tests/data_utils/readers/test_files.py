@@ -118,6 +118,13 @@ def test_a_web_page_is_named_whatever_the_files_name(tmp_path, name, start):
     assert [fault.reason for fault in faults] == ["this is a web page (HTML); name it .html"]
 
 
+def test_rich_text_is_named(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text(r"{\rtf1\ansi tea}")
+    with pytest.raises(InputError, match="this is rich text"):
+        list(read_documents_of(str(path)))
+
+
 def test_text_that_looks_like_something_else_is_text(tmp_path):
     for text in ("ID3 is a tag of music files.", "BM is a beginning.", "MZ" + "x" * 99, "<html-like words> are text"):
         path = tmp_path / "a.txt"
