@@ -39,7 +39,7 @@ Result = tuple[str, str]  # "read", "named" or what went wrong, and words
 
 def read_file(path: Path, rng: random.Random, base: Path) -> Result:
     """Read a file as a corpus is read."""
-    from data_utils.readers.files import ReadArguments
+    from data_utils.readers.arguments import ReadArguments
     from data_utils.sources.inputs import read_documents_of
 
     faults, texts = [], 0
