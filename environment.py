@@ -7,7 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from errors import InputError, run_guarded, say_interrupts
+from errors import InputError, run_guarded, say_interrupts, say_note
 
 LAUNCHED = {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}  # what every launcher sets
 
@@ -28,7 +28,7 @@ def forget_launcher() -> None:
     if any(name.endswith(("RANK", "SIZE")) for name in left) and not set(left) >= LAUNCHED:
         for name in left:
             del os.environ[name]
-        note(f"{', '.join(left)} of an earlier launch, without {min(LAUNCHED - set(left))}, is passed over")
+        say_note(f"{', '.join(left)} of an earlier launch, without {min(LAUNCHED - set(left))}, is passed over")
 
 
 def settle_caches() -> None:
@@ -44,7 +44,7 @@ def settle_caches() -> None:
         os.environ["HF_HOME"] = str(home / "huggingface")
         os.environ.setdefault("MPLCONFIGDIR", str(home / "matplotlib"))
         os.environ.setdefault("TRITON_CACHE_DIR", str(home / "triton"))
-        note(f"{hub} can't be written; caches are in {home}, and HF_HOME names another place")
+        say_note(f"{hub} can't be written; caches are in {home}, and HF_HOME names another place")
     # By default in /tmp, under a name that another user could take first.
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str((home / "torchinductor").expanduser()))
 
@@ -73,9 +73,3 @@ def make_private_folder() -> Path:
     if not (stat.S_ISDIR(found.st_mode) and is_mine):
         raise InputError(f"{folder}: belongs to another user; set HF_HOME to a folder of your own")
     return folder
-
-
-def note(text: str) -> None:
-    """Print a note; of several processes (accelerate launch) only the first of a machine prints."""
-    if os.environ.get("LOCAL_RANK", "0") == "0":
-        print(f"note: {text}", file=sys.stderr)
