@@ -11,6 +11,7 @@ from typing import NamedTuple
 import fsspec
 
 from data_utils.readers.opening import COMPRESSED
+from data_utils.readers.remote import ask, check_address, is_address
 from errors import InputError, first_line, say_note
 
 # Kind -> the function that reads it, as module:function: a library that only one kind needs is loaded with that kind.
@@ -49,11 +50,6 @@ def raise_fault(fault: Fault) -> None:
     """Raise a fault as InputError: what a reader does with the first one where nobody collects them."""
     place = f":{fault.place}" if fault.place else ""
     raise InputError(f"{fault.file}{place}: {fault.reason}")
-
-
-def is_address(path: str) -> bool:
-    """Tell whether a path is an fsspec address, `s3://bucket/file`, and no file of this machine."""
-    return bool(re.match(r"[a-z][a-z0-9+.-]*(::|://)", path))
 
 
 def find_files(path: str) -> list[str]:
@@ -142,14 +138,15 @@ def say_once(message: str) -> None:
 
 def find_remote_files(path: str) -> list[str]:
     """Return the data files at an fsspec address: a file, a folder or a glob."""
+    check_address(path)
     try:
         system, place = fsspec.core.url_to_fs(path)
         if has_magic(place):
-            names = [name for name in system.glob(place) if system.isfile(name)]
-        elif file_suffix(place) in KINDS or not system.isdir(place):
-            return [path] if system.exists(place) else []
+            names = [name for name in ask(path, lambda: system.glob(place)) if system.isfile(name)]
+        elif file_suffix(place) in KINDS or not ask(path, lambda: system.isdir(place)):
+            return [path] if ask(path, lambda: system.exists(place)) else []
         else:
-            names = [name for name in system.find(place) if is_data_file(name)]
+            names = [name for name in ask(path, lambda: system.find(place)) if is_data_file(name)]
     except (ValueError, ImportError, OSError) as error:  # unknown protocol, its package missing, no access
         raise InputError(f"{path}: cannot be opened: {first_line(error)}") from error
     return [system.unstrip_protocol(name) for name in sorted(names)]
@@ -181,7 +178,7 @@ def file_bytes(path: str | Path) -> int:
     """Return the bytes of a file; 0 where the store of an address doesn't tell."""
     if is_address(str(path)):
         system, place = fsspec.core.url_to_fs(str(path))
-        return system.size(place) or 0
+        return ask(str(path), lambda: system.size(place)) or 0
     return Path(path).stat().st_size
 
 
@@ -189,6 +186,6 @@ def file_version(path: str | Path) -> str:
     """Return what changes when a file changes: its size and time."""
     if is_address(str(path)):
         system, place = fsspec.core.url_to_fs(str(path))
-        return str(system.ukey(place))
+        return str(ask(str(path), lambda: system.ukey(place)))
     stat = Path(path).stat()
     return f"{stat.st_size}:{stat.st_mtime_ns}"

@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-import fsspec
 import pyarrow as pa
 
+from data_utils.readers.remote import PatientFile, is_address
 from errors import first_line
 
 FEED_BYTES = 1 << 14  # given to an unpacker at once
@@ -171,6 +171,11 @@ def unpack_once(stream: BinaryIO, packing: str) -> Unpacked:
     return raw
 
 
+def open_bytes(path: str) -> Any:
+    """Open a file or an address as a stream of its bytes."""
+    return io.BufferedReader(PatientFile(path), BUFFER_BYTES) if is_address(path) else Path(path).open("rb")
+
+
 @contextmanager
 def open_file(
     path: str, report: Report | None = None, decompress: bool = True, part: Part | None = None
@@ -179,7 +184,7 @@ def open_file(
 
     `report` is told at the end if its data break off; without it, that is for the caller to ask (`find_break`).
     """
-    with fsspec.open(str(path), "rb", compression=None) as file:
+    with open_bytes(str(path)) as file:
         stream = file if part is None else io.BufferedReader(Range(file, part.start, part.end), BUFFER_BYTES)
         packing = Path(path).suffix.lower()
         if not decompress or packing not in COMPRESSED:

@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 from data_utils.readers.arguments import ReadArguments
 from data_utils.readers.cells import name_cells, read_cells
 from data_utils.readers.encodings import EncodingFault, detect_encoding, read_blocks, read_lines
-from data_utils.readers.files import is_address
 from data_utils.readers.opening import MAX_EXPANSION, MAX_UNPACKED_BYTES, Part, Report, open_file, read_whole
+from data_utils.readers.remote import is_address
 from data_utils.text.splitting import SHARE
 from errors import first_line
 

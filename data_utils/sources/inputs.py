@@ -17,9 +17,10 @@ from huggingface_hub.errors import OfflineModeIsEnabled
 from data_utils.readers.arguments import ReadArguments
 from data_utils.readers.cells import take_text
 from data_utils.readers.contents import describe_content
-from data_utils.readers.files import KINDS, Fault, file_suffix, is_address, raise_fault
+from data_utils.readers.files import KINDS, Fault, file_suffix, raise_fault
 from data_utils.readers.limits import OutOfTime
 from data_utils.readers.opening import COMPRESSED, MAX_EXPANSION, MAX_UNPACKED_BYTES, TOO_MUCH, Part
+from data_utils.readers.remote import is_address
 from data_utils.text.languages import detect_language
 from data_utils.text.splitting import SHARE, share_of
 from errors import InputError, escape_unprintable, first_line

@@ -1,0 +1,118 @@
+"""Reads addresses of object storage with patience: what fails is asked for again after a pause, and is counted.
+
+Memory is bounded: fsspec's files keep a few megabytes of what was read. Credentials come from the environment alone
+(of S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the machine's role): an address that holds some would stand in
+the run's record.
+"""
+
+import io
+import re
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import fsspec
+
+from errors import InputError, RunError, first_line, say_note
+
+PAUSE_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # between tries: half a minute, which outlasts a store that is busy
+FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotImplementedError)  # another try finds the same
+SECRET = re.compile(r"://[^/?#]*@|[?&;][^=&]*(token|signature|secret|passw|credential|key|sig)[^=&]*=", re.IGNORECASE)
+
+repeated: Counter[str] = Counter()  # how often what was asked of an address was asked again
+Found = TypeVar("Found")
+
+
+def is_address(path: str) -> bool:
+    """Tell whether a path is an fsspec address, `s3://bucket/file`, and no file of this machine."""
+    return bool(re.match(r"[a-z][a-z0-9+.-]*(::|://)", path))
+
+
+def check_address(path: str) -> None:
+    """Raise InputError, without repeating it, for an address that holds a password or a key.
+
+    >>> check_address("s3://bucket/folder/a@b.jsonl")
+    """
+    if is_address(path) and SECRET.search(path):
+        place = re.split(r"[/?#]", path.partition("://")[2])[0].rpartition("@")[2]
+        raise InputError(
+            f"{path.partition('://')[0]}://{place}: the address holds a password or a key, which would stand in the "
+            "run's record; give credentials by the environment, as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        )
+
+
+def ask(path: str, action: Callable[[], Found]) -> Found:
+    """Do what asks a store for something, again after each fault; raise RunError where it fails to the end."""
+    for pause in PAUSE_SECONDS:
+        try:
+            return action()
+        except FINAL:
+            raise
+        except OSError:  # what stores raise: timeouts, broken connections, "slow down"
+            repeated[path] += 1
+            time.sleep(pause)
+    try:
+        return action()
+    except FINAL:
+        raise
+    except OSError as error:
+        tries = len(PAUSE_SECONDS) + 1
+        raise RunError(f"{path}: could not be read in {tries} tries, {first_line(error)}; try again later") from error
+
+
+class PatientFile(io.RawIOBase):
+    """The bytes at an address; after a fault it is opened anew where reading stopped."""
+
+    def __init__(self, path: str) -> None:
+        self.path, self.place, self.file = path, 0, None
+        ask(path, self.open)
+
+    def open(self) -> None:
+        """Open the file, or open it anew."""
+        if self.file is not None:
+            self.file.close()
+        self.file: Any = fsspec.open(self.path, "rb", compression=None).open()
+
+    def readable(self) -> bool:
+        """Tell that it can be read."""
+        return True
+
+    def seekable(self) -> bool:
+        """Tell that places in it can be gone to."""
+        return True
+
+    def tell(self) -> int:
+        """Return the place."""
+        return self.place
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Go to a place."""
+        if whence == 2:
+            self.place = ask(self.path, lambda: self.file.seek(offset, 2))
+        else:
+            self.place = offset + (self.place if whence == 1 else 0)
+        return self.place
+
+    def readinto(self, buffer: Any, /) -> int:
+        """Fill the buffer with what comes next."""
+        before = repeated[self.path]
+
+        def read() -> bytes:
+            if repeated[self.path] > before:
+                self.open()
+            self.file.seek(self.place)
+            return self.file.read(len(buffer))
+
+        data = ask(self.path, read)
+        buffer[: len(data)] = data
+        self.place += len(data)
+        return len(data)
+
+    def close(self) -> None:
+        """Close it, and say how often it was asked again."""
+        if not self.closed and self.file is not None:
+            self.file.close()
+            if repeated[self.path]:
+                say_note(f"{self.path}: asked {repeated[self.path]} times again, since the store failed to answer")
+        super().close()
