@@ -38,7 +38,7 @@ RECIPE = ROOT / "configs" / "finetune_dialogue.yaml"
 class DialogueArguments:
     """What is learned from, and by which model."""
 
-    base: str = option("ckpt", "Checkpoint to start from: any causal language model")
+    base: str = option("ckpt", "Checkpoint to start from: any language model, of a decoder alone or with an encoder")
     dialogues: list[str] = option(
         ["own@3", "identity@12", "chatterbot", "hsk@0.3", "chitchat@0.5"],
         "Files, folders, globs or hub names, each PATH or PATH@TIMES; or the built-in sources",
@@ -98,6 +98,7 @@ def main(argv: list[str] | None = None) -> int:
     from data_utils.caching import preparation_lock
     from data_utils.rows.held_out import find_questions
     from data_utils.sources.source import data_version, open_sources
+    from eval_utils.likelihood import window_of
     from eval_utils.short_form import assess_briefly
     from train_utils.adapters import add_adapters
     from train_utils.clock import process_seconds
@@ -130,7 +131,7 @@ def main(argv: list[str] | None = None) -> int:
         run.watch.lap("plan")
 
     # 4. Weights: all of them, or low-rank adapters beside them.
-    window = getattr(model.config, "max_position_embeddings", 2048)
+    window = window_of(model)
     if options.lora:
         model = add_adapters(model, options.lora_rank, options.lora_alpha, options.lora_targets, new_ids=new_ids)
         model.print_trainable_parameters()
@@ -138,6 +139,7 @@ def main(argv: list[str] | None = None) -> int:
     # 5. Training, then the checkpoint with its picture and report.
     questions = find_questions(held_out, tokenizer, window - REPLY_TOKENS)
     objective = dialogue_objective(
+        model,
         rows,
         eval_rows,
         tokenizer,
@@ -183,7 +185,7 @@ def prepare_dialogues(
 
     # Only the assistant's words and stop tokens carry labels; dialogues are packed, and none sees another.
     row_tokens = options.row_tokens
-    encoded, rows, eval_rows = pack_split(train_set, held_out, tokenizer, row_tokens)
+    encoded, rows, eval_rows = pack_split(train_set, held_out, tokenizer, row_tokens, model)
     for line in describe_dialogues(reading.dialogues, train_set, encoded, rows, row_tokens, tokenizer):
         run.say(line)
 

@@ -8,7 +8,7 @@ python train.py --minutes 10                                  # the best model t
 python train.py --resume_from_checkpoint true                 # go on after a stop or a crash
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,6 +65,7 @@ class ModelArguments(Given):
     vocab_size: int = option(8192, "Tokens of the tokenizer that is trained; with --minutes by the plan, unless given")
     head_start: bool = option(True, "Fit a new model's embedding and head to the text's pairs of tokens first")
     block_tokens: int = option(256, "Length of a training row in tokens: the context")
+    denoise: str | None = option(None, "What an encoder-decoder writes of a text", choices=("prefix", "spans", "mixed"))
     reference_tokenizer: str = option("gpt2", "Compare compression with this tokenizer where it is on this machine")
 
     def __post_init__(self) -> None:
@@ -94,7 +95,7 @@ def main(argv: list[str] | None = None) -> int:
     from data_utils.rows.pretraining import extend_base, open_corpus, prepare_tokenizer
     from data_utils.sources.source import data_version, open_sources
     from train_utils.objectives import language_objective
-    from train_utils.plan.pretraining import plan_pretraining
+    from train_utils.plan.pretraining import count_sentinels, plan_pretraining
     from train_utils.run import open_run
     from train_utils.text_facts import tell_compression, tell_rows
     from train_utils.training import give_head_start, train_and_save
@@ -124,13 +125,10 @@ def main(argv: list[str] | None = None) -> int:
         vocab_size = run.plan.shape.vocab_size if run.plan else shape.vocab_size
         more = shape.extend_vocabulary
         given = extend_base(corpus, shape.base, more) if more else shape.tokenizer or shape.base
-        tokenizer, key = prepare_tokenizer(corpus, given, vocab_size)
+        tokenizer, key = prepare_tokenizer(corpus, given, vocab_size, count_sentinels(shape, run.plan))
         # 4. Rows: end token after each document, packed with no loss; held-out ones of each language.
         blocks = corpus.pack(tokenizer, key, shape.block_tokens, args.seed, run.step_rows)
         held_out = corpus.held_out((args.eval_tokens or EVAL_TOKENS) * BYTES_PER_TOKEN)
-        objective = language_objective(
-            blocks, held_out, tokenizer, tokenizer_key=key, row_tokens=shape.block_tokens, sampling=corpus.sampling
-        )
     tell_compression(run, held_out, tokenizer, shape.reference_tokenizer)
     facts = tell_rows(run, corpus, blocks, shape.block_tokens)
     run.watch.lap("data")
@@ -143,7 +141,9 @@ def main(argv: list[str] | None = None) -> int:
 
     # 6. Training, then the checkpoint with its picture and report.
     next_step = format_command("python", "finetune_dialogue.py", "--base", run.folder)
-    objective = replace(objective, start=start, facts=facts | {"tokenizer": key}, next_step=next_step)
+    more: dict = {"denoise": shape.denoise, "sampling": corpus.sampling, "start": start, "next_step": next_step}
+    facts, row_tokens = facts | {"tokenizer": key}, shape.block_tokens
+    objective = language_objective(model, blocks, held_out, tokenizer, row_tokens=row_tokens, facts=facts, **more)
     return train_and_save(run, model, tokenizer, objective)
 
 

@@ -95,7 +95,7 @@ def first_token(tokenizer: PreTrainedTokenizerBase) -> int:
 
 def window_of(model: PreTrainedModel) -> int:
     """Return how many tokens a model sees at once."""
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2048
+    return getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None) or 2048
 
 
 class Scorer:

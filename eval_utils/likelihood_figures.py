@@ -15,6 +15,7 @@ from eval_utils.figures import Figure
 from eval_utils.items import Choice, Continuation
 from eval_utils.likelihood import Scored, Scorer, encode_scored, first_token, split_windows, window_of
 from eval_utils.minimal_pairs import Pair
+from eval_utils.pair_likelihood import PairScorer
 from model_utils.text_encoder import encode_text
 
 LN2 = math.log(2)
@@ -24,7 +25,7 @@ LN2 = math.log(2)
 class Reader:
     """A model that texts are scored under, with its tokenizer; `open_bar` shows how many of how many texts are done."""
 
-    scorer: Scorer
+    scorer: Scorer | PairScorer
     tokenizer: PreTrainedTokenizerBase
     open_bar: Callable[[int], tqdm] = field(default_factory=lambda: partial(tqdm, disable=True))
 

@@ -21,7 +21,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from errors import InputError, explained
 from files import remove, sync, sync_tree
-from model_utils.families import family_of
+from model_utils.families import family_of, start_token_id
 from model_utils.gguf_reader import import_gguf
 from model_utils.shapes import check_ranges, find_embedding
 from model_utils.tokenizer import add_chat_tokens, save_tokenizer
@@ -205,8 +205,9 @@ def save_model(
     remove(partial)
     model.config.use_cache = True
     model.generation_config = GenerationConfig(
-        eos_token_id=stop_token_ids, pad_token_id=tokenizer.pad_token_id, do_sample=True, temperature=0.7, top_p=0.9
-    )
+        eos_token_id=stop_token_ids, pad_token_id=tokenizer.pad_token_id, do_sample=True, temperature=0.7, top_p=0.9,
+        decoder_start_token_id=start_token_id(model.config) if family_of(model.config).has_encoder else None,
+    )  # fmt: skip
     model.save_pretrained(partial)
     save_tokenizer(tokenizer, partial)
     for path in partial.glob("*.safetensors"):  # which its library writes for this user's eyes alone

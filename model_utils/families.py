@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import AutoModelForCausalLM, PretrainedConfig
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PretrainedConfig
 
 
 @dataclass(frozen=True)
@@ -12,7 +12,10 @@ class Family:
 
     `projections` write into the residual stream; `last_norm` stands before the head, which is `head`. `gguf` is
     llama.cpp's name of the architecture, `reader` the function of chat_utils/runtimes/network.py that reads the weights
-    for NumPy; None where there is none.
+    for NumPy; None where there is none. `task` is peft's name of what it does.
+
+    One that `has_encoder` reads a source with one half and writes a target with the other; so many `sentinels` are kept
+    in a new tokenizer for it, each in the place of a span of the source that it is to write.
     """
 
     auto: Any = AutoModelForCausalLM
@@ -21,6 +24,14 @@ class Family:
     head: str = "lm_head"
     gguf: str | None = None
     reader: str | None = None
+    task: str = "CAUSAL_LM"
+    has_encoder: bool = False
+    sentinels: int = 0
+
+
+def encoder_decoder(*projections: str) -> Family:
+    """Return the row of a kind with an encoder and a decoder."""
+    return Family(AutoModelForSeq2SeqLM, projections, task="SEQ_2_SEQ_LM", has_encoder=True, sentinels=64)
 
 
 FAMILIES = {  # by transformers' model_type
@@ -30,8 +41,11 @@ FAMILIES = {  # by transformers' model_type
     "mistral": Family(gguf="llama", reader="read_llama"),
     "gemma3_text": Family(gguf="gemma3"),
     "gpt2": Family(projections=("c_proj",), last_norm="ln_f", gguf="gpt2", reader="read_gpt2"),
+    "t5gemma": encoder_decoder("o_proj", "down_proj"),
+    **dict.fromkeys(("t5", "mt5", "umt5"), encoder_decoder(".o", ".wo")),
 }
 OTHER = Family()  # any causal language model of transformers
+OTHER_ENCODER_DECODER = encoder_decoder("out_proj", "fc2")
 
 
 def family_of(config: PretrainedConfig) -> Family:
@@ -41,4 +55,21 @@ def family_of(config: PretrainedConfig) -> Family:
     >>> family_of(SimpleNamespace(model_type="gpt2")).last_norm
     'ln_f'
     """
-    return FAMILIES.get(config.model_type, OTHER)
+    other = OTHER_ENCODER_DECODER if getattr(config, "is_encoder_decoder", False) else OTHER
+    return FAMILIES.get(config.model_type, other)
+
+
+def count_echoed(config: PretrainedConfig, prompt_tokens: int) -> int:
+    """Return how many tokens `generate` gives back before what it wrote: the prompt, or what a target begins with.
+
+    >>> from types import SimpleNamespace
+    >>> [count_echoed(SimpleNamespace(model_type=kind), 9) for kind in ("gpt2", "t5")]
+    [9, 1]
+    """
+    return 1 if family_of(config).has_encoder else prompt_tokens
+
+
+def start_token_id(config: PretrainedConfig) -> int:
+    """Return the token that a decoder begins a target with."""
+    given = getattr(config, "decoder_start_token_id", None)
+    return given if given is not None else config.get_text_config(decoder=True).bos_token_id

@@ -1,6 +1,7 @@
 """Builds a language model from a shape, counts its parameters and FLOPs, and checks that parts fit together."""
 
 import json
+from itertools import product
 from pathlib import Path
 from typing import cast
 
@@ -16,6 +17,7 @@ from transformers import (
 
 from errors import InputError
 from model_utils.families import family_of
+from model_utils.tokenizer import turn_start_id
 
 HEAD_SIZE = 64  # of a model that a plan makes
 # Largest values that are built: a model that says more is broken, or made to take all memory.
@@ -47,8 +49,11 @@ def build_model(shape: Path | dict, tokenizer: PreTrainedTokenizerBase) -> PreTr
     Raises InputError for a file that is no such shape.
     """
     config = read_shape(shape, len(tokenizer))
-    config.eos_token_id = config.bos_token_id = tokenizer.eos_token_id
-    config.pad_token_id = tokenizer.pad_token_id
+    for part in list_parts(config):
+        part.eos_token_id = part.bos_token_id = tokenizer.eos_token_id
+        part.pad_token_id = tokenizer.pad_token_id
+        if family_of(config).has_encoder:  # a target begins with it: not the pad token, which is hidden by default
+            part.bos_token_id = part.decoder_start_token_id = turn_start_id(tokenizer)
     model = build_from(config, str(shape))
     with torch.no_grad():
         for name, module in model.named_modules():
@@ -67,7 +72,8 @@ def read_shape(shape: Path | dict, vocab_size: int) -> PretrainedConfig:
         raise InputError(f"{shape}: no such model shape; there are: {known}") from error
     except (ValueError, TypeError, KeyError, StrictDataclassError) as error:
         raise InputError(f"{shape}: not a model shape: {' '.join(str(error).split())}") from error
-    config.vocab_size, config.pad_token_id = vocab_size, None
+    for part in list_parts(config):
+        part.vocab_size, part.pad_token_id = vocab_size, None
     check_ranges(config, str(shape))
     return config
 
@@ -90,24 +96,34 @@ def find_head(model: PreTrainedModel) -> nn.Linear:
     return cast(nn.Linear, model.get_output_embeddings())
 
 
+def list_parts(config: PretrainedConfig) -> list[PretrainedConfig]:
+    """Return a config and those in it, of an encoder and a decoder."""
+    return [config, *(getattr(config, name) for name in config.sub_configs)]
+
+
 def check_ranges(config: PretrainedConfig, place: str) -> None:
     """Raise InputError where a size that a config names is none, before memory is taken for it."""
-    for name, largest in LARGEST.items():
-        value = getattr(config, name, None)
+    for part, (name, largest) in product(list_parts(config), LARGEST.items()):
+        value = getattr(part, name, None)
         if value is not None and not (isinstance(value, int) and 1 <= value <= largest):
             raise InputError(f"{place}: its config says {name} {value!r}; from 1 to {largest:,} is expected")
 
 
 def check_window(config: PretrainedConfig, row_tokens: int, place: str) -> None:
     """Raise InputError where rows are longer than what the model can see."""
-    longest = getattr(config, "max_position_embeddings", None) or row_tokens
+    longest = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None) or row_tokens
     if row_tokens > longest:
         raise InputError(f"{place}: its window is {longest} tokens, shorter than the rows of {row_tokens}")
 
 
 @torch.no_grad()
 def check_packing(model: PreTrainedModel, place: str) -> None:
-    """Raise InputError where a model does not heed restarting positions: packed dialogues would see each other."""
+    """Raise InputError where a model does not heed restarting positions: packed dialogues would see each other.
+
+    One with an encoder gets masks instead (train_utils/steps/halves.py).
+    """
+    if family_of(model.config).has_encoder:
+        return
     size = find_embedding(model).num_embeddings
     first, second = (torch.arange(n, n + 6).remainder(size)[None] for n in (3, 11))
     positions = torch.cat([torch.arange(6), torch.arange(6)])[None]
@@ -131,12 +147,16 @@ def flops_per_token(model: PreTrainedModel, row_tokens: int) -> float:
     """Return the floating-point operations that training needs for a token: 6 N and the attention's.
 
     N counts every weight that multiplies (the embedding's look-up does not). Source: Kaplan et al. 2020, section 2.1.
+    Of an encoder and a decoder each is taken to work on half of the row's tokens.
     """
     embeddings = {id(m.weight): m.weight.numel() for m in model.modules() if isinstance(m, nn.Embedding)}
     head = model.get_output_embeddings()
     tied = head is not None and id(head.weight) in embeddings
     weights = count_parameters(model) - sum(embeddings.values()) + (head.weight.numel() if tied else 0)
-    config = model.config
+    config = model.config.get_text_config(decoder=True)
     head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     width = config.num_attention_heads * head_size
-    return 6 * weights + 6 * config.num_hidden_layers * width * row_tokens  # causal: half of 12 L D T
+    # Causal: half of 12 L D T. Of half a row each: 12 in the encoder, 6 in the decoder, 12 from it to the encoder.
+    attention = 7.5 if family_of(model.config).has_encoder else 6
+    flops = 6 * weights + attention * config.num_hidden_layers * width * row_tokens
+    return flops / 2 if family_of(model.config).has_encoder else flops

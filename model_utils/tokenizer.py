@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterable
 from functools import cache
+from itertools import count, takewhile
 from pathlib import Path
 
 import xxhash
@@ -19,6 +20,7 @@ END_OF_TEXT = "<|endoftext|>"  # ends a document; fills rows that are not full
 TURN_START = "<|im_start|>"  # begins a turn; the role follows
 TURN_END = "<|im_end|>"  # ends a turn; where the assistant's reply stops
 CONTROL_TOKENS = (END_OF_TEXT, TURN_START, TURN_END)
+SENTINEL = "<extra_id_{}>"  # stands for a span that an encoder-decoder is to write; T5's name
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -48,15 +50,19 @@ def cut_long_runs(text: str) -> str:
     return LONG_WORD.sub("\\1\n", HAN_RUN.sub("\\1\n", text))
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+def train_tokenizer(texts: Iterable[str], vocab_size: int, sentinels: int = 0) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE tokenizer of `vocab_size` tokens, control tokens and chat template included.
 
     Any text round-trips exactly: all 256 bytes are in the vocabulary and nothing is normalised. Source: Sennrich et al.
     2016 (BPE); Radford et al. 2019, section 2.2 (on bytes).
 
+    Args:
+        sentinels: how many are kept for an encoder-decoder, behind the control tokens.
+
     Raises InputError where `vocab_size` cannot hold the bytes and the control tokens.
     """
-    smallest = 256 + len(CONTROL_TOKENS)
+    special = [*CONTROL_TOKENS, *map(SENTINEL.format, range(sentinels))]
+    smallest = 256 + len(special)
     if vocab_size < smallest:
         raise InputError(f"--vocab_size {vocab_size} is too small: 256 bytes and the control tokens need {smallest}")
     tokenizer = Tokenizer(BPE())
@@ -69,7 +75,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=list(CONTROL_TOKENS),
+        special_tokens=special,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         min_frequency=2,
         show_progress=False,
@@ -79,7 +85,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
         tokenizer_object=tokenizer,
         eos_token=END_OF_TEXT,
         pad_token=END_OF_TEXT,
-        additional_special_tokens=[TURN_START, TURN_END],
+        additional_special_tokens=[token for token in special if token != END_OF_TEXT],
         chat_template=CHAT_TEMPLATE,
         clean_up_tokenization_spaces=False,
     )
@@ -107,6 +113,19 @@ def add_chat_tokens(tokenizer: PreTrainedTokenizerBase) -> int:
 def decode_text(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
     """Return the text of ids, without that of special tokens."""
     return str(tokenizer.decode(ids, skip_special_tokens=True))
+
+
+def turn_start_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the id of the token that begins a turn, or a text where the tokenizer has none of ours."""
+    first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    return tokenizer.get_vocab().get(TURN_START, first)
+
+
+def find_sentinels(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the ids of a tokenizer's sentinels, from the first; none where it has none."""
+    vocabulary = tokenizer.get_vocab()
+    names = takewhile(vocabulary.__contains__, map(SENTINEL.format, count()))
+    return [vocabulary[name] for name in names]
 
 
 def bytes_per_token(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> float:

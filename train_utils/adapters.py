@@ -11,6 +11,7 @@ from transformers import BitsAndBytesConfig, PreTrainedModel
 from errors import InputError, first_line
 from files import whole
 from model_utils.checkpoint import load_model
+from model_utils.families import family_of
 from model_utils.shapes import find_embedding
 
 
@@ -28,8 +29,15 @@ def add_adapters(
     check_targets(model, modules, targets)
     ends = [model.get_input_embeddings(), model.get_output_embeddings()][: 1 if is_tied(model) else 2]
     rows = {name_module(model, end): new_ids for end in ends} if new_ids else None
+    # peft leaves out the head of "all-linear" by its last name alone, and T5Gemma's has two; tied, it has no adapter.
+    head = next(name for name, module in model.named_modules() if module is model.get_output_embeddings())
     config = LoraConfig(
-        r=rank, lora_alpha=alpha, target_modules=modules, task_type="CAUSAL_LM", trainable_token_indices=rows
+        r=rank,
+        lora_alpha=alpha,
+        target_modules=modules,
+        exclude_modules=[head] if modules == "all-linear" else None,
+        task_type=family_of(model.config).task,
+        trainable_token_indices=rows,
     )
     try:
         return get_peft_model(model, config)

@@ -1,23 +1,31 @@
 """Says what one way to train is: rows, collator, loss, figures and samples. A new way to train is a new Objective."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import torch
 from datasets import Dataset
+from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
+from data_utils.caching import preparation_lock
 from data_utils.dialogue.format import stop_token_id
+from data_utils.rows.denoising import DenoisedRows, denoise_blocks
+from data_utils.rows.halves import collate_halves
 from data_utils.rows.held_out import find_beginnings
 from data_utils.rows.packing import Rows, collate_blocks, collate_rows
 from data_utils.rows.pretraining import pack_held_out
+from errors import InputError
 from eval_utils.metrics import measure_tokens
 from eval_utils.short_form import assess_briefly
+from model_utils.families import family_of, start_token_id
+from model_utils.tokenizer import find_sentinels, tokenizer_fingerprint
 from train_utils.clock import process_seconds
 from train_utils.samples import continue_prompts
 from train_utils.steps.fast_model import make_fast
+from train_utils.steps.halves import join_halves, keeps_pairs_apart
 
 REPLY_TOKENS = 60  # of the samples that are shown at each evaluation
 
@@ -67,33 +75,69 @@ class Objective:
 
 
 def language_objective(
+    model: PreTrainedModel,
     blocks: Rows,
     held_out: Dataset,
     tokenizer: PreTrainedTokenizerBase,
     *,
-    tokenizer_key: str,
     row_tokens: int,
+    denoise: str | None = None,
     **more: Any,
 ) -> Objective:
-    """Return the objective of pretraining: the next token of packed documents.
+    """Return the objective of pretraining: the next token of packed documents; of an encoder-decoder, hidden parts.
 
     Args:
-        blocks: rows of T tokens. held_out: documents. more: other fields of the Objective.
+        blocks: rows of T tokens. held_out: documents. denoise: which parts are hidden, one of DENOISERS.
+        more: other fields of the Objective.
+    Raises InputError for `denoise` of a model that has no encoder.
     """
+    has_encoder = family_of(model.config).has_encoder
+    if denoise and not has_encoder:
+        raise InputError(f"--denoise {denoise}: a {model.config.model_type} model has no encoder; leave it out")
     drawn = {"max_new_tokens": 40, "temperature": 0.8, "top_p": 0.9}
-    return Objective(
-        train_rows=blocks,
-        eval_rows=pack_held_out(held_out, tokenizer, tokenizer_key, row_tokens),
-        row_tokens=row_tokens,
-        collate=collate_blocks,
-        sample=partial(continue_prompts, tokenizer=tokenizer, prompts=find_beginnings(held_out, tokenizer), **drawn),
-        stop_token_ids=[tokenizer.eos_token_id],
-        assess=partial(assess_briefly, elapsed=process_seconds),
-        **more,
+    with preparation_lock():  # one process prepares, the others find it in the cache
+        objective = Objective(
+            train_rows=blocks,
+            eval_rows=pack_held_out(held_out, tokenizer, tokenizer_fingerprint(tokenizer), row_tokens),
+            row_tokens=row_tokens,
+            collate=collate_blocks,
+            sample=partial(
+                continue_prompts, tokenizer=tokenizer, prompts=find_beginnings(held_out, tokenizer), **drawn
+            ),
+            stop_token_ids=[tokenizer.eos_token_id],
+            assess=partial(assess_briefly, elapsed=process_seconds),
+            **more,
+        )
+        return hide_parts(objective, model, tokenizer, denoise or "prefix") if has_encoder else objective
+
+
+def hide_parts(
+    objective: Objective, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, denoise: str
+) -> Objective:
+    """Return an objective of packed documents as one of text to text; InputError for one that can't be learned."""
+    sentinels = find_sentinels(tokenizer)
+    if denoise != "prefix" and not sentinels:
+        raise InputError(f"--denoise {denoise}: the tokenizer has no sentinels (<extra_id_0>); choose prefix")
+    if not keeps_pairs_apart(model):
+        kind = model.config.model_type
+        raise InputError(f"a {kind} model cannot keep packed documents apart; choose T5Gemma, T5, mT5 or UMT5")
+    how: dict[str, Any] = {
+        "end_id": tokenizer.eos_token_id,
+        "start_id": start_token_id(model.config),
+        "sentinels": sentinels,
+    }
+    held_out = {part: denoise_blocks(blocks, denoise, **how) for part, blocks in objective.eval_rows.items()}
+    return replace(
+        objective,
+        train_rows=DenoisedRows(objective.train_rows, denoise, **how),
+        eval_rows=held_out,
+        collate=collate_halves,
+        speed_up=join_halves,
     )
 
 
 def dialogue_objective(
+    model: PreTrainedModel | PeftModel,
     rows: Dataset,
     eval_rows: dict[str, Dataset],
     tokenizer: PreTrainedTokenizerBase,
@@ -109,11 +153,13 @@ def dialogue_objective(
     """
     stop_id = stop_token_id(tokenizer)
     drawn = {"max_new_tokens": REPLY_TOKENS, "temperature": 0.7, "top_p": 0.9, "eos_token_id": stop_id}
+    has_encoder = family_of(model.config).has_encoder
     return Objective(
         train_rows=rows,
         eval_rows=eval_rows,
         row_tokens=row_tokens,
-        collate=collate_rows,
+        collate=collate_halves if has_encoder else collate_rows,
+        speed_up=join_halves if has_encoder else make_fast,
         sample=partial(continue_prompts, tokenizer=tokenizer, prompts=questions, **drawn),
         stop_token_ids=[stop_id],
         **more,

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from model_utils.families import count_echoed
 from model_utils.tokenizer import decode_text
 
 
@@ -23,8 +24,10 @@ def continue_prompts(
     try:
         for shown, ids in prompts:
             input_ids = torch.tensor([ids], device=model.device)
+            settings["attention_mask"] = torch.ones_like(input_ids)
             output = generator.generate(input_ids=input_ids, do_sample=True, use_cache=True, **settings)
-            samples.append((shown, decode_text(tokenizer, output[0, len(ids) :].tolist())))
+            written = output[0, count_echoed(model.config, len(ids)) :].tolist()
+            samples.append((shown, decode_text(tokenizer, written)))
     finally:
         torch.set_num_threads(threads)
     return samples

@@ -23,6 +23,7 @@ from errors import InputError
 from eval_utils.asking import continue_together
 from files import write_whole
 from model_utils.checkpoint import load_tokenizer
+from model_utils.families import family_of
 from model_utils.tokenizer import decode_text
 from train_utils.arguments import wait_for_all
 from train_utils.checkpoint import weights_version
@@ -52,6 +53,8 @@ def replay_replies(run: Run, base: str, model: PreTrainedModel, count: int) -> t
     tokenizer = load_tokenizer(base)
     if tokenizer.chat_template is None:
         raise InputError(f"--replay_replies {count}: {base} has no chat template, so it has no replies to keep")
+    if family_of(model.config).has_encoder:
+        raise InputError(f"--replay_replies {count}: {base} has an encoder, and writes none yet; leave it out")
     key = f"{weights_version(base)} {tokenizer.chat_template} {count} {REPLY_TOKENS} {run.args.seed}"
     file = Path(HF_HOME) / "replies" / f"{xxhash.xxh64(key.encode()).hexdigest()}.jsonl"
     if not file.is_file() and run.is_first:

@@ -120,7 +120,7 @@ def settle_course(run: Run, model: PreTrainedModel, objective: Objective, byte_c
     token_flops = flops_per_token(model, objective.row_tokens)
     epochs = len(objective.train_rows) / run.step_rows * args.num_train_epochs
     steps = args.max_steps if args.max_steps > 0 else math.ceil(epochs)
-    width = model.config.hidden_size
+    width = model.config.get_text_config(decoder=True).hidden_size
     compiled = settle_compilation(run, width, token_flops * steps * step_tokens)
     planned = run.plan.tokens // step_tokens if run.plan else steps
     steps_of_rates = max(1, min(planned, steps))

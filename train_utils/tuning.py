@@ -1,5 +1,6 @@
 """Prepares a fine-tuning: the base checked and given chat tokens, dialogues packed, text replayed among them."""
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -8,6 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from data_utils.dialogue.checking import DialogueError
 from data_utils.dialogue.format import stop_token_id
+from data_utils.rows.halves import encode_halves, pack_halves
 from data_utils.rows.packing import encode_dialogues, pack_dialogues
 from data_utils.rows.replay import mix_rows, read_replay
 from data_utils.sources.corpus import split_languages
@@ -16,11 +18,13 @@ from data_utils.sources.source import open_sources
 from errors import InputError
 from model_utils.chat_template import find_system, replace_system
 from model_utils.checkpoint import join_chat_tokens, load_model, load_tokenizer
+from model_utils.families import family_of, start_token_id
 from model_utils.shapes import check_packing, check_window
 from model_utils.tokenizer import tokenizer_fingerprint
 from train_utils.adapters import four_bits
 from train_utils.checkpoint import read_record
 from train_utils.run import Run
+from train_utils.steps.halves import keeps_pairs_apart
 
 
 def load_base(
@@ -53,23 +57,30 @@ def load_base(
 
 
 def pack_split(
-    train_set: Dataset, held_out: Dataset, tokenizer: PreTrainedTokenizerBase, row_tokens: int
+    train_set: Dataset,
+    held_out: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    row_tokens: int,
+    model: PreTrainedModel,
 ) -> tuple[Dataset, Dataset, dict[str, Dataset]]:
     """Return the dialogues that fit a row, encoded; rows of T tokens of them; held-out rows of each language.
 
-    Raises InputError where there is nothing to train on or to measure with.
+    For a model with an encoder they are pairs of what was said and the reply. Raises InputError where there is nothing
+    to train on or to measure with.
     """
     key = tokenizer_fingerprint(tokenizer)
-    encoded = encode_dialogues(train_set, tokenizer, key, row_tokens)
-    rows = pack_dialogues(encoded, row_tokens, tokenizer.pad_token_id)
-    eval_rows = {}
+    encode, pack = encode_dialogues, partial(pack_dialogues, pad_token_id=tokenizer.pad_token_id)
+    if family_of(model.config).has_encoder:
+        start_id, together = start_token_id(model.config), keeps_pairs_apart(model)
+        encode, pack = encode_halves, partial(pack_halves, start_id=start_id, together=together)
+    encoded, eval_rows = encode(train_set, tokenizer, key, row_tokens), {}
     for language, dialogues in split_languages(held_out):
-        chosen = encode_dialogues(dialogues, tokenizer, key, row_tokens)
+        chosen = encode(dialogues, tokenizer, key, row_tokens)
         if len(chosen):
-            eval_rows[language] = pack_dialogues(chosen, row_tokens, tokenizer.pad_token_id)
+            eval_rows[language] = pack(chosen, row_tokens=row_tokens)
     if not len(encoded) or not eval_rows:
         raise InputError(f"no dialogue fits in a row of {row_tokens} tokens; give a larger --row_tokens")
-    return encoded, rows, eval_rows
+    return encoded, pack(encoded, row_tokens=row_tokens), eval_rows
 
 
 def replay_text(
@@ -85,6 +96,8 @@ def replay_text(
 
     Of a share of 0 there is no text among them: forgetting is measured alone.
     """
+    if "source_parts" in rows.column_names:
+        raise InputError("--replay mixes text among rows of dialogues, not of pairs for an encoder; leave it out")
     count = round(len(rows) * share / (1 - share))
     key = tokenizer_fingerprint(tokenizer)
     text, held_out = read_replay(sources, tokenizer, key, row_tokens, count, eval_fraction)

@@ -27,6 +27,9 @@ def describe_dialogues(
         dialogues: all that were read. train_set: those not held out. encoded: those that fit a row.
         rows: of T tokens (`row_tokens`).
     """
+    if "source_parts" in rows.column_names:
+        yield from describe_replies(dialogues, train_set, encoded, rows, tokenizer)
+        return
     yield (
         f"dialogues: {len(dialogues):,} read, {len(dialogues) - len(train_set):,} held out, "
         f"{len(train_set) - len(encoded):,} dropped as longer than a row, {len(encoded):,} trained on"
@@ -44,6 +47,27 @@ def describe_dialogues(
     marks = ("\033[32m", "\033[0m") if in_colour else ("«", "»")
     yield f"an example, what is trained in {'colour' if in_colour else 'guillemets'}:"
     yield mark_trained(tokenizer, example, marks)
+
+
+def describe_replies(
+    dialogues: Dataset, train_set: Dataset, encoded: Dataset, rows: Dataset, tokenizer: PreTrainedTokenizerBase
+) -> Iterator[str]:
+    """Yield the same of dialogues that became pairs of a source and a reply."""
+    replies = sum(message["role"] == "assistant" for row in train_set for message in row["messages"])
+    replies -= sum(len(row["unlearned"] or []) for row in train_set)
+    yield (
+        f"dialogues: {len(dialogues):,} read, {len(dialogues) - len(train_set):,} held out; {replies:,} replies to "
+        f"learn, {replies - len(encoded):,} dropped as longer than a row, {len(encoded):,} trained on"
+    )
+    source, target = (sum(map(len, encoded[name])) for name in ("input_ids", "labels"))
+    places = sum(map(len, rows["input_ids"])) + sum(map(len, rows["decoder_input_ids"]))
+    sides = f"{len(rows[0]['input_ids'])} tokens of sources and {len(rows[0]['decoder_input_ids'])} of replies"
+    yield (
+        f"rows: {len(rows):,} of {sides}, filled to {(source + target) / places:.1%}; "
+        f"{target / (source + target):.1%} of the tokens are trained"
+    )
+    yield f"an example, what is read: {tokenizer.decode(encoded[0]['input_ids'])!r}"
+    yield f"and what is written: {tokenizer.decode(encoded[0]['labels'])!r}"
 
 
 def mark_trained(tokenizer: PreTrainedTokenizerBase, encoded: dict[str, list[int]], marks: tuple[str, str]) -> str:

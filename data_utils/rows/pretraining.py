@@ -199,20 +199,21 @@ def too_short(sources: list[Source], block_tokens: int) -> InputError:
 
 
 def prepare_tokenizer(
-    corpus: SmallCorpus | ShardedCorpus, path: str | None, vocab_size: int
+    corpus: SmallCorpus | ShardedCorpus, path: str | None, vocab_size: int, sentinels: int = 0
 ) -> tuple[PreTrainedTokenizerBase, str]:
     """Return the tokenizer of `path`, else one trained on the corpus and kept in the cache, and its fingerprint.
 
     It is trained on SAMPLE_BYTES of each language for a token of the vocabulary, MAX_SAMPLE_BYTES in all at most:
     less than 1.5 GB of memory for any vocabulary and corpus.
     """
-    folder = Path(path) if path else trained_folder(corpus, vocab_size)
+    folder = Path(path) if path else trained_folder(corpus, vocab_size, sentinels)
     if path is None and not folder.exists():
         share = SAMPLE_BYTES * max(vocab_size, MIN_SAMPLE_TOKENS)
         limits = f"{share / 1e6:.0f} MB of each language, {MAX_SAMPLE_BYTES / 1e6:.0f} MB in all"
         print(f"tokenizer: trained on up to {limits}, which takes less than 1.5 GB of memory")
         with whole(folder) as aside:
-            train_tokenizer(corpus.sample(share, MAX_SAMPLE_BYTES), vocab_size).save_pretrained(aside)
+            texts = corpus.sample(share, MAX_SAMPLE_BYTES)
+            train_tokenizer(texts, vocab_size, sentinels).save_pretrained(aside)
     tokenizer = load_tokenizer(path or str(folder))
     return tokenizer, tokenizer_fingerprint(tokenizer)
 
@@ -229,17 +230,18 @@ def extend_base(corpus: SmallCorpus | ShardedCorpus, base: str, count: int) -> s
     return str(folder)
 
 
-def trained_folder(corpus: SmallCorpus | ShardedCorpus, vocab_size: int) -> Path:
+def trained_folder(corpus: SmallCorpus | ShardedCorpus, vocab_size: int, sentinels: int) -> Path:
     """Return where the tokenizer of so many tokens that is trained on a corpus is kept."""
-    return cache_folder() / f"tokenizer-{cache_key('train_tokenizer', corpus.version(), vocab_size)}"
+    more = (sentinels,) if sentinels else ()
+    return cache_folder() / f"tokenizer-{cache_key('train_tokenizer', corpus.version(), vocab_size, *more)}"
 
 
-def count_unprepared(corpus: SmallCorpus | ShardedCorpus, path: str | None, vocab_size: int) -> int:
+def count_unprepared(corpus: SmallCorpus | ShardedCorpus, path: str | None, vocab_size: int, sentinels: int = 0) -> int:
     """Return how many bytes of text are to be tokenized before a run can begin, with `prepare_tokenizer`'s tokenizer.
 
     Its training, where it isn't in the cache, counts as TRAINING_WORTH times its sample.
     """
-    folder = trained_folder(corpus, vocab_size)
+    folder = trained_folder(corpus, vocab_size, sentinels)
     if path is None and not folder.exists():
         return corpus.unprepared_bytes(None) + TRAINING_WORTH * min(corpus.text_bytes(), MAX_SAMPLE_BYTES)
     return corpus.unprepared_bytes(tokenizer_fingerprint(load_tokenizer(path or str(folder))))

@@ -133,15 +133,15 @@ def limit_steps(run: Run, rows: int) -> Run:
 
 def shape_of(model: PreTrainedModel, row_tokens: int, vocab_size: int | None = None) -> Shape:
     """Return the size of a model that is there already (on the meta device will do), as with another vocabulary."""
-    config, embedding = model.config, find_embedding(model)
+    config, embedding = model.config.get_text_config(decoder=True), find_embedding(model)
     width, parameters, flops = embedding.embedding_dim, count_parameters(model), flops_per_token(model, row_tokens)
     more = (vocab_size - embedding.num_embeddings) * width if vocab_size else 0
-    tied = bool(getattr(config, "tie_word_embeddings", False))
-    weights = parameters - (0 if tied else embedding.weight.numel()) + more
-    parameters += more if tied else 2 * more
-    layers, size = config.num_hidden_layers, vocab_size or embedding.num_embeddings
     embeddings = (module for module in model.modules() if isinstance(module, nn.Embedding))
-    outside = {id(module.weight) for module in (*embeddings, find_head(model))}
+    outside = {id(module.weight): module.weight for module in (*embeddings, find_head(model))}
+    tables = sum(weight.shape == embedding.weight.shape for weight in outside.values())  # tied ones once
+    weights = parameters - (tables - 1) * embedding.weight.numel() + more
+    parameters += tables * more
+    layers, size = config.num_hidden_layers, vocab_size or embedding.num_embeddings
     muon = sum(muon_flops(*p.shape) for p in model.parameters() if p.ndim == 2 and id(p) not in outside)
     return Shape(width, layers, size, parameters, weights, flops + 6 * more, muon)
 

@@ -9,6 +9,7 @@ from transformers import AutoConfig, PreTrainedModel
 from data_utils.rows.pretraining import ShardedCorpus, SmallCorpus, count_unprepared
 from errors import explained
 from model_utils.checkpoint import find_checkpoint, load_model, load_tokenizer
+from model_utils.families import family_of
 from model_utils.shapes import build_from, build_model, check_ranges, model_config, read_shape
 from model_utils.tokenizer import bytes_per_token, train_tokenizer
 from train_utils.plan.apply import make_plan, on_meta, shape_of, text_task
@@ -51,9 +52,14 @@ def plan_pretraining(run: Run, corpus: SmallCorpus | ShardedCorpus, options: Mod
         corpus.text_bytes(),
         options.block_tokens,
         bytes_per_token=compression,
-        count_unprepared=partial(count_unprepared, corpus, given),
+        count_unprepared=partial(count_unprepared, corpus, given, sentinels=count_sentinels(options)),
     )
     return make_plan(run, task, shape=shape, vocab_size=vocab_size)
+
+
+def count_sentinels(options: ModelOptions, plan: Plan | None = None) -> int:
+    """Return how many sentinels a new model's kind needs in its tokenizer."""
+    return 0 if options.base else family_of(read_shape(choose_shape(options, plan), options.vocab_size)).sentinels
 
 
 def choose_shape(options: ModelOptions, plan: Plan | None) -> Path | dict:

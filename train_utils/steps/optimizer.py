@@ -143,7 +143,7 @@ def choose_rates(args, model: PreTrainedModel, *, start: str, batch_tokens: int,
     `--learning_rate` is AdamW's for all that it trains. Without Muon AdamW trains the matrices as well, which bear the
     width less: its rate falls as 1 / width (Yang et al. 2022).
     """
-    width = model.config.hidden_size
+    width = model.config.get_text_config(decoder=True).hidden_size
     rates, given = scale_rates(width, batch_tokens, start, steps), args.learning_rate
     if args.optim != "muon":
         rate = given if given is not None else ADAMW_SHARE * rates.matrices * 256 / width

@@ -62,8 +62,9 @@ def test_shipped_shape_builds(path, tokenizer):
     assert model.config.pad_token_id == tokenizer.pad_token_id
     unknown = {key for key in values if not hasattr(type(model.config)(), key)} - {"model_type", "rope_theta"}
     assert unknown == set()  # transformers takes any key, and says nothing about a misspelled one
-    assert len(decoder_layers(model)) == model.config.num_hidden_layers
-    assert model.config.hidden_size % model.config.num_attention_heads == 0
+    config = model.config.get_text_config(decoder=True)
+    assert len(decoder_layers(model)) == config.num_hidden_layers
+    assert config.hidden_size % config.num_attention_heads == 0
 
 
 def test_rope_theta_of_a_shape_arrives(tmp_path, tokenizer):
