@@ -136,13 +136,19 @@ def make_writer(options: ExportOptions, model: "PreTrainedModel", tokenizer: "Pr
     from chat_utils.runtimes.llama_cpp import LlamaModel
     from chat_utils.sampling import Sampling
     from data_utils.dialogue.format import stop_token_id
+    from eval_utils.likelihood import window_of
     from export_utils import adapter, ctranslate2, onnx
     from export_utils.ollama import make_modelfile
+    from model_utils.families import family_of
     from model_utils.gguf_writer import write_gguf as write_file
 
+    if family_of(model.config).has_encoder:
+        raise InputError(
+            f"--to {options.to}: a {model.config.model_type} model has an encoder; no form here holds one yet"
+        )
     stop_id = stop_token_id(tokenizer)
     stop = str(tokenizer.convert_ids_to_tokens(stop_id))
-    window = model.config.max_position_embeddings
+    window = window_of(model)
 
     def write_gguf(folder: Path, quantize: str):
         folder.mkdir()

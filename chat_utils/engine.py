@@ -21,6 +21,7 @@ from chat_utils.runtimes.decoder import Decoder, TransformersDecoder
 from chat_utils.runtimes.numpy_decoder import load_numpy_decoder
 from chat_utils.runtimes.prefix_cache import count_shared
 from chat_utils.runtimes.slots import SlotDecoder
+from chat_utils.runtimes.source_decoder import load_source_decoder
 from chat_utils.sampling import Sampling
 from chat_utils.streaming import TextStream
 from chat_utils.window import longest_bytes
@@ -36,6 +37,11 @@ from model_utils.tokenizer import add_chat_tokens
 
 def choose_decoder(model: PreTrainedModel, kind: str, slots: int) -> Decoder:
     """Return what computes a model's replies; with "auto" the fastest that gives its logits."""
+    refused = InputError(f"--engine batched: {model.config.model_type} models are not batched; leave it out")
+    if source_decoder := load_source_decoder(model):
+        if kind == "batched":
+            raise refused
+        return source_decoder
     decoder = None
     if kind == "auto" and model.device.type == "cpu":
         decoder = load_numpy_decoder(model)
@@ -46,7 +52,7 @@ def choose_decoder(model: PreTrainedModel, kind: str, slots: int) -> Decoder:
             if kind == "batched":
                 raise InputError(f"--engine batched: does not run here: {first_line(error)}") from error
         if decoder is None and kind == "batched":
-            raise InputError(f"--engine batched: {model.config.model_type} models are not batched; leave it out")
+            raise refused
     return decoder or TransformersDecoder(model)
 
 

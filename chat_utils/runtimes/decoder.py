@@ -56,7 +56,7 @@ class Session:
         self.stop_ids = stop_ids
         self.limit = 1  # tokens that are wanted of the next turn, at most
         self.ids = list(ids)
-        self.given = len(ids)  # how many of them the caller has
+        self.prompt_tokens = self.given = len(ids)  # how many of them the caller has
         self.sampler = Sampler(sampling, ids)
         self.state: Any = None
         self.computed = 0  # how many of the ids the state holds
