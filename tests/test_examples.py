@@ -391,3 +391,33 @@ def test_another_server_at_the_address_is_one_line(load_example, status, body):
                 f"http://127.0.0.1:{server.server_port}", [{"role": "user", "content": "你好"}], True
             )
         server.shutdown()
+
+
+# translate.py
+
+
+def test_translates_each_line_in_the_direction_of_its_words(load_example, monkeypatch, capsys):
+    translate = load_example("translate")
+    asked = []
+
+    def ask(url, messages, in_chinese, **settings):
+        asked.append((messages[0]["content"], in_chinese, settings["temperature"]))
+        return "one\ntwo"
+
+    monkeypatch.setattr(translate, "ask", ask)
+    monkeypatch.setattr("sys.argv", ["translate.py"])
+    monkeypatch.setattr("sys.stdin", iter(["你好 AI\n", "\n", "Hello\n"]))
+    translate.main()
+    assert asked == [("翻译成英文：你好 AI", True, 0), ("Translate into Chinese: Hello", False, 0)]
+    assert capsys.readouterr().out == "one two\n\none two\n"
+
+
+def test_asks_in_the_words_that_the_sentence_pairs_ask_in(load_example):
+    from itertools import islice
+
+    from data_utils.sources.builtin import DIALOGUE_SOURCES
+
+    translate = load_example("translate")
+    questions = [row["messages"][0]["content"] for row in islice(DIALOGUE_SOURCES["hsk"](), 4)]
+    for asked in translate.ASKED.values():
+        assert any(question.startswith(asked.format("")) for question in questions)
