@@ -5,8 +5,7 @@ from collections.abc import Callable
 
 import torch
 
-from environment import note
-from errors import first_line
+from errors import first_line, say_note
 
 # How many times as fast compiled steps are as plain ones, both without logits. Measured on two cores: in bf16, with
 # its instructions, 1.6 at width 128 and 1.3 at 512; in fp32, on a processor without them and with other work beside
@@ -69,7 +68,9 @@ class Compiler:
                 if not isinstance(error, TorchDynamoException):
                     raise
                 self.has_failed = True
-                note(f"layers can't be compiled here and run plain, as by --torch_compile false: {first_line(error)}")
+                say_note(
+                    f"layers can't be compiled here and run plain, as by --torch_compile false: {first_line(error)}"
+                )
             return plain(*args, **kwargs)
 
         return call
