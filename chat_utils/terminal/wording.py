@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+from json import JSONDecodeError
 
 from errors import first_line
 
@@ -62,7 +63,7 @@ MESSAGES = {
     "pasted": ("pasted text {number}: {count} characters", "粘贴的文字 {number}：{count} 个字符"),
 }
 
-# What the engine, the files and the system say in English about what they refuse, and how it reads in Chinese.
+# What the chat's own code says in English about what it refuses, and how it reads in Chinese.
 REASONS = {
     r"the message is longer .+ window of (\d+) tokens allows; .+": r"消息超出了模型 \1 个词元的窗口，请缩短",
     r"the message is longer .+ window of (\d+) .+ leaves it (\d+); .+": (
@@ -79,9 +80,6 @@ REASONS = {
     r"the chat template refuses this dialogue: (.+)": r"对话模板不接受这段对话：\1",
     r"the chat template leaves out a message": "对话模板漏掉了一条消息",
     r"no such file": "没有这个文件",
-    r"not valid JSON: line (\d+), column (\d+)": r"不是有效的 JSON：第 \1 行第 \2 列",
-    r"not UTF-8 text": "不是 UTF-8 文本",
-    r"nested too deeply": "嵌套太深",
     r"(\{.+\}) is expected": r"内容应为 \1",
     r"each message must be an object with 'role' and 'content'": "每条消息都应是含 'role' 和 'content' 的对象",
     r"the dialogue has no messages": "对话里没有消息",
@@ -97,15 +95,30 @@ REASONS = {
     r"(.+): cannot be loaded: (.+)": r"\1：无法读取：“\2”",
     r"a file's name has no null character": "文件名里不能有空字符",
     r"(.+) is a folder": r"\1 是文件夹",
-    r"MemoryError": "内存不足",
-} | {
-    re.escape(os.strerror(number)): words
-    for number, words in {
-        errno.ENOENT: "没有这个文件或文件夹", errno.EACCES: "没有权限", errno.EPERM: "不允许这样做",
-        errno.EISDIR: "这是文件夹", errno.ENOTDIR: "路径中有一段不是文件夹", errno.ENAMETOOLONG: "名字太长",
-        errno.ENOSPC: "磁盘空间不足", errno.EROFS: "磁盘只读", errno.EDQUOT: "磁盘配额已满", errno.EIO: "磁盘读写出错",
-    }.items()
-}  # fmt: skip
+}
+# The same of errors that libraries and the system raise, by their type or their number.
+TYPES: dict[type, str] = {UnicodeDecodeError: "不是 UTF-8 文本", RecursionError: "嵌套太深", MemoryError: "内存不足"}
+NUMBERS = {
+    errno.ENOENT: "没有这个文件或文件夹",
+    errno.EACCES: "没有权限",
+    errno.EPERM: "不允许这样做",
+    errno.EISDIR: "这是文件夹",
+    errno.ENOTDIR: "路径中有一段不是文件夹",
+    errno.ENAMETOOLONG: "名字太长",
+    errno.ENOSPC: "磁盘空间不足",
+    errno.EROFS: "磁盘只读",
+    errno.EDQUOT: "磁盘配额已满",
+    errno.EIO: "磁盘读写出错",
+}
+
+
+def translate_cause(error: BaseException | None) -> str | None:
+    """Return in Chinese what a library or the system raised; None where it is none of those known."""
+    if isinstance(error, JSONDecodeError):
+        return f"不是有效的 JSON：第 {error.lineno} 行第 {error.colno} 列"
+    if isinstance(error, OSError):
+        return NUMBERS.get(error.errno or 0)
+    return TYPES.get(type(error))
 
 
 def put_reason(error: Exception, language: str) -> str:
@@ -118,7 +131,8 @@ def put_reason(error: Exception, language: str) -> str:
     if language == "en":
         return reason
     found = ((re.fullmatch(pattern, reason), words) for pattern, words in REASONS.items())
-    return next((match.expand(words) for match, words in found if match), f"程序出错：“{reason}”")
+    known = next((match.expand(words) for match, words in found if match), None)
+    return known or translate_cause(error) or translate_cause(error.__cause__) or f"程序出错：“{reason}”"
 
 
 def say(key: str, language: str, **values: object) -> str:

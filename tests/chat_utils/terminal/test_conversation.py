@@ -4,7 +4,7 @@ import json
 import threading
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from chat_utils.messages import has_words
@@ -154,7 +154,6 @@ words = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=4
 )
 
 
-@settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(words, words), min_size=1, max_size=4))
 @example([("\xad?", "0")])
 def test_any_conversation_comes_back_from_its_file(tmp_path_factory, exchanges):
