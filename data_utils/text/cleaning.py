@@ -20,13 +20,12 @@ PIECE_CHARACTERS, PIECE_SUSPECTS = 32_768, 1_000
 MAX_MARKS = 30  # on one letter, as in stream-safe text (UAX 15): no language has as many
 
 
-def clean_text(text: str, remove_stop_words: bool = False, kinds: int | None = None) -> str:
+def clean_text(text: str, kinds: int | None = None) -> str:
     """Repair and normalise text without changing what a reader sees.
 
     Mojibake is repaired (ftfy), Unicode composed (NFC), control characters dropped, line ends made `\\n`, spaces at
-    line ends and more than one blank line removed. Removing stop words (an option for study) hurts generation: a
-    model that never saw "the" or "的" cannot write a sentence. `kinds`: what `find_kinds` says, where that was asked.
-    Of more than MAX_MARKS marks on one letter the further ones are dropped: to compose them takes quadratic time.
+    line ends and more than one blank line removed. `kinds`: what `find_kinds` says, where that was asked. Of
+    more than MAX_MARKS marks on one letter the further ones are dropped: to compose them takes quadratic time.
 
     >>> clean_text("cafe\\u0301\\r\\n\\x00schÃ¶n  \\n\\n\\n\\nend")
     'café\\nschön\\n\\nend'
@@ -44,7 +43,7 @@ def clean_text(text: str, remove_stop_words: bool = False, kinds: int | None = N
         text = tidy_lines(text, kinds)
         if not kinds & SUSPICIOUS:
             break
-    return drop_stop_words(text) if remove_stop_words else text
+    return text
 
 
 def repair_characters(text: str) -> str:
@@ -127,13 +126,13 @@ def tidy_lines(text: str, kinds: int) -> str:
 
 
 def drop_stop_words(text: str) -> str:
-    """Return text without English and Chinese stop words; Chinese is cut into words by jieba."""
+    """Return text without English and Chinese stop words, cut into words by jieba: for study, not to generate by."""
     try:
         import jieba
         import stopwordsiso
     except ImportError as error:
         raise InputError(
-            f"--remove_stop_words needs {error.name}; run: pip install -r requirements/corpus.txt"
+            f"--clean stop_words needs {error.name}; run: pip install -r requirements/corpus.txt"
         ) from error
 
     jieba.setLogLevel("WARNING")
