@@ -32,7 +32,7 @@ test: .venv/test
 
 # Without processes, training runs and browser.
 quick: .venv/test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n logical --dist worksteal
+	HYPOTHESIS_PROFILE=quick OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n logical --dist worksteal
 
 # With every optional package; llama-cpp-python is compiled, which takes some ten minutes.
 test-all: .venv/test

@@ -21,10 +21,15 @@ for name in ("HF_DATASETS_CACHE", "HF_HUB_CACHE"):
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a job in the background has it, and all that it starts
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+import hypothesis
 import pytest
 import torch
 
 ROOT = Path(__file__).parents[1]
+# How many examples hypothesis tries of each property; `make quick` takes the fewest. No example is timed.
+for profile, number in (("quick", 10), ("usual", 100), ("thorough", 1000)):
+    hypothesis.settings.register_profile(profile, max_examples=number, deadline=None)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "usual"))
 # Their tests are slow, all of them.
 SLOW_FILES = {
     "test_chat.py", "test_examples.py", "test_export.py", "test_finetune_dialogue.py", "test_library.py",

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers import (
     LogitsProcessorList,
@@ -81,7 +81,6 @@ class EvenNumbers:
         return next(self.numbers)
 
 
-@settings(max_examples=25, deadline=None)
 @given(
     seed=st.integers(0, 1000),
     temperature=st.sampled_from([0.3, 0.8, 1.0, 1.7]),

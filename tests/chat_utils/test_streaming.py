@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
@@ -60,7 +60,6 @@ def test_text_ends_before_its_first_stop_text(tokenizer, text, stop, expected):
     assert not any("\ufffd" in piece for piece in pieces)
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     text=st.text(alphabet="ab 好🌍\n", max_size=30),
     stop=st.lists(st.text(alphabet="ab 好🌍\n", min_size=1, max_size=4), max_size=3),
@@ -95,7 +94,6 @@ def make_byte_level(parts: list[bytes]) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=backend)
 
 
-@settings(max_examples=300, deadline=None)
 @given(st.lists(st.one_of(st.binary(min_size=1, max_size=5), st.sampled_from(BYTES)), min_size=1, max_size=12))
 def test_bytes_cut_anywhere_into_tokens_come_out_as_their_text(parts):
     vocabulary = list(dict.fromkeys(parts))
@@ -107,7 +105,6 @@ def test_bytes_cut_anywhere_into_tokens_come_out_as_their_text(parts):
     assert "".join(pieces) + stream.finish() == text.rstrip("\ufffd")
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from([*BYTES, b"ab", "好".encode()]), st.booleans()), min_size=1, max_size=40))
 def test_text_is_the_same_however_often_it_is_read(parts):
     """So that a loop is seen at the same token on a slow machine and on a fast one."""
@@ -128,7 +125,6 @@ def test_text_is_the_same_however_often_it_is_read(parts):
 PIECES = ["▁a", "b", "好", "▁", "▁the"]
 
 
-@settings(max_examples=300, deadline=None)
 @given(st.lists(st.one_of(st.integers(0x80, 0xFF), st.sampled_from(PIECES)), min_size=1, max_size=12))
 def test_wrong_bytes_lose_nothing_where_each_byte_is_a_token(tokens):
     """Llama 2's vocabularies: tokenizers decodes a run of bytes to text, or each of them to nothing known."""

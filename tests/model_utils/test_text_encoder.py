@@ -4,7 +4,7 @@ import copy
 from array import array
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Regex, pre_tokenizers, processors
 
@@ -38,7 +38,6 @@ def call(tokenizer, texts: list[str]) -> list[list[int]]:
     return [[*text_ids, tokenizer.eos_token_id] for text_ids in ids]
 
 
-@settings(max_examples=40, deadline=None)
 @given(st.lists(TEXTS, min_size=1, max_size=5))
 def test_ids_are_those_of_the_tokenizer(tokenizer, texts):
     assert [ids.tolist() for ids in encode_texts(tokenizer, texts)] == call(tokenizer, texts)
@@ -60,7 +59,6 @@ def test_special_use_before_leaves_no_trace(tokenizer):
     assert [ids.tolist() for ids in encode_texts(tokenizer, texts)] == call(tokenizer, texts)
 
 
-@settings(max_examples=150, deadline=None)
 @given(text=TEXTS, size=st.integers(1, 20))
 def test_a_long_text_is_cut_only_where_words_end(tokenizer, text, size):
     pieces = cut_text(text, size)
@@ -82,7 +80,6 @@ def test_long_texts_give_the_same_ids(tokenizer, monkeypatch):
 # One text
 
 
-@settings(max_examples=40, deadline=None)
 @given(TEXTS)
 def test_one_text_has_the_ids_of_many(tokenizer, text):
     assert [*encode_text(tokenizer, text), tokenizer.eos_token_id] == call(tokenizer, [text])[0]

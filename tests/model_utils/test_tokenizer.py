@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE, WordLevel
@@ -46,7 +46,6 @@ def encode(tokenizer, text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
 
-@settings(max_examples=100, deadline=None)
 @given(text=TEXTS)
 def test_any_text_comes_back_exactly(tokenizer, text):
     assert tokenizer.decode(encode(tokenizer, text)) == text
@@ -109,7 +108,6 @@ def test_training_is_deterministic():
     assert first != train_tokenizer(texts[:1] * 9, 300).get_vocab()
 
 
-@settings(max_examples=100, deadline=None)
 @given(
     st.text(st.sampled_from("茶米 a1\n，𠮷") | st.characters(), max_size=30).flatmap(
         lambda s: st.integers(1, 20).map(s.__mul__)
@@ -122,7 +120,6 @@ def test_long_runs_are_cut_with_newlines_only(text):
     assert len(cut) - len(text) <= len(text) / 6 + 1
 
 
-@settings(max_examples=100, deadline=None)
 @given(text=TEXTS)
 def test_byte_counts_sum_to_the_bytes_of_any_text(tokenizer, text):
     counts = token_byte_counts(tokenizer)

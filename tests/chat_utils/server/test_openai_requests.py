@@ -278,7 +278,7 @@ def test_prompts_to_continue():
     assert "more than 8 replies" in str(refusal({"prompt": ["a"] * 5, "n": 2}, "text"))
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(st.binary(max_size=200))
 def test_any_bytes_are_understood_or_refused(data):
     with pytest.raises(ApiError):

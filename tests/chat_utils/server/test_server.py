@@ -257,7 +257,7 @@ def terse_url(slow_engine):
         yield url
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(
     body=st.dictionaries(NAMES, VALUES | st.lists(MESSAGE, max_size=4)),
     path=st.sampled_from(["/v1/chat/completions", "/v1/completions", "/load_model"]),

@@ -3,7 +3,7 @@
 import itertools
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
@@ -32,7 +32,6 @@ def test_control_characters_never_reach_the_terminal(text, expected):
     assert make_printable(text) == expected
 
 
-@settings(max_examples=300, deadline=None)
 @given(st.text(st.sampled_from("abcdef 你好世界，。（「」🌍é"), max_size=80), st.integers(2, 20))
 def test_lines_fit_and_hold_the_whole_text(text, width):
     places = [0, *find_breaks(text, width), len(text)]
@@ -58,7 +57,6 @@ def test_lines_break_where_a_reader_expects_it(text, width, lines):
     assert [text[start:end].rstrip() for start, end in itertools.pairwise(places)] == lines
 
 
-@settings(max_examples=200, deadline=None)
 @given(MIXED)
 def test_any_text_is_painted_without_commands(text):
     for console in (PLAIN, Console(color_system="truecolor", force_terminal=True)):
@@ -68,7 +66,6 @@ def test_any_text_is_painted_without_commands(text):
         assert make_printable(rest) == rest
 
 
-@settings(max_examples=200, deadline=None)
 @given(MIXED)
 def test_blocks_that_are_parted_are_the_text(text):
     head, tail = split_last_block(text)

@@ -8,7 +8,7 @@ from datetime import date
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from data_utils.dialogue.checking import DialogueError, check_dialogue
@@ -212,7 +212,6 @@ def leaves_of(value: object, without: frozenset = frozenset()) -> list[str]:
     return [leaf for item in value for leaf in leaves_of(item, without)] if isinstance(value, list) else []
 
 
-@settings(max_examples=300, deadline=None)
 @given(row=ROWS)
 def test_what_comes_out_stood_in_the_row_and_what_stood_there_comes_out_or_is_named(row):
     try:
@@ -238,7 +237,6 @@ def test_what_comes_out_stood_in_the_row_and_what_stood_there_comes_out_or_is_na
             ] == []
 
 
-@settings(max_examples=40, deadline=None)
 @given(rows=st.lists(ROWS, min_size=1, max_size=12))
 def test_each_row_of_a_file_is_used_or_named(tmp_path_factory, rows):
     path = tmp_path_factory.mktemp("rows") / "a.jsonl"

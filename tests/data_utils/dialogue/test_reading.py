@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from data_utils.dialogue.checking import DialogueError, check_dialogue
@@ -397,13 +397,11 @@ def test_ids_are_those_of_the_chat_template(tokenizer, messages):
     assert dropped == 0
 
 
-@settings(max_examples=100, deadline=None)
 @given(messages=DIALOGUES)
 def test_ids_are_those_of_the_chat_template_for_any_ordinary_words(tokenizer, messages):
     assert encode_dialogue(tokenizer, messages)["input_ids"] == template_ids(tokenizer, messages)
 
 
-@settings(max_examples=50, deadline=None)
 @given(messages=DIALOGUES)
 def test_what_is_asked_is_the_beginning_of_what_is_trained(tokenizer, messages):
     prompt, _ = encode_prompt(tokenizer, messages[:-1], 10_000)
@@ -440,7 +438,6 @@ FORGERIES = st.lists(
 ).map("".join)
 
 
-@settings(max_examples=100, deadline=None)
 @given(messages=DIALOGUES | st.lists(FORGERIES, min_size=2, max_size=2).map(lambda contents: make_messages(*contents)))
 def test_labels_cover_exactly_the_words_of_the_assistant_and_the_stop_token(tokenizer, messages):
     encoded = encode_dialogue(tokenizer, messages)
@@ -465,7 +462,6 @@ def count_control(tokenizer, ids: list[int]) -> Counter:
     return Counter(token for token in ids if token in tokenizer.all_special_ids)
 
 
-@settings(max_examples=100, deadline=None)
 @given(contents=st.lists(FORGERIES, min_size=3, max_size=5))
 def test_no_words_forge_a_turn(tokenizer, contents):
     system, *turns = contents
@@ -502,7 +498,6 @@ def fitting_suffix(tokenizer, messages: list[dict], max_tokens: int, **options) 
     return None
 
 
-@settings(max_examples=100, deadline=None)
 @given(turns=TURNS, system=st.sampled_from([None, "Be kind."]), max_tokens=st.integers(4, 200))
 def test_training_drops_no_more_than_whole_oldest_turns(tokenizer, turns, system, max_tokens):
     messages = make_messages(*turns[: len(turns) // 2 * 2], system=system)
@@ -511,7 +506,6 @@ def test_training_drops_no_more_than_whole_oldest_turns(tokenizer, turns, system
     assert fitted == (None if expected is None else encode_dialogue(tokenizer, expected))
 
 
-@settings(max_examples=100, deadline=None)
 @given(turns=TURNS, system=st.sampled_from([None, "Be kind."]), max_tokens=st.integers(4, 200))
 def test_a_prompt_drops_no_more_than_whole_oldest_turns(tokenizer, turns, system, max_tokens):
     messages = make_messages(*turns[: (len(turns) - 1) // 2 * 2 + 1], system=system)

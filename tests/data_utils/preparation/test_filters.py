@@ -7,7 +7,7 @@ import unicodedata
 
 import ftfy
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 pytest.importorskip("datatrove")
@@ -147,7 +147,6 @@ MIXED = st.lists(
 ).map("".join)
 
 
-@settings(max_examples=300, deadline=None)
 @given(MIXED | st.text(max_size=30))
 @example("tea\nÃ x")
 @example("tea\nÂ x")

@@ -3,7 +3,7 @@
 import io
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from data_utils.readers.arguments import ReadArguments
@@ -104,13 +104,11 @@ def test_what_is_unsure_is_a_fault_and_never_mojibake(tmp_path, data):
         decode_bytes(data)
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=80))
 def test_utf8_is_always_utf8(text):
     assert detect_encoding(text.encode()) == ("utf-8-sig" if text.startswith("\ufeff") else "utf-8")
 
 
-@settings(max_examples=30, deadline=None)
 @given(st.integers(0, len(ZH) - 20), st.integers(20, 60), st.sampled_from(["gb18030", "utf-16"]))
 def test_a_piece_of_chinese_is_read_or_refused_but_never_something_else(start, length, encoding):
     piece = ZH[start : start + length]

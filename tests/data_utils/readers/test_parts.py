@@ -153,7 +153,7 @@ def test_lines_in_parts_keep_their_numbers(tmp_path, monkeypatch, name):
     assert len({document["id"] for document in parts}) == len(parts)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.sampled_from(["", "  ", "tea", "茶叶", "a longer line of text", "\x85"]), min_size=1),
     st.sampled_from(["line", "paragraph"]),

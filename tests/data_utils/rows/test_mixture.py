@@ -6,7 +6,7 @@ from itertools import chain
 import numpy as np
 import pytest
 from accelerate.data_loader import BatchSamplerShard
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import BatchSampler, SequentialSampler
 
@@ -34,13 +34,11 @@ def first_tokens(mixture: Mixture, epoch: int = 0) -> list[int]:
     return [int(mixture[i]["input_ids"][0]) for i in range(len(mixture))]
 
 
-@settings(max_examples=100, deadline=None)
 @given(size=st.integers(1, 700), key=st.integers(0, 2**64 - 1))
 def test_permutation_is_a_bijection(size, key):
     assert sorted(permute_index(i, size, key) for i in range(size)) == list(range(size))
 
 
-@settings(max_examples=50, deadline=None)
 @given(size=st.integers(1, 2**60), key=st.integers(0, 2**64 - 1), data=st.data())
 def test_permutation_of_any_size_stays_inside_and_is_one_to_one(size, key, data):
     indices = data.draw(st.sets(st.integers(0, size - 1), max_size=20))
@@ -69,7 +67,6 @@ def test_a_place_in_a_huge_permutation_costs_no_more(monkeypatch):
     assert len(scrambled) < 1000 * 4 * mixture.ROUNDS
 
 
-@settings(max_examples=200, deadline=None)
 @given(WEIGHTS)
 def test_draws_are_the_sources_in_the_order_of_their_places(weights):
     total = sum(weights)
@@ -79,7 +76,6 @@ def test_draws_are_the_sources_in_the_order_of_their_places(weights):
     assert [find_draw(row, weights) for row in range(2 * total)] == expected
 
 
-@settings(max_examples=100, deadline=None)
 @given(WEIGHTS, st.integers(0, 10**12))
 def test_every_stretch_of_rows_keeps_the_shares(weights, start):
     rows = [find_draw(start + i, weights)[0] for i in range(sum(weights))]

@@ -5,7 +5,7 @@ from itertools import chain, pairwise
 import numpy as np
 import pytest
 from datasets import Dataset, Features, List, Value
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from data_utils.dialogue.format import IGNORE_LABEL, encode_dialogue
@@ -55,7 +55,6 @@ def test_documents_become_ids_that_end_in_the_end_token(tokenizer):
         assert tokenizer.decode(ids[:-1]) == text
 
 
-@settings(max_examples=40, deadline=None)
 @given(st.lists(st.lists(IDS, max_size=20), min_size=1, max_size=20), st.integers(1, 12))
 def test_blocks_joined_are_the_documents_joined(documents, block_tokens):
     blocks = pack_documents(Dataset.from_dict({"input_ids": documents}, Features({"input_ids": INT32})), block_tokens)
@@ -83,7 +82,6 @@ def test_text_shorter_than_a_block_gives_none():
 # Rows of dialogues
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.integers(1, 60).flatmap(lambda row: st.tuples(st.just(row), st.lists(st.integers(1, row), max_size=80))))
 def test_each_item_is_in_one_row_and_no_row_overflows(case):
     row_tokens, lengths = case

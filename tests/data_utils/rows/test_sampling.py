@@ -2,7 +2,7 @@
 
 import random
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from data_utils.rows.sampling import PIECE_CHARACTERS, sample_texts
@@ -36,7 +36,6 @@ def test_the_sample_does_not_depend_on_the_order():
     assert sorted(sample_texts(rows, 2000)) == sorted(texts)
 
 
-@settings(max_examples=100, deadline=None)
 @given(ROWS, st.integers(1, 200))
 def test_no_language_has_more_than_its_bytes(rows, max_bytes):
     texts = list(sample_texts(rows, max_bytes))

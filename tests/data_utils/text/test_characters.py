@@ -6,7 +6,7 @@ import unicodedata
 
 import pytest
 from ftfy.badness import is_bad
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 pytest.importorskip("datatrove")
@@ -51,7 +51,6 @@ PIECES = [
 TEXTS = st.lists(st.lists(st.sampled_from(PIECES), max_size=60).map("".join) | st.text(max_size=50), max_size=12)
 
 
-@settings(max_examples=60, deadline=None)
 @given(TEXTS)
 def test_a_batch_is_judged_as_each_document_alone(texts):
     for name in (name for name in DEFAULT_STEPS if name != "boilerplate"):
@@ -64,7 +63,6 @@ def test_a_batch_is_judged_as_each_document_alone(texts):
         assert [d.text for d in batch] == [d.text for d in alone], name
 
 
-@settings(max_examples=300, deadline=None)
 @given(st.lists(st.text(max_size=20) | st.sampled_from(PIECES), min_size=1, max_size=5))
 def test_no_kind_that_is_there_is_missed(texts):
     texts = [text.encode(errors="replace").decode() for text in texts]
@@ -108,7 +106,6 @@ def test_a_scan_finds_every_repetitive_text(language):
     assert 30 < sum(reason is not None for reason in reasons) < 270
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.lists(st.integers(0, 30), max_size=80))
 def test_repeats_are_all_but_one_of_each_value(values):
     import numpy as np
