@@ -93,7 +93,7 @@ def main(argv: list[str] | None = None) -> int:
         find_checkpoint(path)
     files = read_files(options)
     # 2. Figures: part by part, so that what one took is kept when the next is interrupted.
-    scores = {name: measure_model(path, options, files) for name, path in folders.items()}
+    scores = {name: measure_checkpoint(path, options, files) for name, path in folders.items()}
     # 3. Report.
     write_scores(Path(options.output_dir), scores, {name: {"model": path} for name, path in folders.items()})
     if options.compare:
@@ -138,7 +138,7 @@ def name_folders(paths: list[str]) -> dict[str, str]:
     return dict(zip(names, paths, strict=True))
 
 
-def measure_model(path: str, options: ScoreOptions, files: "Files") -> list["Figure"]:
+def measure_checkpoint(path: str, options: ScoreOptions, files: "Files") -> list["Figure"]:
     """Return the figures of one checkpoint, which is loaded only for those that are not in the cache."""
     from eval_utils.parts import measure_part
     from eval_utils.score_cache import ScoreCache

@@ -22,6 +22,7 @@ from train_utils.run_options import EVAL_TOKENS, RunOptions
 if TYPE_CHECKING:  # these take seconds to import
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from data_utils.rows.pretraining import ShardedCorpus, SmallCorpus
     from train_utils.plan.rule import Plan
 
 ROOT = Path(__file__).parent
@@ -92,10 +93,10 @@ def main(argv: list[str] | None = None) -> int:
     from transformers import set_seed
 
     from data_utils.caching import preparation_lock
-    from data_utils.rows.pretraining import extend_base, open_corpus, prepare_tokenizer
+    from data_utils.rows.pretraining import open_corpus
     from data_utils.sources.source import data_version, open_sources
     from train_utils.objectives import language_objective
-    from train_utils.plan.pretraining import count_sentinels, plan_pretraining
+    from train_utils.plan.pretraining import plan_pretraining
     from train_utils.run import open_run
     from train_utils.text_facts import tell_compression, tell_rows
     from train_utils.training import give_head_start, train_and_save
@@ -122,10 +123,7 @@ def main(argv: list[str] | None = None) -> int:
 
     with preparation_lock():
         # 3. Tokenizer: trained on the training documents, or an existing one.
-        vocab_size = run.plan.shape.vocab_size if run.plan else shape.vocab_size
-        more = shape.extend_vocabulary
-        given = extend_base(corpus, shape.base, more) if more else shape.tokenizer or shape.base
-        tokenizer, key = prepare_tokenizer(corpus, given, vocab_size, count_sentinels(shape, run.plan))
+        tokenizer, key = open_tokenizer(shape, run.plan, corpus)
         # 4. Rows: end token after each document, packed with no loss; held-out ones of each language.
         blocks = corpus.pack(tokenizer, key, shape.block_tokens, args.seed, run.step_rows)
         held_out = corpus.held_out((args.eval_tokens or EVAL_TOKENS) * BYTES_PER_TOKEN)
@@ -163,6 +161,20 @@ def plan_devices(shape: ModelArguments, devices: DeviceOptions, args: RunOptions
     )
     print(describe_devices(sizes, devices))
     return 0
+
+
+def open_tokenizer(
+    shape: ModelArguments, plan: "Plan | None", corpus: "SmallCorpus | ShardedCorpus"
+) -> "tuple[PreTrainedTokenizerBase, str]":
+    """Return the tokenizer that is named, the base's, which may grow, or one of the corpus; and its key."""
+    from data_utils.rows.pretraining import extend_base, prepare_tokenizer
+    from train_utils.plan.pretraining import count_sentinels
+
+    given = shape.tokenizer or shape.base
+    if shape.base and shape.extend_vocabulary:
+        given = extend_base(corpus, shape.base, shape.extend_vocabulary)
+    vocab_size = plan.shape.vocab_size if plan else shape.vocab_size
+    return prepare_tokenizer(corpus, given, vocab_size, count_sentinels(shape, plan))
 
 
 def open_model(shape: ModelArguments, plan: "Plan | None", tokenizer: "PreTrainedTokenizerBase") -> "PreTrainedModel":

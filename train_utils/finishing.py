@@ -84,13 +84,8 @@ def finish_run(
         more=more,
     )
     record = read_record(run.folder) or {}
-    speed: dict[str, Any] = {"tokens_per_second": round(figures["tokens_per_second"]), "mfu": round(figures["mfu"], 3)}
-    speed |= {"seconds": round(run.watch.last, 1), "overhead": round(run.watch.overhead(), 4)}
-    speed |= {"since_step": progress.first_step}  # these are of this process alone
-    speed |= {"seconds_of": {part: round(value, 2) for part, value in run.watch.seconds.items()}}
-    speed |= {f"peak_{name}_bytes": value for name, value in memory.items()}
     outcome = {
-        "speed": speed,
+        "speed": record_speed(run, progress, figures, memory),
         "steps": trainer.state.global_step,
         "training_loss": training.get("train_loss"),
         "metrics": metrics,
@@ -98,3 +93,13 @@ def finish_run(
         "went_back": [list(pair) for pair in guard.returns],
     }
     write_record(run.folder, {**record, "status": "finished", **outcome})
+
+
+def record_speed(run: Run, progress: Progress, figures: dict[str, float], memory: dict[str, int]) -> dict[str, Any]:
+    """Return a run's speed, seconds and memory as its record has them: those of this process alone."""
+    watch = run.watch
+    speed: dict[str, Any] = {"tokens_per_second": round(figures["tokens_per_second"]), "mfu": round(figures["mfu"], 3)}
+    speed |= {"seconds": round(watch.last, 1), "overhead": round(watch.overhead(), 4)}
+    speed |= {"since_step": progress.first_step}
+    speed |= {"seconds_of": {part: round(value, 2) for part, value in watch.seconds.items()}}
+    return speed | {f"peak_{name}_bytes": value for name, value in memory.items()}
