@@ -94,7 +94,8 @@ def make_documents(
     name, was_there, waiting = escape_unprintable(name), False, []
     for number, row in rows:
         if column not in row:
-            reason = f"no column '{column}'; it has: {', '.join(row)[:200]}; name one with --text_column"
+            names = " ".join(", ".join(row)[:200].split())  # in one line, whatever stands in a header
+            reason = f"no column '{column}'; it has: {names}; name one with --text_column"
             waiting.append(Fault(path, str(number), reason))
             if len(waiting) == ROWS_WITHOUT and not was_there:
                 break
