@@ -59,13 +59,22 @@ def explained(place: str, what: str) -> Generator[None]:
 def say_error(message: str) -> None:
     """Print the line that a process ends with; of several (accelerate launch) only the first of a machine prints."""
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        print(f"error: {escape_unprintable(message)}", file=sys.stderr)
+        print(f"error: {as_one_line(message)}", file=sys.stderr)
 
 
 def say_note(message: str) -> None:
     """Print a line about the input on standard error; of several processes only the first of a machine prints."""
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        print(f"note: {escape_unprintable(message)}", file=sys.stderr)
+        print(f"note: {as_one_line(message)}", file=sys.stderr)
+
+
+def as_one_line(message: str) -> str:
+    """Return a message as one line that leaves a terminal as it was: a file's name may hold a line break.
+
+    >>> as_one_line("a\\nb.txt: no such file")
+    'a\\\\nb.txt: no such file'
+    """
+    return escape_unprintable(message.replace("\n", "\\n"))
 
 
 def escape_unprintable(text: str) -> str:

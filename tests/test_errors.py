@@ -75,8 +75,19 @@ def test_code_is_that_of_main_and_nothing_is_said(result, code, capsys):
             1,
             "error: [enforce fail at file.cc:664] . unexpected pos 6; what was complete before is untouched\n",
         ),
+        (InputError("a\nb.txt: no such file"), 2, "error: a\\nb.txt: no such file\n"),
     ],
-    ids=["input", "Chinese", "interrupt", "disk full", "no permission", "GPU full", "file limit", "cut off write"],
+    ids=[
+        "input",
+        "Chinese",
+        "interrupt",
+        "disk-full",
+        "no-permission",
+        "GPU-full",
+        "file-limit",
+        "cut-off-write",
+        "line-break",
+    ],
 )
 def test_fault_is_one_line_with_its_code(error, code, line, capsys):
     assert end_of(raising(error), capsys) == (code, line)
