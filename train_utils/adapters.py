@@ -12,7 +12,7 @@ from errors import InputError, first_line
 from files import whole
 from model_utils.checkpoint import load_model
 from model_utils.families import family_of
-from model_utils.shapes import find_embedding
+from model_utils.shapes import find_embedding, find_head
 
 
 def add_adapters(
@@ -104,4 +104,10 @@ def save_adapter(model: PeftModel, folder: Path) -> PreTrainedModel:
         if rows > find_embedding(plain).num_embeddings:
             plain.resize_token_embeddings(rows)  # of added tokens, whose rows stand in the adapter
         model = PeftModel.from_pretrained(plain, str(folder))
-    return model.merge_and_unload()
+    was_tied = getattr(model.config, "tie_word_embeddings", False)
+    merged = model.merge_and_unload()
+    # peft says untied where the head is not the input embedding: T5Gemma's is its decoder's, and stays tied to that.
+    tables = [module.weight for module in merged.modules() if isinstance(module, nn.Embedding)]
+    if any(find_head(merged).weight is table for table in tables):
+        merged.config.tie_word_embeddings = was_tied
+    return merged
