@@ -19,6 +19,8 @@ from train_utils.steps.fast_model import decoder_layers
 
 SHARDED_WEIGHTS = "pytorch_model_fsdp"  # how a name in a sharded checkpoint begins: accelerate's FSDP_MODEL_NAME
 
+ENDS = ("get_input_embeddings", "get_output_embeddings")
+
 
 def is_on(variable: str) -> bool:
     """Tell whether `accelerate launch` has set a switch for this process."""
@@ -91,6 +93,10 @@ def prepare_sharding(trainer: Trainer) -> None:
     plugin: Any = state.fsdp_plugin
     if plugin.transformer_cls_names_to_wrap is None:
         plugin.transformer_cls_names_to_wrap = layer_classes(model)
+    if isinstance(trainer.model, PeftModel):
+        # Accelerate finds no last norm in it, and would gather the head only when it is called: our losses read it.
+        trainer.create_optimizer()
+        vars(trainer.model).update(dict.fromkeys(ENDS, lambda: None))
     if args.activation_checkpointing:  # Trainer's would gather a layer once more
         plugin.activation_checkpointing, args.activation_checkpointing = True, False
 
@@ -99,6 +105,8 @@ class CheckShards(TrainerCallback):
     """Says what a process holds of the model, and ends a run whose weights are not sharded, before its first step."""
 
     def on_train_begin(self, args, state, control, model: Any = None, **kwargs):
+        for name in ENDS:
+            vars(model).pop(name, None)
         parameters = list(model.parameters())
         whole = sum(p.numel() for p in parameters if p.is_floating_point() and not isinstance(p, DTensor))
         if whole:
