@@ -448,7 +448,8 @@ def test_missing_reporter_is_one_line(train_options, tmp_path):
         train.main([*train_options, "--report_to", "wandb", "--output_dir", str(tmp_path / "out")])
 
 
-def test_missing_optimizer_is_one_line_and_leaves_no_record(train_options, tmp_path):
+def test_missing_optimizer_is_one_line_and_leaves_no_record(train_options, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # as where it is not installed
     with pytest.raises(InputError, match="install `bitsandbytes`"):
         train.main([*train_options, "--optim", "lion_32bit", "--output_dir", str(tmp_path / "out")])
     assert {path.name for path in (tmp_path / "out").glob("*")} <= {".lock"}
