@@ -1,5 +1,6 @@
 """Muon's update: momentum, orthogonalised by Newton-Schulz, for many matrices of one shape at once."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -40,18 +41,20 @@ def orthogonalise(matrices: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 def find_update(
     matrices: torch.Tensor, scales: list[torch.Tensor], dtype: torch.dtype
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return orthogonal matrices (N, A, B) in `dtype`, and the factors (N, A, 1) or (N, 1, B) that bring them to size.
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return orthogonal matrices (N, A, B) in `dtype`, and two factors, to be multiplied with in this order.
 
-    The factors make rows (or columns, of a wide matrix) of one size, as large as all were together (Li et al. 2025,
-    NorMuon). `scales`, the running means of their squares, (A, 1) or (1, B) each, are brought up to date in place.
+    The first, (N, A, 1) or (N, 1, B), makes rows (or columns, of a wide matrix) of one size, the second, (N, 1, 1), all
+    together as large as before (Li et al. 2025, NorMuon). `scales`, the running means of their squares, (A, 1) or
+    (1, B) each, are brought up to date in place.
     """
     update = orthogonalise(matrices, dtype)
-    squares = update.float().square().mean(-1 if scales[0].size(-1) == 1 else -2, keepdim=True)
+    whole = update.float()
+    squares = whole.square().mean(-1 if scales[0].size(-1) == 1 else -2, keepdim=True)
     torch._foreach_lerp_(scales, list(squares), 0.1)
-    inverse = torch.stack(scales).clamp_min(1e-10).reciprocal()
-    ratio = squares.sum((1, 2), keepdim=True) / (squares * inverse).sum((1, 2), keepdim=True).clamp_min(1e-20)
-    return update, (inverse * ratio).sqrt()
+    evening = torch.stack(scales).clamp_min(1e-10).rsqrt()
+    norm, even_norm = (torch.linalg.matrix_norm(x, keepdim=True) for x in (whole, whole * evening))
+    return update, evening, norm / even_norm.clamp_min(1e-10)
 
 
 @dataclass(frozen=True)
@@ -93,12 +96,12 @@ def step_muon(
     torch._foreach_lerp_(momenta, gradients, 1 - settings.momentum)
     update = torch.stack(torch._foreach_lerp(gradients, momenta, settings.momentum))
     if group:
-        update, factors = find_shared_update(update, scales, settings.dtype, rows, group)
+        update, *factors = find_shared_update(update, scales, settings.dtype, rows, group)
     else:
-        update, factors = find_update(update, scales, settings.dtype)
+        update, *factors = find_update(update, scales, settings.dtype)
     inputs, outputs = (rows, columns) if settings.transposed else (columns, rows)
     rate = settings.rate * max(1.0, outputs / inputs) ** 0.5
-    changes = list(update.float() * factors)
+    changes = list(math.prod(factors, start=update.float()))
     if settings.weight_decay:
         for parameter, change in zip(here, changes, strict=True):
             change.add_(parameter * (change * parameter > 0), alpha=settings.weight_decay)
@@ -120,7 +123,7 @@ def shard_group(tensor: torch.Tensor) -> dist.ProcessGroup | None:
 def find_shared_update(
     parts: torch.Tensor, scales: list[torch.Tensor], dtype: torch.dtype, rows: int, group: dist.ProcessGroup
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return what `find_update` does of this process's rows, `parts` (N, a, B), of N matrices (A, B), with all others'.
+    """Return `find_update` of N matrices (A, B) for the rows that are here, `parts` (N, a, B), its factors as one.
 
     Each process gets its share of the matrices whole, makes them orthogonal, and gives each process its rows back: two
     all-to-all exchanges in `dtype`, which carry (P - 1) / P of the matrices each way, while the work of a process falls
@@ -143,8 +146,8 @@ def find_shared_update(
     matrices = torch.cat([part.view(share, number, columns) for part, number in by_rows], dim=1)
     vectors = torch.zeros(2, count, scales[0].numel(), device=parts.device)  # scales and factors
     if share:
-        matrices, factors = find_update(matrices, scales[own], dtype)
-        vectors[:, own] = torch.stack([torch.stack(scales[own]), factors]).flatten(2)
+        matrices, evening, size_factors = find_update(matrices, scales[own], dtype)
+        vectors[:, own] = torch.stack([torch.stack(scales[own]), evening * size_factors]).flatten(2)
     back = torch.cat([part.reshape(-1) for part in matrices.split(heights, dim=1)])
     dist.all_to_all_single(sent.view(-1), back, as_rows, as_owner, group=group)
     dist.all_reduce(vectors, group=group)
