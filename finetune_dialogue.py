@@ -14,7 +14,6 @@ and plain text with alternating lines are read too, from .jsonl .json .csv .tsv 
 from collections import Counter
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -71,8 +70,6 @@ class DialogueArguments:
         check_range("replay", self.replay or 0, 0, 0.95)
         check_range("replay_replies", self.replay_replies, 0, 10_000)
         check_range("lora_rank", self.lora_rank, 1, 2**20)
-        if self.load_in_4bit and find_spec("bitsandbytes") is None:
-            raise ValueError("--load_in_4bit needs bitsandbytes: pip install -r requirements/qlora.txt")
 
     def check_typed(self, typed: set[str]) -> None:
         """Raise InputError for an option of the command line that has no effect without another one."""

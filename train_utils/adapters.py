@@ -1,5 +1,6 @@
 """Low-rank adapters beside the weights of a model, and trained rows for tokens that are new to it."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,12 @@ def name_module(model: PreTrainedModel, wanted: nn.Module) -> str:
 
 
 def four_bits(compute_type: torch.dtype) -> BitsAndBytesConfig:
-    """Return how a base is held in 4 bits beside its adapters: NF4, scales in 8 bits (QLoRA, Dettmers et al. 2023)."""
+    """Return how a base is held in 4 bits beside its adapters: NF4, scales in 8 bits (QLoRA, Dettmers et al. 2023).
+
+    Raises InputError where bitsandbytes is not installed.
+    """
+    if find_spec("bitsandbytes") is None:
+        raise InputError("--load_in_4bit needs bitsandbytes: pip install -r requirements/qlora.txt")
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
