@@ -159,12 +159,15 @@ def test_interrupt_before_a_script_begins_is_a_line_too():
     assert ended.stderr == "error: interrupted; what was complete before is untouched\n"
 
 
-@pytest.mark.parametrize("script", ["train.py", "finetune_dialogue.py", "chat.py", "export.py", "-m prepare_corpus"])
+@pytest.mark.parametrize(
+    "script", ["train.py", "finetune_dialogue.py", "chat.py", "export.py here --to peft", "-m prepare_corpus"]
+)
 def test_interrupt_while_a_script_imports_is_a_line(tmp_path, script):
     for package in ("transformers", "datasets"):
-        (tmp_path / f"{package}.py").write_text("raise KeyboardInterrupt")
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text("raise KeyboardInterrupt")
     source = Path(find_spec("transformers").origin).with_name("training_args.py")
-    shutil.copy(source, tmp_path)  # whose options are read from it beforehand, without importing it
+    shutil.copy(source, tmp_path / "transformers")  # whose options are read from it beforehand, without importing it
     ended = subprocess.run(
         [sys.executable, *script.split()], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False,
         env={**os.environ, "PYTHONPATH": str(tmp_path)},

@@ -566,7 +566,7 @@ def test_help_teaches(capsys):
 def test_trains_on_a_prepared_corpus_mixed_by_weights(train_options, corpus_folder, corpus_file, tmp_path, capsys):
     config = tmp_path / "mix.yaml"
     sources = f"[{{path: {corpus_folder}, weight: 3}}, {{path: {corpus_file}, weight: 1}}]"
-    config.write_text(f"sources: {sources}\noutput_dir: {tmp_path / 'mix'}\n")
+    config.write_text(f"mixture: {sources}\noutput_dir: {tmp_path / 'mix'}\n")
     assert train.main([str(config), *without(train_options, "--corpus")]) == 0
     record = yaml.safe_load((tmp_path / "mix" / "run.yaml").read_text())
     assert {"eval_en_bits_per_byte", "eval_zh_bits_per_byte"} <= record["metrics"].keys()
