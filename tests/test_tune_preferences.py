@@ -87,10 +87,10 @@ def test_resumes_bit_for_bit(options, pair_file, tuned, tmp_path, weights):
 def test_pairs_are_made_from_the_model_once_for_a_seed(options, tmp_path, capsys, monkeypatch):
     made = []
     monkeypatch.setattr(own_pairs, "generate_rows", lambda *a, **k: made.append(generate_rows(*a, **k)) or made[-1])
-    few = [*options, "--max_steps", "1", "--prompts", "8", "--samples", "2"]
+    few = [*options, "--max_steps", "1", "--prompts", "16", "--samples", "2"]
     assert tune_preferences.main([*few, "--output_dir", str(tmp_path / "a")]) == 0
     output = capsys.readouterr().out
-    assert "preferences: 8 prompts, 2 replies to each: " in output
+    assert "preferences: 16 prompts, 2 replies to each: " in output
     assert output.count("\n        + ") == output.count("\n        - ") == 5
     monkeypatch.setattr(own_pairs, "choose_pair", lambda *_: pytest.fail("made again"))
     assert tune_preferences.main([*few, "--output_dir", str(tmp_path / "b")]) == 0
