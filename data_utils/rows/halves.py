@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import torch
@@ -9,14 +10,12 @@ from datasets import Dataset, Features
 from transformers import PreTrainedTokenizerBase
 
 from data_utils.caching import cache_key, generate_rows
-from data_utils.dialogue.checking import DialogueError, is_learned
-from data_utils.dialogue.format import IGNORE_LABEL, encode_dialogue, set_weights
+from data_utils.dialogue.checking import is_learned
+from data_utils.dialogue.format import IGNORE_LABEL, encode_dialogue
 from data_utils.dialogue.window import fit_messages
-from data_utils.rows.packing import IDS
-from errors import InputError
+from data_utils.rows.packing import IDS, encode_each
 
 SourceTarget = tuple[np.ndarray, np.ndarray]
-PAIR_FEATURES = Features(dict.fromkeys(("input_ids", "labels"), IDS))
 ROW_FEATURES = Features(
     dict.fromkeys(("input_ids", "labels", "decoder_input_ids", "source_parts", "target_parts"), IDS)
 )
@@ -73,17 +72,9 @@ def encode_halves(
     dialogues: Dataset, tokenizer: PreTrainedTokenizerBase, tokenizer_key: str, max_tokens: int
 ) -> Dataset:
     """Encode dialogues to pairs of at most `max_tokens`, as `encode_replies` does."""
-
-    def encode() -> Iterator[dict]:
-        for dialogue in dialogues:
-            try:
-                messages = set_weights(dialogue["messages"], dialogue["unlearned"])
-                yield from encode_replies(tokenizer, messages, max_tokens)
-            except DialogueError as error:
-                raise InputError(f"{tokenizer.name_or_path}: {error}") from error
-
     key = cache_key("encode_halves", dialogues._fingerprint, tokenizer_key, max_tokens)
-    return generate_rows(encode, PAIR_FEATURES, key, "encoding dialogues")
+    encode = partial(encode_replies, tokenizer, max_tokens=max_tokens)
+    return encode_each(dialogues, tokenizer, encode, key)
 
 
 def choose_sides(lengths: np.ndarray, row_tokens: int) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """Packs token ids into rows of equal length: nothing is padded in vain, nothing is lost."""
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,6 +28,7 @@ class Rows(Protocol):
     def __getitem__(self, place: int, /) -> Any: ...
 
 
+ENCODED = Features(dict.fromkeys(("input_ids", "labels"), IDS))
 PACKED_FEATURES = Features(dict.fromkeys(("input_ids", "labels", "position_ids"), IDS))
 BATCH_ROWS = 1000
 
@@ -72,17 +73,30 @@ def encode_dialogues(
 ) -> Dataset:
     """Encode dialogues to `input_ids` and `labels` of at most `max_tokens`; one that cannot fit is dropped."""
 
-    def encode() -> Iterator[dict]:
-        for dialogue in dialogues:
-            try:
-                encoded = fit_dialogue(tokenizer, set_weights(dialogue["messages"], dialogue["unlearned"]), max_tokens)
-            except DialogueError as error:
-                raise InputError(f"{tokenizer.name_or_path}: {error}") from error
-            if encoded:
-                yield encoded
+    def encode(messages: list[dict]) -> list[dict]:
+        encoded = fit_dialogue(tokenizer, messages, max_tokens)
+        return [encoded] if encoded else []
 
     key = cache_key("encode_dialogues", dialogues._fingerprint, tokenizer_key, max_tokens)
-    return generate_rows(encode, Features({"input_ids": IDS, "labels": IDS}), key, "encoding dialogues")
+    return encode_each(dialogues, tokenizer, encode, key)
+
+
+def encode_each(
+    dialogues: Dataset, tokenizer: PreTrainedTokenizerBase, encode: Callable[[list[dict]], Iterable[dict]], key: str
+) -> Dataset:
+    """Return the rows of `input_ids` and `labels` that `encode` makes of each dialogue's messages; kept under a key.
+
+    Raises InputError, which names the tokenizer's place, where a dialogue can't be encoded.
+    """
+
+    def encode_all() -> Iterator[dict]:
+        for dialogue in dialogues:
+            try:
+                yield from encode(set_weights(dialogue["messages"], dialogue["unlearned"]))
+            except DialogueError as error:
+                raise InputError(f"{tokenizer.name_or_path}: {error}") from error
+
+    return generate_rows(encode_all, ENCODED, key, "encoding dialogues")
 
 
 def assign_rows(lengths: list[int], row_tokens: int) -> list[list[int]]:
