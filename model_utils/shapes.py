@@ -96,6 +96,13 @@ def find_head(model: PreTrainedModel) -> nn.Linear:
     return cast(nn.Linear, model.get_output_embeddings())
 
 
+def hidden_matrices(model: PreTrainedModel) -> list[nn.Parameter]:
+    """Return the weights of two dimensions outside of embeddings and head, which Muon trains."""
+    embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+    ends = {id(p) for module in (*embeddings, find_head(model)) if module is not None for p in module.parameters()}
+    return [p for p in model.parameters() if p.ndim == 2 and id(p) not in ends]
+
+
 def list_parts(config: PretrainedConfig) -> list[PretrainedConfig]:
     """Return a config and those in it, of an encoder and a decoder."""
     return [config, *(getattr(config, name) for name in config.sub_configs)]

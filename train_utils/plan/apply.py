@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from errors import InputError
-from model_utils.shapes import count_parameters, find_embedding, find_head, flops_per_token
+from model_utils.shapes import count_parameters, find_embedding, find_head, flops_per_token, hidden_matrices
 from train_utils.arguments import RunArguments, dtype_name
 from train_utils.checkpoint import read_record
 from train_utils.clock import process_seconds
@@ -142,7 +142,7 @@ def shape_of(model: PreTrainedModel, row_tokens: int, vocab_size: int | None = N
     weights = parameters - (tables - 1) * embedding.weight.numel() + more
     parameters += tables * more
     layers, size = config.num_hidden_layers, vocab_size or embedding.num_embeddings
-    muon = sum(muon_flops(*p.shape) for p in model.parameters() if p.ndim == 2 and id(p) not in outside)
+    muon = sum(muon_flops(*p.shape) for p in hidden_matrices(model))
     return Shape(width, layers, size, parameters, weights, flops + 6 * more, muon)
 
 

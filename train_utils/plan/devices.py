@@ -7,9 +7,7 @@ sent overlaps what is computed, so that a step takes the longer of the two.
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
-
-from model_utils.shapes import count_parameters, flops_per_token
+from model_utils.shapes import count_parameters, flops_per_token, hidden_matrices
 from train_utils.device_options import DeviceOptions
 from train_utils.plan.rule import muon_flops
 from train_utils.steps.fast_model import LOGITS_BYTES, decoder_layers
@@ -63,16 +61,13 @@ def measure_model(
     """Return the sizes of a model, which may be on the meta device, in bf16 (2 bytes) or fp32 (4)."""
     layers = decoder_layers(model)
     layer = count_parameters(layers[0])
-    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    head = model.get_output_embeddings()
-    outside = embeddings | ({id(head.weight)} if head is not None else set())
-    inner = [p for p in model.parameters() if p.ndim == 2 and id(p) not in outside] if muon else []
+    matrices = hidden_matrices(model) if muon else []
     config, width = model.config, model.config.hidden_size
     inner_width = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * width
     parameters = count_parameters(model)
     return Sizes(
         parameters=parameters,
-        matrices=sum(p.numel() for p in inner),
+        matrices=sum(p.numel() for p in matrices),
         layer=layer,
         ends=parameters - layer * len(layers),
         layers=len(layers),
@@ -82,7 +77,7 @@ def measure_model(
         # 75 bytes a dimension where the inner width is three times the width, in fp32 (plan/rule.py): 7 D + 4 F.
         activation_elements=7 * width + 4 * inner_width,
         token_flops=flops_per_token(model, row_tokens),
-        muon_flops=sum(muon_flops(*p.shape) for p in inner),
+        muon_flops=sum(muon_flops(*p.shape) for p in matrices),
         compute_bytes=compute_bytes,
         checkpointed=checkpointed,
     )

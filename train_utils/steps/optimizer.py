@@ -10,6 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from model_utils.shapes import hidden_matrices
 from train_utils.steps.muon import MuonSettings, step_muon
 
 MOMENTUM = 0.95
@@ -117,13 +118,12 @@ def muon_adamw(
         bf16: orthogonalise in bfloat16, where that is fast.
     """
     inputs = {id(p) for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
-    head = model.get_output_embeddings()
-    outputs = {id(p) for p in head.parameters()} - inputs if head is not None else set()
     # GPT-2's layers keep their weights as (inputs, outputs), where nn.Linear has (outputs, inputs).
     turned = {id(module.weight) for module in model.modules() if isinstance(module, Conv1D)}
     trained = [p for p in model.parameters() if p.requires_grad]
-    matrices = [p for p in trained if p.ndim == 2 and id(p) not in inputs | outputs]
-    rest = [p for p in trained if id(p) not in inputs and (p.ndim != 2 or id(p) in outputs)]
+    matrices = [p for p in hidden_matrices(model) if p.requires_grad]
+    apart = inputs | {id(p) for p in matrices}
+    rest = [p for p in trained if id(p) not in apart]
     adamw = {"algorithm": "adamw", "weight_decay": 0.0, "betas": betas, "eps": epsilon}
     muon = {"algorithm": "muon", "weight_decay": weight_decay, "momentum": MOMENTUM, "bf16": bf16}
     muon["lr"] = rates.matrices
