@@ -60,12 +60,16 @@ class TopicIndex:
         return math.sqrt(sum(self._weigh(unit) ** 2 for unit in set(units))) or 1.0
 
     def find_like(self, question: list[str]) -> set[str]:
-        """Return the units of the NEAREST questions to one, and of their replies."""
+        """Return the units of the NEAREST questions to one, itself aside, and of their replies: a reply that was learned
+        with a question tells nothing of others.
+        """
+        itself = self._norm(question) * (1 - 1e-9)
         likeness: dict[int, float] = defaultdict(float)
         for unit in set(question):
             for number in self._with_unit.get(unit, ()):
                 likeness[number] += self._weigh(unit) ** 2 / self._norms[number]
-        nearest = nlargest(NEAREST, likeness, key=likeness.__getitem__)
+        others = (number for number, value in likeness.items() if value < itself)
+        nearest = nlargest(NEAREST, others, key=likeness.__getitem__)
         return {unit for number in nearest for part in self._exchanges[number] for unit in part}
 
     def measure_fit(self, question: str, reply: str) -> float:

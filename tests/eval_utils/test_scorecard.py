@@ -70,6 +70,13 @@ def test_topic(question, reply, fits):
     assert topic.is_on_topic(question, reply) == fits
 
 
+def test_what_was_learned_with_a_question_tells_nothing_of_its_topic():
+    question, reply = EXCHANGES[2]
+    assert not topic.is_on_topic(question, "看医生。")
+    assert topic.is_on_topic(f"{question}啊", "看医生。")
+    assert topic.is_on_topic(question, reply)  # which has a word of the question
+
+
 class Scripted:
     """Answers by rule, and keeps what it was asked."""
 
