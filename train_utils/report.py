@@ -24,6 +24,14 @@ LABELS = {
     "bits_per_byte": "bits per byte",
     "accuracy": "token accuracy",
     "preference_accuracy": "preference accuracy",
+    "reward_margin": "margin of the reward",
+}
+# Panels of the picture and the figures of an evaluation that each shows.
+PANELS = {
+    "loss (nats)": ("loss",),
+    "margin of the reward": ("reward_margin",),
+    "preference accuracy": ("preference_accuracy",),
+    "nats a token of replies": ("chosen_nats", "rejected_nats"),
 }
 
 
@@ -49,24 +57,46 @@ def describe_memory(peaks: dict[str, int]) -> str:
     return ", ".join(f"{value / 1e9:.1f} GB {places[name]}" for name, value in peaks.items())
 
 
+def name_curve(name: str, figure: str) -> str | None:
+    """Return what a value of Trainer's log is called among the curves of a figure; None for a value of another figure.
+
+    >>> name_curve("loss", "loss"), name_curve("eval_zh_loss", "loss"), name_curve("grad_norm", "loss")
+    ('training', 'held-out zh', None)
+    >>> name_curve("eval_training_chosen_nats", "chosen_nats")
+    'training pairs, chosen'
+    """
+    if name == figure == "loss":
+        return "training"
+    if not (name == f"eval_{figure}" or (name.startswith("eval_") and name.endswith(f"_{figure}"))):
+        return None
+    part = name.removeprefix("eval_").removesuffix(figure).strip("_")
+    label = "training pairs" if part == "training" else f"held-out {part}".strip()
+    return label + (f", {figure.removesuffix('_nats')}" if figure.endswith("_nats") else "")
+
+
 def plot_loss(history: list[dict[str, Any]], path: Path) -> None:
-    """Draw training loss and held-out losses over steps, from Trainer's log history."""
-    figure, axes = plt.subplots(figsize=(8, 4.5), dpi=120, layout="constrained")
-    curves: dict[str, list[tuple[int, float]]] = {}
-    for entry in history:
-        for name, value in entry.items():
-            if name == "loss" or (name.startswith("eval_") and name.endswith("_loss")):
-                curves.setdefault(name, []).append((entry["step"], value))
-    for name, points in curves.items():
-        label = "training" if name == "loss" else "held-out " + name.removeprefix("eval_").removesuffix("_loss")
-        axes.plot(*zip(*points, strict=True), label=label.strip(), marker="" if name == "loss" else "o")
-    axes.set(xlabel="step", ylabel="loss (nats a token)")
-    axes.grid(alpha=0.3)
-    if curves:
-        axes.legend()
+    """Draw training loss and held-out figures over steps, from Trainer's log history: those of PANELS that it has."""
+    panels: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    for title, figures in PANELS.items():
+        curves: dict[str, list[tuple[int, float]]] = {}
+        for entry, name, figure in ((e, name, figure) for e in history for name in e for figure in figures):
+            if label := name_curve(name, figure):
+                curves.setdefault(label, []).append((entry["step"], entry[name]))
+        if curves or not panels:
+            panels[title] = curves
+    picture, grid = plt.subplots(
+        ncols=len(panels), figsize=(8 + 4 * (len(panels) - 1), 4.5), dpi=120, layout="constrained", squeeze=False
+    )
+    for axes, (title, curves) in zip(grid[0], panels.items(), strict=True):
+        for label, points in curves.items():
+            axes.plot(*zip(*points, strict=True), label=label, marker="" if label == "training" else "o")
+        axes.set(xlabel="step", ylabel=title)
+        axes.grid(alpha=0.3)
+        if curves:
+            axes.legend()
     with whole(path) as aside:
-        figure.savefig(aside)
-    plt.close(figure)
+        picture.savefig(aside)
+    plt.close(picture)
 
 
 def write_report(

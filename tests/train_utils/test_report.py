@@ -137,3 +137,11 @@ def test_picture_shows_each_curve(tmp_path, monkeypatch):
         "held-out en": [[10, 20], [4.5, 4.0]],
         "held-out zh": [[10, 20], [4.9, 4.96]],
     }
+
+
+def test_pictures_of_preferences_have_panels_of_their_own(tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr("matplotlib.axes.Axes.set", lambda self, **names: shown.append(names["ylabel"]))
+    figures = {"loss": 0.7, "reward_margin": 0.1, "preference_accuracy": 0.5, "chosen_nats": 2.0, "rejected_nats": 3.0}
+    plot_loss([{**{f"eval_en_{name}": value for name, value in figures.items()}, "step": 4}], tmp_path / "loss.png")
+    assert shown == ["loss (nats)", "margin of the reward", "preference accuracy", "nats a token of replies"]
