@@ -60,10 +60,8 @@ class TopicIndex:
         return math.sqrt(sum(self._weigh(unit) ** 2 for unit in set(units))) or 1.0
 
     def find_like(self, question: list[str]) -> set[str]:
-        """Return the units of the NEAREST questions to one, itself aside, and of their replies: a reply that was learned
-        with a question tells nothing of others.
-        """
-        itself = self._norm(question) * (1 - 1e-9)
+        """Return the units of the NEAREST questions to one, and of their replies."""
+        itself = self._norm(question) * (1 - 1e-9)  # left out: a reply that was learned with it tells nothing of others
         likeness: dict[int, float] = defaultdict(float)
         for unit in set(question):
             for number in self._with_unit.get(unit, ()):
