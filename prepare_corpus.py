@@ -141,7 +141,7 @@ def is_finished(output: Path, settings: dict, overwrite: bool) -> bool:
     if overwrite:
         for name in (MANIFEST, "report.json", "report.md"):
             (output / name).unlink(missing_ok=True)
-        for name in ("data", "pictures", ".work"):
+        for name in ("data", ".work"):
             shutil.rmtree(output / name, ignore_errors=True)
     corpus = output / MANIFEST
     if corpus.exists():

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from data_utils.preparation.filters import mask_example
+from data_utils.preparation.tally import mask_example
 from data_utils.readers.books import join_pdf_lines
 from data_utils.readers.webpages import decode_page
 from data_utils.readers.wikitext import extract_article

@@ -6,7 +6,7 @@ from typing import Any
 
 from datatrove.pipeline.base import PipelineStep
 
-from data_utils.preparation.report import describe_languages
+from data_utils.preparation.report import describe_languages, total
 from data_utils.preparation.tally import format_bytes, plural, read_tallies
 from data_utils.readers.faults import name_faults
 from data_utils.readers.files import Fault
@@ -34,10 +34,7 @@ class CheckBroken(PipelineStep):
                 f"{self.max_broken_fraction:g}: {plural(len(faults), 'fault')}: {name_faults(faults)}; "
                 "repair it, leave it out, or allow more"
             )
-        read, kept = (
-            sum(counts[0] for tally in tallies for counts in list(tally["steps"].values())[place].values())
-            for place in (0, -1)
-        )
+        read, kept = (sum(total(list(tally["steps"].values())[place])[0] for tally in tallies) for place in (0, -1))
         if not kept:
             dropped: Counter = Counter()
             for tally in tallies:
@@ -47,21 +44,15 @@ class CheckBroken(PipelineStep):
 
 
 def measure_broken(tallies: list[dict], files: list[dict]) -> tuple[float, str]:
-    """Return the share of the input that is broken, and of what it is the share: the largest of three.
+    """Return the share of the input that is broken, and of what it is the share: the larger of two.
 
-    Files of which nothing could be read; bytes of those and behind breaks of others; faults among the documents. So a
-    dump with one bad page of a million is sound, one of two files that is broken is a half, and so is a dump that
-    breaks off halfway.
+    Bytes of what could not be read at all, and faults among the documents: a dump with one bad page of a million is
+    sound.
     """
-    unread = Counter()
-    for tally in tallies:
-        unread.update(tally["unread"])
-    broken_files = sum(unread.get(file["path"], -1) >= file["bytes"] for file in files)
-    lost_bytes = unread.total() + sum(tally["lost_bytes"] for tally in tallies)
+    unread = sum(tally["unread_bytes"] for tally in tallies)
     faults = sum(len(tally["faults"]) for tally in tallies)
-    documents = sum(count[0] for tally in tallies for count in tally["steps"].get("read", {}).values())
+    documents = sum(total(tally["steps"].get("read", {}))[0] for tally in tallies)
     return max(
-        (broken_files / max(len(files), 1), f"{broken_files:,} of {plural(len(files), 'file')}"),
-        (lost_bytes / max(sum(file["bytes"] for file in files), 1), f"{format_bytes(lost_bytes)} lost"),
+        (unread / max(sum(file["bytes"] for file in files), 1), f"{format_bytes(unread)} unreadable"),
         (faults / max(faults + documents, 1), f"{plural(faults, 'fault')} to {plural(documents, 'document')}"),
     )

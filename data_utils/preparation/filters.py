@@ -1,19 +1,20 @@
 """Cleans documents by named steps in order, each switchable and counted, with examples of what it does.
 
-A step is a pure function `(text, language) -> text`, or `Dropped(reason)`. Where it is slow, a scan looks at a batch of
-texts first and tells it of each what need not be looked for. One class wraps both as a block of datatrove; its counts
-are datatrove's statistics: `total`, `forwarded`, `dropped`, `dropped_REASON`, `changed`.
+A step takes a batch of documents and returns for each the text that it makes of it, or `Dropped(reason)`. Where it is
+slow, a scan looks at all texts of the batch first and tells of each what need not be looked for.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
 from datatrove.data import Document
-from datatrove.pipeline.filters.base_filter import BaseFilter
+from datatrove.pipeline.base import PipelineStep
 
 from data_utils.preparation.arguments import STEPS, CleaningArguments
+from data_utils.preparation.tally import Dropped, Tally
+from data_utils.readers.limits import OutOfTime, limit_seconds
 from data_utils.text.boilerplate import drop_boilerplate
 from data_utils.text.characters import find_kinds
 from data_utils.text.cleaning import clean_text, drop_stop_words
@@ -25,59 +26,67 @@ from data_utils.text.quality import drop_policy_lines, judge_quality, scan_quali
 from data_utils.text.repetition import judge_repetition, scan_repetition
 
 BATCH_DOCUMENTS = 256  # looked at together
-EXAMPLES = 3  # kept of each reason, from each task
-EXAMPLE_CHARACTERS = 200
-MASKED_CHARACTERS = 500_000  # looked through for an example
+BATCH_CHARACTERS = 250_000  # whose arrays stay in the processor's cache
+
+Results = list[str | Dropped]
+Step = Callable[[list[Document]], Results]
 
 
-@dataclass(frozen=True)
-class Dropped:
-    """A document that a step leaves out, and why, in one word."""
-
-    reason: str
-
-
-def build_filters(options: CleaningArguments | None = None) -> list:
-    """Return the steps that are on as datatrove blocks, in the order of STEPS.
+def build_filters(options: CleaningArguments, tally: Tally, max_seconds: float = 0) -> list[PipelineStep]:
+    """Return the steps that are on as blocks of datatrove, in the order of STEPS: what can be in chains.
 
     Args:
-        options: which steps; the defaults where None.
+        max_seconds: of the processor, that a step may take for a document; 0: no limit.
     """
-    options = options or CleaningArguments()
     if "simplified" in options.clean:
         check_variant()
-    functions: dict[str, Callable] = {
-        "unicode": lambda text, _, kinds: clean_text(text, kinds=kinds),
-        "mojibake": lambda text, _, known: Dropped("lost") if (t := repair_misread(text, known)) is None else t,
-        "invisible": lambda text, _, kinds: drop_invisible(text, kinds),
-        "compatible": lambda text, _: fold_compatible(text),
-        "simplified": lambda text, language: to_simplified(text) if language == "zh" else text,
-        "policy": lambda text, _: drop_policy_lines(text),
-        "quality": partial(apply_judge, judge_quality),
-        "repetition": partial(apply_judge, judge_repetition),
-        "private": lambda text, _, known: mask_private(text, known),
-        "stop_words": lambda text, _: drop_stop_words(text),
-        "length": partial(check_length, min_characters=options.min_characters),
+    steps: dict[str, Step] = {
+        "unicode": each(lambda text, _, kinds: clean_text(text, kinds=kinds), lambda texts, _: find_kinds(texts)),
+        "mojibake": each(
+            lambda text, _, known: Dropped("lost") if (t := repair_misread(text, known)) is None else t,
+            lambda texts, _: scan_plausibility(texts),
+        ),
+        "invisible": each(lambda text, _, kinds: drop_invisible(text, kinds), lambda texts, _: find_kinds(texts)),
+        "compatible": each(lambda text, _: fold_compatible(text)),
+        "language": partial(keep_languages, languages=frozenset(options.languages)),
+        "simplified": each(lambda text, language: to_simplified(text) if language == "zh" else text),
+        "policy": each(lambda text, _: drop_policy_lines(text)),
+        "quality": each(partial(apply_judge, judge_quality), scan_quality),
+        "repetition": each(partial(apply_judge, judge_repetition), scan_repetition),
+        "private": each(lambda text, _, known: mask_private(text, known), lambda texts, _: scan_digits(texts)),
+        "stop_words": each(lambda text, _: drop_stop_words(text)),
+        "length": each(partial(check_length, min_characters=options.min_characters)),
     }
-    scans: dict[str, Callable] = {
-        "unicode": lambda texts, _: find_kinds(texts),
-        "mojibake": lambda texts, _: scan_plausibility(texts),
-        "invisible": lambda texts, _: find_kinds(texts),
-        "quality": scan_quality,
-        "repetition": scan_repetition,
-        "private": lambda texts, _: scan_digits(texts),
-    }
-    blocks = []
-    for name in STEPS:
-        if name not in options.clean:
-            continue
-        if name == "language":
-            blocks.append(LanguageStep(options.languages))
-        elif name == "boilerplate":
-            blocks.append(BoilerplateStep())
+    blocks: list[PipelineStep] = []
+    for name in (name for name in STEPS if name in options.clean):
+        tally.steps[name] = {}  # in their order, also where nothing comes through
+        if name == "boilerplate":
+            blocks.append(DropBoilerplate(tally))
+        elif blocks and isinstance(blocks[-1], Chain):
+            blocks[-1].steps[name] = steps[name]
         else:
-            blocks.append(CleaningStep(name, functions[name], scans.get(name)))
+            blocks.append(Chain({name: steps[name]}, tally, max_seconds))
     return blocks
+
+
+def each(function: Callable[..., str | Dropped], scan: Callable[[list[str], list[str]], list] | None = None) -> Step:
+    """Return a step of `function(text, language)`, or, with a scan of (texts, languages), `(text, language, known)`."""
+
+    def apply(batch: list[Document]) -> Results:
+        texts, languages = [doc.text for doc in batch], [doc.metadata.get("language", "") for doc in batch]
+        known = [scan(texts, languages)] if scan else []
+        return [function(*facts) for facts in zip(texts, languages, *known, strict=True)]
+
+    return apply
+
+
+def keep_languages(batch: list[Document], languages: frozenset[str]) -> Results:
+    """Name the language of each document in its metadata; drop what is none of those wanted."""
+    results: Results = []
+    for doc, scripts in zip(batch, scan_scripts([doc.text for doc in batch]), strict=True):
+        doc.metadata["language"] = language = identify_language(doc.text, scripts)
+        results.append(doc.text if language in languages else Dropped(language or "none"))
+    return results
 
 
 def apply_judge(judge: Callable[..., str | None], text: str, language: str, known: object) -> str | Dropped:
@@ -92,106 +101,61 @@ def check_length(text: str, language: str, min_characters: int) -> str | Dropped
     return text if size >= max(1, min_characters) else Dropped("short" if size else "empty")
 
 
-class CleaningStep(BaseFilter):
-    """A pure step as a datatrove block; `examples` holds the first texts that it changed, before and after."""
+class Chain(PipelineStep):
+    """Several steps of cleaning, each on a batch of documents, one after the other, and counted."""
 
-    def __init__(self, name: str, function: Callable, scan: Callable | None = None):
-        """Take `function(text, language)`, or with `scan(texts, languages)` `function(text, language, known)`."""
-        self.name = name
-        super().__init__(batch_size=BATCH_DOCUMENTS)
-        self.function, self.scan = function, scan
-        self.examples: list[dict] = []
+    type, name = "FILTER", "chain"
 
-    def filter(self, doc: Document) -> bool | tuple[bool, str]:
-        """Apply the step to a document: change its text in place, or drop it."""
-        return self.filter_batch([doc])[0]
+    def __init__(self, steps: dict[str, Step], tally: Tally, max_seconds: float) -> None:
+        super().__init__()
+        self.steps, self.tally, self.max_seconds = steps, tally, max_seconds
 
-    def filter_batch(self, batch: list[Document]) -> list[bool | tuple[bool, str]]:
-        """Apply the step to many documents: change their texts in place, or drop them."""
-        languages = [doc.metadata.get("language", "") for doc in batch]
-        if self.scan is None:
-            results = [self.function(doc.text, language) for doc, language in zip(batch, languages, strict=True)]
-        else:
-            known = self.scan([doc.text for doc in batch], languages)
-            results = [self.function(doc.text, *facts) for doc, *facts in zip(batch, languages, known, strict=True)]
-        return [
-            True if result is doc.text else self.settle(doc, result) for doc, result in zip(batch, results, strict=True)
-        ]
+    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Any:
+        """Pass on the documents that all steps keep."""
+        for batch in batches(data):
+            documents = batch
+            for name, step in self.steps.items():
+                begun = time.perf_counter()
+                results = self.apply(step, documents) if documents else []
+                self.tally.seconds[name] = self.tally.seconds.get(name, 0) + time.perf_counter() - begun
+                documents = self.tally.settle(name, documents, results)
+            yield from documents
 
-    def settle(self, doc: Document, result: str | Dropped) -> bool | tuple[bool, str]:
-        """Count what a step made of a document and keep an example."""
-        if isinstance(result, Dropped):
-            return False, result.reason
-        if result != doc.text:
-            self.stat_update("changed")
-            self.stat_update("characters_removed", value=max(0, len(doc.text) - len(result)))
-            if len(self.examples) < EXAMPLES and len(doc.text) < MASKED_CHARACTERS:
-                before, after = show_difference(doc.text, result)
-                self.examples.append({"id": doc.id, "before": before, "after": after})
-            doc.text = result
-        return True
+    def apply(self, step: Step, documents: list[Document]) -> Results:
+        """Return what a step makes of documents; one that takes too long is dropped, whatever stands beside it."""
+        try:
+            with limit_seconds(self.max_seconds):
+                return step(documents)
+        except OutOfTime:
+            if len(documents) == 1:
+                return [Dropped("took too long")]
+            return [result for document in documents for result in self.apply(step, [document])]
 
 
-def mask_example(text: str) -> str:
-    """Return the beginning of a text for the report: private data masked, whichever steps are on.
-
-    Masked before it is cut to a length, since half a key or number isn't found.
-
-    >>> mask_example("call 138-\u200b1234-5678")
-    'call [PHONE]'
-    """
-    text = text[:MASKED_CHARACTERS]
-    plain = drop_invisible(fold_compatible(text))  # the numbers as a reader sees them
-    masked = mask_private(plain)
-    masked = text if masked == plain else masked
-    return masked[:-EXAMPLE_CHARACTERS] if len(text) == MASKED_CHARACTERS else masked
-
-
-def show_difference(before: str, after: str) -> tuple[str, str]:
-    """Return both texts, masked, from a little before the place where they begin to differ.
-
-    The first is "" where nothing but private data differs.
-
-    >>> show_difference("-" * 100 + "and milk", "-" * 100 + "or milk")[0].lstrip("-")
-    'and milk'
-    >>> show_difference("write to li.lei@qq.com", "write to [EMAIL]")
-    ('', 'write to [EMAIL]')
-    """
-    masked = mask_example(before), mask_example(after)
-    pairs = zip(*((before, after) if masked[0] == masked[1] else masked), strict=False)
-    place = next((i for i, (a, b) in enumerate(pairs) if a != b), min(map(len, masked)))
-    before, after = (text[max(0, place - 40) :][:EXAMPLE_CHARACTERS] for text in masked)
-    return ("" if masked[0] == masked[1] else before), after
-
-
-class LanguageStep(CleaningStep):
-    """Names the language of each document in its metadata, and keeps those of some."""
-
-    def __init__(self, languages: list[str]):
-        super().__init__("language", lambda text, language: text)
-        self.languages = frozenset(languages)
-
-    def filter_batch(self, batch: list[Document]) -> list[bool | tuple[bool, str]]:
-        """Identify the languages; drop what is none of those wanted."""
-        scripts = scan_scripts([doc.text for doc in batch])
-        results = []
-        for doc, counts in zip(batch, scripts, strict=True):
-            doc.metadata["language"] = language = identify_language(doc.text, counts)
-            results.append(language in self.languages or self.settle(doc, Dropped(language or "none")))
-        return results
-
-
-class BoilerplateStep(CleaningStep):
+class DropBoilerplate(PipelineStep):
     """Drops lines that many documents of a source repeat; it looks at a window of documents at a time."""
 
-    def __init__(self):
-        super().__init__("boilerplate", lambda text, language: text)
+    type, name = "FILTER", "boilerplate"
+
+    def __init__(self, tally: Tally) -> None:
+        super().__init__()
+        self.tally = tally
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Any:
         """Pass documents on without such lines, in order and in bounded memory."""
-        pairs = drop_boilerplate(data, text_of=lambda doc: doc.text, source_of=lambda doc: doc.metadata.get("source"))
-        for doc, text in pairs:
-            self.stat_update("total", "forwarded")
-            self.settle(doc, text)
-            self.update_doc_stats(doc)
-            yield doc
+        pairs = drop_boilerplate(data, text_of=lambda doc: doc.text, source_of=lambda doc: doc.metadata["source"])
+        for document, text in pairs:
+            yield from self.tally.settle(self.name, [document], [text])
+
+
+def batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    """Yield documents in batches of about BATCH_CHARACTERS."""
+    batch, held = [], 0
+    for document in documents:
+        batch.append(document)
+        held += len(document.text)
+        if held >= BATCH_CHARACTERS or len(batch) >= BATCH_DOCUMENTS:
+            yield batch
+            batch, held = [], 0
+    if batch:
+        yield batch

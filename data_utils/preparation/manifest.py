@@ -8,7 +8,6 @@ from typing import Any
 from datatrove.pipeline.base import PipelineStep
 
 from data_utils.preparation.checks import measure_broken
-from data_utils.preparation.pictures import draw_pictures
 from data_utils.preparation.report import format_report
 from data_utils.preparation.tally import EXAMPLES, read_tallies, write_json
 from data_utils.sources.folder import MANIFEST
@@ -30,67 +29,49 @@ class WriteReport(PipelineStep):
         output = self.work.parent
         remove_cut_off(output), remove_cut_off(self.work / "data")
         read, written = (read_tallies(self.work, stage) for stage in ("read", "write"))
-        report = merge_tallies(read, written, self.files)
+        report = merge_tallies([*read, *written])
+        report["files"] = dict(Counter(file["source"] for file in self.files))
         report["broken"] = dict(zip(("share", "words"), measure_broken(read, self.files), strict=True))
         report["seconds"] = sum_seconds(self.work / "runs", read)
-        draw_pictures(report, output / "pictures")
         write_json(output / "report.json", report)
         write_whole(output / "report.md", escape_unprintable(format_report(report, output.name)))
         if (self.work / "data").exists():
             move_whole(self.work / "data", output / "data")
         shards = [tally["shard"] for tally in written if tally["shard"]]
-        last = list(report["steps"])[-1]
+        kept = list(report["steps"].values())[-1]
         manifest = {
             "format": 1,
             "shards": shards,
             "documents": sum(shard["documents"] for shard in shards),
             "bytes": sum(shard["bytes"] for shard in shards),
-            "languages": {
-                name: {"documents": counts["documents"], "bytes": counts["bytes"]}
-                for name, counts in report["languages"].items()
-            },
-            "sources": {
-                name: {"documents": counts[0], "bytes": counts[1]} for name, counts in report["steps"][last].items()
-            },
+            "languages": report["languages"],
+            "sources": {name: {"documents": counts[0], "bytes": counts[1]} for name, counts in kept.items()},
             "settings": self.settings,
         }
         write_json(output / MANIFEST, manifest)
 
 
-def merge_tallies(read: list[dict], written: list[dict], files: list[dict]) -> dict:
-    """Return the sums of what the tasks counted, of each source and file, and the first examples of each kind.
+def merge_tallies(tallies: list[dict]) -> dict:
+    """Return the sums of what the tasks counted, and the first examples of each kind.
 
-    `steps` is step -> source -> [documents, bytes], `files` path -> {source, what was read, what was kept}.
+    `steps` is step -> source -> [documents, bytes].
     """
-    report: dict[str, Any] = {"steps": {}, "files": {}, "reasons": {}, "examples": {}, "faults": [], "languages": {}}
-    report |= {"changed": {}, "kept": {}}
-    last = list(written[0]["steps"])[-1]
-    for tally in (*read, *written):
-        for step, counted in tally["steps"].items():
+    report: dict[str, Any] = {"steps": {}, "reasons": {}, "languages": {}, "faults": []}
+    report |= {"examples": {}, "changed": {}, "kept": {}}
+    for tally in tallies:
+        for step, sources in tally["steps"].items():
             merged = report["steps"].setdefault(step, {})
-            for number, counts in counted.items():
-                file = files[int(number)]
-                add_counts(merged, file["source"], counts)
-                if step in ("read", last):
-                    entry = report["files"].setdefault(file["path"], {"source": file["source"]})
-                    add_counts(entry, "read" if step == "read" else "kept", counts)
-        for step, reasons in tally["reasons"].items():
-            report["reasons"][step] = dict(Counter(report["reasons"].get(step, {})) + Counter(reasons))
+            for source, counts in sources.items():
+                merged[source] = [a + b for a, b in zip(merged.get(source, (0, 0)), counts, strict=True)]
+        for name in ("reasons", "languages"):
+            for kind, counts in tally.get(name, {}).items():
+                merged = report[name].setdefault(kind, {})
+                merged |= {what: merged.get(what, 0) + count for what, count in counts.items()}
         for name in ("examples", "changed", "kept"):
             for kind, examples in tally.get(name, {}).items():
                 report[name][kind] = (report[name].get(kind, []) + examples)[:EXAMPLES]
-        for language, counts in tally.get("languages", {}).items():
-            merged = report["languages"].setdefault(language, {"lengths": [0] * len(counts["lengths"])})
-            for name in ("documents", "bytes", "held_out"):
-                merged[name] = merged.get(name, 0) + counts[name]
-            merged["lengths"] = [a + b for a, b in zip(merged["lengths"], counts["lengths"], strict=True)]
         report["faults"] += tally["faults"]
     return report
-
-
-def add_counts(sums: dict, name: str, counts: list[int]) -> None:
-    """Add documents and bytes to those of a name."""
-    sums[name] = [a + b for a, b in zip(sums.get(name, (0, 0)), counts, strict=True)]
 
 
 def sum_seconds(runs: Path, read: list[dict]) -> dict[str, float]:

@@ -39,7 +39,7 @@ class ShardWriter:
         if self.writer is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             # A dictionary helps where values repeat; for texts it would cost time alone.
-            dictionary = ["language", "source"]
+            dictionary = [name for name in ("language", "source", "given") if name in self.schema.names]
             self.writer = pq.ParquetWriter(
                 self.aside, self.schema, compression=self.compression, use_dictionary=dictionary
             )

@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 
 from datatrove.pipeline.base import PipelineStep
-from datatrove.pipeline.filters.base_filter import BaseFilter
 
 from data_utils.preparation.arguments import CleaningArguments
 from data_utils.preparation.checks import CheckBroken
@@ -17,7 +16,7 @@ from data_utils.preparation.leaks import BuildIndex, FindLeaks
 from data_utils.preparation.manifest import WriteReport
 from data_utils.preparation.signatures import ROWS
 from data_utils.preparation.stages import ReadSources, WriteClean, WriteCorpus
-from data_utils.preparation.tally import Chain, Count, Tally
+from data_utils.preparation.tally import Tally
 from data_utils.readers.arguments import ReadArguments
 from data_utils.readers.files import Fault, file_bytes, raise_fault
 from data_utils.readers.opening import Part
@@ -60,8 +59,8 @@ def divide_files(files: list[dict], task_megabytes: float, reading: ReadArgument
     total = sum(file["bytes"] for file in files)
     task_bytes = int(min(task_megabytes * 10**6, max(total // 8, 10**6)))
     pieces = []
-    for number, file in enumerate(files):
-        piece = {"path": file["path"], "file": number}
+    for file in files:
+        piece = {"path": file["path"], "given": file["source"]}
         parts = cut_file(file["path"], file["bytes"], task_bytes, reading)
         if len(parts) == 1:
             pieces.append(piece | {"bytes": file["bytes"]})
@@ -121,8 +120,7 @@ class Preparation:
         folder, tally = str(work), Tally()
         read: list[PipelineStep | Callable] = [
             ReadSources(tasks, partial(read_input, reading=self.reading), tally),
-            Count("read", tally),
-            *self.filters(tally),
+            *build_filters(self.cleaning, tally, self.reading.max_seconds),
             WriteClean(folder, near, self.eval_fraction, tally),
         ]
         evaluation = partial(read_evaluation, self.eval_files, self.reading)
@@ -137,17 +135,3 @@ class Preparation:
             Stage("report", [WriteReport(folder, self.files, settings)], 1),
         ]
         return [stage for stage in stages if stage.tasks]
-
-    def filters(self, tally: Tally) -> list[PipelineStep]:
-        """Return the cleaning steps: filters in chains, what looks at many documents at once by itself."""
-        steps: list[PipelineStep] = []
-        for step in build_filters(self.cleaning):
-            tally.steps[step.name] = {}  # in their order, also where nothing comes through
-            tally.changed[step.name] = step.examples
-            if type(step).run is not BaseFilter.run:
-                steps += [step, Count(step.name, tally)]
-            elif steps and isinstance(steps[-1], Chain):
-                steps[-1].filters.append(step)
-            else:
-                steps.append(Chain([step], tally, self.reading.max_seconds))
-        return steps

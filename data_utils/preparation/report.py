@@ -1,13 +1,11 @@
 """Tells what became of every source, as Markdown."""
 
-import os
 from collections.abc import Iterator
 
 from data_utils.preparation.tally import format_bytes, plural, shorten
 
 LANGUAGES = {"en": "English", "zh": "Chinese", "ja": "Japanese", "ko": "Korean"}
 SHOWN_SOURCES = 30
-SHOWN_FILES = 10  # the largest, and those that lost most
 SHOWN_FAULTS = 50
 WHAT_STAYS = "Of documents that are alike the first one stays, in the order of the sources."
 
@@ -101,7 +99,7 @@ def summarize(report: dict) -> list[str]:
 
 
 def show_languages(report: dict) -> list[str]:
-    """Return the languages and lengths of what was kept."""
+    """Return the languages of what was kept."""
     size = sum(counts["bytes"] for counts in report["languages"].values())
     rows = []
     for code, counts in sorted(report["languages"].items(), key=lambda item: -item[1]["bytes"]):
@@ -109,8 +107,7 @@ def show_languages(report: dict) -> list[str]:
         numbers = [counts["documents"], counts["held_out"], format_bytes(counts["bytes"])]
         rows.append([name_language(code), *numbers, percent(counts["bytes"], size), mean])
     head = ["language", "documents", "held out", "text", "share of the text", "mean length"]
-    pictures = ["![Languages](pictures/languages.png)", "", "![Length of documents](pictures/lengths.png)", ""]
-    return ["## Languages", "", *format_table(head, rows), *pictures]
+    return ["## Languages", "", *format_table(head, rows)]
 
 
 def show_steps(report: dict) -> list[str]:
@@ -123,49 +120,22 @@ def show_steps(report: dict) -> list[str]:
         rows.append([step, documents, dropped, format_bytes(size), format_bytes(change) if change else "0"])
         before = (documents, size)
     head = ["step", "documents after it", "dropped by it", "text after it", "change"]
-    return ["## Steps", "", *format_table(head, rows), "![Text after each step](pictures/steps.png)", ""]
+    return ["## Steps", "", *format_table(head, rows)]
 
 
 def show_sources(report: dict) -> list[str]:
-    """Return each source as it was named, and of those that are many files the largest and those that lost most."""
+    """Return what was read and kept of each source, as it was given."""
     first, *_, last = report["steps"].values()
-    rows, lines = [], []
-    files: dict[str, list[tuple[str, list[int], list[int]]]] = {}
-    for path, counts in report["files"].items():
-        entry = (path, counts.get("read", [0, 0]), counts.get("kept", [0, 0]))
-        files.setdefault(counts["source"], []).append(entry)
+    rows: list[list[object]] = []
     ordered = sorted(first, key=lambda source: (-first[source][1], source))
     for source in ordered[:SHOWN_SOURCES]:
         read, kept = first[source], last.get(source, [0, 0])
-        numbers = [len(files[source]), read[0], format_bytes(read[1]), kept[0], format_bytes(kept[1])]
+        numbers = [report["files"][source], read[0], format_bytes(read[1]), kept[0], format_bytes(kept[1])]
         rows.append([quote(source), *numbers, percent(kept[1], read[1])])
-        if len(files[source]) > 1:
-            lines += show_files(source, files[source])
-    head = ["source", "files read", "documents in", "text in", "documents kept", "text kept", "share"]
+    head = ["source", "files", "documents in", "text in", "documents kept", "text kept", "share"]
     more = len(ordered) - len(rows)
     note = [f"{plural(more, 'smaller source')} more in report.json.", ""] if more else []
-    return ["## Sources", "", *format_table(head, rows), *note, *lines]
-
-
-def show_files(source: str, files: list[tuple[str, list[int], list[int]]]) -> list[str]:
-    """Return the largest files of a source, and those of which most was dropped, if others."""
-    folder = os.path.commonpath([os.path.dirname(path) for path, *_ in files])  # noqa: PTH120, addresses too
-
-    def row(entry: tuple[str, list[int], list[int]]) -> list[object]:
-        path, read, kept = entry
-        name = path[len(folder) :].lstrip("/") if folder else path
-        return [quote(name), read[0], format_bytes(read[1]), kept[0], format_bytes(kept[1]), percent(kept[1], read[1])]
-
-    largest = sorted(files, key=lambda entry: (-entry[1][1], entry[0]))[:SHOWN_FILES]
-    lost = sorted(files, key=lambda entry: (entry[2][1] - entry[1][1], entry[0]))[:SHOWN_FILES]
-    lost = [entry for entry in lost if entry[2][1] < 0.5 * entry[1][1]]
-    head = ["file", "documents in", "text in", "documents kept", "text kept", "share"]
-    lines = [f"### Files of {quote(source)}", ""]
-    note = f", the {len(largest)} largest of {len(files):,}" if len(files) > len(largest) else ""
-    lines += [f"In {quote(folder or '.')}{note}:", "", *format_table(head, list(map(row, largest)))]
-    if len(files) > len(largest) and lost:
-        lines += ["More than half was dropped of:", "", *format_table(head, list(map(row, lost)))]
-    return lines
+    return ["## Sources", "", *format_table(head, rows), *note]
 
 
 def show_dropped(report: dict) -> list[str]:

@@ -15,15 +15,15 @@ from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 
 from data_utils.preparation.duplicates import EXACT, KEPT, NEAR
-from data_utils.preparation.filters import mask_example
+from data_utils.preparation.filters import batches
 from data_utils.preparation.leaks import ENTRY, make_entries, read_leaks
 from data_utils.preparation.parquet_shards import COLUMNS, ShardWriter
 from data_utils.preparation.signatures import SignatureFolder, Signatures, write_array
-from data_utils.preparation.tally import EXAMPLES, Tally, batches, shorten, tally_table
+from data_utils.preparation.tally import EXAMPLES, Tally, mask_example, shorten, utf8_bytes
 from data_utils.readers.opening import Part
 from data_utils.text.splitting import SHARE
 
-CLEAN_COLUMNS = COLUMNS | {"held_out": pa.bool_(), "file": pa.int32()}  # the file's number, for the report
+CLEAN_COLUMNS = COLUMNS | {"held_out": pa.bool_(), "given": pa.string()}  # the source as it was given
 FATES = {EXACT: "exact duplicate", NEAR: "near duplicate"}
 
 
@@ -36,6 +36,7 @@ class ReadSources(PipelineStep):
         """Take the files and parts of each task, `read(path, on_fault=..., part=...)` of one, and the tally."""
         super().__init__()
         self.tasks, self.read, self.tally = tasks, read, tally
+        tally.steps["read"] = {}
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Any:
         """Yield the documents."""
@@ -47,7 +48,9 @@ class ReadSources(PipelineStep):
             for row in self.read(piece["path"], on_fault=faults.append, part=part):
                 seconds += time.perf_counter() - begun
                 documents += 1
-                metadata = {name: row[name] for name in ("language", "source", SHARE)} | {"file": piece["file"]}
+                metadata = {name: row[name] for name in ("language", "source", SHARE)}
+                metadata |= {"given": piece["given"], "bytes": utf8_bytes(row["text"])}
+                self.tally.count("read", piece["given"], 1, metadata["bytes"])
                 yield Document(row["text"], row["id"], metadata=metadata)
                 begun = time.perf_counter()
             seconds += time.perf_counter() - begun
@@ -78,9 +81,9 @@ class WriteClean(PipelineStep):
                 shingles = signatures.add(texts)
                 if shingles is not None and any(held):
                     held_out.append(make_entries(shingles, np.flatnonzero(held), writer.documents))
-                metadata = [[document.metadata[name] for document in batch] for name in ("language", "source")]
-                files = [document.metadata["file"] for document in batch]
-                columns = [texts, *metadata, [document.id for document in batch], shares, held, files]
+                named = ([document.metadata[name] for document in batch] for name in ("language", "source", "given"))
+                languages, sources, given = named
+                columns = [texts, languages, sources, [document.id for document in batch], shares, held, given]
                 writer.add(pa.table(columns, schema=writer.schema))
         writer.close()
         signatures.write(work / "signatures", rank)
@@ -119,10 +122,10 @@ class WriteCorpus(PipelineStep):
                     for row in rows.filter(pa.array(fate == kind)).to_pylist():
                         tally.drop("duplicates", name, row["text"], row["source"], id=row["id"])
                 rows = rows.filter(pa.array(fate == KEPT))
-                tally_table(tally, "duplicates", rows)
+                tally.count_table("duplicates", rows)
                 if self.watches_leaks:
                     rows = drop_leaks(rows, numbers, leaks, places, tally)
-                    tally_table(tally, "leaks", rows)
+                    tally.count_table("leaks", rows)
                 count_languages(rows, languages)
                 for row in rows.slice(0, 2).to_pylist():
                     examples = kept_examples.setdefault(row["language"], [])
@@ -156,15 +159,13 @@ def drop_leaks(rows: pa.Table, numbers: list[int], leaks: dict[int, int], places
 
 
 def count_languages(rows: pa.Table, languages: dict[str, dict]) -> None:
-    """Add documents, bytes, held-out documents, and lengths in powers of two, of each language."""
-    lengths = np.asarray(pc.utf8_length(rows["text"]))
-    sizes, held_out = np.asarray(pc.binary_length(rows["text"])), np.asarray(rows["held_out"])
-    names = np.asarray(rows["language"].to_pylist(), dtype=object)
-    for name in sorted(set(names)):
-        chosen = names == name
-        counts = languages.setdefault(name, {"documents": 0, "bytes": 0, "held_out": 0, "lengths": [0] * 32})
-        counts["documents"] += int(chosen.sum())
-        counts["bytes"] += int(sizes[chosen].sum())
-        counts["held_out"] += int(held_out[chosen].sum())
-        powers = np.minimum(np.log2(np.maximum(lengths[chosen], 1)).astype(int), 31)
-        counts["lengths"] = (np.array(counts["lengths"]) + np.bincount(powers, minlength=32)).tolist()
+    """Add documents, bytes and held-out documents of each language."""
+    table = pa.table(
+        [rows["language"], pc.binary_length(rows["text"]), rows["held_out"]], ["language", "bytes", "held"]
+    )
+    grouped = table.group_by("language").aggregate([("bytes", "count"), ("bytes", "sum"), ("held", "sum")])
+    for row in grouped.sort_by("language").to_pylist():
+        counts = languages.setdefault(row["language"], {"documents": 0, "bytes": 0, "held_out": 0})
+        counts["documents"] += row["bytes_count"]
+        counts["bytes"] += row["bytes_sum"]
+        counts["held_out"] += row["held_sum"]

@@ -16,7 +16,8 @@ from datatrove.data import Document
 from datatrove.pipeline.filters import GopherQualityFilter, GopherRepetitionFilter
 
 from data_utils.preparation.arguments import DEFAULT_STEPS, STEPS, CleaningArguments
-from data_utils.preparation.filters import build_filters, mask_example
+from data_utils.preparation.filters import build_filters
+from data_utils.preparation.tally import Tally, mask_example, utf8_bytes
 from data_utils.sources import builtin as sources
 from data_utils.text.boilerplate import drop_boilerplate
 from data_utils.text.characters import UNPRINTABLE
@@ -39,24 +40,22 @@ EN = (
 
 
 def run(texts, steps, source="test", **options):
-    """Return (texts, blocks) after some steps."""
-    blocks = build_filters(CleaningArguments(clean=list(steps), **options))
-    documents = iter([Document(t, f"d{i}", metadata={"source": source, "language": ""}) for i, t in enumerate(texts)])
-    for block in blocks:
+    """Return (documents, tally) after some steps."""
+    tally, known = Tally(), {"source": source, "given": source, "language": ""}
+    documents = iter([Document(t, f"d{i}", metadata=known | {"bytes": utf8_bytes(t)}) for i, t in enumerate(texts)])
+    for block in build_filters(CleaningArguments(clean=list(steps), **options), tally):
         documents = block.run(documents)
-    return list(documents), blocks
+    return list(documents), tally
 
 
-def counts_of(block):
-    return {name: stat.total for name, stat in block.stats.stats.items()}
+def names_of(clean):
+    build_filters(CleaningArguments(clean=clean), tally := Tally())
+    return list(tally.steps)
 
 
 def test_steps_are_named_in_order_and_switchable():
-    assert [block.name for block in build_filters()] == DEFAULT_STEPS
-    assert [block.name for block in build_filters(CleaningArguments(clean=["private", "unicode"]))] == [
-        "unicode",
-        "private",
-    ]
+    assert names_of(DEFAULT_STEPS) == DEFAULT_STEPS
+    assert names_of(["private", "unicode"]) == ["unicode", "private"]
     assert set(STEPS) - set(DEFAULT_STEPS) == {"compatible", "simplified", "stop_words"}
     with pytest.raises(InputError, match="--clean unicod: use one of unicode, "):
         parse_arguments((CleaningArguments,), ["--clean", "unicod"], None, "")
@@ -64,9 +63,10 @@ def test_steps_are_named_in_order_and_switchable():
 
 def test_clean_prose_of_both_languages_comes_through_unchanged():
     pytest.importorskip("py3langid")
-    documents, blocks = run([ZH, EN], DEFAULT_STEPS)
+    documents, tally = run([ZH, EN], DEFAULT_STEPS)
     assert [(d.text, d.metadata["language"]) for d in documents] == [(ZH, "zh"), (EN, "en")]
-    assert all(counts_of(block)["forwarded"] == 2 for block in blocks)
+    assert set(tally.steps) == set(DEFAULT_STEPS)
+    assert all(counts == {"test": [2, utf8_bytes(ZH + EN)]} for counts in tally.steps.values())
 
 
 def test_what_a_step_does_is_counted_with_examples():
@@ -78,13 +78,13 @@ def test_what_a_step_does_is_counted_with_examples():
         "Es regnet heute sehr stark, und wir bleiben zu Hause.",
         "x",
     ]
-    documents, blocks = run(texts, ["mojibake", "language", "private", "length"])
-    by_name = {block.name: block for block in blocks}
+    documents, tally = run(texts, ["mojibake", "language", "private", "length"])
     assert [d.text for d in documents] == [EN, f"{EN} Write to [EMAIL]."]
-    assert counts_of(by_name["mojibake"])["dropped_lost"] == 1
-    assert counts_of(by_name["language"])["dropped_de"] == 1
-    assert counts_of(by_name["private"])["changed"] == 1
-    (changed,) = by_name["private"].examples
+    assert tally.reasons["mojibake"] == {"lost": 1}
+    assert tally.reasons["language"]["de"] == 1
+    assert tally.steps["private"]["test"][0] == 2
+    assert tally.steps["length"]["test"] == [2, utf8_bytes(EN + f"{EN} Write to [EMAIL].")]
+    (changed,) = tally.changed["private"]
     assert (changed["id"], changed["before"]) == ("d1", "")  # of what it masks nothing is kept
     assert changed["after"].endswith("[EMAIL].")
 
@@ -100,9 +100,8 @@ def test_an_example_shows_nothing_private_whatever_step_made_it(before, secret):
     wide = secret.translate({code: code + 0xFEE0 for code in range(0x21, 0x7F) if chr(code).isdigit()})
     texts = [f"{before} {form} and more. \x07" for form in (secret, hidden, wide)]
     for steps in (["unicode"], ["invisible"], ["compatible"], ["private"], ["invisible", "private"]):
-        _, blocks = run(texts, steps)
-        examples = [example for block in blocks for example in block.examples]
-        shown = json.dumps(examples, ensure_ascii=False).replace("\u200b", "")
+        _, tally = run(texts, steps)
+        shown = json.dumps(tally.changed, ensure_ascii=False).replace("\u200b", "")
         shown = unicodedata.normalize("NFKC", shown)
         value = secret.removeprefix("password: ")
         assert not [value[i : i + 8] for i in range(len(value) - 7) if value[i : i + 8] in shown]
@@ -111,16 +110,17 @@ def test_an_example_shows_nothing_private_whatever_step_made_it(before, secret):
 
 
 def test_examples_are_few():
-    _, (block,) = run(["x\x07"] * 50, ["unicode"])
-    assert counts_of(block)["changed"] == 50
-    assert len(block.examples) == 3
+    documents, tally = run(["x\x07"] * 50, ["unicode"])
+    assert [d.text for d in documents] == ["x"] * 50 and tally.steps["unicode"] == {"test": [50, 50]}
+    assert len(tally.changed["unicode"]) == 3
 
 
 def test_blocks_go_to_other_processes():
     import dill
 
-    blocks = dill.loads(dill.dumps(build_filters()))
-    assert [block.name for block in blocks] == DEFAULT_STEPS
+    tally = Tally()
+    blocks, tally = dill.loads(dill.dumps((build_filters(CleaningArguments(), tally), tally)))
+    assert list(tally.steps) == DEFAULT_STEPS and all(block.tally is tally for block in blocks)
 
 
 # Unicode
@@ -182,17 +182,15 @@ def test_simplified_and_compatible_are_choices():
     assert run([text], ["unicode"])[0][0].text == text
     documents, _ = run([text, EN], ["language", "compatible", "simplified"])
     assert documents[1].text == EN
-    assert "simplified" in [block.name for block in build_filters(CleaningArguments(clean=["simplified"]))]
+    assert names_of(["simplified"]) == ["simplified"]
     assert to_simplified("頭髮和發展") == "头发和发展"
 
 
 def test_simplified_goes_by_the_language():
     pytest.importorskip("opencc")
-    block = build_filters(CleaningArguments(clean=["simplified"]))[0]
-    for language, expected in (("zh", "头发"), ("ja", "頭髮")):
-        document = Document("頭髮", "1", metadata={"language": language})
-        assert block.filter(document) is True
-        assert document.text == expected
+    (chain,) = build_filters(CleaningArguments(clean=["simplified"]), Tally())
+    documents = [Document("頭髮", "1", metadata={"language": language}) for language in ("zh", "ja")]
+    assert chain.steps["simplified"](documents) == ["头发", "頭髮"]
 
 
 # Boilerplate
@@ -237,8 +235,8 @@ OTHER_LANGUAGES = {
 def test_prose_of_other_languages_is_kept_where_they_are_named(language):
     pytest.importorskip("py3langid")
     text = unicodedata.normalize("NFC", OTHER_LANGUAGES[language])
-    kept, blocks = run([text], DEFAULT_STEPS, languages=[language])
-    assert [(d.text, d.metadata["language"]) for d in kept] == [(text, language)], [counts_of(b) for b in blocks]
+    kept, tally = run([text], DEFAULT_STEPS, languages=[language])
+    assert [(d.text, d.metadata["language"]) for d in kept] == [(text, language)], tally.reasons
     rubbish = {"ja": "ログイン | 新着 | 動画\n", "ko": "로그인\n", "th": "หน้าแรก #\n", "ru": "Войти | Новое\n"}[
         language
     ]
@@ -253,10 +251,11 @@ def test_short_and_empty_lines_are_no_boilerplate_however_they_are_indented():
 
 def test_boilerplate_is_counted_as_other_steps_are():
     texts = [f"Subscribe to our newsletter\nunique text number {i}" for i in range(20)]
-    documents, (block,) = run(texts, ["boilerplate"])
-    assert [d.text for d in documents] == [f"unique text number {i}" for i in range(20)]
-    assert counts_of(block)["changed"] == counts_of(block)["total"] == counts_of(block)["forwarded"] == 20
-    assert len(block.examples) == 3
+    documents, tally = run(texts, ["boilerplate"])
+    expected = [f"unique text number {i}" for i in range(20)]
+    assert [d.text for d in documents] == expected
+    assert tally.steps["boilerplate"] == {"test": [20, utf8_bytes("".join(expected))]}
+    assert len(tally.changed["boilerplate"]) == 3
 
 
 def test_policy_lines_are_dropped_and_paragraphs_about_them_kept():

@@ -92,15 +92,15 @@ def test_a_filter_drops_the_document_that_takes_too_long_and_keeps_those_beside_
     pytest.importorskip("datatrove")
     from datatrove.data import Document
 
-    from data_utils.preparation.filters import CleaningStep
-    from data_utils.preparation.tally import Chain, Tally
+    from data_utils.preparation.filters import Chain, each
+    from data_utils.preparation.tally import Tally
 
     def step(text, language):
         return re.sub(*FOREVER[:1], "", FOREVER[1]) if text == "slow" else text.upper()
 
     tally = Tally()
-    chain = Chain([CleaningStep("shout", step)], tally, 0.2)
+    chain = Chain({"shout": each(step)}, tally, 0.2)
     texts = ["one", "slow", "two"]
-    documents = [Document(text, text, metadata={"file": 0, "source": "a.txt"}) for text in texts]
+    documents = [Document(text, text, metadata={"given": "a", "source": "a.txt"}) for text in texts]
     assert [document.text for document in chain.run(documents)] == ["ONE", "TWO"]
     assert json.loads(json.dumps(tally.reasons)) == {"shout": {"took too long": 1}}

@@ -15,6 +15,7 @@ from datatrove.data import Document
 
 from data_utils.preparation.arguments import DEFAULT_STEPS, CleaningArguments
 from data_utils.preparation.filters import build_filters
+from data_utils.preparation.tally import Tally
 from data_utils.text.characters import HARMLESS, SUSPICIOUS, UNNORMAL, UNPRINTABLE, find_kinds
 from data_utils.text.private_data import CHINESE_SECRET_SIGNS, SECRET_SIGNS, SECRET_WORDS
 from data_utils.text.quality import POLICY_PHRASES, POLICY_SIGNS, count_words
@@ -57,10 +58,10 @@ def test_a_batch_is_judged_as_each_document_alone(texts):
         batch, alone = (
             [Document(text, "", metadata={"language": "zh" if "茶" in text else "en"}) for text in texts] for _ in "ab"
         )
-        (step,) = build_filters(CleaningArguments(clean=[name]))
-        results = step.filter_batch(batch) if batch else []
-        assert results == [step.filter(document) for document in alone], name
-        assert [d.text for d in batch] == [d.text for d in alone], name
+        (chain,) = build_filters(CleaningArguments(clean=[name]), Tally())
+        (step,) = chain.steps.values()
+        assert (step(batch) if batch else []) == [step([document])[0] for document in alone], name
+        assert [d.metadata for d in batch] == [d.metadata for d in alone], name
 
 
 @given(st.lists(st.text(max_size=20) | st.sampled_from(PIECES), min_size=1, max_size=5))
