@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import gc
 import hashlib
 import json
 import os
@@ -37,7 +38,7 @@ SLOW_FILES = {
     "test_llama_cpp.py", "test_load.py", "test_page.py", "test_prepare_corpus.py", "test_pty.py", "test_server.py",
     "test_train.py",
 }  # fmt: skip
-SLOW_NAMES = {"trained", "subprocess", "fork"}  # a fixture, and what a test starts processes by
+SLOW_NAMES = {"trained", "subprocess", "fork", "forked"}  # a fixture, and what a test starts processes by
 TINY_SHAPE = {
     "model_type": "qwen3", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
     "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 32, "max_position_embeddings": 256,
@@ -126,6 +127,18 @@ def pytest_collection_modifyitems(items) -> None:
             item.add_marker(pytest.mark.slow)
 
 
+def pytest_collection_finish() -> None:
+    """Let the collector pass over what stays until the end: each Trainer collects twice, a quarter second each."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def disk_that_is_not_waited_for(monkeypatch):
+    """Nothing here cuts the power; benchmarks/faults.py does, and drops what was not synced."""
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+
+
 @pytest.fixture(autouse=True)
 def one_process_a_test():
     """What a script holds until its process ends is let go at a test's end."""
@@ -133,6 +146,18 @@ def one_process_a_test():
 
     yield
     files.release_all()
+
+
+@pytest.fixture(scope="session")
+def forked(tmp_path_factory):
+    """The process from which scripts are forked, as tests see it."""
+    if not hasattr(os, "fork"):
+        pytest.skip("no fork here")
+    from tests.forked import Forked
+
+    server = Forked(tmp_path_factory.mktemp("forked"))
+    yield server
+    server.close()
 
 
 @pytest.fixture

@@ -1,56 +1,130 @@
-"""Runs scripts on several processes forked from one that has imported what they need: a second each, instead of ten.
+"""Runs scripts in processes forked from one that has imported what they need: a second each, instead of ten.
 
-As a program it is that process: it reads a job a line, and answers with the exit codes of the job's processes.
+As a program it is that process: it reads a request a line, to start a script or to wait for what was started.
 """
 
 import json
 import os
+import resource
+import signal
 import socket
 import subprocess
 import sys
+import time
 import traceback
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-IMPORTED = ("train", "train_utils.training", "train_utils.tuning", "data_utils.rows.pretraining")
+IMPORTED = (
+    "train", "finetune_dialogue", "chat", "export", "chat_utils.engine", "train_utils.training", "train_utils.tuning",
+    "data_utils.rows.pretraining",
+)  # fmt: skip
+
+
+@dataclass
+class Job:
+    """A script's processes, as a test sees them."""
+
+    server: "Forked"
+    pids: list[int]
+    folder: Path
+
+    @property
+    def out(self) -> str:
+        """What the processes wrote to standard output so far."""
+        return (self.folder / "out").read_text(encoding="utf-8")
+
+    @property
+    def err(self) -> str:
+        """What the processes wrote to standard error so far."""
+        return (self.folder / "err").read_text(encoding="utf-8")
+
+    @property
+    def text(self) -> str:
+        return self.out + self.err
+
+    def wait_for(self, path: Path, seconds: float = 90) -> None:
+        """Wait until the path exists; what was written so far is the error where it doesn't in so many seconds."""
+        deadline = time.monotonic() + seconds
+        while not path.exists():
+            assert time.monotonic() < deadline, self.text
+            assert all(Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z" for pid in self.pids), self.text
+            time.sleep(0.005)
+
+    def send(self, number: int) -> None:
+        """Send all processes a signal."""
+        for pid in self.pids:
+            os.kill(pid, number)
+
+    def wait(self) -> list[int]:
+        """Return the exit codes of the processes, once all have ended."""
+        return self.server.ask({"wait": self.pids})
 
 
 class Forked:
     """The process from which others are forked, as a test sees it."""
 
-    def __init__(self, log: Path) -> None:
+    def __init__(self, folder: Path) -> None:
         """Args:
-        log: takes the output of all processes.
+        folder: takes the output of all jobs.
         """
-        self.log = log
+        self.folder, self.jobs = folder, 0
         env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
         self.server = subprocess.Popen(
             [sys.executable, __file__], cwd=ROOT, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
-    def run(self, script: str, count: int, argv: list[str], **env: str) -> tuple[list[int], str]:
-        """Run a script on so many processes; return their exit codes and what they wrote."""
-        self.log.write_text("")
-        job = {"script": script, "count": count, "argv": argv, "log": str(self.log), "env": env}
-        self.server.stdin.write(json.dumps(job) + "\n")
+    def ask(self, request: dict):
+        self.server.stdin.write(json.dumps(request) + "\n")
         self.server.stdin.flush()
-        return json.loads(self.server.stdout.readline()), self.log.read_text(encoding="utf-8")
+        return json.loads(self.server.stdout.readline())
+
+    def start(
+        self, script: str, argv: list[str], *, count: int = 1, typed: bytes = b"", file_bytes: int | None = None
+    ) -> Job:
+        """Start a script on so many processes.
+
+        Args:
+            script: a module whose `main` takes the arguments.
+            typed: standard input.
+            file_bytes: what a file that it writes may have at most.
+        """
+        self.jobs += 1
+        folder = self.folder / str(self.jobs)
+        folder.mkdir()
+        (folder / "in").write_bytes(typed)
+        for name in ("out", "err"):
+            (folder / name).touch()
+        job = {"script": script, "argv": argv, "count": count, "folder": str(folder), "file_bytes": file_bytes}
+        return Job(self, self.ask({"start": job}), folder)
+
+    def run(self, script: str, argv: list[str], **more) -> tuple[list[int], Job]:
+        """Run a script to its end; return the exit codes of its processes, and what they wrote."""
+        job = self.start(script, argv, **more)
+        return job.wait(), job
 
     def close(self) -> None:
-        self.server.stdin.close()
-        self.server.wait(timeout=30)
+        self.server.kill()
+        self.server.wait()
 
 
-def run_process(script: str, argv: list[str], log: str, env: dict[str, str]) -> None:
+def run_process(script: str, argv: list[str], folder: Path, file_bytes: int | None, env: dict[str, str]) -> None:
     """Run a script in a forked process, and leave it."""
-    file = os.open(log, os.O_WRONLY | os.O_APPEND)
-    for stream in (1, 2):
-        os.dup2(file, stream)
+    for stream, (name, flags) in enumerate({"in": os.O_RDONLY, "out": os.O_WRONLY, "err": os.O_WRONLY}.items()):
+        os.dup2(os.open(folder / name, flags | (os.O_APPEND if stream else 0)), stream)
+    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - a descriptor
+    if file_bytes is not None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
     os.environ.update(env)
+    sys.argv = [f"{script}.py", *argv]
     code = 70
     try:
         code = import_module("errors").run_guarded(lambda: import_module(script).main(argv))
+    except SystemExit as end:
+        code = end.code
     except BaseException:
         traceback.print_exc()
     finally:
@@ -59,31 +133,38 @@ def run_process(script: str, argv: list[str], log: str, env: dict[str, str]) -> 
         os._exit(code)
 
 
-def run_job(script: str, count: int, argv: list[str], log: str, env: dict[str, str]) -> list[int]:
-    """Run a job in its processes; return their exit codes."""
+def start_job(script: str, argv: list[str], count: int, folder: str, file_bytes: int | None) -> list[int]:
+    """Fork the processes of a job; return their numbers."""
+    env = {}
     if count > 1:
         with socket.socket() as listener:
             listener.bind(("localhost", 0))
             port = listener.getsockname()[1]
-        env |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
-        env |= {"LOCAL_WORLD_SIZE": str(count)}
-    children = []
+        env = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+        env |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
+    pids = []
     for rank in range(count):
-        child = os.fork()
-        if not child:
-            run_process(script, argv, log, env | ({"RANK": str(rank), "LOCAL_RANK": str(rank)} if count > 1 else {}))
-        children.append(child)
-    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+        pid = os.fork()
+        if not pid:
+            ranked = {"RANK": str(rank), "LOCAL_RANK": str(rank)} if count > 1 else {}
+            run_process(script, argv, Path(folder), file_bytes, env | ranked)
+        pids.append(pid)
+    return pids
 
 
 def main() -> None:
-    """Answer jobs until there are no more."""
+    """Answer requests until there are no more."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     for module in IMPORTED:
         import_module(module)
     for line in sys.stdin:
-        print(json.dumps(run_job(**json.loads(line))), file=answers, flush=True)
+        request = json.loads(line)
+        if "start" in request:
+            answer = start_job(**request["start"])
+        else:
+            answer = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in request["wait"]]
+        print(json.dumps(answer), file=answers, flush=True)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -17,12 +16,6 @@ from errors import InputError
 ROOT = Path(__file__).parents[1]
 
 
-def run_chat(*options: str, **kwargs) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(ROOT / "chat.py"), *options]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, env=environment, **kwargs)
-
-
 def test_prompt_gives_one_answer(tiny_checkpoint, capsys):
     options = ["--model", str(tiny_checkpoint), "--prompt", "你好", "--temperature", "0", "--max_new_tokens", "12"]
     assert chat.main(options) == 0
@@ -31,10 +24,11 @@ def test_prompt_gives_one_answer(tiny_checkpoint, capsys):
     assert capsys.readouterr().out == first != "\n"
 
 
-def test_piped_lines_are_one_conversation(tiny_checkpoint):
-    done = run_chat("--model", str(tiny_checkpoint), "--stats", "--max_new_tokens", "8", input="Hello\n\n你好\n")
-    assert done.returncode == 0, done.stderr
-    stats = [line for line in done.stderr.splitlines() if "tokens a second" in line]
+def test_piped_lines_are_one_conversation(tiny_checkpoint, forked):
+    options = ["--model", str(tiny_checkpoint), "--stats", "--max_new_tokens", "8"]
+    codes, done = forked.run("chat", options, typed="Hello\n\n你好\n".encode())
+    assert codes == [0], done.text
+    stats = [line for line in done.err.splitlines() if "tokens a second" in line]
     assert len(stats) == 2
     assert " 0 of" in stats[0]
     assert " 0 of" not in stats[1]  # the second turn found the first in the cache
@@ -141,31 +135,30 @@ def test_one_user_pays_for_one_row_of_a_step(mode, slots, tiny_checkpoint, monke
     assert loaded[0].decoder.step_limit == slots
 
 
-def test_line_without_words_is_said_and_nothing_of_the_last_reply(tiny_checkpoint):
-    done = run_chat("--model", str(tiny_checkpoint), "--stats", "--max_new_tokens", "4", input="Hello\n\a\nHi\n")
-    assert done.returncode == 0, done.stderr
-    lines = done.stderr.splitlines()
+def test_line_without_words_is_said_and_nothing_of_the_last_reply(tiny_checkpoint, forked):
+    options = ["--model", str(tiny_checkpoint), "--stats", "--max_new_tokens", "4"]
+    codes, done = forked.run("chat", options, typed=b"Hello\n\a\nHi\n")
+    assert codes == [0], done.text
+    lines = done.err.splitlines()
     assert len([line for line in lines if "tokens a second" in line]) == 2
     assert lines.count("[the message has no words that can be read]") == 1
-    assert len(done.stdout.splitlines()) == 2
+    assert len(done.out.splitlines()) == 2
 
 
-def test_odd_bytes_and_long_prompts(tiny_checkpoint):
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "chat.py"), "--model", str(tiny_checkpoint), "--max_new_tokens", "2"],
-        input=b"hello \xff\n", capture_output=True, check=False, timeout=60, cwd=ROOT,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+def test_odd_bytes_and_long_prompts(tiny_checkpoint, forked):
+    options = ["--model", str(tiny_checkpoint), "--max_new_tokens", "2"]
+    codes, done = forked.run("chat", options, typed=b"hello \xff\n")
+    assert codes == [0], done.text
     with pytest.raises(InputError, match="--prompt: the message is longer than the model's window"):
         chat.main(["--model", str(tiny_checkpoint), "--prompt", "long " * 500])
 
 
-def test_half_a_checkpoint_is_one_line(tiny_checkpoint, tmp_path):
+def test_half_a_checkpoint_is_one_line(tiny_checkpoint, tmp_path, forked):
     for file in tiny_checkpoint.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:5000])
-    done = run_chat("--model", str(tmp_path), "--prompt", "Hi")
-    assert done.returncode == 2
-    assert len(done.stderr.strip().splitlines()) == 1
-    assert done.stderr.startswith(f"error: {tmp_path}: no model can be loaded from it")
+    codes, done = forked.run("chat", ["--model", str(tmp_path), "--prompt", "Hi"])
+    assert codes == [2]
+    assert len(done.err.strip().splitlines()) == 1
+    assert done.err.startswith(f"error: {tmp_path}: no model can be loaded from it")

@@ -123,17 +123,19 @@ def stranger(copy, tmp_path) -> tuple[Path, Path]:
 
 @pytest.mark.parametrize("script", [
     "chat.py --model {}", "chat.py --model {} --engine transformers", "finetune_dialogue.py --base {} --output_dir out",
-    "train.py --base {} --output_dir out", "train.py --tokenizer {} --output_dir out",
-    "export.py {} --to gguf --output out",
+    "train.py --base {} --output_dir out --corpus corpus.txt",
+    "train.py --tokenizer {} --output_dir out --corpus corpus.txt",
+    "export.py {} --to gguf --output_dir out",
 ])  # fmt: skip
-def test_a_checkpoint_never_runs_code_of_its_own(stranger, script, tmp_path):
+def test_a_checkpoint_never_runs_code_of_its_own(stranger, script, tmp_path, corpus_file, forked):
     folder, trace = stranger
     name, *options = script.format(folder).split()
-    command = [sys.executable, ROOT / name, *options]
-    run = subprocess.run(command, input="y\n" * 9, capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert run.returncode == 2, run.stderr
-    assert "[y/N]" not in run.stdout + run.stderr
-    assert run.stderr.strip().splitlines()[-1].startswith("error: ")
+    places = {"out": str(tmp_path / "out"), "corpus.txt": str(corpus_file)}
+    options = [places.get(word, word) for word in options]
+    codes, run = forked.run(name.removesuffix(".py"), options, typed=b"y\n" * 9)
+    assert codes == [2], run.text
+    assert "[y/N]" not in run.text
+    assert f"error: {folder}: " in run.err.strip().splitlines()[-1]
     assert not trace.exists()
 
 

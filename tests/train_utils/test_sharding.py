@@ -17,7 +17,6 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import train
 from errors import InputError
 from model_utils.families import FAMILIES
-from tests.forked import Forked
 from train_utils import cpu_processes, sharding
 from train_utils.arguments import RunArguments
 
@@ -29,13 +28,6 @@ SHAPE = {
 }  # fmt: skip
 ROOT = Path(__file__).parents[2]
 STEPS = 8
-
-
-@pytest.fixture(scope="module")
-def forked(tmp_path_factory):
-    server = Forked(tmp_path_factory.mktemp("forked") / "log")
-    yield server
-    server.close()
 
 
 @pytest.fixture(scope="module")
@@ -69,10 +61,10 @@ def test_sharded_runs_equal_one_process_and_go_on_with_another_number(forked, op
     batch = ["--per_device_train_batch_size"]
     assert train.main([*options, *batch, "8", "--output_dir", str(one)]) == 0
     sharded = [*options, "--fsdp", "true", "--output_dir"]
-    codes, text = forked.run("train", 2, [*sharded, str(two), *batch, "4"])
-    assert codes == [0, 0], text
+    codes, job = forked.run("train", [*sharded, str(two), *batch, "4"], count=2)
+    assert codes == [0, 0], job.text
     size = sum(value.numel() for value in load_file(one / "model.safetensors").values())
-    assert f"holds {size / 2 / 1e6:.2f} of {size / 1e6:.2f} M parameters" in text
+    assert f"holds {size / 2 / 1e6:.2f} of {size / 1e6:.2f} M parameters" in job.text
     assert_same_run(two, one)
     assert AutoModelForCausalLM.from_pretrained(two).config.architectures == ["Qwen3ForCausalLM"]
 
@@ -83,8 +75,8 @@ def test_sharded_runs_equal_one_process_and_go_on_with_another_number(forked, op
     record = yaml.safe_load((four / "run.yaml").read_text())
     (four / "run.yaml").write_text(yaml.safe_dump({**record, "status": "training"}))
     resumed = [*batch, "2", "--resume_from_checkpoint", "true"]
-    codes, text = forked.run("train", 4, [*sharded, str(four), *resumed])
-    assert codes == [0] * 4, text
+    codes, job = forked.run("train", [*sharded, str(four), *resumed], count=4)
+    assert codes == [0] * 4, job.text
     assert_same_run(four, one)
 
 
