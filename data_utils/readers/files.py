@@ -38,12 +38,11 @@ NO_TEXT = re.compile(r"-multistream-index\d*\.txt")  # lies beside a Wikipedia d
 
 
 class Fault(NamedTuple):
-    """What could not be read: the file, the place in it ('' for all of it), the reason, and its bytes where known."""
+    """What could not be read: the file, the place in it ('' for all of it), and the reason."""
 
     file: str
     place: str
     reason: str
-    lost_bytes: int = 0
 
 
 def raise_fault(fault: Fault) -> None:

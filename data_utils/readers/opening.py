@@ -1,46 +1,49 @@
 """Opens a file or address, or a part of one, as a stream of bytes, unpacked by its name in bounded memory.
 
 Where compressed data break off, the stream ends there and that is told once: what stands before is read, up to the last
-whole line, row, page or record. Of data that are damaged only what stands in whole members before the damage is read:
-gzip, xz and zstd tell by a checksum at a member's end that something is wrong, not where. bzip2 checks each block.
+whole line, row, page or record. Of data that are damaged nothing is read: gzip, xz and zstd tell by a checksum at the
+end that something is wrong, not where. bzip2 checks each block, and is read up to the damage.
 """
 
 import bz2
 import io
 import lzma
+import sys
 import zlib
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-import pyarrow as pa
-
 from data_utils.readers.remote import PatientFile, is_address
 from errors import first_line
 
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
 FEED_BYTES = 1 << 14  # given to an unpacker at once
 BUFFER_BYTES = 1 << 20
-MAX_UNPACKED_BYTES, MAX_EXPANSION = (
-    10**8,
-    1000,
-)  # no text packs so well: a bomb, of which a few kilobytes make gigabytes
+MAX_UNPACKED_BYTES, MAX_EXPANSION = 10**8, 1000  # no text packs so well: a bomb, whose kilobytes make gigabytes
 XZ_BYTES = 1 << 29  # of memory for its dictionary; xz -9 takes 65 MB
 UNPACKERS = {
     ".gz": lambda: zlib.decompressobj(wbits=31),
     ".bz2": bz2.BZ2Decompressor,
     ".xz": lambda: lzma.LZMADecompressor(memlimit=XZ_BYTES),
+    ".zst": zstd.ZstdDecompressor,
 }
-BEGINNINGS = {".gz": b"\x1f\x8b", ".bz2": b"BZh", ".xz": b"\xfd7zXZ"}  # of a member
 PADDING = b"\0\r\n"  # of a tape's block, or a line end that a tool has put behind
 MAX_SCAN_BYTES = 16 << 20  # in which a place to cut a file is looked for
-MOST = 2**62  # bytes, more than any file has
-COMPRESSED = (*UNPACKERS, ".zst")
-CUT = "the file is cut: its compressed data have no end; get it again"
+BEGINNINGS = {  # of a member; of zstd also of what pzstd writes before one
+    ".gz": b"\x1f\x8b", ".bz2": b"BZh", ".xz": b"\xfd7zXZ", ".zst": (b"\x28\xb5\x2f\xfd", b"\x50\x2a\x4d\x18"),
+}  # fmt: skip
+COMPRESSED = tuple(UNPACKERS)
+CUT = "the file is cut: its compressed data have no end; what stands before is read; get it again"
 MORE = "ignored trailing bytes after the compressed data"
 TOO_MUCH = f"the file unpacks to more than {MAX_EXPANSION:,} times its size"
 
-Report = Callable[..., None]  # (place, reason, bytes lost = 0) of a fault in the file being read
+Report = Callable[[object, str], None]  # (place, reason) of a fault in the file being read
 
 
 class Part(NamedTuple):
@@ -88,17 +91,12 @@ class Range(io.RawIOBase):
 
 
 class Unpacked(io.RawIOBase):
-    """The unpacked bytes of a compressed stream, at most `most`; `fault` says how they broke off."""
+    """The unpacked bytes of a compressed stream; `fault` says how they broke off."""
 
-    def __init__(self, stream: BinaryIO, packing: str, most: int = MOST) -> None:
-        self.stream, self.packing, self.most = stream, packing, most
-        # It closes what it reads when it goes: a view, not the stream.
-        self.frames = pa.CompressedInputStream(Range(stream, 0, MOST), "zstd") if packing == ".zst" else None
-        self.unpacker: Any = None
-        self.waiting = b""
-        self.size, self.last = 0, 0  # unpacked bytes, and where the last of them came from in the file
-        self.whole, self.place = 0, 0  # the same of whole members
-        self.is_done, self.fault = False, ""
+    def __init__(self, stream: BinaryIO, packing: str) -> None:
+        self.stream, self.packing = stream, packing
+        self.unpacker: Any = None  # of the member that is read
+        self.waiting, self.fault, self.size = b"", "", 0  # size: of what is unpacked
 
     def readable(self) -> bool:
         """Tell that it can be read."""
@@ -110,19 +108,14 @@ class Unpacked(io.RawIOBase):
 
     def readinto(self, buffer: Any, /) -> int:
         """Fill the buffer with what is unpacked next."""
-        data, size = b"", min(len(buffer), self.most - self.size)
+        data = b""
         try:
-            if size and not self.is_done:
-                data = self.frames.read(min(size, FEED_BYTES)) if self.frames is not None else self.unpack(size)
-        except (OSError, zlib.error, lzma.LZMAError, pa.ArrowException) as error:
-            reason = first_line(error)
-            state = "are broken" if self.size else f"are none of {self.packing}, or broken"
-            is_cut = self.size and "truncated" in reason.lower()  # as zstd says it
-            self.fault = CUT if is_cut else f"its compressed data {state}: {reason}"
-        self.size, self.last = self.size + len(data), self.stream.tell() if data else self.last
+            data = b"" if self.fault else self.unpack(len(buffer))
+        except (OSError, zlib.error, lzma.LZMAError, zstd.ZstdError) as error:
+            self.fault = f"its compressed data are broken: {first_line(error)}"
+        self.size += len(data)
         if self.size > MAX_UNPACKED_BYTES and self.size > MAX_EXPANSION * self.stream.tell():
             data, self.fault = b"", TOO_MUCH
-        self.is_done = not data
         buffer[: len(data)] = data
         return len(data)
 
@@ -131,12 +124,11 @@ class Unpacked(io.RawIOBase):
         while self.unpacker is not None or self.begin_member():
             unpacker: Any = self.unpacker
             is_fed = getattr(unpacker, "needs_input", True)
-            data, self.waiting = (self.waiting or self.stream.read(FEED_BYTES)) if is_fed else b"", b""
+            data = (self.waiting or self.stream.read(FEED_BYTES)) if is_fed else b""
             unpacked = unpacker.decompress(data, most)
-            self.waiting = getattr(unpacker, "unconsumed_tail", b"")
+            self.waiting = getattr(unpacker, "unconsumed_tail", b"") if is_fed else self.waiting
             if unpacker.eof:
                 self.waiting, self.unpacker = unpacker.unused_data, None
-                self.whole, self.place = self.size + len(unpacked), self.stream.tell() - len(self.waiting)
             elif is_fed and not data and not unpacked:
                 self.fault = CUT
                 return b""
@@ -146,11 +138,11 @@ class Unpacked(io.RawIOBase):
 
     def begin_member(self) -> bool:
         """Tell whether another member begins; what stands behind the last one is told."""
-        beginning, data = BEGINNINGS[self.packing], self.waiting
-        while (data := data.lstrip(PADDING) if self.place else data) == b"" and (more := self.stream.read(FEED_BYTES)):
+        data = self.waiting
+        while (data := data.lstrip(PADDING) if self.size else data) == b"" and (more := self.stream.read(FEED_BYTES)):
             data = more
-        data += self.stream.read(len(beginning)) if data else b""
-        if data and self.place and not data.startswith(beginning):
+        data += self.stream.read(8) if data else b""
+        if data and self.size and not data.startswith(BEGINNINGS[self.packing]):
             data, self.fault = b"", MORE
         self.waiting, self.unpacker = data, UNPACKERS[self.packing]() if data else None
         return bool(data)
@@ -161,14 +153,13 @@ def find_break(stream: BinaryIO) -> str:
     return getattr(getattr(stream, "raw", None), "fault", "")
 
 
-def unpack_once(stream: BinaryIO, packing: str) -> Unpacked:
-    """Return compressed data as they ended: they are unpacked once, at 200 MB of text a second and more."""
-    raw = Unpacked(stream, packing)
-    buffer = bytearray(BUFFER_BYTES)
+def find_damage_of(stream: BinaryIO, packing: str) -> str:
+    """Return what of compressed data is broken, '' for nothing: they are unpacked once, at 200 MB of text a second."""
+    raw, buffer = Unpacked(stream, packing), bytearray(BUFFER_BYTES)
     while raw.readinto(buffer):
         pass
     stream.seek(0)
-    return raw
+    return "" if raw.fault in (CUT, MORE, TOO_MUCH) else raw.fault
 
 
 def open_bytes(path: str) -> Any:
@@ -182,7 +173,7 @@ def open_file(
 ) -> Generator[BinaryIO]:
     """Open a file or address for reading bytes, by its name unpacked, or a part of it.
 
-    `report` is told at the end if its data break off; without it, that is for the caller to ask (`find_break`).
+    `report` is told if its data break off; without it, that is for the caller to ask (`find_break`).
     """
     with open_bytes(str(path)) as file:
         stream = file if part is None else io.BufferedReader(Range(file, part.start, part.end), BUFFER_BYTES)
@@ -190,19 +181,14 @@ def open_file(
         if not decompress or packing not in COMPRESSED:
             yield stream
             return
-        found = unpack_once(stream, packing) if report is not None and packing != ".bz2" else None
-        damage = found.fault if found and found.fault not in (CUT, MORE) else ""
-        raw = Unpacked(stream, packing, found.whole if found and damage else MOST)
+        if report is not None and packing != ".bz2" and (damage := find_damage_of(stream, packing)):
+            report("", damage)
+            yield io.BytesIO()
+            return
+        raw = Unpacked(stream, packing)
         yield io.BufferedReader(raw, BUFFER_BYTES)
-        if report is not None and (fault := damage or raw.fault):
-            size = stream.seek(0, 2)
-            place = (
-                found.place
-                if found and damage
-                else {MORE: raw.place, CUT: size}.get(fault, max(raw.place, raw.last - FEED_BYTES))
-            )
-            sound = "; what stands before is sound" if raw.size else ""
-            report(f"byte {place + (part.start if part else 0)}" if raw.size else "", fault + sound, size - place)
+        if report is not None and raw.fault:
+            report(f"byte {stream.tell()}" if raw.size else "", raw.fault)
 
 
 def read_whole(path: str, most: int, report: Report) -> bytes:

@@ -217,14 +217,8 @@ def read_parquet(path: str, options: ReadArguments, report: Report, part: Part |
                         number += 1
                         yield number, name_cells(zip(batch.schema.names, row, strict=True))
             except (OSError, ValueError, MemoryError) as error:
-                lost_bytes = count_packed(known) * (end - number) // max(known.num_rows, 1)
-                report(number + 1, f"not readable as parquet to row {end}: {first_line(error)}", lost_bytes)
+                report(number + 1, f"not readable as parquet to row {end}: {first_line(error)}")
             number = end
-
-
-def count_packed(group: pq.RowGroupMetaData) -> int:
-    """Return the bytes of a row group in its file."""
-    return sum(group.column(place).total_compressed_size for place in range(group.num_columns))
 
 
 def check_expansion(group: pq.RowGroupMetaData, names: list[str]) -> None:
@@ -243,7 +237,7 @@ def cut_groups(path: str, size: int, part_bytes: int, _: ReadArguments) -> list[
         metadata = pq.ParquetFile(stream).metadata
         for group in range(metadata.num_row_groups):
             row_group = metadata.row_group(group)
-            packed = count_packed(row_group)
+            packed = sum(row_group.column(place).total_compressed_size for place in range(row_group.num_columns))
             if held and held + packed > part_bytes:
                 parts.append(Part(start, group, held, first))
                 start, first, held = group, number, 0

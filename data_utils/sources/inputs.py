@@ -146,12 +146,12 @@ def read_rows(
     module, _, function = KINDS[file_suffix(path)].partition(":")
     rows_read, faults = 0, 0
 
-    def report(place: object, reason: str, lost_bytes: int = 0) -> None:
+    def report(place: object, reason: str) -> None:
         nonlocal faults
         if not faults and not rows_read and part is None and (found := describe_content(path, file_suffix(path))):
             place, reason = "", found
         faults += 1
-        on_fault(Fault(path, str(place), reason, lost_bytes))
+        on_fault(Fault(path, str(place), reason))
 
     if part is None and (found := describe_content(path, file_suffix(path), as_text=True)):
         report("", found)
