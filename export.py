@@ -139,15 +139,9 @@ def make_writer(options: ExportOptions, model: "PreTrainedModel", tokenizer: "Pr
     from eval_utils.likelihood import window_of
     from export_utils import adapter, ctranslate2, onnx
     from export_utils.ollama import make_modelfile
-    from model_utils.families import family_of
     from model_utils.gguf_writer import write_gguf as write_file
 
-    if family_of(model.config).has_encoder:
-        raise InputError(
-            f"--to {options.to}: a {model.config.model_type} model has an encoder; no form here holds one yet"
-        )
     stop_id = stop_token_id(tokenizer)
-    stop = str(tokenizer.convert_ids_to_tokens(stop_id))
     window = window_of(model)
 
     def write_gguf(folder: Path, quantize: str):
@@ -161,7 +155,7 @@ def make_writer(options: ExportOptions, model: "PreTrainedModel", tokenizer: "Pr
         return LlamaModel(file, exact=quantize == "f32")
 
     def write_ctranslate2(folder: Path, quantize: str):
-        ctranslate2.write_ctranslate2(options.checkpoint, stop, folder, quantize)
+        ctranslate2.write_ctranslate2(options.checkpoint, model.config, tokenizer, folder, quantize)
         copy_words(options.checkpoint, folder)
         return ctranslate2.CTranslate2Model(folder)
 

@@ -4,10 +4,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from data_utils.dialogue.window import encode_prompt
 from errors import InputError
+from eval_utils.likelihood import window_of
+from model_utils.reply_steps import open_reply
 from model_utils.same_tokens import PROMPTS, Tokenizing
 
 REPLY_TOKENS = 64
@@ -39,12 +41,10 @@ class Agreement:
 @torch.inference_mode()
 def reply_greedily(model: PreTrainedModel, ids: list[int], count: int) -> tuple[list[int], list[float]]:
     """Return a checkpoint's own `count` likeliest tokens after ids, and by how much (logits) each beats the next."""
-    cache = DynamicCache(config=model.config)
     reply, leads = [], []
-    pending = ids
+    write, pending = open_reply(model, ids)
     for _ in range(count):
-        output = model(input_ids=torch.tensor([pending]), past_key_values=cache, use_cache=True, logits_to_keep=1)
-        best = output.logits[0, -1].float().topk(2)
+        best = write(pending).float().topk(2)
         pending = [int(best.indices[0])]
         reply += pending
         leads.append(float(best.values[0] - best.values[1]))
@@ -60,7 +60,7 @@ def compare_replies(
     differs, its own reply is the same. Raises InputError where any differs but at a tie, or a quarter at ties
     (`exact`), or half of them (quantized).
     """
-    window = model.config.max_position_embeddings
+    window = window_of(model)
     count = min(REPLY_TOKENS, window // 2)
     equal = ties = total = 0
     for text in PROMPTS:

@@ -3,13 +3,14 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import DynamicCache
 
 from errors import InputError
 from export_utils.folder import ExportedFolder
 from model_utils.checkpoint import load_model
+from model_utils.reply_steps import open_reply
 from model_utils.shapes import find_embedding
 
 
@@ -27,7 +28,7 @@ class AdaptedModel(ExportedFolder):
             raise InputError(f"the adapter's base {error}") from error
         if len(self.tokenizer) > find_embedding(model).num_embeddings:
             model.resize_token_embeddings(len(self.tokenizer))
-        self.model = PeftModel.from_pretrained(model, folder).eval()
+        self.model: Any = PeftModel.from_pretrained(model, folder).eval()
 
     def close(self) -> None:
         """Let the model go."""
@@ -36,9 +37,8 @@ class AdaptedModel(ExportedFolder):
     @torch.inference_mode()
     def follow(self, prompt: list[int], reply: list[int]) -> list[int]:
         """Return the likeliest token after the prompt and after each token of `reply` but the last."""
-        ids = torch.tensor([prompt + reply[:-1]])
-        logits = self.model(input_ids=ids, past_key_values=DynamicCache(config=self.model.config)).logits
-        return logits[0, len(prompt) - 1 :].argmax(-1).tolist()
+        write, first = open_reply(self.model, prompt)
+        return [int(write(ids).argmax()) for ids in (first, *([token] for token in reply[:-1]))]
 
 
 def copy_adapter(checkpoint: Path, folder: Path) -> None:

@@ -3,15 +3,22 @@
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
-import numpy as np
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
+from data_utils.dialogue.format import stop_token_id
 from errors import InputError, first_line
 from export_utils.folder import ExportedFolder
+from model_utils.families import start_token_id
+
+START = "decoder_start_token"  # a setting of models with an encoder alone
 
 
-def write_ctranslate2(checkpoint: Path, stop: str, folder: Path, quantize: str) -> None:
-    """Write model.bin, its vocabulary and settings to a new folder; `stop` is the token that ends a reply.
+def write_ctranslate2(
+    checkpoint: Path, model_config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, folder: Path, quantize: str
+) -> None:
+    """Write model.bin, its vocabulary and settings to a new folder.
 
     Raises InputError for a kind of model that CTranslate2 has no converter for.
     """
@@ -20,8 +27,14 @@ def write_ctranslate2(checkpoint: Path, stop: str, folder: Path, quantize: str) 
     try:
         TransformersConverter(str(checkpoint)).convert(str(folder), quantization=quantize)
     except (ValueError, AttributeError, KeyError, RuntimeError) as error:
-        raise InputError(f"{checkpoint}: CTranslate2 cannot convert it: {first_line(error)}") from error
+        kind = type(model_config).__name__.removesuffix("Config")
+        raise InputError(
+            f"{checkpoint}: CTranslate2 cannot convert a {kind} model ({first_line(error)}); try --to onnx"
+        ) from error
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    stop = tokenizer.convert_ids_to_tokens(stop_token_id(tokenizer))
+    if START in config:
+        config[START] = tokenizer.convert_ids_to_tokens(start_token_id(model_config))
     # It refuses to read a null.
     config = {name: stop if value is None and name.endswith("token") else value for name, value in config.items()}
     config = {name: value for name, value in config.items() if value is not None}
@@ -37,19 +50,32 @@ class CTranslate2Model(ExportedFolder):
 
         super().__init__(folder)
         ctranslate2.set_log_level(logging.ERROR)  # of types that this CPU computes in another
-        self.generator = ctranslate2.Generator(str(folder), device="cpu")
+        self.has_source = START in json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        kind = ctranslate2.Translator if self.has_source else ctranslate2.Generator
+        self.model = kind(str(folder), device="cpu")
 
     def close(self) -> None:
         """Free the model."""
-        self.generator.unload_model()
+        self.model.unload_model()
 
     def follow(self, prompt: list[int], reply: list[int]) -> list[int]:
         """Return the likeliest token after the prompt and after each token of `reply` but the last."""
-        names = self.tokenizer.convert_ids_to_tokens(prompt + reply)
-        greedy = {"sampling_topk": 1, "include_prompt_in_result": False, "end_token": []}
-        replies = self.generator.generate_batch([names[: len(prompt)]], max_length=len(reply), **greedy)
-        if replies[0].sequences_ids[0] == reply:
-            return reply
-        logits = np.array(self.generator.forward_batch([names]))[0]
-        chosen = logits[len(prompt) - 1 : -1].argmax(-1).tolist()
-        return chosen if chosen != reply else replies[0].sequences_ids[0]
+        chosen: list[int] = []
+        while len(chosen) < len(reply):  # led along the reply again after each token that differs
+            given = reply[: len(chosen)]
+            for token, expected in zip(self.go_on(prompt, given, len(reply)), reply[len(given) :], strict=True):
+                chosen.append(token)
+                if token != expected:
+                    break
+        return chosen
+
+    def go_on(self, prompt: list[int], given: list[int], count: int) -> list[int]:
+        """Return what follows a prompt and the `given` beginning of a reply, greedily, up to `count` tokens of both."""
+        tokenizer: Any = self.tokenizer
+        names, greedy = tokenizer.convert_ids_to_tokens, {"sampling_topk": 1, "end_token": []}
+        if self.has_source:
+            limits = {"max_input_length": 0, "max_decoding_length": count, "beam_size": 1}
+            found = self.model.translate_batch([names(prompt)], [names(given)], **limits, **greedy)
+            return tokenizer.convert_tokens_to_ids(found[0].hypotheses[0][len(given) :])
+        limits = {"max_length": count - len(given), "include_prompt_in_result": False}
+        return self.model.generate_batch([names(prompt + given)], **limits, **greedy)[0].sequences_ids[0]

@@ -10,7 +10,6 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-import export
 import finetune_dialogue
 import score
 import train
@@ -138,8 +137,8 @@ def test_greedy_tokens_are_those_of_generate(chat):
         found += session.step(1)
     assert found == expected
     assert len(calls) == 1  # once a turn
-    assert session.state.cache.self_attention_cache.get_seq_length() == 20
-    assert session.state.cache.cross_attention_cache.get_seq_length() == len(ids)
+    assert session.state[0].cache.self_attention_cache.get_seq_length() == 20
+    assert session.state[0].cache.cross_attention_cache.get_seq_length() == len(ids)
     session.state = None  # as an interrupt leaves it
     assert session.step(1) == model.generate(
         torch.tensor([ids]), do_sample=False, max_new_tokens=21, eos_token_id=[]
@@ -203,7 +202,6 @@ def test_is_scored(chat, tuned, tmp_path, capsys):
         (finetune_dialogue, ["--base", "{base}", "--replay", "0.1", "--replay_corpus", "own"], "--replay mixes text"),
         (finetune_dialogue, ["--base", "{chat}", "--replay_replies", "2"], "--replay_replies 2: .* has an encoder"),
         (tune_preferences, ["--base", "{chat}", "--row_tokens", "128"], "a t5gemma model has an encoder"),
-        (export, ["--model", "{chat}", "--to", "gguf"], "--to gguf: a t5gemma model has an encoder"),
     ],
 )
 def test_what_is_not_supported_is_refused_in_one_line(script, given, words, base, chat, tuned, train_options, tmp_path):

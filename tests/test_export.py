@@ -16,11 +16,15 @@ from peft import LoraConfig, get_peft_model
 
 import export
 from chat_utils.sampling import Sampling
+from data_utils.dialogue.format import stop_token_id
 from errors import InputError
 from eval_utils import agreement
 from eval_utils.agreement import MAX_TIES, MIN_AGREEMENT, PROMPTS, TIE
+from export_utils.ctranslate2 import CTranslate2Model
 from export_utils.ollama import make_modelfile, split_template
 from model_utils.checkpoint import load_checkpoint, save_model
+from model_utils.reply_steps import open_reply
+from model_utils.shapes import build_model
 
 SLOW = pytest.mark.skipif(not os.environ.get("SLOW_TESTS"), reason="takes long: SLOW_TESTS=1 runs it")
 
@@ -158,6 +162,84 @@ def test_ctranslate2_is_proved_and_stops_by_itself(tiny_checkpoint, folder, quan
     size = (folder / "out" / "model.bin").stat().st_size
     assert size < 300_000 if quantize == "int8" else size > 900_000
     assert ctranslate2.Generator(str(folder / "out"))
+
+
+HALF = {
+    "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "num_key_value_heads": 1, "head_dim": 32, "query_pre_attn_scalar": 32, "max_position_embeddings": 256,
+    "sliding_window": 256, "layer_types": ["full_attention"] * 2, "attn_logit_softcapping": None,
+    "final_logit_softcapping": None,
+}  # fmt: skip
+T5 = {"d_model": 64, "d_kv": 32, "d_ff": 96, "num_layers": 2, "num_heads": 2}
+PAIRS = {
+    "t5gemma": {"encoder": HALF, "decoder": HALF}, "umt5": T5,
+    "bart": {"d_model": 64, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64},
+}  # fmt: skip
+
+
+def save_pair(kind: str, tokenizer, folder: Path, *, std: float = 0.05, is_tied: bool = True) -> Path:
+    """Write a random model with an encoder, its weights wide enough that greedy output varies."""
+    model = build_model({"model_type": kind, **PAIRS[kind], "tie_word_embeddings": is_tied}, tokenizer)
+    torch.manual_seed(0)
+    for weight in model.parameters():
+        if weight.ndim > 1:
+            torch.nn.init.normal_(weight, std=std)
+    save_model(model, tokenizer, folder, [stop_token_id(tokenizer)])
+    return folder
+
+
+@pytest.mark.parametrize(("kind", "std"), [("t5gemma", 0.05), ("umt5", 0.3)])
+def test_ctranslate2_reads_a_source(kind, std, tokenizer, folder, capsys):
+    pytest.importorskip("ctranslate2")
+    checkpoint = save_pair(kind, tokenizer, folder / kind, std=std)
+    assert run(checkpoint, "--to", "ctranslate2", "--quantize", "float32", "--output_dir", "out") == 0
+    assert "ctranslate2 float32: text tokenized alike, 256 of 256 greedy tokens equal" in capsys.readouterr().out
+    config = json.loads((folder / "out" / "config.json").read_text())
+    assert (config["decoder_start_token"], config["eos_token"]) == ("<|im_start|>", "<|im_end|>")
+    # Led along another reply, of which each token differs from its own.
+    model, prompt, reply = load_checkpoint(str(checkpoint))[0], [40, 50, 60], [7, 300, 9, 200, 11]
+    write, first = open_reply(model, prompt)
+    with torch.inference_mode():
+        expected = [int(write(ids).argmax()) for ids in (first, *([token] for token in reply[:-1]))]
+    runtime = CTranslate2Model(folder / "out")
+    assert runtime.follow(prompt, reply) == expected
+    assert len({*expected, *reply}) > len(reply) + 1
+    runtime.close()
+
+
+def test_what_a_runtime_cannot_hold_is_refused_by_its_class(tokenizer, folder):
+    pytest.importorskip("ctranslate2")
+    bart = save_pair("bart", tokenizer, folder / "bart")
+    with pytest.raises(InputError, match=r"bart: CTranslate2 cannot convert a Bart model \(.*\); try --to onnx"):
+        run(bart, "--to", "ctranslate2")
+    # Its converter takes the embedding for the head.
+    untied = save_pair("t5gemma", tokenizer, folder / "untied", std=0.2, is_tied=False)
+    with pytest.raises(InputError, match=r"verification failed: after '.*', token 1 is .*; nothing is left"):
+        run(untied, "--to", "ctranslate2")
+    pytest.importorskip("gguf")
+    pytest.importorskip("xllamacpp")
+    with pytest.raises(InputError, match=r"a t5gemma model has no GGUF form here; there is one for qwen3, .*gpt2$"):
+        run(untied, "--to", "gguf")
+    assert sorted(path.name for path in folder.iterdir()) == ["bart", "untied"]
+
+
+@SLOW
+def test_onnx_of_a_model_with_an_encoder_is_proved_with_both_caches(tokenizer, folder, capsys):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    checkpoint = save_pair("t5gemma", tokenizer, folder / "pair", std=0.2, is_tied=False)
+    assert run(checkpoint, "--to", "onnx", "--output_dir", "out") == 0
+    assert "onnx float32: text tokenized alike, 256 of 256 greedy tokens equal" in capsys.readouterr().out
+    read, write = (
+        onnxruntime.InferenceSession(folder / "out" / f"{half}_model.onnx") for half in ("encoder", "decoder")
+    )
+    caches = [f"{layer}.{{}}.{part}" for layer in (0, 1) for part in ("key", "value")]
+    kept = {f"past_key_values.{name.format(half)}" for name in caches for half in ("encoder", "decoder")}
+    assert {value.name for value in read.get_inputs()} == {"input_ids", "attention_mask"}
+    assert {value.name for value in read.get_outputs()} == {f"present.{name.format('encoder')}" for name in caches}
+    assert {value.name for value in write.get_inputs()} == {"input_ids", "encoder_attention_mask", *kept}
+    written = {f"present.{name.format('decoder')}" for name in caches}
+    assert {value.name for value in write.get_outputs()} == {"logits", *written}
 
 
 @SLOW
