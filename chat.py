@@ -13,8 +13,7 @@ import sys
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from chat_utils.choices import ENGINES, PRECISIONS
-from chat_utils.sampling import Sampling
+from chat_utils.sampling import ENGINES, PRECISIONS, Sampling
 from chat_utils.server.settings import ServerOptions
 from environment import begin_script
 from errors import InputError, run_script

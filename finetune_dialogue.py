@@ -93,7 +93,6 @@ def main(argv: list[str] | None = None) -> int:
     """Run the script; return its exit code."""
     options, args = parse_training((DialogueArguments, TuneOptions), argv, RECIPE, __doc__)
     from data_utils.caching import preparation_lock
-    from data_utils.rows.held_out import find_questions
     from data_utils.sources.source import data_version, open_sources
     from eval_utils.likelihood import window_of
     from eval_utils.short_form import assess_briefly
@@ -102,6 +101,7 @@ def main(argv: list[str] | None = None) -> int:
     from train_utils.objectives import REPLY_TOKENS, dialogue_objective
     from train_utils.plan.apply import make_plan, rows_task, shape_of
     from train_utils.run import open_run
+    from train_utils.samples import find_questions
     from train_utils.training import train_and_save
     from train_utils.tuning import load_base
 

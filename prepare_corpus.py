@@ -15,7 +15,6 @@ from pathlib import Path
 
 from data_utils.preparation.arguments import CleaningArguments
 from data_utils.readers.arguments import ReadArguments
-from data_utils.sources.folder import MANIFEST
 from environment import begin_script
 from errors import InputError, run_script
 from files import LOCK_FILE, one_writer, write_whole
@@ -117,6 +116,7 @@ def describe_result(output: Path, languages: list[str]) -> Iterator[str]:
     """Yield what a preparation came to, and the command that trains on it."""
     from data_utils.preparation.report import describe_languages
     from data_utils.preparation.tally import format_bytes, plural
+    from data_utils.sources.source import MANIFEST
 
     corpus = json.loads((output / MANIFEST).read_text(encoding="utf-8"))
     report = json.loads((output / "report.json").read_text(encoding="utf-8"))
@@ -136,6 +136,8 @@ def describe_result(output: Path, languages: list[str]) -> Iterator[str]:
 
 def is_finished(output: Path, settings: dict, overwrite: bool) -> bool:
     """Tell whether the corpus is there; clear the folder with --overwrite; raise InputError for what isn't ours."""
+    from data_utils.sources.source import MANIFEST
+
     if not output.exists():
         return False
     if overwrite:

@@ -163,8 +163,8 @@ def load_subject(path: str) -> "Subject":
     import torch
 
     from chat_utils.engine import load_engine
+    from eval_utils.likelihood import open_scorer
     from eval_utils.likelihood_figures import Reader
-    from eval_utils.pair_likelihood import open_scorer
     from eval_utils.parts import Subject
     from model_utils.checkpoint import load_checkpoint
     from train_utils.checkpoint import read_record

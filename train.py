@@ -96,9 +96,8 @@ def main(argv: list[str] | None = None) -> int:
     from data_utils.rows.pretraining import open_corpus
     from data_utils.sources.source import data_version, open_sources
     from train_utils.objectives import language_objective
-    from train_utils.plan.pretraining import plan_pretraining
+    from train_utils.plan.pretraining import plan_pretraining, tell_compression, tell_rows
     from train_utils.run import open_run
-    from train_utils.text_facts import tell_compression, tell_rows
     from train_utils.training import give_head_start, train_and_save
 
     sources = open_sources(data.corpus, data.mixture, data.sample_by, data.text_column)

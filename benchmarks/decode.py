@@ -29,10 +29,9 @@ import transformers
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging
 
-from chat_utils.choices import ENGINES, PRECISIONS
 from chat_utils.engine import Engine, load_engine
 from chat_utils.reply import LOOP_TOKENS
-from chat_utils.sampling import Sampling
+from chat_utils.sampling import ENGINES, PRECISIONS, Sampling
 from data_utils.dialogue.format import stop_token_id
 from data_utils.dialogue.window import encode_prompt
 from errors import run_script

@@ -13,8 +13,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-from chat_utils.choices import ENGINES, PRECISIONS, SLOTS
-from chat_utils.messages import clean_dialogue, clean_message, replace_surrogates
+from chat_utils.messages import clean_dialogue, clean_message, longest_bytes, replace_surrogates
 from chat_utils.reply import Reply, Stats
 from chat_utils.runtimes.batched import load_batched_decoder
 from chat_utils.runtimes.decoder import Decoder, TransformersDecoder
@@ -22,9 +21,8 @@ from chat_utils.runtimes.numpy_decoder import load_numpy_decoder
 from chat_utils.runtimes.prefix_cache import count_shared
 from chat_utils.runtimes.slots import SlotDecoder
 from chat_utils.runtimes.source_decoder import load_source_decoder
-from chat_utils.sampling import Sampling
+from chat_utils.sampling import ENGINES, PRECISIONS, SLOTS, Sampling
 from chat_utils.streaming import TextStream
-from chat_utils.window import longest_bytes
 from data_utils.dialogue.checking import DialogueError
 from data_utils.dialogue.format import stop_token_id
 from data_utils.dialogue.window import encode_prompt

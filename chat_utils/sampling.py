@@ -6,6 +6,10 @@ import numpy as np
 
 from options import check_range, option
 
+ENGINES = ("auto", "transformers", "batched", "llama.cpp")
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+SLOTS = 8  # replies that a step computes at most, where each needs room from the start
+
 
 @dataclass
 class Sampling:

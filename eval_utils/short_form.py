@@ -7,9 +7,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from eval_utils.asking import ask_model
 from eval_utils.figures import Figure
+from eval_utils.likelihood import open_scorer
 from eval_utils.likelihood_figures import Reader, measure_pairs
 from eval_utils.minimal_pairs import LANGUAGES, Pair, make_pairs
-from eval_utils.pair_likelihood import open_scorer
 from eval_utils.score_report import explain, show_figure
 from eval_utils.scorecard import measure_scorecard
 

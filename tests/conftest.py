@@ -165,11 +165,11 @@ def fake_time(monkeypatch) -> list[float]:
     """The clock of a run, in seconds since its process began: a step takes 0.25, and an evaluation three times 0.05."""
     from transformers import Trainer
 
-    from train_utils import clock, stopwatch
+    from train_utils import clock
     from train_utils.plan import apply
 
     now = [0.0]
-    for module in (apply, clock, stopwatch):
+    for module in (apply, clock):
         monkeypatch.setattr(module, "process_seconds", lambda: now[0])
 
     def spend(owner: type, name: str, seconds: float) -> None:

@@ -18,8 +18,7 @@ from chat_utils.engine import load_engine
 from chat_utils.sampling import Sampling
 from data_utils.dialogue.window import encode_prompt
 from errors import InputError
-from eval_utils.likelihood import Scored
-from eval_utils.pair_likelihood import PairScorer
+from eval_utils.likelihood import PairScorer, Scored
 from model_utils.checkpoint import load_model, load_tokenizer
 from model_utils.families import start_token_id
 from model_utils.tokenizer import TURN_START, find_sentinels

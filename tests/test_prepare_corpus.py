@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import prepare_corpus as prepare
-from data_utils.preparation.checks import CheckBroken, measure_broken
 from data_utils.preparation.executors import Stage, make_executor, run_stages
+from data_utils.preparation.manifest import CheckBroken, measure_broken
 from data_utils.sources import builtin as sources
 from data_utils.text.splitting import hash_share
 from errors import InputError

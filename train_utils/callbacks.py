@@ -17,10 +17,9 @@ from transformers import TrainerCallback
 
 from errors import RunError
 from train_utils.checkpoint import mark_complete
-from train_utils.clock import Clock
+from train_utils.clock import Clock, Stopwatch
 from train_utils.plan.machine import synchronize
 from train_utils.steps.muon import local_part
-from train_utils.stopwatch import Stopwatch
 
 SAMPLES_SHARE = 0.01
 LINE_SECONDS = 30  # between two lines of progress in a log, where a bar can't move

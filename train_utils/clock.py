@@ -1,4 +1,4 @@
-"""A run by the clock: the learning rate follows the time that has passed, and training ends when it is over."""
+"""The time of a run: counted by parts, and kept to where `--minutes` says when it ends and the rate has fallen."""
 
 import json
 import math
@@ -195,3 +195,37 @@ class Clock(TrainerCallback):
             values["pause_seconds"] = self.pause_seconds
             path = Path(args.output_dir) / f"checkpoint-{state.global_step}" / CLOCK_FILE
             write_whole(path, json.dumps(values))
+
+
+OVERHEAD = ("evaluation", "samples", "saving")  # what a run pays beside its training
+
+
+class Stopwatch:
+    """Seconds by part; `lap` ends a part, which began where the one before ended."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.last = 0.0
+
+    def lap(self, part: str) -> None:
+        """Count the time since the last lap to a part."""
+        now = process_seconds()
+        self.seconds[part] = self.seconds.get(part, 0.0) + now - self.last
+        self.last = now
+
+    def describe(self) -> str:
+        """Return the parts with their shares of the whole, largest first.
+
+        >>> watch = Stopwatch()
+        >>> watch.seconds = {"start": 5.0, "steps": 90.0, "evaluation": 3.0, "saving": 2.0}
+        >>> watch.describe()
+        'steps 90 s (90%), start 5 s (5%), evaluation 3 s (3%), saving 2 s (2%)'
+        """
+        total = max(sum(self.seconds.values()), 1e-9)
+        parts = sorted(self.seconds.items(), key=lambda part: -part[1])
+        return ", ".join(f"{name} {seconds:.0f} s ({seconds / total:.0%})" for name, seconds in parts)
+
+    def overhead(self) -> float:
+        """Return the share of evaluation, samples and saving in the whole."""
+        total = max(sum(self.seconds.values()), 1e-9)
+        return sum(self.seconds.get(part, 0.0) for part in OVERHEAD) / total

@@ -14,7 +14,6 @@ from data_utils.caching import preparation_lock
 from data_utils.dialogue.format import stop_token_id
 from data_utils.rows.denoising import DenoisedRows, denoise_blocks
 from data_utils.rows.halves import collate_halves
-from data_utils.rows.held_out import find_beginnings
 from data_utils.rows.packing import Rows, collate_blocks, collate_rows
 from data_utils.rows.pretraining import pack_held_out
 from errors import InputError
@@ -23,7 +22,7 @@ from eval_utils.short_form import assess_briefly
 from model_utils.families import family_of, start_token_id
 from model_utils.tokenizer import find_sentinels, tokenizer_fingerprint
 from train_utils.clock import process_seconds
-from train_utils.samples import continue_prompts
+from train_utils.samples import continue_prompts, find_beginnings
 from train_utils.steps.fast_model import make_fast
 from train_utils.steps.halves import join_halves, keeps_pairs_apart
 

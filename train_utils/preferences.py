@@ -24,8 +24,7 @@ from train_utils.callbacks import show_line
 from train_utils.objectives import REPLY_TOKENS, Objective
 from train_utils.run import Run
 from train_utils.samples import continue_prompts
-from train_utils.steps.compilation import Compiler
-from train_utils.steps.fast_model import compile_layers
+from train_utils.steps.fast_model import Compiler, compile_layers
 
 RATE = 1e-4  # AdamW's peak at width 256
 

@@ -13,8 +13,7 @@ from data_utils.rows.halves import encode_halves, pack_halves
 from data_utils.rows.packing import encode_dialogues, pack_dialogues
 from data_utils.rows.replay import mix_rows, read_replay
 from data_utils.sources.corpus import split_languages
-from data_utils.sources.kinds import Source
-from data_utils.sources.source import open_sources
+from data_utils.sources.source import Source, open_sources
 from errors import InputError
 from model_utils.chat_template import find_system, replace_system
 from model_utils.checkpoint import join_chat_tokens, load_model, load_tokenizer

@@ -10,8 +10,7 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from chat_utils.runtimes.decoder import Decoder, Session, compute_reference, is_same
-from chat_utils.runtimes.matrices import HalfLinear
-from chat_utils.runtimes.network import Network, read_network
+from chat_utils.runtimes.network import HalfLinear, Network, read_network
 from chat_utils.runtimes.prefix_cache import SMALLEST_STATE_TOKENS
 
 

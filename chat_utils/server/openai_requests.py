@@ -6,7 +6,7 @@ import time
 import uuid
 from dataclasses import dataclass, field, replace
 
-from chat_utils.messages import replace_surrogates
+from chat_utils.messages import longest_bytes, replace_surrogates
 from chat_utils.runtimes.prefix_cache import ANYBODY
 from chat_utils.sampling import Sampling
 from chat_utils.server.api_error import ApiError
@@ -20,7 +20,6 @@ from chat_utils.server.openai_parameters import (
     read_max_tokens,
     read_number,
 )
-from chat_utils.window import longest_bytes
 
 MAX_STOPS = 4  # as OpenAI's
 

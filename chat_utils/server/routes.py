@@ -20,6 +20,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from chat_utils.engine import Engine
+from chat_utils.messages import longest_bytes
 from chat_utils.sampling import Sampling
 from chat_utils.server.api_error import ApiError
 from chat_utils.server.guard import HEADERS, BodyReader, check_origin
@@ -28,7 +29,6 @@ from chat_utils.server.keys import KeyCheck
 from chat_utils.server.openai_replies import write_chunk, write_event, write_piece, write_reply, write_usage
 from chat_utils.server.openai_requests import parse_json, parse_request
 from chat_utils.server.settings import ServerOptions
-from chat_utils.window import longest_bytes
 
 PAGE = Path(__file__).parent / "web"
 KINDS = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}

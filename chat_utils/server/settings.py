@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass
 
-from chat_utils.choices import SLOTS
+from chat_utils.sampling import SLOTS
 from errors import InputError
 from options import option
 

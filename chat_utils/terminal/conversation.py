@@ -9,10 +9,9 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from chat_utils.engine import Engine
-from chat_utils.messages import NO_ANSWER, clean_message
+from chat_utils.messages import NO_ANSWER, clean_message, keep_end
 from chat_utils.reply import Reply
 from chat_utils.sampling import Sampling
-from chat_utils.window import keep_end
 from data_utils.dialogue.checking import check_dialogue
 from data_utils.text.cleaning import clean_text
 from errors import InputError

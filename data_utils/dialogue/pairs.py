@@ -13,7 +13,7 @@ from data_utils.dialogue.checking import DialogueError, check_dialogue
 from data_utils.dialogue.forms import FORMS, convert_row
 from data_utils.dialogue.reading import MESSAGES, Reading, check_rows, read_parts
 from data_utils.dialogue.turns import Row, is_absent, name_kind, read_turns
-from data_utils.sources.kinds import Source
+from data_utils.sources.source import Source
 from data_utils.text.languages import detect_language
 
 # `place` is the line of the file, for what shows only when a pair is encoded.

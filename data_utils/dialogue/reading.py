@@ -15,7 +15,7 @@ from data_utils.readers.faults import judge_faults
 from data_utils.readers.files import ROW_KINDS, Fault, file_suffix, raise_fault
 from data_utils.sources.builtin import NAME_PLACEHOLDER, dialogue_text
 from data_utils.sources.corpus import repeat_rows
-from data_utils.sources.kinds import Source
+from data_utils.sources.source import Source
 from data_utils.text.languages import detect_language
 from data_utils.text.splitting import hash_share
 from errors import InputError, escape_unprintable

@@ -20,9 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datatrove.pipeline.base import PipelineStep
 
-from data_utils.preparation.duplicates import KEPT
+from data_utils.preparation.duplicates import KEPT, SignatureFolder, write_array
 from data_utils.preparation.shingles import SHINGLE_TOKENS, WORD, Shingles, Tokens, find_shingles, find_tokens
-from data_utils.preparation.signatures import SignatureFolder, write_array
 from errors import InputError
 
 LEAST_CONTAINMENT = 0.5

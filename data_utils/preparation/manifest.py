@@ -1,4 +1,4 @@
-"""The end of a preparation: the report, and the manifest that makes a folder a corpus."""
+"""Checks what was read, and ends a preparation: the report, and the manifest that makes a folder a corpus."""
 
 import json
 from collections import Counter
@@ -7,11 +7,12 @@ from typing import Any
 
 from datatrove.pipeline.base import PipelineStep
 
-from data_utils.preparation.checks import measure_broken
-from data_utils.preparation.report import format_report
-from data_utils.preparation.tally import EXAMPLES, read_tallies, write_json
-from data_utils.sources.folder import MANIFEST
-from errors import escape_unprintable
+from data_utils.preparation.report import describe_languages, format_report, total
+from data_utils.preparation.tally import EXAMPLES, format_bytes, plural, read_tallies, write_json
+from data_utils.readers.faults import name_faults
+from data_utils.readers.files import Fault
+from data_utils.sources.source import MANIFEST
+from errors import InputError, escape_unprintable
 from files import move_whole, remove_cut_off, write_whole
 
 
@@ -85,3 +86,48 @@ def sum_seconds(runs: Path, read: list[dict]) -> dict[str, float]:
             name = f"{path.parent.parent.name}: {step['name'].split(': ', 1)[-1]}"
             seconds[name] += spent["total"] if isinstance(spent, dict) else spent
     return {step: spent for step, spent in seconds.items() if spent}
+
+
+class CheckBroken(PipelineStep):
+    """One task after the reading: stops a preparation of which too much is broken, or nothing is left."""
+
+    type, name = "CHECK", "broken input"
+
+    def __init__(self, work: str, files: list[dict], max_broken_fraction: float, languages: list[str]) -> None:
+        super().__init__()
+        self.work, self.files = work, files
+        self.max_broken_fraction, self.languages = max_broken_fraction, languages
+
+    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Any:
+        """Raise InputError above the limit."""
+        tallies = read_tallies(Path(self.work), "read")
+        faults = [Fault(*fault) for tally in tallies for fault in tally["faults"]]
+        share, words = measure_broken(tallies, self.files)
+        if share > self.max_broken_fraction:
+            raise InputError(
+                f"{share:.1%} of the input is broken ({words}), more than --max_broken_fraction "
+                f"{self.max_broken_fraction:g}: {plural(len(faults), 'fault')}: {name_faults(faults)}; "
+                "repair it, leave it out, or allow more"
+            )
+        read, kept = (sum(total(list(tally["steps"].values())[place])[0] for tally in tallies) for place in (0, -1))
+        if not kept:
+            dropped: Counter = Counter()
+            for tally in tallies:
+                dropped.update(tally["reasons"].get("language", {}))
+            told = describe_languages(dropped, read, self.languages) or "the settings name what drops them"
+            raise InputError(f"the corpus is empty: no document is left after cleaning; {told}")
+
+
+def measure_broken(tallies: list[dict], files: list[dict]) -> tuple[float, str]:
+    """Return the share of the input that is broken, and of what it is the share: the larger of two.
+
+    Bytes of what could not be read at all, and faults among the documents: a dump with one bad page of a million is
+    sound.
+    """
+    unread = sum(tally["unread_bytes"] for tally in tallies)
+    faults = sum(len(tally["faults"]) for tally in tallies)
+    documents = sum(total(tally["steps"].get("read", {}))[0] for tally in tallies)
+    return max(
+        (unread / max(sum(file["bytes"] for file in files), 1), f"{format_bytes(unread)} unreadable"),
+        (faults / max(faults + documents, 1), f"{plural(faults, 'fault')} to {plural(documents, 'document')}"),
+    )

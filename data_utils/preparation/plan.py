@@ -8,13 +8,11 @@ from pathlib import Path
 from datatrove.pipeline.base import PipelineStep
 
 from data_utils.preparation.arguments import CleaningArguments
-from data_utils.preparation.checks import CheckBroken
-from data_utils.preparation.duplicates import PART_BYTES, FindPairs, JoinPairs
+from data_utils.preparation.duplicates import PART_BYTES, ROWS, FindPairs, JoinPairs
 from data_utils.preparation.executors import Stage
 from data_utils.preparation.filters import build_filters
 from data_utils.preparation.leaks import BuildIndex, FindLeaks
-from data_utils.preparation.manifest import WriteReport
-from data_utils.preparation.signatures import ROWS
+from data_utils.preparation.manifest import CheckBroken, WriteReport
 from data_utils.preparation.stages import ReadSources, WriteClean, WriteCorpus
 from data_utils.preparation.tally import Tally
 from data_utils.readers.arguments import ReadArguments

@@ -23,8 +23,7 @@ from data_utils.sources.corpus import (
     split_languages,
     split_train_eval,
 )
-from data_utils.sources.kinds import Source
-from data_utils.sources.source import data_version
+from data_utils.sources.source import Source, data_version
 from data_utils.text.splitting import SHARE
 from errors import InputError
 from files import whole

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from data_utils.caching import cache_key, generate_rows
 from data_utils.rows.packing import PACKED_FEATURES, pack_documents, thin_rows, tokenize_documents
 from data_utils.sources.corpus import read_corpus, split_languages, split_train_eval
-from data_utils.sources.kinds import Source
+from data_utils.sources.source import Source
 
 EVAL_ROWS = 32  # of each language
 

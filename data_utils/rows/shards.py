@@ -22,8 +22,7 @@ import xxhash
 from transformers import PreTrainedTokenizerBase
 
 from data_utils.caching import cache_folder
-from data_utils.sources.kinds import Source
-from data_utils.sources.source import data_version
+from data_utils.sources.source import Source, data_version
 from data_utils.text.splitting import SHARE
 from files import remove_cut_off, whole, write_whole
 from model_utils.text_encoder import encode_texts

@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 from datasets import Dataset, Features, Value, concatenate_datasets
 
 from data_utils.caching import cache_key, generate_rows
-from data_utils.sources.kinds import Source
+from data_utils.sources.source import Source
 from data_utils.text.splitting import SHARE, hash_share
 from errors import InputError
 

@@ -1,16 +1,273 @@
-"""Opens the sources that a user names; the one place where it is asked what kind of source a path is."""
+"""Opens a source of one of four kinds: built-in, hub, corpus folder, files; each reads, measures and versions itself.
 
+A corpus folder is what `prepare_corpus` leaves:
+FOLDER/corpus.json          the manifest, written last: its shards with documents, bytes and hash
+FOLDER/data/00000.parquet   text, language, source, id, hash_share (by which the split goes; not in old ones)
+"""
+
+import json
 import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any, ClassVar
 
+import pyarrow.parquet as pq
 import xxhash
 import yaml
 
 from data_utils.readers.arguments import ReadArguments
+from data_utils.readers.faults import judge_faults
+from data_utils.readers.files import Fault, file_bytes, file_version, find_files, raise_fault
+from data_utils.readers.opening import Part
 from data_utils.sources import builtin
-from data_utils.sources.folder import is_corpus_folder
-from data_utils.sources.inputs import is_hub_name
-from data_utils.sources.kinds import BuiltinSource, FileSource, FolderSource, HubSource, Source
+from data_utils.sources.inputs import is_hub_name, load_hub, make_documents, read_documents_of, read_rows
+from data_utils.text.cleaning import clean_text
+from data_utils.text.splitting import SHARE, share_of
 from errors import InputError
+
+MANIFEST = "corpus.json"
+
+
+def is_corpus_folder(path: str) -> bool:
+    """Tell whether a path is a corpus folder; raise InputError where it is one that was never finished."""
+    folder = Path(path)
+    if (folder / MANIFEST).is_file() and (folder / "data").is_dir():  # else it is a text of that name
+        return True
+    if (folder / ".work").is_dir() or any(re.fullmatch(r"\d{5}", file.stem) for file in folder.glob("data/*.parquet")):
+        raise InputError(f"{path}: an unfinished corpus, without {MANIFEST}; run prepare_corpus again to finish it")
+    return False
+
+
+def read_manifest(path: str) -> dict:
+    """Return the manifest of a corpus folder; raise InputError where it does not fit its files."""
+    try:
+        manifest = json.loads((Path(path) / MANIFEST).read_text(encoding="utf-8"))
+        files = [Path(path) / shard["file"] for shard in manifest["shards"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}/{MANIFEST}: not a manifest; prepare the corpus again") from error
+    for file in files:
+        if not file.is_file():
+            raise InputError(f"{path}: {file.name} of its {MANIFEST} is missing; prepare the corpus again")
+    return manifest
+
+
+def list_shards(path: str) -> list[str]:
+    """Return the Parquet files of a corpus folder in order."""
+    return [str(Path(path) / shard["file"]) for shard in read_manifest(path)["shards"]]
+
+
+def folder_version(path: str) -> str:
+    """Return a hash that changes when the documents of a corpus folder change."""
+    shards = [(shard["file"], shard["documents"], shard.get("sha256")) for shard in read_manifest(path)["shards"]]
+    return xxhash.xxh64(json.dumps(shards).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Source:
+    """Files or other parts, in order, that are read as documents or as rows; one of the four kinds below.
+
+    Args:
+        path: as the user named it.
+        times: how often it is repeated where it is mixed by size; below 1 a sample.
+        weight: its share of what is trained on, against the others'; None: by its size.
+        reading: how a file becomes documents.
+    """
+
+    path: str
+    times: float = 1.0
+    weight: float | None = None
+    reading: ReadArguments = field(default_factory=lambda: ReadArguments("paragraph"))
+
+    is_builtin: ClassVar[bool] = False  # its rows are dialogues with their language; nothing in it is a user's
+    can_be_sharded: ClassVar[bool] = True
+
+    @cached_property
+    def files(self) -> list[str]:
+        """The files in order; none where the source is something else."""
+        return []
+
+    def parts(self) -> list[str]:
+        """Return what `documents` and `rows` read one by one: the files, or the source itself."""
+        return self.files or [self.path]
+
+    def part_version(self, part: str) -> str:
+        """Return what changes when a part does."""
+        raise NotImplementedError
+
+    def versions(self) -> list[str]:
+        """Return what changes when any part does, each with its name."""
+        return [f"{part}:{self.part_version(part)}" for part in self.parts()]
+
+    def held_bytes(self) -> float:
+        """Return the bytes of the files, or infinity for what is never held in memory; 0 for what is small."""
+        return 0
+
+    def text_bytes(self) -> int:
+        """Return about how many bytes of text it holds."""
+        raise NotImplementedError
+
+    def check_held_out(self, eval_fraction: float) -> None:
+        """Raise InputError where more is to be held out than was kept from leaking."""
+
+    def documents(
+        self, part: str, start: int = 0, on_fault: Callable[[Fault], object] = raise_fault, cut: Part | None = None
+    ) -> Iterator[dict]:
+        """Yield {text, language, source, id, hash_share} of a part from document `start` on, as it was written.
+
+        Args:
+            on_fault: called with each Fault; as it is, the first one is raised as InputError.
+            cut: one of several that `cut_file` made of a file; None: all of it.
+        """
+        raise NotImplementedError
+
+    def rows(self, part: str, on_fault: Callable[[Fault], object] = raise_fault) -> Iterator[tuple[object, Any]]:
+        """Yield (place, row) of a part as it is written, for dialogues; a row is an object or a list."""
+        raise NotImplementedError
+
+    def clean(self, text: str) -> str:
+        """Return a document's text as it is trained on; '' where nothing is left."""
+        return clean_text(text)
+
+    def read(self, part: str, start: int = 0) -> Iterator[dict]:
+        """Yield {text, language, source, hash_share} of a part from document `start` on, clean; some may be empty.
+
+        At the end raises InputError where there were rows that can't be used.
+        """
+        faults, count = [], 0
+        for count, row in enumerate(self.documents(part, start, faults.append), 1):  # noqa: B007, counted to the end
+            yield {"text": self.clean(row["text"]), **{name: row[name] for name in ("language", "source", SHARE)}}
+        judge_faults(faults, count + len(faults), False, "have them left out by prepare_corpus.py")
+
+
+class BuiltinSource(Source):
+    """The default data, in a package or in this repository."""
+
+    is_builtin = True
+
+    def part_version(self, part: str) -> str:
+        """Return the version of its package, or a hash of our files."""
+        return builtin.source_version(part)
+
+    def text_bytes(self) -> int:
+        """Return the bytes of its documents."""
+        return sum(len(row["text"].encode()) for row in self.documents(self.path))
+
+    def documents(self, part, start=0, on_fault=raise_fault, cut=None) -> Iterator[dict]:
+        """Yield its documents; a dialogue is one, a line for each turn."""
+        for number, row in islice(enumerate(builtin.read_documents(part), 1), start, None):
+            yield row | {"id": f"{part}:{number}", SHARE: share_of(row)}
+
+    def rows(self, part, on_fault=raise_fault) -> Iterator[tuple[object, Any]]:
+        """Yield its dialogues; raise InputError where it has none."""
+        if part not in builtin.DIALOGUE_SOURCES:
+            raise InputError(
+                f"{part}: has no dialogues; built-in sources that do: {' '.join(builtin.DIALOGUE_SOURCES)}"
+            )
+        yield from enumerate(builtin.DIALOGUE_SOURCES[part](), 1)
+
+
+class HubSource(Source):
+    """The training split of a dataset of the hub."""
+
+    can_be_sharded = False  # its size and version are not known
+
+    def part_version(self, part: str) -> str:
+        """Return a constant: what was fetched once stays."""
+        return "hub"
+
+    def versions(self) -> list[str]:
+        """Return its name."""
+        return [self.path]
+
+    def documents(self, part, start=0, on_fault=raise_fault, cut=None) -> Iterator[dict]:
+        """Yield its documents as they are fetched."""
+        rows = enumerate(load_hub(part, True), 1)
+        yield from islice(make_documents(rows, part, part, self.reading.text_column, on_fault), start, None)
+
+    def rows(self, part, on_fault=raise_fault) -> Iterator[tuple[object, Any]]:
+        """Yield its rows."""
+        yield from enumerate(load_hub(part), 1)
+
+
+class FileSource(Source):
+    """A file, a folder of files, a glob or an address."""
+
+    @cached_property
+    def files(self) -> list[str]:
+        """The files in order."""
+        return find_files(self.path)
+
+    def part_version(self, part: str) -> str:
+        """Return a file's size and time."""
+        return file_version(part)
+
+    def held_bytes(self) -> float:
+        """Return the bytes of the files."""
+        return self.text_bytes()
+
+    def text_bytes(self) -> int:
+        """Return the bytes of the files."""
+        return sum(map(file_bytes, self.files))
+
+    def documents(self, part, start=0, on_fault=raise_fault, cut=None) -> Iterator[dict]:
+        """Yield the documents of a file."""
+        yield from islice(read_documents_of(part, self.reading, on_fault, cut), start, None)
+
+    def rows(self, part, on_fault=raise_fault) -> Iterator[tuple[object, Any]]:
+        """Yield the rows of a file; of a text file its paragraphs, lines or all of it."""
+        yield from read_rows(part, replace(self.reading, text_column=""), on_fault, row_types=(dict, list))
+
+
+class FolderSource(FileSource):
+    """A corpus as prepare_corpus leaves it: clean, counted, its split kept."""
+
+    @cached_property
+    def files(self) -> list[str]:
+        """The Parquet files in order."""
+        return list_shards(self.path)
+
+    def versions(self) -> list[str]:
+        """Return the hash of all its documents."""
+        return [folder_version(self.path)]
+
+    def held_bytes(self) -> float:
+        """Return infinity: it is tokenized to shards at any size."""
+        return float("inf")
+
+    def text_bytes(self) -> int:
+        """Return the bytes that the manifest counts."""
+        return sum(shard["bytes"] for shard in read_manifest(self.path)["shards"])
+
+    def check_held_out(self, eval_fraction: float) -> None:
+        """Raise InputError where more is held out than the preparation kept from leaking."""
+        settings = read_manifest(self.path).get("settings", {})
+        checked = settings.get("eval_fraction", 1)
+        if settings.get("duplicates") == "near" and eval_fraction > checked:
+            raise InputError(
+                f"{self.path}: prepared with --eval_fraction {checked:g}; of {eval_fraction:g} the rest was never "
+                f"checked for leaks: use {checked:g} at most, or prepare it again"
+            )
+
+    def clean(self, text: str) -> str:
+        """Return the text as it is: it was cleaned once."""
+        return text
+
+    def documents(self, part, start=0, on_fault=raise_fault, cut=None) -> Iterator[dict]:
+        """Yield the documents of a Parquet file, without reading the row groups before `start`."""
+        with pq.ParquetFile(part) as file:
+            columns = [name for name in ("text", "language", "source", "id", SHARE) if name in file.schema_arrow.names]
+            for group in range(file.num_row_groups):
+                rows = file.metadata.row_group(group).num_rows
+                if start >= rows:
+                    start -= rows
+                    continue
+                for batch in file.iter_batches(256, row_groups=[group], columns=columns):
+                    for row in batch.slice(start).to_pylist():
+                        yield row | {SHARE: share_of(row)}
+                    start = max(0, start - batch.num_rows)
 
 
 def open_source(

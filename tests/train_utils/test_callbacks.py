@@ -11,10 +11,10 @@ import torch
 from transformers import AutoModelForCausalLM, TrainerControl, TrainerState
 
 from errors import RunError
-from train_utils import callbacks, stopwatch
+from train_utils import callbacks, clock
 from train_utils.callbacks import SIGNAL_STEPS, Progress, Samples, StopOnDivergence, StopOnSignal, leave_lost_terminal
+from train_utils.clock import Stopwatch
 from train_utils.samples import continue_prompts
-from train_utils.stopwatch import Stopwatch
 
 
 def test_samples_use_one_thread_and_give_the_others_back(tiny_checkpoint, tokenizer, monkeypatch):
@@ -39,7 +39,7 @@ def test_samples_use_one_thread_and_give_the_others_back(tiny_checkpoint, tokeni
 )
 def test_samples_that_cost_too_much_are_shown_first_and_last_alone(monkeypatch, cost, shown):
     now, found = [60.0], []
-    monkeypatch.setattr(stopwatch, "process_seconds", lambda: now[0])
+    monkeypatch.setattr(clock, "process_seconds", lambda: now[0])
     state, model = TrainerState(is_world_process_zero=True, max_steps=100), torch.nn.Linear(1, 1)
 
     def generate(_):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from train_utils import launch
+from train_utils import run as launch
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import train
 from errors import InputError
 from model_utils.families import FAMILIES
-from train_utils import cpu_processes, sharding
+from train_utils import parsing, sharding
 from train_utils.arguments import RunArguments
 
 # Rows that no number of processes divides, and one matrix for embedding and head.
@@ -133,7 +133,7 @@ def test_cpu_processes_of_a_sharding_configuration_are_not_started_as_ddp(kind, 
     path = tmp_path / "config.yaml"
     path.write_text(f"distributed_type: {kind}\nnum_processes: 4\n")
     with pytest.raises(InputError, match=f"{kind} has no effect with --cpu"):
-        cpu_processes.count_asked_processes([sys.executable, "--config_file", str(path), "--cpu", "train.py"])
+        parsing.count_asked_processes([sys.executable, "--config_file", str(path), "--cpu", "train.py"])
 
 
 @pytest.mark.parametrize("kind", [kind for kind, family in FAMILIES.items() if family.auto is AutoModelForCausalLM])

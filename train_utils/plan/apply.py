@@ -16,11 +16,10 @@ from model_utils.shapes import count_parameters, find_embedding, find_head, flop
 from train_utils.arguments import RunArguments, dtype_name
 from train_utils.checkpoint import read_record
 from train_utils.clock import process_seconds
-from train_utils.launch import count_cores
 from train_utils.plan.machine import measure_machine, measure_training
 from train_utils.plan.rule import MAX_TUNING_EPOCHS, Plan, Shape, Task, choose_plan, describe_plan, muon_flops
-from train_utils.run import Run
-from train_utils.steps.compilation import may_compile, repays_compilation
+from train_utils.run import Run, count_cores
+from train_utils.steps.fast_model import may_compile, repays_compilation
 
 LEAST_TRAINING = 0.05  # share of a run by the clock, or it is too short
 FINISH_SECONDS = 3.0  # the report, saving and leaving, after the last evaluation

@@ -1,19 +1,24 @@
-"""Plans a pretraining by `--minutes`: the size that suits text, time and machine, unless the user gave one."""
+"""Plans a pretraining by `--minutes`: the size that suits text, time and machine, unless the user gave one.
+
+Tells before the training what there is to read: how well it is compressed, and how often it would be read.
+"""
 
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from transformers import AutoConfig, PreTrainedModel
+from datasets import Dataset
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from data_utils.rows.pretraining import ShardedCorpus, SmallCorpus, count_unprepared
+from data_utils.sources.corpus import split_languages
 from errors import explained
 from model_utils.checkpoint import find_checkpoint, load_model, load_tokenizer
 from model_utils.families import family_of
 from model_utils.shapes import build_from, build_model, check_ranges, model_config, read_shape
-from model_utils.tokenizer import bytes_per_token, train_tokenizer
+from model_utils.tokenizer import bytes_per_token, describe_compression, train_tokenizer
 from train_utils.plan.apply import make_plan, on_meta, shape_of, text_task
-from train_utils.plan.rule import Plan
+from train_utils.plan.rule import MAX_EPOCHS, Plan
 from train_utils.run import Run
 
 ROOT = Path(__file__).parents[2]
@@ -83,3 +88,26 @@ def open_on_meta(options: ModelOptions) -> PreTrainedModel:
 def find_shape(path: str) -> Path:
     """Return the user's own shape file, or the shipped one of that path."""
     return Path(path) if Path(path).is_file() else ROOT / path
+
+
+def tell_compression(run: Run, documents: Dataset, tokenizer: PreTrainedTokenizerBase, reference: str) -> None:
+    """Print how a tokenizer compresses documents of each language, beside a `reference` tokenizer."""
+    for language, rows in split_languages(documents):
+        compression = describe_compression(tokenizer, rows[:1000]["text"], reference)
+        run.say(f"tokenizer: {len(tokenizer):,} tokens, in {language} {compression}")
+
+
+def tell_rows(run: Run, corpus: SmallCorpus | ShardedCorpus, blocks: Any, row_tokens: int) -> dict[str, str]:
+    """Print and return how much there is to train on, and how often the run reads it.
+
+    With a note where that is so often that a small text is learned by heart.
+    """
+    rows = run.count_rows(len(blocks), row_tokens)
+    facts = corpus.describe_rows(blocks, rows)
+    run.say(f"blocks of {row_tokens} tokens: {'; '.join(f'{name} {fact}' for name, fact in facts.items())}")
+    if not run.plan and isinstance(blocks, Dataset) and rows > 1.1 * MAX_EPOCHS * len(blocks):
+        steps = max(1, int(MAX_EPOCHS * len(blocks) / run.step_rows))
+        run.say(
+            f"note: past {MAX_EPOCHS:g} epochs a small model learns its text by heart; --max_steps {steps} are as many"
+        )
+    return facts

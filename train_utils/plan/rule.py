@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from model_utils.shapes import HEAD_SIZE, model_config
 from train_utils.plan.machine import Machine
-from train_utils.steps.compilation import COMPILE_SECONDS, COMPILED_GAIN, repays_compilation
+from train_utils.steps.fast_model import COMPILE_SECONDS, COMPILED_GAIN, repays_compilation
 
 WIDTHS = [*range(128, 512, 64), *range(512, 1024, 128), *range(1024, 4097, 256)]
 

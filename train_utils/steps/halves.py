@@ -11,8 +11,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
 from model_utils.shapes import find_embedding, find_head
-from train_utils.steps.compilation import Compiler
-from train_utils.steps.fast_model import decoder_layers, only_for_rows
+from train_utils.steps.fast_model import Compiler, decoder_layers, only_for_rows
 
 HIDDEN = torch.finfo(torch.bfloat16).min  # added to a score; the least that every type holds, so that none becomes NaN
 

@@ -14,6 +14,8 @@ from data_utils.preparation.duplicates import (
     NEAR,
     FindPairs,
     JoinPairs,
+    SignatureFolder,
+    Signatures,
     find_pairs,
     flatten_clusters,
     join_pairs,
@@ -26,7 +28,6 @@ from data_utils.preparation.shingles import (
     read_characters,
     sign_shingles,
 )
-from data_utils.preparation.signatures import SignatureFolder, Signatures
 from data_utils.sources import builtin as sources
 
 

@@ -4,8 +4,7 @@ import pytest
 
 from data_utils.rows import pretraining
 from data_utils.rows.pretraining import ShardedCorpus, SmallCorpus, count_unprepared, prepare_tokenizer
-from data_utils.sources.kinds import Source
-from data_utils.sources.source import open_source
+from data_utils.sources.source import Source, open_source
 from errors import InputError
 
 TEXT = "".join(f"This is paragraph {n}, which is about the number {n * n}.\n\n" for n in range(300))

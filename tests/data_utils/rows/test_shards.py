@@ -15,8 +15,7 @@ import pytest
 from data_utils.rows import shards
 from data_utils.rows.shards import map_ahead, tokenize_source
 from data_utils.rows.streams import TokenStream
-from data_utils.sources.kinds import Source
-from data_utils.sources.source import open_source
+from data_utils.sources.source import Source, open_source
 from data_utils.text.splitting import hash_share
 from model_utils.text_encoder import encode_texts
 

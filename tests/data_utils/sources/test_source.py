@@ -8,8 +8,15 @@ from data_utils.dialogue.reading import read_dialogues
 from data_utils.readers.arguments import ReadArguments
 from data_utils.rows import pretraining
 from data_utils.rows.pretraining import ShardedCorpus, SmallCorpus, open_corpus
-from data_utils.sources.kinds import BuiltinSource, FileSource, FolderSource, HubSource
-from data_utils.sources.source import data_version, open_source, open_sources
+from data_utils.sources.source import (
+    BuiltinSource,
+    FileSource,
+    FolderSource,
+    HubSource,
+    data_version,
+    open_source,
+    open_sources,
+)
 from errors import InputError
 
 

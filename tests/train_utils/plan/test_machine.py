@@ -13,11 +13,11 @@ from transformers import TrainerControl, TrainerState
 from errors import InputError
 from train_utils import callbacks
 from train_utils.callbacks import Progress
+from train_utils.clock import Stopwatch
 from train_utils.plan import apply as dial
 from train_utils.plan import machine
 from train_utils.plan.rule import Task, measure_shape, plan_shape
 from train_utils.run import Run
-from train_utils.stopwatch import Stopwatch
 
 
 def test_peak_is_measured_and_the_random_state_stays():

@@ -29,7 +29,7 @@ from train_utils.plan.rule import (
     plan_shape,
     predict_loss,
 )
-from train_utils.steps.compilation import COMPILED_GAIN
+from train_utils.steps.fast_model import COMPILED_GAIN
 
 LAPTOP = Machine("cpu", "bf16", 400e9, ((128, 0.2), (512, 0.45)), 16 * 10**9, 10**11)
 CARD = Machine("cuda", "bf16", 600e12, ((512, 0.15), (2048, 0.45)), 70 * 10**9, 10**12)

@@ -10,7 +10,7 @@ from train_utils.plan import apply as dial
 from train_utils.plan.machine import Machine
 from train_utils.plan.rule import Task, measure_shape, plan_shape
 from train_utils.run import Run
-from train_utils.steps.compilation import COMPILE_SECONDS, COMPILED_GAIN, may_compile, repays_compilation
+from train_utils.steps.fast_model import COMPILE_SECONDS, COMPILED_GAIN, may_compile, repays_compilation
 
 FP32 = Machine("cpu", "fp32", 1.43e11, ((128, 0.5), (512, 0.7)), 16 * 10**9, 10**11)
 
@@ -27,7 +27,7 @@ FP32 = Machine("cpu", "fp32", 1.43e11, ((128, 0.5), (512, 0.7)), 16 * 10**9, 10*
     ],
 )
 def test_what_is_settled_before_the_length_is_known(monkeypatch, wanted, liger, compilers, expected):
-    monkeypatch.setattr("train_utils.steps.compilation.shutil.which", lambda name: name if name in compilers else None)
+    monkeypatch.setattr("train_utils.steps.fast_model.shutil.which", lambda name: name if name in compilers else None)
     assert may_compile(SimpleNamespace(use_liger_kernel=liger, compile_layers=wanted)) is expected
 
 
@@ -75,7 +75,7 @@ def settle(folder, resume=None, total_flops=1e13, wanted=None, fp16=False) -> bo
 def test_run_by_steps_measures_the_machine(tmp_path, monkeypatch):
     widths = []
     monkeypatch.setattr(dial, "measure_training", lambda device, dtype, width, seconds: widths.append(width) or 1e11)
-    monkeypatch.setattr("train_utils.steps.compilation.shutil.which", lambda name: name)
+    monkeypatch.setattr("train_utils.steps.fast_model.shutil.which", lambda name: name)
     assert not settle(tmp_path, total_flops=1e11 * 200)
     assert settle(tmp_path, total_flops=1e11 * 300)
     assert widths == [512, 512]
@@ -85,13 +85,13 @@ def test_run_by_steps_measures_the_machine(tmp_path, monkeypatch):
 
 def test_the_gain_is_that_of_the_dtype_in_use(tmp_path, monkeypatch):
     monkeypatch.setattr(dial, "measure_training", lambda device, dtype, *_: {"fp16": 1e11, "fp32": 1e11}[dtype])
-    monkeypatch.setattr("train_utils.steps.compilation.shutil.which", lambda name: name)
+    monkeypatch.setattr("train_utils.steps.fast_model.shutil.which", lambda name: name)
     assert [settle(tmp_path, total_flops=1e11 * 200, fp16=fp16) for fp16 in (False, True)] == [False, True]
 
 
 def test_run_that_goes_on_computes_as_it_began(tmp_path, monkeypatch):
     monkeypatch.setattr(dial, "measure_training", lambda *_: 1e11)
-    monkeypatch.setattr("train_utils.steps.compilation.shutil.which", lambda name: name)
+    monkeypatch.setattr("train_utils.steps.fast_model.shutil.which", lambda name: name)
     record = {"status": "training", "settings": {}, "data": {"compiled": True}}
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(record))
     assert settle(tmp_path, "checkpoint-4", total_flops=1)

@@ -20,8 +20,14 @@ from model_utils.shapes import (
     flops_per_token,
 )
 from train_utils.steps import fast_model
-from train_utils.steps.compilation import Compiler
-from train_utils.steps.fast_model import chunked_head_loss, decoder_layers, has_plain_head, head_loss, make_fast
+from train_utils.steps.fast_model import (
+    Compiler,
+    chunked_head_loss,
+    decoder_layers,
+    has_plain_head,
+    head_loss,
+    make_fast,
+)
 
 ROOT = Path(__file__).parents[3]
 SHAPES = sorted(ROOT.glob("configs/models/*.json"))
