@@ -15,6 +15,7 @@ from pathlib import Path
 
 from data_utils.preparation.arguments import CleaningArguments
 from data_utils.readers.arguments import ReadArguments
+from data_utils.readers.remote import check_address, has_file, is_address, send_folder
 from environment import begin_script
 from errors import InputError, run_script
 from files import LOCK_FILE, one_writer, write_whole
@@ -30,7 +31,9 @@ class PrepareArguments:
     """What is prepared, and where it runs."""
 
     sources: list[str] = option([], "Files, folders, globs, addresses or hub names")
-    output_dir: str = option("corpus", "Folder that the corpus is written to")
+    output_dir: str = option(
+        "corpus", "Folder that the corpus is written to, or an address of object storage: s3://bucket/folder"
+    )
     duplicates: str = option("near", "Duplicates that are dropped; near: exact ones too", choices=DUPLICATES)
     near_similarity: float = option(0.7, "Share of common 5-token shingles from which on documents are near duplicates")
     eval_fraction: float = option(0.02, "Share that training holds out, by hash; near: no training document holds it")
@@ -55,6 +58,8 @@ class PrepareArguments:
             refuse_useless(typed, {"near_similarity"}, "without --duplicates near")
         if self.executor != "ray":
             refuse_useless(typed, {"ray_address"}, "without --executor ray")
+        if self.executor == "slurm" and is_address(self.output_dir):
+            raise ValueError("--executor slurm needs an --output_dir that is a folder which its machines share")
         if self.executor != "slurm":
             refuse_useless(typed, {"slurm_partition", "slurm_time"}, "without --executor slurm")
 
@@ -72,19 +77,21 @@ def main(argv: list[str] | None = None) -> int:
         from data_utils.caching import cache_key
         from data_utils.preparation.executors import run_stages
         from data_utils.preparation.plan import Preparation, divide_files, list_inputs
+        from data_utils.sources.source import MANIFEST
     except ModuleNotFoundError as error:
         raise InputError(
             f"preparing a corpus needs {error.name}; run: pip install -r requirements/corpus.txt"
         ) from error
-    output = Path(args.output_dir)
+    check_address(args.output_dir)
+    output = local_folder(args.output_dir)
 
     # 1. What there is to read, and whether this was begun before.
     files = list_inputs(args.sources)
     options = asdict(args) | asdict(reading) | asdict(cleaning)
     settings = {name: value for name, value in options.items() if name not in FREE}
     with one_writer(output):
-        if is_finished(output, settings, args.overwrite):
-            print(f"{output}: prepared already; nothing to do (--overwrite prepares it again)")
+        if is_finished(args.output_dir, output, settings, args.overwrite):
+            print(f"{args.output_dir}: prepared already; nothing to do (--overwrite prepares it again)")
             return 0
         work = output / ".work"
         work.mkdir(parents=True, exist_ok=True)
@@ -106,13 +113,25 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         shutil.rmtree(work)
 
-    # 3. What it came to.
-    for line in describe_result(output, cleaning.languages):
-        print(line)
+        # 3. What it came to; to object storage it goes whole, the manifest last.
+        for line in describe_result(args.output_dir, output, cleaning.languages):
+            print(line)
+        if is_address(args.output_dir):
+            send_folder(output, args.output_dir, last=MANIFEST)
+            shutil.rmtree(output)
     return 0
 
 
-def describe_result(output: Path, languages: list[str]) -> Iterator[str]:
+def local_folder(output_dir: str) -> Path:
+    """Return the folder in which a corpus is made: its own, or one of the cache that is sent to an address."""
+    if not is_address(output_dir):
+        return Path(output_dir)
+    from huggingface_hub.constants import HF_HOME
+
+    return Path(HF_HOME) / "corpora" / output_dir.rstrip("/").replace("://", "-").replace("/", "-")
+
+
+def describe_result(output_dir: str, output: Path, languages: list[str]) -> Iterator[str]:
     """Yield what a preparation came to, and the command that trains on it."""
     from data_utils.preparation.report import describe_languages
     from data_utils.preparation.tally import format_bytes, plural
@@ -122,22 +141,28 @@ def describe_result(output: Path, languages: list[str]) -> Iterator[str]:
     report = json.loads((output / "report.json").read_text(encoding="utf-8"))
     held_out = sum(counts["held_out"] for counts in report["languages"].values())
     yield (
-        f"{output}: {plural(corpus['documents'], 'document')}, {format_bytes(corpus['bytes'])}, {held_out:,} held out; "
-        f"{plural(len(report['faults']), 'fault')} in the input; {output}/report.md says more"
+        f"{output_dir}: {plural(corpus['documents'], 'document')}, {format_bytes(corpus['bytes'])}, "
+        f"{held_out:,} held out; {plural(len(report['faults']), 'fault')} in the input; "
+        f"{output_dir}/report.md says more"
     )
     read = sum(counts[0] for counts in report["steps"]["read"].values())
     if told := describe_languages(report["reasons"].get("language", {}), read, languages):
         yield f"note: {told}"
     if not held_out:
         yield "note: training needs a held-out document: give more text, or a larger --eval_fraction here and there"
-    command = format_command("python", "train.py", "--corpus", output, "--output_dir", f"ckpt_{output.name}")
+    command = format_command(
+        "python", "train.py", "--corpus", output_dir, "--output_dir", f"ckpt_{Path(output_dir).name}"
+    )
     yield f"next: {command}"
 
 
-def is_finished(output: Path, settings: dict, overwrite: bool) -> bool:
+def is_finished(output_dir: str, output: Path, settings: dict, overwrite: bool) -> bool:
     """Tell whether the corpus is there; clear the folder with --overwrite; raise InputError for what isn't ours."""
-    from data_utils.sources.source import MANIFEST
+    from data_utils.sources.source import MANIFEST, name_file
 
+    if is_address(output_dir) and not overwrite and has_file(name_file(output_dir, MANIFEST)):
+        check_same(output_dir, settings)
+        return True
     if not output.exists():
         return False
     if overwrite:
@@ -145,20 +170,29 @@ def is_finished(output: Path, settings: dict, overwrite: bool) -> bool:
             (output / name).unlink(missing_ok=True)
         for name in ("data", ".work"):
             shutil.rmtree(output / name, ignore_errors=True)
-    corpus = output / MANIFEST
-    if corpus.exists():
-        before = json.loads(corpus.read_text(encoding="utf-8"))["settings"]
-        changed = [name for name, value in settings.items() if before.get(name, value) != value]
-        if changed:
-            raise InputError(
-                f"{output}: prepared with {describe_change(changed[0], before, settings)}; "
-                "choose another --output_dir or --overwrite true"
-            )
+    if (output / MANIFEST).exists() and is_address(output_dir):  # a sending that was cut off
+        shutil.rmtree(output)
+        return False
+    if (output / MANIFEST).exists():
+        check_same(str(output), settings)
         shutil.rmtree(output / ".work", ignore_errors=True)
         return True
     if not (output / ".work").exists() and {path.name for path in output.iterdir()} - {LOCK_FILE}:
         raise InputError(f"{output}: the folder holds other files; choose another --output_dir")
     return False
+
+
+def check_same(corpus: str, settings: dict) -> None:
+    """Raise InputError where a corpus that is there was prepared with other settings."""
+    from data_utils.sources.source import read_manifest
+
+    before = read_manifest(corpus)["settings"]
+    changed = [name for name, value in settings.items() if before.get(name, value) != value]
+    if changed:
+        raise InputError(
+            f"{corpus}: prepared with {describe_change(changed[0], before, settings)}; "
+            "choose another --output_dir or --overwrite true"
+        )
 
 
 def begin_work(work: Path, plan: dict) -> dict:

@@ -8,10 +8,8 @@ from glob import glob, has_magic
 from pathlib import Path
 from typing import NamedTuple
 
-import fsspec
-
 from data_utils.readers.opening import COMPRESSED
-from data_utils.readers.remote import ask, check_address, is_address
+from data_utils.readers.remote import ask, is_address, open_store
 from errors import InputError, first_line, say_note
 
 # Kind -> the function that reads it, as module:function: a library that only one kind needs is loaded with that kind.
@@ -137,16 +135,15 @@ def say_once(message: str) -> None:
 
 def find_remote_files(path: str) -> list[str]:
     """Return the data files at an fsspec address: a file, a folder or a glob."""
-    check_address(path)
+    system, place = open_store(path)
     try:
-        system, place = fsspec.core.url_to_fs(path)
         if has_magic(place):
             names = [name for name in ask(path, lambda: system.glob(place)) if system.isfile(name)]
         elif file_suffix(place) in KINDS or not ask(path, lambda: system.isdir(place)):
             return [path] if ask(path, lambda: system.exists(place)) else []
         else:
             names = [name for name in ask(path, lambda: system.find(place)) if is_data_file(name)]
-    except (ValueError, ImportError, OSError) as error:  # unknown protocol, its package missing, no access
+    except (ValueError, OSError) as error:  # no access
         raise InputError(f"{path}: cannot be opened: {first_line(error)}") from error
     return [system.unstrip_protocol(name) for name in sorted(names)]
 
@@ -176,7 +173,7 @@ def is_data_file(path: str | Path) -> bool:
 def file_bytes(path: str | Path) -> int:
     """Return the bytes of a file; 0 where the store of an address doesn't tell."""
     if is_address(str(path)):
-        system, place = fsspec.core.url_to_fs(str(path))
+        system, place = open_store(str(path))
         return ask(str(path), lambda: system.size(place)) or 0
     return Path(path).stat().st_size
 
@@ -184,7 +181,7 @@ def file_bytes(path: str | Path) -> int:
 def file_version(path: str | Path) -> str:
     """Return what changes when a file changes: its size and time."""
     if is_address(str(path)):
-        system, place = fsspec.core.url_to_fs(str(path))
+        system, place = open_store(str(path))
         return str(ask(str(path), lambda: system.ukey(place)))
     stat = Path(path).stat()
     return f"{stat.st_size}:{stat.st_mtime_ns}"

@@ -1,4 +1,4 @@
-"""Reads addresses of object storage with patience: what fails is asked for again after a pause, and is counted.
+"""Reads and writes addresses of object storage with patience: what fails is tried again after a pause, and counted.
 
 Memory is bounded: fsspec's files keep a few megabytes of what was read. Credentials come from the environment alone
 (of S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the machine's role): an address that holds some would stand in
@@ -10,9 +10,11 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import fsspec
+from tqdm import tqdm
 
 from errors import InputError, RunError, first_line, say_note
 
@@ -58,7 +60,47 @@ def ask(path: str, action: Callable[[], Found]) -> Found:
         raise
     except OSError as error:
         tries = len(PAUSE_SECONDS) + 1
-        raise RunError(f"{path}: could not be read in {tries} tries, {first_line(error)}; try again later") from error
+        raise RunError(f"{path}: failed in {tries} tries, {first_line(error)}; try again later") from error
+
+
+def open_store(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """Return an address's store and the place in it; raise InputError where no store can be opened."""
+    check_address(path)
+    try:
+        return fsspec.core.url_to_fs(path)
+    except (ValueError, ImportError, OSError) as error:  # unknown protocol, its package missing, no access
+        raise InputError(f"{path}: cannot be opened: {first_line(error)}") from error
+
+
+def has_file(path: str) -> bool:
+    """Tell whether a file or an address is there; raise InputError for a store that can't be asked."""
+    if not is_address(path):
+        return Path(path).is_file()
+    system, place = open_store(path)
+    try:
+        return ask(path, lambda: system.isfile(place))
+    except PermissionError as error:
+        raise InputError(f"{path}: cannot be opened: {first_line(error)}") from error
+
+
+def send_folder(folder: Path, address: str, last: str) -> None:
+    """Copy a folder to an address, one file after the other; raise RunError where the store fails to the end.
+
+    Args:
+        last: the file that makes it whole: what stands there of it is deleted first, and it is sent last.
+    """
+    system, place = open_store(address)
+    final = f"{place.rstrip('/')}/{last}"
+    if ask(address, lambda: system.isfile(final)):
+        ask(address, lambda: system.rm_file(final))
+    names = sorted(str(file.relative_to(folder).as_posix()) for file in folder.rglob("*") if file.is_file())
+    names = [*(name for name in names if name != last and not name.startswith(".")), last]
+    for name in tqdm(names, f"to {address}", unit=" files", disable=None):
+        there = f"{place.rstrip('/')}/{name}"
+        ask(address, lambda name=name, there=there: system.put_file(str(folder / name), there))
+        size = ask(address, lambda there=there: system.size(there))
+        if size not in (None, (folder / name).stat().st_size):
+            raise RunError(f"{address}/{name}: arrived with {size} bytes; the same command sends it again")
 
 
 class PatientFile(io.RawIOBase):

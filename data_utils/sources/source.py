@@ -20,8 +20,9 @@ import yaml
 
 from data_utils.readers.arguments import ReadArguments
 from data_utils.readers.faults import judge_faults
-from data_utils.readers.files import Fault, file_bytes, file_version, find_files, raise_fault
-from data_utils.readers.opening import Part
+from data_utils.readers.files import Fault, file_bytes, file_suffix, file_version, find_files, raise_fault
+from data_utils.readers.opening import Part, open_bytes
+from data_utils.readers.remote import has_file, is_address
 from data_utils.sources import builtin
 from data_utils.sources.inputs import is_hub_name, load_hub, make_documents, read_documents_of, read_rows
 from data_utils.text.cleaning import clean_text
@@ -32,7 +33,9 @@ MANIFEST = "corpus.json"
 
 
 def is_corpus_folder(path: str) -> bool:
-    """Tell whether a path is a corpus folder; raise InputError where it is one that was never finished."""
+    """Tell whether a path or an address is a corpus folder; raise InputError where one was never finished."""
+    if is_address(path):
+        return not file_suffix(path) and "*" not in path and has_file(name_file(path, MANIFEST))
     folder = Path(path)
     if (folder / MANIFEST).is_file() and (folder / "data").is_dir():  # else it is a text of that name
         return True
@@ -41,22 +44,32 @@ def is_corpus_folder(path: str) -> bool:
     return False
 
 
+def name_file(path: str, name: str) -> str:
+    """Return the path or address of a file in a corpus folder.
+
+    >>> name_file("s3://bucket/corpus/", "data/00000.parquet")
+    's3://bucket/corpus/data/00000.parquet'
+    """
+    return f"{path.rstrip('/')}/{name}" if is_address(path) else str(Path(path) / name)
+
+
 def read_manifest(path: str) -> dict:
     """Return the manifest of a corpus folder; raise InputError where it does not fit its files."""
     try:
-        manifest = json.loads((Path(path) / MANIFEST).read_text(encoding="utf-8"))
-        files = [Path(path) / shard["file"] for shard in manifest["shards"]]
+        with open_bytes(name_file(path, MANIFEST)) as file:
+            manifest = json.load(file)
+        names = [shard["file"] for shard in manifest["shards"]]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}/{MANIFEST}: not a manifest; prepare the corpus again") from error
-    for file in files:
-        if not file.is_file():
-            raise InputError(f"{path}: {file.name} of its {MANIFEST} is missing; prepare the corpus again")
+    for name in names:
+        if not has_file(name_file(path, name)):
+            raise InputError(f"{path}: {Path(name).name} of its {MANIFEST} is missing; prepare the corpus again")
     return manifest
 
 
 def list_shards(path: str) -> list[str]:
     """Return the Parquet files of a corpus folder in order."""
-    return [str(Path(path) / shard["file"]) for shard in read_manifest(path)["shards"]]
+    return [name_file(path, shard["file"]) for shard in read_manifest(path)["shards"]]
 
 
 def folder_version(path: str) -> str:
@@ -257,7 +270,7 @@ class FolderSource(FileSource):
 
     def documents(self, part, start=0, on_fault=raise_fault, cut=None) -> Iterator[dict]:
         """Yield the documents of a Parquet file, without reading the row groups before `start`."""
-        with pq.ParquetFile(part) as file:
+        with open_bytes(part) as stream, pq.ParquetFile(stream) as file:
             columns = [name for name in ("text", "language", "source", "id", SHARE) if name in file.schema_arrow.names]
             for group in range(file.num_row_groups):
                 rows = file.metadata.row_group(group).num_rows

@@ -81,7 +81,7 @@ def test_sources_of_a_store_are_documents(flaky):
 def test_a_store_that_fails_to_the_end_is_told(flaky):
     address = write("flaky://bucket/a.txt", b"text")
     flaky.fails = set(range(100))
-    with open_file(address) as stream, pytest.raises(RunError, match="could not be read in 7 tries, slow down"):
+    with open_file(address) as stream, pytest.raises(RunError, match="failed in 7 tries, slow down"):
         stream.read()
 
 
