@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 OPTIONAL = {
     "gguf": "gguf", "llama_cpp": "llama-cpp-python", "ctranslate2": "ctranslate2", "onnx": "onnx", "ray": "ray",
     "onnxscript": "onnxscript", "onnxruntime": "onnxruntime", "onnx_ir": "onnx-ir", "liger_kernel": None,
+    "compression": None,  # of Python itself, from 3.14 on
 }  # fmt: skip
 
 
