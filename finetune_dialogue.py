@@ -136,7 +136,6 @@ def main(argv: list[str] | None = None) -> int:
     # 5. Training, then the checkpoint with its picture and report.
     questions = find_questions(held_out, tokenizer, window - REPLY_TOKENS)
     objective = dialogue_objective(
-        model,
         rows,
         eval_rows,
         tokenizer,
@@ -188,9 +187,9 @@ def prepare_dialogues(
 
     # Replayed text against forgetting, and held-out text that shows what was forgotten.
     if options.replay is not None:
-        sources, share = find_replayed(options.base, options.replay_corpus, options.eval_fraction)
-        how = {"share": options.replay, "row_tokens": row_tokens, "eval_fraction": share}
-        mixed, held_out_text = replay_text(rows, tokenizer, sources, **how)
+        replayed = find_replayed(options.base, options.replay_corpus, options.eval_fraction)
+        how = {"share": options.replay, "row_tokens": row_tokens}
+        mixed, held_out_text = replay_text(rows, model, tokenizer, replayed, **how)
         run.say(f"replay: {len(mixed) - len(rows):,} rows of text among {len(mixed):,}")
         rows, eval_rows = mixed, eval_rows | held_out_text
     return rows, eval_rows, held_out, facts

@@ -93,6 +93,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the script; return its exit code."""
     options, args = parse_training((PreferenceArguments, PreferenceOptions), argv, RECIPE, __doc__)
     from data_utils.sources.source import data_version, open_sources
+    from model_utils.shapes import check_packing
     from train_utils.adapters import add_adapters
     from train_utils.plan.apply import make_plan, rows_task, shape_of
     from train_utils.preference_data import prepare_rows
@@ -111,6 +112,7 @@ def main(argv: list[str] | None = None) -> int:
     model, tokenizer, _ = load_base(run, options.base, options.row_tokens)
     model.to(args.device)
     score_replies(model)
+    check_packing(model, options.base)
 
     # 2. Preferences: read and checked, or made from the model's own replies, and held out by prompt; rows with chosen
     # and rejected side by side, and the log-probabilities of the base as the reference.

@@ -14,8 +14,11 @@ class Family:
     llama.cpp's name of the architecture, `reader` the function of chat_utils/runtimes/network.py that reads the weights
     for NumPy; None where there is none. `task` is peft's name of what it does.
 
-    One that `has_encoder` reads a source with one half and writes a target with the other; so many `sentinels` are kept
-    in a new tokenizer for it, each in the place of a span of the source that it is to write.
+    So many `sentinels` are kept in a new tokenizer, each in the place of a span of the source that is to be written.
+
+    A row's T tokens are shared out to `halves`. `attention`: operations of its training for each of them, in L D T: 12,
+    half of that where it is causal, a quarter where half a row looks at half a row (3 in the encoder, 1.5 in the
+    decoder, 3 from it to the encoder).
     """
 
     auto: Any = AutoModelForCausalLM
@@ -25,13 +28,19 @@ class Family:
     gguf: str | None = None
     reader: str | None = None
     task: str = "CAUSAL_LM"
-    has_encoder: bool = False
+    halves: int = 1
+    attention: float = 6
     sentinels: int = 0
+
+    @property
+    def has_encoder(self) -> bool:
+        """Whether one half reads a source and the other writes a target."""
+        return self.halves > 1
 
 
 def encoder_decoder(*projections: str) -> Family:
     """Return the row of a kind with an encoder and a decoder."""
-    return Family(AutoModelForSeq2SeqLM, projections, task="SEQ_2_SEQ_LM", has_encoder=True, sentinels=64)
+    return Family(AutoModelForSeq2SeqLM, projections, task="SEQ_2_SEQ_LM", halves=2, attention=7.5, sentinels=64)
 
 
 FAMILIES = {  # by transformers' model_type

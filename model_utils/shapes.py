@@ -125,12 +125,7 @@ def check_window(config: PretrainedConfig, row_tokens: int, place: str) -> None:
 
 @torch.no_grad()
 def check_packing(model: PreTrainedModel, place: str) -> None:
-    """Raise InputError where a model does not heed restarting positions: packed dialogues would see each other.
-
-    One with an encoder gets masks instead (train_utils/steps/halves.py).
-    """
-    if family_of(model.config).has_encoder:
-        return
+    """Raise InputError where a decoder does not heed restarting positions: packed dialogues would see each other."""
     size = find_embedding(model).num_embeddings
     first, second = (torch.arange(n, n + 6).remainder(size)[None] for n in (3, 11))
     positions = torch.cat([torch.arange(6), torch.arange(6)])[None]
@@ -154,7 +149,7 @@ def flops_per_token(model: PreTrainedModel, row_tokens: int) -> float:
     """Return the floating-point operations that training needs for a token: 6 N and the attention's.
 
     N counts every weight that multiplies (the embedding's look-up does not). Source: Kaplan et al. 2020, section 2.1.
-    Of an encoder and a decoder each is taken to work on half of the row's tokens.
+    An encoder and a decoder are taken to work on half of the row's tokens each.
     """
     embeddings = {id(m.weight): m.weight.numel() for m in model.modules() if isinstance(m, nn.Embedding)}
     head = model.get_output_embeddings()
@@ -163,7 +158,5 @@ def flops_per_token(model: PreTrainedModel, row_tokens: int) -> float:
     config = model.config.get_text_config(decoder=True)
     head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     width = config.num_attention_heads * head_size
-    # Causal: half of 12 L D T. Of half a row each: 12 in the encoder, 6 in the decoder, 12 from it to the encoder.
-    attention = 7.5 if family_of(model.config).has_encoder else 6
-    flops = 6 * weights + attention * config.num_hidden_layers * width * row_tokens
-    return flops / 2 if family_of(model.config).has_encoder else flops
+    family = family_of(model.config)
+    return 6 * weights / family.halves + family.attention * config.num_hidden_layers * width * row_tokens

@@ -1,6 +1,7 @@
 """An encoder-decoder on the road of the decoders: pretrained, resumed, tuned, answering, measured."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from eval_utils.likelihood import PairScorer, Scored
 from model_utils.checkpoint import load_model, load_tokenizer
 from model_utils.families import start_token_id
 from model_utils.tokenizer import TURN_START, find_sentinels
+from train_utils import self_replay
 
 ROOT = Path(__file__).parents[1]
 HALF = {
@@ -118,6 +120,20 @@ def test_learns_to_reply(base, chat, tuned, kind, tmp_path, capsys):
     assert {name.split(".")[1] for name in changed} == {"encoder", "decoder"}
 
 
+def test_text_and_own_replies_are_replayed_as_pairs(chat, tuned, corpus_file, tmp_path, monkeypatch, capsys):
+    """Beside the dialogues: the ends of documents, and what the model itself answered."""
+    replies = [([300, 301], True), ([302], True)]  # one that has learned little seldom ends a reply
+    monkeypatch.setattr(self_replay, "continue_together", lambda model, prompts, *_, **__: replies[: len(prompts)])
+    more = ["--replay", "0.3", "--replay_corpus", str(corpus_file), "--replay_replies", "2", "--eval_steps", "3"]
+    folder = tmp_path / "out"
+    evaluated = [{"no": "steps"}.get(word, word) for word in tuned]  # of both strategies; that of saving is harmless
+    assert finetune_dialogue.main(["--base", str(chat), *evaluated, *more, "--output_dir", str(folder)]) == 0
+    said = capsys.readouterr().out
+    assert "replay: 2 whole replies of the base to 2 questions, 1 held out" in said
+    assert re.search(r"replay: [1-9]\d* rows of text among \d+", said)
+    assert re.findall(r"step 3: held-out (\w+): loss [\d.]+,", said) == ["base", "zh", "text_en", "text_zh"]
+
+
 def test_greedy_tokens_are_those_of_generate(chat):
     engine = load_engine(str(chat))
     model, tokenizer = load_model(str(chat)).eval(), load_tokenizer(str(chat))
@@ -198,8 +214,6 @@ def test_is_scored(chat, tuned, tmp_path, capsys):
     ("script", "given", "words"),
     [
         (train, ["--denoise", "spans", "--max_steps", "1"], "--denoise spans: a qwen3 model has no encoder"),
-        (finetune_dialogue, ["--base", "{base}", "--replay", "0.1", "--replay_corpus", "own"], "--replay mixes text"),
-        (finetune_dialogue, ["--base", "{chat}", "--replay_replies", "2"], "--replay_replies 2: .* has an encoder"),
         (tune_preferences, ["--base", "{chat}", "--row_tokens", "128"], "a t5gemma model has an encoder"),
     ],
 )

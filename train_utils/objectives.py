@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 from data_utils.caching import preparation_lock
@@ -107,36 +106,33 @@ def language_objective(
             assess=partial(assess_briefly, elapsed=process_seconds),
             **more,
         )
-        return hide_parts(objective, model, tokenizer, denoise or "prefix") if has_encoder else objective
+        return hide_parts(objective, choose_hidden(model, tokenizer, denoise or "prefix")) if has_encoder else objective
 
 
-def hide_parts(
-    objective: Objective, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, denoise: str
-) -> Objective:
-    """Return an objective of packed documents as one of text to text; InputError for one that can't be learned."""
+def choose_hidden(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, denoise: str) -> dict[str, Any]:
+    """Return how parts of text are hidden, as DenoisedRows takes it; InputError where that can't be learned."""
     sentinels = find_sentinels(tokenizer)
     if denoise != "prefix" and not sentinels:
         raise InputError(f"--denoise {denoise}: the tokenizer has no sentinels (<extra_id_0>); choose prefix")
     if not keeps_pairs_apart(model):
         kind = model.config.model_type
         raise InputError(f"a {kind} model cannot keep packed documents apart; choose T5Gemma, T5, mT5 or UMT5")
-    how: dict[str, Any] = {
-        "end_id": tokenizer.eos_token_id,
-        "start_id": start_token_id(model.config),
-        "sentinels": sentinels,
-    }
-    held_out = {part: denoise_blocks(blocks, denoise, **how) for part, blocks in objective.eval_rows.items()}
+    start_id = start_token_id(model.config)
+    return {"how": denoise, "end_id": tokenizer.eos_token_id, "start_id": start_id, "sentinels": sentinels}
+
+
+def hide_parts(objective: Objective, hidden: dict[str, Any]) -> Objective:
+    """Return an objective of packed documents as one of text to text."""
     return replace(
         objective,
-        train_rows=DenoisedRows(objective.train_rows, denoise, **how),
-        eval_rows=held_out,
+        train_rows=DenoisedRows(objective.train_rows, **hidden),
+        eval_rows={part: denoise_blocks(blocks, **hidden) for part, blocks in objective.eval_rows.items()},
         collate=collate_halves,
         speed_up=join_halves,
     )
 
 
 def dialogue_objective(
-    model: PreTrainedModel | PeftModel,
     rows: Dataset,
     eval_rows: dict[str, Dataset],
     tokenizer: PreTrainedTokenizerBase,
@@ -152,13 +148,13 @@ def dialogue_objective(
     """
     stop_id = stop_token_id(tokenizer)
     drawn = {"max_new_tokens": REPLY_TOKENS, "temperature": 0.7, "top_p": 0.9, "eos_token_id": stop_id}
-    has_encoder = family_of(model.config).has_encoder
+    has_sources = "source_parts" in rows.column_names
     return Objective(
         train_rows=rows,
         eval_rows=eval_rows,
         row_tokens=row_tokens,
-        collate=collate_halves if has_encoder else collate_rows,
-        speed_up=join_halves if has_encoder else make_fast,
+        collate=collate_halves if has_sources else collate_rows,
+        speed_up=join_halves if has_sources else make_fast,
         sample=partial(continue_prompts, tokenizer=tokenizer, prompts=questions, **drawn),
         stop_token_ids=[stop_id],
         **more,

@@ -21,9 +21,9 @@ from data_utils.dialogue.window import encode_prompt
 from data_utils.sources.builtin import DIALOGUE_SOURCES
 from errors import InputError
 from eval_utils.asking import continue_together
+from eval_utils.likelihood import window_of
 from files import write_whole
 from model_utils.checkpoint import load_tokenizer
-from model_utils.families import family_of
 from model_utils.tokenizer import decode_text
 from train_utils.arguments import wait_for_all
 from train_utils.checkpoint import weights_version
@@ -53,8 +53,6 @@ def replay_replies(run: Run, base: str, model: PreTrainedModel, count: int) -> t
     tokenizer = load_tokenizer(base)
     if tokenizer.chat_template is None:
         raise InputError(f"--replay_replies {count}: {base} has no chat template, so it has no replies to keep")
-    if family_of(model.config).has_encoder:
-        raise InputError(f"--replay_replies {count}: {base} has an encoder, and writes none yet; leave it out")
     key = f"{weights_version(base)} {tokenizer.chat_template} {count} {REPLY_TOKENS} {run.args.seed}"
     file = Path(HF_HOME) / "replies" / f"{xxhash.xxh64(key.encode()).hexdigest()}.jsonl"
     if not file.is_file() and run.is_first:
@@ -69,6 +67,8 @@ def replay_replies(run: Run, base: str, model: PreTrainedModel, count: int) -> t
         {"messages": as_exchange(*json.loads(line)), "unlearned": [], "language": "base", "source": "replies"}
         for line in file.read_text(encoding="utf-8").splitlines()
     ]
+    if len(rows) < 2:
+        raise InputError(f"--replay_replies {count}: {base} ended {len(rows)} of its replies, of which 2 are needed")
     run.say(f"replay: {len(rows)} whole replies of the base to {count} questions, {len(rows[::HELD_OUT])} held out")
     kept = [row for number, row in enumerate(rows) if number % HELD_OUT]
     return Dataset.from_list(kept, DIALOGUE_FEATURES), Dataset.from_list(rows[::HELD_OUT], DIALOGUE_FEATURES)
@@ -78,7 +78,7 @@ def write_replies(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: list[str], seed: int
 ) -> list[tuple[str, str]]:
     """Return (question, reply) for those questions that a model answers within REPLY_TOKENS."""
-    window = model.config.max_position_embeddings
+    window = window_of(model)
     prompts = [encode_prompt(tokenizer, as_exchange(text, "")[:1], window, REPLY_TOKENS)[0] for text in questions]
     drawn = {"do_sample": True, "temperature": 0.7, "top_p": 0.9, "max_new_tokens": REPLY_TOKENS}
     with torch.random.fork_rng():

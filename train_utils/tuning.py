@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from data_utils.dialogue.checking import DialogueError
 from data_utils.dialogue.format import stop_token_id
+from data_utils.rows.denoising import denoise_blocks
 from data_utils.rows.halves import encode_halves, pack_halves
 from data_utils.rows.packing import encode_dialogues, pack_dialogues
 from data_utils.rows.replay import mix_rows, read_replay
@@ -22,6 +23,7 @@ from model_utils.shapes import check_packing, check_window
 from model_utils.tokenizer import tokenizer_fingerprint
 from train_utils.adapters import four_bits
 from train_utils.checkpoint import read_record
+from train_utils.objectives import choose_hidden
 from train_utils.run import Run
 from train_utils.steps.halves import keeps_pairs_apart
 
@@ -50,7 +52,6 @@ def load_base(
     except DialogueError as error:
         raise InputError(f"{base}: {error}") from error
     check_window(model.config, row_tokens, base)
-    check_packing(model, base)
     run.watch.lap("model")
     return model, tokenizer, new_ids
 
@@ -68,10 +69,12 @@ def pack_split(
     to train on or to measure with.
     """
     key = tokenizer_fingerprint(tokenizer)
-    encode, pack = encode_dialogues, partial(pack_dialogues, pad_token_id=tokenizer.pad_token_id)
     if family_of(model.config).has_encoder:
         start_id, together = start_token_id(model.config), keeps_pairs_apart(model)
         encode, pack = encode_halves, partial(pack_halves, start_id=start_id, together=together)
+    else:
+        check_packing(model, str(model.name_or_path))
+        encode, pack = encode_dialogues, partial(pack_dialogues, pad_token_id=tokenizer.pad_token_id)
     encoded, eval_rows = encode(train_set, tokenizer, key, row_tokens), {}
     for language, dialogues in split_languages(held_out):
         chosen = encode(dialogues, tokenizer, key, row_tokens)
@@ -84,22 +87,25 @@ def pack_split(
 
 def replay_text(
     rows: Dataset,
+    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    sources: list[Source],
+    replayed: tuple[list[Source], float],
     *,
     share: float,
     row_tokens: int,
-    eval_fraction: float,
 ) -> tuple[Dataset, dict[str, Dataset]]:
     """Return rows of dialogues with a share of text among them, and held-out rows of text that show what was forgotten.
 
-    Of a share of 0 there is no text among them: forgetting is measured alone.
+    Of a share of 0 there is no text among them: forgetting is measured alone. Of text among pairs for an encoder it
+    writes the ends of documents. `replayed` is what `find_replayed` returns.
     """
-    if "source_parts" in rows.column_names:
-        raise InputError("--replay mixes text among rows of dialogues, not of pairs for an encoder; leave it out")
+    sources, eval_fraction = replayed
     count = round(len(rows) * share / (1 - share))
     key = tokenizer_fingerprint(tokenizer)
     text, held_out = read_replay(sources, tokenizer, key, row_tokens, count, eval_fraction)
+    if "source_parts" in rows.column_names:
+        hide = partial(denoise_blocks, **choose_hidden(model, tokenizer, "prefix"))
+        text, held_out = hide(text), {part: hide(blocks) for part, blocks in held_out.items()}
     return mix_rows(rows, text) if count else rows, held_out
 
 
