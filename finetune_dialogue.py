@@ -111,9 +111,10 @@ def main(argv: list[str] | None = None) -> int:
         return 0
 
     # 1. Base: the model and its tokenizer, with a chat template.
-    model, tokenizer, new_ids = load_base(
-        run, options.base, row_tokens, system=options.system, in_4bit=options.load_in_4bit
-    )
+    lora = {"rank": options.lora_rank, "alpha": options.lora_alpha, "targets": options.lora_targets}
+    adapt = partial(add_adapters, **lora) if options.lora else None
+    quantized = {"in_4bit": options.load_in_4bit, "adapt": adapt}
+    model, tokenizer, new_ids = load_base(run, options.base, row_tokens, system=options.system, **quantized)
 
     # 2. Dialogues: read, split, packed to rows; text of the pretraining among them, where asked.
     with preparation_lock():
@@ -129,8 +130,8 @@ def main(argv: list[str] | None = None) -> int:
 
     # 4. Weights: all of them, or low-rank adapters beside them.
     window = window_of(model)
-    if options.lora:
-        model = add_adapters(model, options.lora_rank, options.lora_alpha, options.lora_targets, new_ids=new_ids)
+    if adapt:
+        model = adapt(model, new_ids=new_ids)
         model.print_trainable_parameters()
 
     # 5. Training, then the checkpoint with its picture and report.
@@ -176,7 +177,7 @@ def prepare_dialogues(
     facts |= {"rows": reading.left_out} if reading.left_out else {}
 
     if options.replay_replies:
-        own = replay_replies(run, options.base, model, options.replay_replies)
+        own = replay_replies(run, options.base, model, options.replay_replies, train_set)
         train_set, held_out = (concatenate_datasets([*two]) for two in zip((train_set, held_out), own, strict=True))
 
     # Only the assistant's words and stop tokens carry labels; dialogues are packed, and none sees another.

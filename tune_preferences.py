@@ -13,6 +13,7 @@ with thumbs are read too, from .jsonl .json .csv .tsv .parquet, each also .gz or
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -109,7 +110,8 @@ def main(argv: list[str] | None = None) -> int:
         return 0
 
     # 1. Base: the chat model, which returns the log-probabilities of replies.
-    model, tokenizer, _ = load_base(run, options.base, options.row_tokens)
+    adapt = partial(add_adapters, rank=options.lora_rank, alpha=options.lora_alpha, targets=options.lora_targets)
+    model, tokenizer, _ = load_base(run, options.base, options.row_tokens, adapt=adapt if options.lora else None)
     model.to(args.device)
     score_replies(model)
     check_packing(model, options.base)
@@ -129,7 +131,7 @@ def main(argv: list[str] | None = None) -> int:
     # 4. Weights: all of them, or low-rank adapters beside them.
     run = choose_preference_rate(run, model)
     if options.lora:
-        model = add_adapters(model, options.lora_rank, options.lora_alpha, options.lora_targets)
+        model = adapt(model)
         model.print_trainable_parameters()
 
     # 5. Training, then the checkpoint with its picture and report.

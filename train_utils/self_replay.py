@@ -6,6 +6,7 @@ each evaluation shows what was forgotten. Source: Shenfeld et al. 2025 (what a m
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -32,6 +33,7 @@ from train_utils.run import Run
 REPLY_TOKENS = 112
 BATCH = 32
 HELD_OUT = 10  # of so many replies one
+SHARE = 0.2  # of all that is learned, which they are repeated to make up
 # Who the assistant is will be taught, so the base is not asked.
 QUESTION = re.compile(r"(what|who|which|when|where|why|how|explain|define|is|are|can|do|does|in what)\b", re.IGNORECASE)
 PERSONAL = re.compile(r"\b(you|your|yours|yourself|u|name)\b", re.IGNORECASE)
@@ -45,9 +47,10 @@ def list_questions(count: int) -> list[str]:
     return sorted(kept, key=lambda text: xxhash.xxh64(text.encode()).intdigest())[:count]
 
 
-def replay_replies(run: Run, base: str, model: PreTrainedModel, count: int) -> tuple[Dataset, Dataset]:
+def replay_replies(run: Run, base: str, model: PreTrainedModel, count: int, beside: Dataset) -> tuple[Dataset, Dataset]:
     """Return dialogues of questions and the base's own replies, of so many questions: (to learn, held out).
 
+    Those to learn are repeated until they are SHARE of all that is learned, with the dialogues `beside` them.
     Raises InputError where the base has no chat template, and so has learned no replies.
     """
     tokenizer = load_tokenizer(base)
@@ -70,8 +73,22 @@ def replay_replies(run: Run, base: str, model: PreTrainedModel, count: int) -> t
     if len(rows) < 2:
         raise InputError(f"--replay_replies {count}: {base} ended {len(rows)} of its replies, of which 2 are needed")
     run.say(f"replay: {len(rows)} whole replies of the base to {count} questions, {len(rows[::HELD_OUT])} held out")
-    kept = [row for number, row in enumerate(rows) if number % HELD_OUT]
+    kept = repeat_to_share([row for number, row in enumerate(rows) if number % HELD_OUT], beside)
     return Dataset.from_list(kept, DIALOGUE_FEATURES), Dataset.from_list(rows[::HELD_OUT], DIALOGUE_FEATURES)
+
+
+def repeat_to_share(replies: list[dict], beside: Iterable[dict]) -> list[dict]:
+    """Return dialogues repeated until they are SHARE of the bytes of all, with those `beside` them; once at least."""
+    return replies * max(1, round(SHARE / (1 - SHARE) * dialogue_bytes(beside) / max(1, dialogue_bytes(replies))))
+
+
+def dialogue_bytes(dialogues: Iterable[dict]) -> int:
+    """Return the bytes of all messages of dialogues.
+
+    >>> dialogue_bytes([{"messages": [{"role": "user", "content": "Hi 你"}]}])
+    6
+    """
+    return sum(len(message["content"].encode()) for row in dialogues for message in row["messages"])
 
 
 def write_replies(

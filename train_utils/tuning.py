@@ -1,7 +1,9 @@
 """Prepares a fine-tuning: the base checked and given chat tokens, dialogues packed, text replayed among them."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -24,18 +26,27 @@ from model_utils.tokenizer import tokenizer_fingerprint
 from train_utils.adapters import four_bits
 from train_utils.checkpoint import read_record
 from train_utils.objectives import choose_hidden
+from train_utils.plan.memory import tell_memory
 from train_utils.run import Run
 from train_utils.steps.halves import keeps_pairs_apart
 
 
 def load_base(
-    run: Run, base: str, row_tokens: int, *, system: str | None = None, in_4bit: bool = False
+    run: Run,
+    base: str,
+    row_tokens: int,
+    *,
+    system: str | None = None,
+    in_4bit: bool = False,
+    adapt: Callable[[PreTrainedModel], Any] | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, list[int]]:
     """Return a base's model and tokenizer, with chat tokens in both, and the ids of those that are new to it.
 
     `system` takes the place of the template's own system prompt, which is shown. `in_4bit`: to be trained by adapters
-    alone. Raises InputError for a base that can't be tuned.
+    alone, which `adapt` will put beside the weights. Raises InputError for a base that can't be tuned, or not in the
+    memory that is free.
     """
+    tell_memory(run, base, row_tokens, adapt=adapt, in_4bit=in_4bit)
     quantization = four_bits(torch.bfloat16 if run.args.bf16 else torch.float32) if in_4bit else None
     tokenizer, model = load_tokenizer(base), load_model(base, quantization=quantization)
     set_seed(run.args.seed)

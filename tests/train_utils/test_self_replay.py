@@ -1,0 +1,28 @@
+"""A base's own replies among new dialogues: asked for once, and a fifth of what is learned."""
+
+import pytest
+
+from train_utils.self_replay import QUESTION, SHARE, dialogue_bytes, list_questions, repeat_to_share
+
+
+def talk(size: int) -> dict:
+    return {"messages": [{"role": "user", "content": "x" * size}]}
+
+
+@pytest.mark.parametrize(
+    ("replies", "beside", "times"), [((50, 50), (400,), 1), ((50,), (4000, 4000), 40), ((50,), (1,), 1)]
+)
+def test_replies_are_repeated_to_a_fifth_of_all(replies, beside, times):
+    base, new = [talk(size) for size in replies], [talk(size) for size in beside]
+    repeated = repeat_to_share(base, new)
+    assert repeated == base * times
+    if times > 1:
+        assert dialogue_bytes(repeated) == pytest.approx(SHARE * dialogue_bytes([*repeated, *new]), rel=0.02)
+
+
+def test_a_base_is_asked_what_is_not_about_itself():
+    questions = list_questions(200)
+    assert len(set(questions)) == 200
+    assert all(QUESTION.match(text) for text in questions)
+    assert not [text for text in questions if {"you", "your", "name"} & set(text.lower().rstrip("?").split())]
+    assert list_questions(40) == questions[:40]

@@ -1,0 +1,86 @@
+"""Says before a base is loaded what its training takes of the memory at the peak, and refuses what can't fit."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from transformers import AutoConfig, PreTrainedModel
+
+from errors import InputError
+from model_utils.checkpoint import find_checkpoint
+from model_utils.families import family_of
+from model_utils.shapes import build_from
+from train_utils.plan.apply import on_meta
+from train_utils.plan.devices import MASTER_BYTES, Sizes, measure_model, row_bytes, state_bytes
+from train_utils.plan.machine import free_bytes
+from train_utils.plan.rule import in_millions
+from train_utils.run import Run
+
+FOUR_BITS = 0.53  # bytes of a weight in 4 bits: with a scale for each 64 of them, itself in 8 bits
+LORA_RANK = 16  # of the adapters that are proposed
+
+
+def tell_memory(
+    run: Run, base: str, row_tokens: int, *, adapt: Callable[[PreTrainedModel], Any] | None, in_4bit: bool
+) -> None:
+    """Say what a fine-tuning of a base takes; raise InputError, with what would fit, where it is more than is free.
+
+    Nothing is loaded: the base's shape is read. Of an encoder-decoder nothing is said.
+
+    Args:
+        adapt: puts adapters beside the weights of a model; None: all weights are trained.
+    """
+    config = AutoConfig.from_pretrained(find_checkpoint(base), trust_remote_code=False)
+    if family_of(config).has_encoder or not run.is_first:
+        return
+    args, model = run.args, on_meta(build_from, config, base)
+    rows = args.per_device_train_batch_size if "per_device_train_batch_size" in args.given or not args.minutes else 1
+    settled = {"muon": args.optim == "muon", "checkpointed": bool(args.activation_checkpointing)}
+    sizes = measure_model(model, row_tokens, compute_bytes=2 if args.bf16 else 4, **settled)
+    matrices = sum(p.numel() for name, p in model.named_parameters() if p.ndim == 2) - sizes.ends
+    trained = None
+    if adapt is not None:
+        trained = sum(p.numel() for p in adapt(model).parameters() if p.requires_grad)
+    free = free_bytes(args.device.type)
+    parts = sum_parts(sizes, rows, trained, matrices if in_4bit else 0)
+    most = sum(parts.values())
+    told = ", ".join(f"{name} {size / 1e9:.1f}" for name, size in parts.items() if size >= 0.05 * most)
+    which = f", of which {in_millions(trained)} M are trained" if trained else ""
+    run.say(
+        f"memory: {in_millions(sizes.parameters)} M parameters{which}; at the peak about {most / 1e9:.1f} GB "
+        f"({told}) of {free / 1e9:.1f} GB free"
+    )
+    if most <= free:
+        return
+    lora = trained or 2 * LORA_RANK * 8 * sizes.width * sizes.layers
+    ways = {
+        "--activation_checkpointing true": (replace(sizes, checkpointed=True), rows, trained, 0),
+        f"--row_tokens {row_tokens // 2}": (replace(sizes, row_tokens=row_tokens // 2), rows, trained, 0),
+        "--per_device_train_batch_size 1": (sizes, 1, trained, 0),
+        "--lora true": (sizes, rows, lora, 0),
+        "--lora true --load_in_4bit true": (replace(sizes, checkpointed=True), 1, lora, matrices),
+    }
+    fitting = [f"{way} ({size / 1e9:.1f} GB)" for way, given in ways.items() if (size := sum_all(*given)) <= free]
+    raise InputError(
+        f"{base}: training it takes about {most / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free; "
+        + (f"what would fit: {', or '.join(fitting[:3])}" if fitting else "choose a smaller base")
+    )
+
+
+def sum_all(*given: Any) -> float:
+    """Return the bytes of all parts."""
+    return sum(sum_parts(*given).values())
+
+
+def sum_parts(sizes: Sizes, rows: int, trained: int | None, in_4bit: int) -> dict[str, float]:
+    """Return the bytes of a training at its peak by parts, in float32 but for `in_4bit` of the weights.
+
+    `trained` are the parameters of adapters; None: all are trained.
+    """
+    state = state_bytes(sizes, "DDP", 1)
+    if trained is not None:
+        weights = MASTER_BYTES * (sizes.parameters - in_4bit + trained) + FOUR_BITS * in_4bit
+        copies = state["copies"] / max(1, sizes.parameters) * trained
+        state = {"weights": weights, "gradients": MASTER_BYTES * trained, "optimizer": 2 * MASTER_BYTES * trained}
+        state["copies"] = copies
+    return state | row_bytes(sizes, rows)
