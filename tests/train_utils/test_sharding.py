@@ -80,6 +80,28 @@ def test_sharded_runs_equal_one_process_and_go_on_with_another_number(forked, op
     assert_same_run(four, one)
 
 
+def test_an_encoder_and_a_decoder_on_two_processes_equal_one_and_its_accumulation(forked, options, tmp_path):
+    """T5's own loss counts the labels of one pass alone: gradients twice as large, which Muon and AdamW hide."""
+    shape = tmp_path / "t5.json"
+    sizes = {"d_model": 64, "d_kv": 32, "d_ff": 96, "num_layers": 1, "num_heads": 2, "dropout_rate": 0.0}
+    shape.write_text(json.dumps({"model_type": "t5", **sizes}))
+    given = dict(zip(options[::2], options[1::2], strict=True))
+    given |= {"--model_shape": str(shape), "--max_steps": "2", "--eval_strategy": "no", "--denoise": "spans"}
+    del given["--eval_steps"], given["--eval_tokens"], given["--head_start"]
+    argv, logs = [word for pair in given.items() for word in pair], []
+    one, passes, two = folders = [tmp_path / name for name in ("one", "passes", "two")]
+    batch = "--per_device_train_batch_size"
+    assert train.main([*argv, "--output_dir", str(one), batch, "8"]) == 0
+    assert train.main([*argv, "--output_dir", str(passes), batch, "4", "--gradient_accumulation_steps", "2"]) == 0
+    codes, job = forked.run("train", [*argv, "--output_dir", str(two), batch, "4"], count=2)
+    assert codes == [0, 0], job.text
+    for folder in folders:
+        log = json.loads((folder / "checkpoint-2" / "trainer_state.json").read_text())["log_history"]
+        logs.append([entry[name] for entry in log if "loss" in entry for name in ("loss", "grad_norm")])
+    assert len(logs[0]) == 4
+    assert logs[1:] == [pytest.approx(logs[0], rel=1e-3)] * 2
+
+
 def test_a_sharded_checkpoint_does_not_go_on_whole_nor_the_other_way(tmp_path):
     args = RunArguments(output_dir=str(tmp_path), use_cpu=True)
     (tmp_path / "pytorch_model_fsdp_0").mkdir()
