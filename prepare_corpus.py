@@ -166,7 +166,7 @@ def is_finished(output_dir: str, output: Path, settings: dict, overwrite: bool) 
     if not output.exists():
         return False
     if overwrite:
-        for name in (MANIFEST, "report.json", "report.md"):
+        for name in (MANIFEST, "report.json", "report.md", "report.png"):
             (output / name).unlink(missing_ok=True)
         for name in ("data", ".work"):
             shutil.rmtree(output / name, ignore_errors=True)

@@ -131,6 +131,8 @@ def test_the_report_counts_every_step_and_names_what_is_broken(corpus):
     dropped = sum(sum(reasons.values()) for reasons in report["reasons"].values())
     assert documents[0] - documents[-1] == dropped
     assert sum(counts["documents"] for counts in report["languages"].values()) == documents[-1]
+    assert sum(sum(found.values()) for found in report["lengths"].values()) == documents[-1]
+    assert (corpus / "report.png").read_bytes()[:4] == b"\x89PNG"
     [(file, place, reason)] = report["faults"]
     assert file.endswith("broken.jsonl") and place == "1" and "JSON" in reason
     text = (corpus / "report.md").read_text()
@@ -299,6 +301,7 @@ def test_overwrite_leaves_what_another_process_prepares(tmp_path):
         "data",
         "report.json",
         "report.md",
+        "report.png",
     ]
 
 
@@ -435,4 +438,5 @@ def test_what_a_kill_left_half_written_is_not_in_the_corpus(tmp_path, chats):
         "data",
         "report.json",
         "report.md",
+        "report.png",
     ]

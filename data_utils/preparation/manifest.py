@@ -7,6 +7,7 @@ from typing import Any
 
 from datatrove.pipeline.base import PipelineStep
 
+from data_utils.preparation.picture import draw_report
 from data_utils.preparation.report import describe_languages, format_report, total
 from data_utils.preparation.tally import EXAMPLES, format_bytes, plural, read_tallies, write_json
 from data_utils.readers.faults import name_faults
@@ -34,6 +35,7 @@ class WriteReport(PipelineStep):
         report["files"] = dict(Counter(file["source"] for file in self.files))
         report["broken"] = dict(zip(("share", "words"), measure_broken(read, self.files), strict=True))
         report["seconds"] = sum_seconds(self.work / "runs", read)
+        draw_report(report, output / "report.png")
         write_json(output / "report.json", report)
         write_whole(output / "report.md", escape_unprintable(format_report(report, output.name)))
         if (self.work / "data").exists():
@@ -57,14 +59,14 @@ def merge_tallies(tallies: list[dict]) -> dict:
 
     `steps` is step -> source -> [documents, bytes].
     """
-    report: dict[str, Any] = {"steps": {}, "reasons": {}, "languages": {}, "faults": []}
+    report: dict[str, Any] = {"steps": {}, "reasons": {}, "languages": {}, "lengths": {}, "faults": []}
     report |= {"examples": {}, "changed": {}, "kept": {}}
     for tally in tallies:
         for step, sources in tally["steps"].items():
             merged = report["steps"].setdefault(step, {})
             for source, counts in sources.items():
                 merged[source] = [a + b for a, b in zip(merged.get(source, (0, 0)), counts, strict=True)]
-        for name in ("reasons", "languages"):
+        for name in ("reasons", "languages", "lengths"):
             for kind, counts in tally.get(name, {}).items():
                 merged = report[name].setdefault(kind, {})
                 merged |= {what: merged.get(what, 0) + count for what, count in counts.items()}

@@ -107,7 +107,7 @@ def show_languages(report: dict) -> list[str]:
         numbers = [counts["documents"], counts["held_out"], format_bytes(counts["bytes"])]
         rows.append([name_language(code), *numbers, percent(counts["bytes"], size), mean])
     head = ["language", "documents", "held out", "text", "share of the text", "mean length"]
-    return ["## Languages", "", *format_table(head, rows)]
+    return ["## Languages", "", *format_table(head, rows), "![languages, lengths and steps](report.png)", ""]
 
 
 def show_steps(report: dict) -> list[str]:

@@ -153,7 +153,7 @@ class WriteCorpus(PipelineStep):
         places = json.loads((work / "index" / "places.json").read_text()) if self.watches_leaks else []
         fates = np.load(work / "clusters" / "fates.npy", mmap_mode="r")
         writer = ShardWriter(work / "data" / f"{rank:05d}.parquet", COLUMNS)
-        languages: dict[str, dict] = {}
+        counts: dict[str, dict] = {"languages": {}, "lengths": {}}
         kept_examples: dict[str, list] = {}
         file = pq.ParquetFile(work / "clean" / f"{rank:05d}.parquet")
         with self.track_time():
@@ -170,7 +170,7 @@ class WriteCorpus(PipelineStep):
                 if self.watches_leaks:
                     rows = drop_leaks(rows, numbers, leaks, places, tally)
                     tally.count_table("leaks", rows)
-                count_languages(rows, languages)
+                count_languages(rows, counts)
                 for row in rows.slice(0, 2).to_pylist():
                     examples = kept_examples.setdefault(row["language"], [])
                     if len(examples) < EXAMPLES:
@@ -182,8 +182,7 @@ class WriteCorpus(PipelineStep):
             digest = hashlib.file_digest(writer.path.open("rb"), "sha256").hexdigest()
             shard = {"file": f"data/{writer.path.name}", "documents": writer.documents, "bytes": writer.bytes}
             shard["sha256"] = digest
-        counts = {"shard": shard, "languages": languages, "kept": kept_examples}
-        tally.write(work / "tallies" / f"write-{rank:05d}.json", **counts)
+        tally.write(work / "tallies" / f"write-{rank:05d}.json", shard=shard, kept=kept_examples, **counts)
 
 
 def drop_leaks(rows: pa.Table, numbers: list[int], leaks: dict[int, int], places: list[str], tally: Tally) -> pa.Table:
@@ -202,14 +201,16 @@ def drop_leaks(rows: pa.Table, numbers: list[int], leaks: dict[int, int], places
     return rows.filter(pa.array(clean, pa.bool_()))
 
 
-def count_languages(rows: pa.Table, languages: dict[str, dict]) -> None:
-    """Add documents, bytes and held-out documents of each language."""
-    table = pa.table(
-        [rows["language"], pc.binary_length(rows["text"]), rows["held_out"]], ["language", "bytes", "held"]
-    )
-    grouped = table.group_by("language").aggregate([("bytes", "count"), ("bytes", "sum"), ("held", "sum")])
-    for row in grouped.sort_by("language").to_pylist():
-        counts = languages.setdefault(row["language"], {"documents": 0, "bytes": 0, "held_out": 0})
-        counts["documents"] += row["bytes_count"]
-        counts["bytes"] += row["bytes_sum"]
-        counts["held_out"] += row["held_sum"]
+def count_languages(rows: pa.Table, counts: dict[str, dict]) -> None:
+    """Add documents, bytes and held-out documents of each language, and its documents by length: powers of two."""
+    powers = pc.floor(pc.log2(pc.max_element_wise(pc.utf8_length(rows["text"]), 1)))
+    columns = {"language": rows["language"], "power": pc.cast(powers, pa.int32()), "held_out": rows["held_out"]}
+    table = pa.table(columns | {"bytes": pc.binary_length(rows["text"])})
+    sums = [("bytes", "count"), ("bytes", "sum"), ("held_out", "sum")]
+    for row in table.group_by(["language", "power"]).aggregate(sums).sort_by("language").to_pylist():
+        of_language = counts["languages"].setdefault(row["language"], {"documents": 0, "bytes": 0, "held_out": 0})
+        of_language["documents"] += row["bytes_count"]
+        of_language["bytes"] += row["bytes_sum"]
+        of_language["held_out"] += row["held_out_sum"]
+        lengths = counts["lengths"].setdefault(row["language"], {})
+        lengths[row["power"]] = lengths.get(row["power"], 0) + row["bytes_count"]
