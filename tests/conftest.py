@@ -29,7 +29,7 @@ import torch
 
 ROOT = Path(__file__).parents[1]
 # How many examples hypothesis tries of each property; `make quick` takes the fewest. No example is timed.
-for profile, number in (("quick", 10), ("usual", 100), ("thorough", 1000)):
+for profile, number in (("quick", 10), ("usual", 50), ("thorough", 1000)):
     hypothesis.settings.register_profile(profile, max_examples=number, deadline=None)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "usual"))
 # Their tests are slow, all of them.

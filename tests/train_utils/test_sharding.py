@@ -27,7 +27,7 @@ SHAPE = {
     "tie_word_embeddings": True,
 }  # fmt: skip
 ROOT = Path(__file__).parents[2]
-STEPS = 8
+STEPS = 4
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,8 @@ def options(tmp_path_factory, train_options) -> list[str]:
     shape = tmp_path_factory.mktemp("shape") / "uneven.json"
     shape.write_text(json.dumps(SHAPE))
     given = dict(zip(train_options[::2], train_options[1::2], strict=True))
-    given |= {"--model_shape": str(shape), "--max_steps": str(STEPS), "--eval_steps": "8", "--logging_steps": "1"}
+    given |= {"--model_shape": str(shape), "--max_steps": str(STEPS), "--eval_steps": str(STEPS), "--save_steps": "2"}
+    given["--logging_steps"] = "1"
     del given["--per_device_train_batch_size"]
     return [word for pair in given.items() for word in pair]
 
@@ -68,7 +69,7 @@ def test_sharded_runs_equal_one_process_and_go_on_with_another_number(forked, op
     assert_same_run(two, one)
     assert AutoModelForCausalLM.from_pretrained(two).config.architectures == ["Qwen3ForCausalLM"]
 
-    # As if it had been killed after step 4.
+    # As if it had been killed after step 2.
     shutil.copytree(two, four)
     shutil.rmtree(four / f"checkpoint-{STEPS}")
     (four / "model.safetensors").unlink()
