@@ -80,7 +80,7 @@ def sum_parts(sizes: Sizes, rows: int, trained: int | None, in_4bit: int) -> dic
     state = state_bytes(sizes, "DDP", 1)
     if trained is not None:
         weights = MASTER_BYTES * (sizes.parameters - in_4bit + trained) + FOUR_BITS * in_4bit
-        copies = state["copies"] / max(1, sizes.parameters) * trained
-        state = {"weights": weights, "gradients": MASTER_BYTES * trained, "optimizer": 2 * MASTER_BYTES * trained}
-        state["copies"] = copies
+        # Frozen weights are cast for their pass too, and kept so until the gradient has gone through them.
+        state |= {"weights": weights, "gradients": MASTER_BYTES * trained, "optimizer": 2 * MASTER_BYTES * trained}
+        state["optimizer's work"] = 0
     return state | row_bytes(sizes, rows)
