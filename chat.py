@@ -10,62 +10,48 @@ python chat.py --serve                          # OpenAI's protocol at http://12
 """
 
 import sys
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from chat_utils.sampling import ENGINES, PRECISIONS, Sampling
 from chat_utils.server.settings import ServerOptions
 from environment import begin_script
 from errors import InputError, run_script
-from options import Given, option, parse_arguments, refuse_useless
+from options import Options, option, parse_arguments, refuse_useless
 
 SAMPLE_PROMPTS = ("Hello! How are you today?", "What is your name?", "你好！", "你叫什么名字？")
 
 
 @dataclass
-class ChatOptions(Given):
+class ChatOptions(Options):
     """Who answers, and where."""
 
     model: str | None = option(None, "Checkpoint to talk to; unset: ckpt_chat, else ckpt")
     system: str | None = option(None, "System prompt: how the assistant should behave")
-    prompt: str | None = option(None, "Answer this and leave")
+    prompt: str | None = option(None, "Answer this and leave", replaced_by="--web or --serve")
     web: bool = option(False, "Serve a page to chat in, and the API beside it")
-    serve: bool = option(False, "Serve the API alone: OpenAI's protocol over HTTP")
-    samples: bool = option(False, "Answer four sample prompts and leave")
-    stats: bool = option(False, "After each reply: ms to its first token, tokens a second")
+    serve: bool = option(False, "Serve the API alone: OpenAI's protocol over HTTP", replaced_by="--web")
+    samples: bool = option(False, "Answer four sample prompts and leave", replaced_by="--web or --serve or --prompt")
+    stats: bool = option(False, "After a reply: ms to its first token, tokens/s", replaced_by="--web or --serve")
     engine: str = option("auto", "What computes the replies; auto: the fastest that needs no install", choices=ENGINES)
-    dtype: str = option(
-        "auto", "Precision of the weights; auto: float32 on a CPU, elsewhere as they were saved", choices=PRECISIONS
+    dtype: str = option("auto", "Of the weights; auto: float32 on a CPU, elsewhere as saved", choices=PRECISIONS)
+    history: str | None = option(
+        None,
+        "File that keeps what you type; '': none; unset: in your home",
+        replaced_by="--web or --serve or --prompt or --samples",
     )
-    history: str | None = option(None, "File that keeps what you type; '': none; unset: in your home")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.prompt is not None and not self.prompt.strip():
             raise ValueError("--prompt is empty")
-
-
-def check_effect(options: ChatOptions, sampling: Sampling) -> None:
-    """Raise InputError for an option of the command line that another one, or its absence, leaves without effect."""
-    is_server = options.web or options.serve
-    answers_and_leaves = options.prompt is not None or options.samples
-    without_effect = (
-        ({"serve"}, options.web, "with --web, which has the API beside its page"),
-        ({"prompt", "samples", "stats", "history"}, is_server, "with --web or --serve"),
-        ({"samples"}, options.prompt is not None, "with --prompt"),
-        ({"history"}, answers_and_leaves, "with --prompt or --samples"),
-        ({"no_browser"}, not options.web, "without --web"),
-        ({option.name for option in fields(ServerOptions)}, not is_server, "without --web or --serve"),
-        ({"top_p", "top_k", "seed"}, sampling.temperature == 0 and not is_server, "with --temperature 0"),
-    )
-    for names, applies, why in without_effect:
-        if applies:
-            refuse_useless(options.typed, names, f"{why}; leave it out")
 
 
 def parse_chat(argv: list[str] | None) -> tuple[ChatOptions, Sampling, ServerOptions]:
     """Return the options of this script, those of sampling and those of the server."""
     options, sampling, server_options = parse_arguments((ChatOptions, Sampling, ServerOptions), argv, None, __doc__)
-    check_effect(options, sampling)
+    if sampling.temperature == 0 and not (options.web or options.serve):  # whose callers have their own
+        refuse_useless(options.typed, {"top_p", "top_k", "seed"}, "with --temperature 0; leave it out")
     return options, sampling, server_options
 
 

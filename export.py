@@ -28,7 +28,7 @@ from environment import begin_script
 from errors import InputError, first_line, run_script
 from files import whole
 from model_utils.llama_library import FILE_TYPES, check_quantizer
-from options import format_command, option, parse_arguments, refuse_useless
+from options import Options, format_command, option, parse_arguments
 
 if TYPE_CHECKING:  # these take seconds to import
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -49,13 +49,15 @@ TYPES = "; ".join(f"{form}: {', '.join(types)} ({default})" for form, (types, de
 
 
 @dataclass
-class ExportOptions:
+class ExportOptions(Options):
     """What is written, where, and whether it is uploaded."""
 
     model: str = option("ckpt_chat", "Checkpoint, as train.py and finetune_dialogue.py write it")
     to: str | None = option(None, "Form to write; unset: only --push", choices=tuple(FORMS))
-    quantize: str | None = option(None, "Type of the weights; unset: the form's own, in brackets below")
-    output_dir: str | None = option(None, "Folder to write; unset: the checkpoint's name and the form: ckpt_chat-gguf")
+    quantize: str | None = option(None, "Type of the weights; unset: the form's own, in brackets below", needs="--to")
+    output_dir: str | None = option(
+        None, "Folder to write; unset: by checkpoint and form, as ckpt_chat-gguf", needs="--to"
+    )
     push: str | None = option(None, "Upload to this repository of the Hugging Face hub, OWNER/NAME")
 
     def __post_init__(self) -> None:
@@ -70,9 +72,7 @@ class ExportOptions:
             check_quantizer(self.quantize or FORMS["gguf"][1])
 
     def check_typed(self, typed: set[str]) -> None:
-        """Raise InputError for an option of the command line that has no effect without another one."""
-        if not self.to:
-            refuse_useless(typed, {"quantize", "output_dir"}, "without --to")
+        """Raise ValueError where nothing may be uploaded."""
         from huggingface_hub.constants import ENV_VARS_TRUE_VALUES
 
         if self.push and os.environ["HF_HUB_OFFLINE"].upper() in ENV_VARS_TRUE_VALUES:

@@ -15,13 +15,13 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from environment import begin_script
 from errors import run_script
-from options import check_range, format_command, option, refuse_useless
+from options import Options, format_command, option
 from train_utils.parsing import parse_training
-from train_utils.run_options import RunOptions
+from train_utils.run_options import LoraOptions, TuneOptions
 
 if TYPE_CHECKING:  # these take seconds to import
     from datasets import Dataset
@@ -34,7 +34,7 @@ RECIPE = ROOT / "configs" / "finetune_dialogue.yaml"
 
 
 @dataclass
-class DialogueArguments:
+class DialogueArguments(Options):
     """What is learned from, and by which model."""
 
     base: str = option("ckpt", "Checkpoint to start from: any language model, of a decoder alone or with an encoder")
@@ -42,61 +42,30 @@ class DialogueArguments:
         ["own@3", "identity@12", "chatterbot", "hsk@0.3", "chitchat@0.5"],
         "Files, folders, globs or hub names, each PATH or PATH@TIMES; or the built-in sources",
     )
-    skip_bad_dialogues: bool = option(
-        False, "Leave out rows that are no dialogues, up to a fifth of all, and name them"
-    )
+    skip_bad_dialogues: bool = option(False, "Leave out rows that are no dialogues, up to a fifth, and name them")
     assistant_name: str = option("Momo", "What {assistant_name} in dialogues becomes")
     system: str | None = option(None, "System prompt of dialogues that bring none; '': none; unset: the base's own")
-    row_tokens: int = option(512, "Length of a training row in tokens; dialogues are packed")
-    eval_fraction: float = option(
-        0.02, "Share of the dialogues that is held out, by hash; best the same as in train.py"
-    )
+    row_tokens: int = option(512, "Length of a training row in tokens; dialogues are packed", within=(2, 2**31))
+    eval_fraction: float = option(0.02, "Share of the dialogues held out, by hash; best as in train.py", within=(0, 1))
     replay: float | None = option(
-        None, "Share of the rows that is text of the pretraining, against forgetting; 0 only measures it"
+        None,
+        "Share of rows that is pretraining text, against forgetting; 0: only measured",
+        within=(0, 0.95),
     )
     replay_corpus: list[str] | None = option(
-        None, "That text, as --corpus of train.py; unset: what the base was trained on"
+        None, "That text, as --corpus of train.py; unset: the base's", needs="--replay"
     )
-    replay_replies: int = option(0, "Questions that the base answers first, to learn on its own replies too")
-    lora: bool = option(False, "Train low-rank adapters; writes adapter/ and the merged model")
-    lora_rank: int = option(16, "Rank r of the adapters")
-    lora_alpha: int = option(32, "Scale of the adapters: alpha / r")
-    lora_targets: str = option("all-linear", "Modules that get one, by name, comma-separated")
-    load_in_4bit: bool = option(False, "Hold the base in 4 bits beside them (QLoRA); needs requirements/qlora.txt")
-
-    def __post_init__(self) -> None:
-        check_range("row_tokens", self.row_tokens, 2, 2**31)
-        check_range("eval_fraction", self.eval_fraction, 0, 1)
-        check_range("replay", self.replay or 0, 0, 0.95)
-        check_range("replay_replies", self.replay_replies, 0, 10_000)
-        check_range("lora_rank", self.lora_rank, 1, 2**20)
-
-    def check_typed(self, typed: set[str]) -> None:
-        """Raise InputError for an option of the command line that has no effect without another one."""
-        if not self.lora:
-            refuse_useless(typed, {"lora_rank", "lora_alpha", "lora_targets", "load_in_4bit"}, "without --lora true")
-        if self.replay is None:
-            refuse_useless(typed, {"replay_corpus"}, "without --replay")
-
-
-@dataclass
-class TuneOptions(RunOptions):
-    """How it is trained."""
-
-    COMMON: ClassVar[list[str]] = [*RunOptions.COMMON, "eval_on_start"]
-
-    output_dir: str = option("ckpt_chat", "Folder of the checkpoint, its report and curves")
-    eval_on_start: bool = option(True, "Measure before training too, to compare")
+    replay_replies: int = option(0, "Questions the base answers first, to learn its replies too", within=(0, 10_000))
+    load_in_4bit: bool = option(False, "Base in 4 bits (QLoRA); needs requirements/qlora.txt", needs="--lora true")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the script; return its exit code."""
-    options, args = parse_training((DialogueArguments, TuneOptions), argv, RECIPE, __doc__)
+    options, lora, args = parse_training((DialogueArguments, LoraOptions, TuneOptions), argv, RECIPE, __doc__)
     from data_utils.caching import preparation_lock
     from data_utils.sources.source import data_version, open_sources
     from eval_utils.likelihood import window_of
     from eval_utils.short_form import assess_briefly
-    from train_utils.adapters import add_adapters
     from train_utils.clock import process_seconds
     from train_utils.objectives import REPLY_TOKENS, dialogue_objective
     from train_utils.plan.apply import make_plan, rows_task, shape_of
@@ -106,13 +75,12 @@ def main(argv: list[str] | None = None) -> int:
     from train_utils.tuning import load_base
 
     row_tokens, version = options.row_tokens, data_version(open_sources(options.dialogues))
-    run = open_run("finetune_dialogue.py", args, (options,), data_version=version, base=options.base)
+    run = open_run("finetune_dialogue.py", args, (options, lora), data_version=version, base=options.base)
     if run is None:
         return 0
 
     # 1. Base: the model and its tokenizer, with a chat template.
-    lora = {"rank": options.lora_rank, "alpha": options.lora_alpha, "targets": options.lora_targets}
-    adapt = partial(add_adapters, **lora) if options.lora else None
+    adapt = lora.adapt
     quantized = {"in_4bit": options.load_in_4bit, "adapt": adapt}
     model, tokenizer, new_ids = load_base(run, options.base, row_tokens, system=options.system, **quantized)
 

@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from textwrap import shorten
 from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Union, cast, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -32,25 +32,40 @@ RENAMED = {  # options that are no longer there: what is told of them, in whatev
 }
 
 
-class Given:
-    """What `parse_arguments` notes on each object that it returns, for those that read it."""
-
-    typed: set[str]  # options of the command line
-    given: set[str]  # these, and those of a YAML that the user named
-
-
 UNSET = "unset"  # what help shows for no value, and what takes a recipe's value back
 
 
-def check_range(name: str, value: float, low: float, high: float) -> None:
-    """Raise ValueError that names the option where its value is outside of what makes sense."""
-    if not low <= value <= high:
-        raise ValueError(f"--{name} {value} is outside {low:g} to {high:g}")
+class Options:
+    """A dataclass of options: their ranges are checked, and `parse_arguments` notes which of them were given."""
+
+    NEEDS: ClassVar[str] = ""  # options of which one must be set, or none of these has an effect
+    typed: set[str]  # options of the command line
+    given: set[str]  # these, and those of a YAML that the user named
+
+    def __post_init__(self) -> None:
+        for one in fields(cast(Any, self)):
+            value, limits = getattr(self, one.name, None), one.metadata.get("within")
+            if limits and value is not None and not limits[0] <= value <= limits[1]:
+                raise ValueError(f"--{one.name} {value} is outside {limits[0]:g} to {limits[1]:g}")
 
 
-def option(default: Any, about: str, *, choices: Sequence[str] = ()) -> Any:
-    """Return the field of a dataclass that is an option: its default, what --help says of it, and its values if few."""
-    metadata = {"help": about, "choices": choices}
+def option(
+    default: Any,
+    about: str,
+    *,
+    choices: Sequence[str] = (),
+    within: tuple[float, float] | None = None,
+    needs: str = "",
+    replaced_by: str = "",
+) -> Any:
+    """Return the field of a dataclass that is an option.
+
+    Args:
+        about: what --help says of it. choices: its values, if they are few. within: its lowest and highest value.
+        needs: options of which one must be set, or this one has no effect: "--web or --serve", "--executor ray".
+        replaced_by: those with which it has none.
+    """
+    metadata = {"help": about, "choices": choices, "within": within, "needs": needs, "replaced_by": replaced_by}
     if isinstance(default, list):
         return field(default_factory=default.copy, metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -83,18 +98,18 @@ def parse_arguments(
 ) -> tuple[Any, ...]:
     """Parse `[config.yaml] [--key value ...]` into one object of each dataclass.
 
-    Each object gets two attributes: `typed`, the options of the command line, and `given`, these and those of a YAML
-    that the user named. An object with a method `check_typed` is told the former, and may raise ValueError or
-    `refuse_useless`.
+    An option of the command line that another one leaves without effect is refused; a recipe may hold any. An object
+    with a method `check_typed` is told those of the command line, and may raise ValueError or `refuse_useless`.
 
     Args:
         recipe: the YAML where none is named, if any. other_names: options that exist, but in no dataclass given here;
-            their values are passed over. positional: the option whose values may stand without its name.
+            their values are passed over, and --help says that there are some. positional: the option whose values may
+            stand without its name.
     Raises InputError for a key that no dataclass has, with the nearest that one has, and for a value of the wrong kind.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     if {"-h", "--help", "--help_all"} & set(argv):
-        print(format_help(kinds, recipe, description, everything="--help_all" in argv))
+        print(format_help(kinds, recipe, description, has_more=bool(other_names)))
         sys.exit(0)
     named = bool(argv) and argv[0].endswith((".yaml", ".yml"))
     config = Path(argv.pop(0)) if named else recipe
@@ -120,6 +135,7 @@ def parse_arguments(
         result.typed = set(typed)
         result.given = result.typed | (set(found) if named else set())
         results.append(result)
+    refuse_without_effect(results, set(typed))
     for result in results:
         if hasattr(result, "check_typed"):
             try:
@@ -129,9 +145,28 @@ def parse_arguments(
     return tuple(results)
 
 
+def refuse_without_effect(results: Sequence[Any], typed: Set[str]) -> None:
+    """Raise InputError for the first option of the command line that another one, or its absence, makes useless."""
+    values = {one.name: show_value(getattr(result, one.name)) for result in results for one, _ in list_options(result)}
+
+    def holds(other: str) -> bool:
+        name, _, wanted = other.removeprefix("--").partition(" ")
+        value = values.get(name, UNSET)
+        return value == wanted if wanted else value not in (UNSET, "false")
+
+    for result in results:
+        for one, _ in list_options(result):
+            if one.name in typed:
+                needs = one.metadata.get("needs") or getattr(result, "NEEDS", "")
+                if needs and not any(map(holds, needs.split(" or "))):
+                    refuse_useless(typed, {one.name}, f"without {needs}; leave it out")
+                for other in filter(holds, filter(None, one.metadata.get("replaced_by", "").split(" or "))):
+                    refuse_useless(typed, {one.name}, f"with {other}; leave out one of the two")
+
+
 def list_options(kind: Any) -> list[tuple[Field, Any]]:
     """Return the fields of a dataclass that can be given, with their types."""
-    hints = get_type_hints(kind)
+    hints = get_type_hints(kind if isinstance(kind, type) else type(kind))
     return [(option, hints[option.name]) for option in fields(kind) if option.init]
 
 
@@ -242,20 +277,18 @@ def check_key(key: str, names: Set[str], place: str) -> None:
     raise InputError(f"{place}: unknown key '{key}'; {hint}")
 
 
-def format_help(kinds: Sequence[type], recipe: Path | None, description: str, *, everything: bool = False) -> str:
-    """Return the help: what the script does, then each option with its default; `everything`: also Trainer's."""
+def format_help(kinds: Sequence[type], recipe: Path | None, description: str, *, has_more: bool = False) -> str:
+    """Return the help: what the script does, then each option with its default."""
     found = read_config(recipe) if recipe else {}
     place = f", with the values of {recipe.parent.name}/{recipe.name}, the recipe where none is named" if recipe else ""
     lines = [description.strip(), "", f"options{place}", ""]
     for kind in kinds:
-        options = {option.name: option for option, _ in list_options(kind)}
-        for name in options if everything else getattr(kind, "COMMON", options):
-            if name in options:
-                default = " ".join(found[name]) if name in found else show_value(default_of(options[name]))
-                about = options[name].metadata
-                text = "; one of: ".join(filter(None, [about.get("help", ""), ", ".join(about.get("choices", ()))]))
-                lines.append(f"  --{name} ({default})\n        {shorten(text, 160, placeholder=' ...')}")
-    if not everything and any(hasattr(kind, "COMMON") for kind in kinds):
+        for one, _ in list_options(kind):
+            default = " ".join(found[one.name]) if one.name in found else show_value(default_of(one))
+            about = one.metadata
+            text = "; one of: ".join(filter(None, [about.get("help", ""), ", ".join(about.get("choices", ()))]))
+            lines.append(f"  --{one.name} ({default})\n        {shorten(text, 160, placeholder=' ...')}")
+    if has_more:
         lines += ["", "Every other option of transformers.TrainingArguments works too: --help_all lists them."]
     return "\n".join(lines)
 

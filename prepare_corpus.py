@@ -19,7 +19,7 @@ from data_utils.readers.remote import check_address, has_file, is_address, send_
 from environment import begin_script
 from errors import InputError, run_script
 from files import LOCK_FILE, one_writer, write_whole
-from options import check_range, format_command, option, parse_arguments, refuse_useless
+from options import Options, format_command, option, parse_arguments
 
 ROOT = Path(__file__).parent
 DUPLICATES = ("near", "exact", "none")
@@ -27,41 +27,35 @@ EXECUTORS = ("local", "slurm", "ray")
 
 
 @dataclass
-class PrepareArguments:
+class PrepareArguments(Options):
     """What is prepared, and where it runs."""
 
     sources: list[str] = option([], "Files, folders, globs, addresses or hub names")
-    output_dir: str = option(
-        "corpus", "Folder that the corpus is written to, or an address of object storage: s3://bucket/folder"
-    )
+    output_dir: str = option("corpus", "Folder to write, or an address of object storage: s3://bucket/folder")
     duplicates: str = option("near", "Duplicates that are dropped; near: exact ones too", choices=DUPLICATES)
-    near_similarity: float = option(0.7, "Share of common 5-token shingles from which on documents are near duplicates")
-    eval_fraction: float = option(0.02, "Share that training holds out, by hash; near: no training document holds it")
+    near_similarity: float = option(
+        0.7,
+        "Share of common 5-token shingles from which on documents are near duplicates",
+        within=(0, 1),
+        needs="--duplicates near",
+    )
+    eval_fraction: float = option(
+        0.02, "Share that training holds out, by hash; near: kept from the rest", within=(0, 1)
+    )
     eval_files: list[str] = option([], "Evaluation files, whose text must not be in the corpus")
-    max_broken_fraction: float = option(0.2, "Stop where more of the input than this cannot be read")
+    max_broken_fraction: float = option(0.2, "Stop where more of the input than this cannot be read", within=(0, 1))
     executor: str = option("local", "Where it runs", choices=EXECUTORS)
     workers: int = option(0, "Tasks at a time; 0: one for each core (slurm: no limit)")
-    task_megabytes: float = option(32, "Input of a task at most, which is what a kill costs")
-    ray_address: str | None = option(None, "Ray cluster; unset: Ray is started on this machine")
-    slurm_partition: str = option("normal", "Slurm partition")
-    slurm_time: str = option("12:00:00", "Slurm time limit of a task, hours:minutes:seconds")
+    task_megabytes: float = option(32, "Input of a task at most, which is what a kill costs", within=(0.001, 1e6))
+    ray_address: str | None = option(None, "Ray cluster; unset: Ray is started on this machine", needs="--executor ray")
+    slurm_partition: str = option("normal", "Slurm partition", needs="--executor slurm")
+    slurm_time: str = option("12:00:00", "Slurm time limit of a task, hours:minutes:seconds", needs="--executor slurm")
     overwrite: bool = option(False, "Begin anew, also where a corpus is there already")
 
     def __post_init__(self) -> None:
-        for name in ("near_similarity", "eval_fraction", "max_broken_fraction"):
-            check_range(name, getattr(self, name), 0, 1)
-        check_range("task_megabytes", self.task_megabytes, 0.001, 10**6)
-
-    def check_typed(self, typed: set[str]) -> None:
-        """Raise InputError for an option of the command line that another one leaves without effect."""
-        if self.duplicates != "near":
-            refuse_useless(typed, {"near_similarity"}, "without --duplicates near")
-        if self.executor != "ray":
-            refuse_useless(typed, {"ray_address"}, "without --executor ray")
+        super().__post_init__()
         if self.executor == "slurm" and is_address(self.output_dir):
             raise ValueError("--executor slurm needs an --output_dir that is a folder which its machines share")
-        if self.executor != "slurm":
-            refuse_useless(typed, {"slurm_partition", "slurm_time"}, "without --executor slurm")
 
 
 # What may change between a stop and going on: it changes nothing in the corpus.

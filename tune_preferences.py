@@ -13,89 +13,71 @@ with thumbs are read too, from .jsonl .json .csv .tsv .parquet, each also .gz or
 """
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import ClassVar
 
 from environment import begin_script
 from errors import run_script
-from options import check_range, format_command, option, refuse_useless
+from options import Options, format_command, option, refuse_useless
 from train_utils.parsing import parse_training
-from train_utils.run_options import RunOptions
+from train_utils.run_options import LoraOptions, TuneOptions
 
 ROOT = Path(__file__).parent
 RECIPE = ROOT / "configs" / "tune_preferences.yaml"
-OWN_ONLY = {"dialogues", "prompts", "samples"}
 
 
 @dataclass
-class PreferenceArguments:
+class PreferenceArguments(Options):
     """What is preferred, by which model, and how much that counts."""
 
     base: str = option("ckpt_chat", "Checkpoint to start from: a chat model")
     preferences: list[str] | None = option(
-        None, "Files, folders, globs or hub names, each PATH or PATH@TIMES; unset: made from the model"
+        None,
+        "Files, folders, globs or hub names, each PATH or PATH@TIMES; unset: made from the model",
+        replaced_by="--reward",
     )
     skip_bad_dialogues: bool = option(False, "Leave out rows that are no preferences, up to a fifth, and name them")
     dialogues: list[str] = option(
         ["own", "chatterbot"],
         "Where the prompts are from that the model answers, as --dialogues of finetune_dialogue.py",
+        replaced_by="--preferences",
     )
-    prompts: int = option(400, "How many prompts the model answers, of both languages")
-    samples: int = option(4, "How often it answers each")
+    prompts: int = option(400, "Prompts that the model answers", within=(2, 10**7), replaced_by="--preferences")
+    samples: int = option(4, "How often it answers each", within=(1, 64), replaced_by="--preferences")
     assistant_name: str = option("Momo", "What {assistant_name} in dialogues becomes")
-    row_tokens: int = option(512, "Length of a training row in tokens; pairs are packed")
-    eval_fraction: float = option(
-        0.02, "Share of the dialogues, or pairs, that is held out; as in finetune_dialogue.py"
-    )
-    beta: float = option(0.1, "Weight of a nat against the base (Rafailov et al. 2023)")
-    sft_weight: float = option(1.0, "Weight of the chosen reply's own loss, against collapse (Pang et al. 2024)")
-    label_smoothing: float = option(0.0, "Share of pairs that may be the wrong way round (Mitchell 2023)")
+    row_tokens: int = option(512, "Length of a training row in tokens; pairs are packed", within=(8, 2**31))
+    eval_fraction: float = option(0.02, "Share of dialogues, or pairs, that is held out, by hash", within=(0, 1))
+    beta: float = option(0.1, "Weight of a nat against the base (Rafailov et al. 2023)", within=(0, 100))
+    sft_weight: float = option(1.0, "Weight of the chosen reply's own loss (Pang et al. 2024)", within=(0, 100))
+    label_smoothing: float = option(0.0, "Share of pairs that may be wrong (Mitchell 2023)", within=(0, 0.49))
     by_length: bool = option(False, "Divide log-probabilities by the reply's tokens (Meng et al. 2024)")
-    max_fall: float = option(0.02, "Stop where held-out chosen replies take this share more bits than before")
+    max_fall: float = option(
+        0.02,
+        "Stop where held-out chosen replies take this share more bits than before",
+        within=(0, 100),
+        replaced_by="--reward",
+    )
     reward: str | None = option(None, "FILE.py:FUNCTION of (prompt, reply) that returns a number: pairs by that")
-    rounds: int = option(10, "With --reward: how often the model answers anew, as it is then")
-    lora: bool = option(False, "Train low-rank adapters; writes adapter/ and the merged model")
-    lora_rank: int = option(16, "Rank r of the adapters")
-    lora_alpha: int = option(32, "Scale of the adapters: alpha / r")
-    lora_targets: str = option("all-linear", "Modules that get one, by name, comma-separated")
-
-    def __post_init__(self) -> None:
-        for name, low, high in (
-            ("row_tokens", 8, 2**31), ("eval_fraction", 0, 1), ("prompts", 2, 10**7), ("samples", 1, 64),
-            ("beta", 0, 100), ("sft_weight", 0, 100), ("label_smoothing", 0, 0.49), ("max_fall", 0, 100),
-            ("lora_rank", 1, 2**20), ("rounds", 1, 10**6),
-        ):  # fmt: skip
-            check_range(name, getattr(self, name), low, high)
+    rounds: int = option(10, "How often the model answers anew, as it is then", within=(1, 10**6), needs="--reward")
 
     def check_typed(self, typed: set[str]) -> None:
-        """Raise InputError for an option of the command line that has no effect without another one."""
-        if not self.lora:
-            refuse_useless(typed, {"lora_rank", "lora_alpha", "lora_targets"}, "without --lora true")
+        """Raise InputError for a time that rounds of replies do not keep."""
         if self.reward:
-            refuse_useless(typed, {"preferences", "minutes", "max_fall"}, "with --reward")
-        else:
-            refuse_useless(typed, {"rounds"}, "without --reward")
-        if self.preferences:
-            refuse_useless(typed, OWN_ONLY, "with --preferences, which are there already")
+            refuse_useless(typed, {"minutes"}, "with --reward; leave out one of the two")
 
 
 @dataclass
-class PreferenceOptions(RunOptions):
+class PreferenceOptions(TuneOptions):
     """How it is trained."""
 
-    COMMON: ClassVar[list[str]] = [*RunOptions.COMMON, "eval_on_start"]
-
     output_dir: str = option("ckpt_tuned", "Folder of the checkpoint, its report and curves")
-    eval_on_start: bool = option(True, "Measure before training too, to compare")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the script; return its exit code."""
-    options, args = parse_training((PreferenceArguments, PreferenceOptions), argv, RECIPE, __doc__)
+    kinds = (PreferenceArguments, LoraOptions, PreferenceOptions)
+    options, lora, args = parse_training(kinds, argv, RECIPE, __doc__)
     from data_utils.sources.source import data_version, open_sources
     from model_utils.shapes import check_packing
-    from train_utils.adapters import add_adapters
     from train_utils.plan.apply import make_plan, rows_task, shape_of
     from train_utils.preference_data import prepare_rows
     from train_utils.preferences import PreferenceLoss, StopOnFall, choose_preference_rate, preference_objective
@@ -105,13 +87,13 @@ def main(argv: list[str] | None = None) -> int:
     from train_utils.tuning import load_base
 
     version = data_version(open_sources(options.preferences or options.dialogues))
-    run = open_run("tune_preferences.py", args, (options,), data_version=version, base=options.base)
+    run = open_run("tune_preferences.py", args, (options, lora), data_version=version, base=options.base)
     if run is None:
         return 0
 
     # 1. Base: the chat model, which returns the log-probabilities of replies.
-    adapt = partial(add_adapters, rank=options.lora_rank, alpha=options.lora_alpha, targets=options.lora_targets)
-    model, tokenizer, _ = load_base(run, options.base, options.row_tokens, adapt=adapt if options.lora else None)
+    adapt = lora.adapt
+    model, tokenizer, _ = load_base(run, options.base, options.row_tokens, adapt=adapt)
     model.to(args.device)
     score_replies(model)
     check_packing(model, options.base)
@@ -130,7 +112,7 @@ def main(argv: list[str] | None = None) -> int:
 
     # 4. Weights: all of them, or low-rank adapters beside them.
     run = choose_preference_rate(run, model)
-    if options.lora:
+    if adapt:
         model = adapt(model)
         model.print_trainable_parameters()
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from options import check_range, option
+from options import Options, option
 
 ENGINES = ("auto", "transformers", "batched", "llama.cpp")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
@@ -12,24 +12,16 @@ SLOTS = 8  # replies that a step computes at most, where each needs room from th
 
 
 @dataclass
-class Sampling:
+class Sampling(Options):
     """How a reply is drawn from the model's probabilities, and what ends it."""
 
-    temperature: float = option(0.4, "0: always the most likely token; higher: more varied")
-    top_p: float = option(0.9, "Draw from the most likely tokens that hold this probability")
-    top_k: int = option(0, "Draw from this many most likely tokens; 0: no limit")
-    repetition_penalty: float = option(1.1, "Above 1: tokens of the dialogue come up less; 1: off")
-    max_new_tokens: int = option(256, "Longest reply in tokens, if the window has room")
-    seed: int | None = option(None, "Same seed and dialogue: same reply")
+    temperature: float = option(0.4, "0: always the most likely token; higher: more varied", within=(0, 100))
+    top_p: float = option(0.9, "Draw from the most likely tokens that hold this probability", within=(1e-9, 1))
+    top_k: int = option(0, "Draw from this many most likely tokens; 0: no limit", within=(0, 1e9))
+    repetition_penalty: float = option(1.1, "Above 1: tokens of the dialogue come up less; 1: off", within=(1e-9, 100))
+    max_new_tokens: int = option(256, "Longest reply in tokens, if the window has room", within=(1, 1e9))
+    seed: int | None = option(None, "Same seed and dialogue: same reply", within=(0, 2**63 - 1))
     stop: list[str] = option([], "Texts that end a reply, left out of it")
-
-    def __post_init__(self) -> None:
-        check_range("temperature", self.temperature, 0, 100)
-        check_range("top_p", self.top_p, 1e-9, 1)
-        check_range("top_k", self.top_k, 0, 1e9)
-        check_range("repetition_penalty", self.repetition_penalty, 1e-9, 100)
-        check_range("max_new_tokens", self.max_new_tokens, 1, 1e9)
-        check_range("seed", self.seed or 0, 0, 2**63 - 1)
 
 
 class Sampler:

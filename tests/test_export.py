@@ -337,7 +337,7 @@ def test_help_gives_each_type_and_default(capsys):
     assert "but at ties (it leads the next by 0.01 logits at most), which are counted" in text
     assert (TIE, MAX_TIES, MIN_AGREEMENT) == (0.01, 0.25, 0.5)  # as the help says
     assert "gguf: f32, bf16, f16, q8_0, q6_k, q5_k_m, q5_0, q4_k_m, q4_0 (q8_0)" in text
-    assert "--output_dir (unset) Folder to write; unset: the checkpoint's name and the form: ckpt_chat-gguf" in text
+    assert "--output_dir (unset) Folder to write; unset: by checkpoint and form, as ckpt_chat-gguf" in text
 
 
 @pytest.mark.parametrize("private", [True, False])

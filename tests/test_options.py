@@ -1,6 +1,6 @@
 """One dialect for all scripts: a YAML, `--key value` and `--key=value`, types, unset values, help, what is refused."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -12,23 +12,20 @@ import prepare_corpus
 import score
 import train
 from errors import InputError
-from options import check_range, parse_arguments
+from options import Options, option, parse_arguments
 
 
 @dataclass
-class Port:
+class Port(Options):
     """Where a server listens."""
 
-    port: int = field(default=8000, metadata={"help": "TCP port, 100% free"})
-    key: str | None = field(default=None, metadata={"help": "secret"})
-    hosts: list[str] = field(default_factory=list, metadata={"help": "names"})
-    is_loud: bool = field(default=False, metadata={"help": "say all"})
-    is_fast: bool | None = field(default=None, metadata={"help": "hurry"})
-    share: float | None = field(default=0.5, metadata={"help": "part"})
-    kind: str = field(default="tcp", metadata={"help": "protocol", "choices": ("tcp", "udp")})
-
-    def __post_init__(self) -> None:
-        check_range("port", self.port, 1, 65535)
+    port: int = option(8000, "TCP port, 100% free", within=(1, 65535))
+    key: str | None = option(None, "secret")
+    hosts: list[str] = option([], "names")
+    is_loud: bool = option(False, "say all")
+    is_fast: bool | None = option(None, "hurry", needs="--share or --kind udp")
+    share: float | None = option(0.5, "part", replaced_by="--is_loud or --kind udp")
+    kind: str = option("tcp", "protocol", choices=("tcp", "udp"))
 
 
 def parse(*argv: str, recipe: Path | None = None, positional: str | None = None) -> Port:
@@ -68,6 +65,14 @@ def test_values_have_the_type_of_their_field(argv, expected):
         (["--no_is_loud"], "command line: unknown key 'no_is_loud'; write --is_loud false"),
         (["--zzz"], "command line: unknown key 'zzz'; see --help for all"),
         (["--output", "1"], "command line: 'output' is now --output_dir"),
+        (
+            ["--share", "unset", "--is_fast"],
+            "command line: --is_fast has no effect without --share or --kind udp; leave it out",
+        ),
+        (
+            ["--kind", "udp", "--share", "0"],
+            "command line: --share has no effect with --kind udp; leave out one of the two",
+        ),
     ],
 )
 def test_mistakes_are_one_line(argv, message):
@@ -102,6 +107,12 @@ def test_mistakes_of_a_yaml_name_it(tmp_path, text, message):
     with pytest.raises(InputError) as caught:
         parse(str(path))
     assert str(caught.value) == f"{path}{message}"
+
+
+def test_an_option_without_effect_is_refused_on_the_command_line_alone(tmp_path):
+    (tmp_path / "own.yaml").write_text("share: 0.1\n")
+    assert parse(str(tmp_path / "own.yaml"), "--kind", "udp").share == 0.1
+    assert parse("--share", "0", "--is_fast").is_fast  # 0 is a value
 
 
 def test_one_option_may_stand_without_its_name():

@@ -11,14 +11,13 @@ from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.training_args import OptimizerNames
 from transformers.utils import is_torch_tf32_available
 
-from options import Given
 from train_utils.run_options import RunOptions
 from train_utils.sharding import check_sharding, settle_sharding
 
 
 # What Trainer must have may be unset in RunOptions, until __post_init__ settles it.
 @dataclass
-class RunArguments(RunOptions, TrainingArguments, Given):  # ty: ignore[incompatible-attribute-override, incompatible-mutable-override]
+class RunArguments(RunOptions, TrainingArguments):  # ty: ignore[incompatible-attribute-override, incompatible-mutable-override]
     """transformers' TrainingArguments with the defaults of this project, and what every run of ours adds."""
 
     def __post_init__(self) -> None:

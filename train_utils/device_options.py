@@ -2,36 +2,30 @@
 
 import re
 from dataclasses import dataclass
+from typing import ClassVar
 
-from options import check_range, option, refuse_useless
+from options import Options, option
 
 DEVICES = re.compile(r"(\d+)x(\d+(?:\.\d+)?)GB", re.IGNORECASE)
 
 
 @dataclass
-class DeviceOptions:
+class DeviceOptions(Options):
     """Devices, and what is assumed of them: an H100's figures, unless said otherwise."""
 
+    NEEDS: ClassVar[str] = "--devices"
+
     devices: str | None = option(None, "With --plan_only: what a run needs of devices, COUNTxMEMORY as 8x80GB")
-    device_tflops: float = option(989.0, "Peak of a device in bf16, in TFLOP/s (an H100: 989, an A100: 312)")
-    peak_share: float = option(0.4, "Share of that peak which training reaches where nothing waits for a link")
-    link_gb_per_second: float = option(450.0, "GB/s a device sends to others (NVLink 4: 450, 400 Gbit/s Ethernet: 50)")
-    device_watts: float = option(700.0, "Watts of a device that trains")
-    plan_tokens: float | None = option(None, "Tokens of the planned training; unset: 20 a parameter")
+    device_tflops: float = option(989.0, "bf16 peak of a device in TFLOP/s (H100: 989, A100: 312)", within=(1e-3, 1e6))
+    peak_share: float = option(0.4, "Share of that peak which training reaches beside waits", within=(0.01, 1))
+    link_gb_per_second: float = option(450.0, "GB/s it sends to others (NVLink 4: 450)", within=(1e-3, 1e6))
+    device_watts: float = option(700.0, "Watts of a device that trains", within=(1e-3, 1e5))
+    plan_tokens: float | None = option(None, "Tokens of the planned training; unset: 20 a parameter", within=(1, 1e18))
 
     def __post_init__(self) -> None:
-        for name, high in (("device_tflops", 1e6), ("link_gb_per_second", 1e6), ("device_watts", 1e5)):
-            check_range(name, getattr(self, name), 1e-3, high)
-        check_range("peak_share", self.peak_share, 0.01, 1)
-        if self.plan_tokens is not None:
-            check_range("plan_tokens", self.plan_tokens, 1, 1e18)
+        super().__post_init__()
         if self.devices is not None and not (1 <= self.count <= 1024):
             raise ValueError(f"--devices {self.devices}: expected is COUNTxMEMORY of 1 to 1,024 devices, as 8x80GB")
-
-    def check_typed(self, typed: set[str]) -> None:
-        """Raise InputError for an assumption about devices that no plan is made for."""
-        if self.devices is None:
-            refuse_useless(typed, set(self.__dataclass_fields__), "without --devices; add it, with --plan_only true")
 
     @property
     def count(self) -> int:

@@ -1,11 +1,13 @@
 """The options of a run that are set most often; light to import, so that --help and mistakes need no torch."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
-from typing import ClassVar
+from typing import Any
 
-from options import check_range, option, refuse_useless
+from options import Options, option, refuse_useless
 
 REPLACED_BY_CLOCK = {
     "max_steps", "num_train_epochs", "warmup_steps", "lr_scheduler_type", "lr_scheduler_kwargs", "eval_strategy",
@@ -24,78 +26,51 @@ EVAL_COST = 1 / 3  # of a token that is measured, in tokens that are trained
 
 
 @dataclass
-class RunOptions:
+class RunOptions(Options):
     """What is set most often of the 130 options of TrainingArguments, with the defaults of this project, and ours."""
 
-    # In the order of --help.
-    COMMON: ClassVar[list[str]] = [
-        "output_dir", "minutes", "plan_only", "max_steps", "num_train_epochs", "learning_rate", "matrix_learning_rate",
-        "optim", "per_device_train_batch_size", "gradient_accumulation_steps", "warmup_steps", "lr_scheduler_type",
-        "decay_share", "weight_decay", "max_grad_norm", "bf16", "torch_compile", "activation_checkpointing",
-        "use_liger_kernel", "eval_strategy", "eval_steps", "eval_tokens", "save_steps", "save_seconds",
-        "save_total_limit", "logging_steps", "report_to", "resume_from_checkpoint", "overwrite", "seed", "use_cpu",
-    ]  # fmt: skip
-
     output_dir: str = option("ckpt", "Folder of the checkpoint, its report and its curves")
-    minutes: float | None = option(None, "Train the best model of so many minutes, from start to end; replaces steps")
+    minutes: float | None = option(
+        None, "The best model of so many minutes, all told; replaces steps", within=(0.1, 1e6)
+    )
     plan_only: bool = option(False, "Print the plan and leave; needs --minutes, or --devices of train.py")
     max_steps: int = option(-1, "Optimizer steps of the run; -1: by --num_train_epochs")
     num_train_epochs: float = option(3.0, "How often the run sees each row, instead of --max_steps")
-    learning_rate: float | None = option(None, "Peak learning rate of AdamW; unset: by the model's width and the batch")
-    matrix_learning_rate: float | None = option(None, "Peak learning rate of Muon on the matrices; unset: by the batch")
-    optim: str = option(
-        "muon", "muon (Muon on matrices, AdamW on the rest), adamw, sgd, or any name that Trainer knows"
-    )
+    learning_rate: float | None = option(None, "Peak rate of AdamW; unset: by the width and the batch", within=(0, 100))
+    matrix_learning_rate: float | None = option(None, "Peak rate of Muon; unset: by the batch", within=(0, 100))
+    optim: str = option("muon", "muon (AdamW beside the matrices), adamw, sgd, or any that Trainer knows")
     per_device_train_batch_size: int = option(
-        8, "Rows of a pass on each GPU or process; with --minutes by the plan, unless given"
+        8, "Rows of a pass of each process; with --minutes by the plan", within=(1, 2**32)
     )
-    gradient_accumulation_steps: int = option(
-        1, "Passes of an optimizer step; with --minutes by the plan, unless given"
-    )
+    gradient_accumulation_steps: int = option(1, "Passes of a step; with --minutes by the plan", within=(1, 2**32))
     warmup_steps: float = option(0, "Steps in which the learning rate rises; below 1: share of the run")
     lr_scheduler_type: str = option("warmup_stable_decay", "Learning-rate schedule, by Trainer's names")
-    decay_share: float = option(0.65, "Last share of the run, in which the rate falls to zero (warmup_stable_decay)")
+    decay_share: float = option(0.65, "Last share of the run, in which the rate falls to zero", within=(0, 1))
     weight_decay: float = option(0.0, "Decoupled decay of the matrices, times the rate")
     max_grad_norm: float = option(1.0, "Norm to which the gradients are cut; 0: never")
     bf16: bool | None = option(None, "Compute in bfloat16; unset: where the processor or GPU is faster with it")
     torch_compile: bool | None = option(None, "Compile the layers; unset: where the run is long enough to repay it")
-    activation_checkpointing: bool | None = option(
-        None, "Compute activations twice instead of keeping them: less memory, slower"
-    )
+    activation_checkpointing: bool | None = option(None, "Compute activations twice: less memory, slower")
     use_liger_kernel: bool = option(False, "Liger's GPU kernels instead of compiled layers; needs liger-kernel")
     eval_strategy: str = option("steps", "When to evaluate: no, steps (--eval_steps heeded then alone) or epoch")
-    eval_steps: float = option(0.25, "Steps between evaluations; below 1: share of the run")
+    eval_steps: float = option(0.25, "Steps between evaluations; below 1: share of the run", within=(1e-6, 2**31))
     eval_tokens: int | None = option(
-        None, "Held-out tokens of each language in an evaluation; unset: 32,768, fewer in a short run"
+        None,
+        "Held-out tokens a language; unset: 32,768, fewer in a short run",
+        within=(1, 2**62),
     )
-    save_steps: float = option(0.25, "Steps between checkpoints; below 1: share of the run")
-    save_seconds: float | None = option(
-        None, "Seconds between checkpoints, beside those by steps: what a crash may cost"
-    )
+    save_steps: float = option(0.25, "Steps between checkpoints; below 1: share of the run", within=(1e-6, 2**31))
+    save_seconds: float | None = option(None, "Seconds between checkpoints: what a crash may cost", within=(1, 2**31))
     save_total_limit: int | None = option(2, "How many resumable checkpoints are kept")
     logging_steps: float = option(10, "Steps between two values of the curves")
     report_to: str = option("tensorboard", "tensorboard, wandb, ..., or none")
-    resume_from_checkpoint: str | None = option(
-        None, "true: go on from the last complete checkpoint, if there is any; or the path of one"
-    )
+    resume_from_checkpoint: str | None = option(None, "true: go on from the last checkpoint, if any; or its path")
     overwrite: bool = option(False, "Replace a different run that --output_dir holds")
-    seed: int = option(42, "Seed of weights, order and samples")
+    seed: int = option(42, "Seed of weights, order and samples", within=(0, 2**32))
     use_cpu: bool = option(False, "Train on the CPU even where there is a GPU")
 
     def __post_init__(self) -> None:
-        for name, low in (("seed", 0), ("gradient_accumulation_steps", 1), ("per_device_train_batch_size", 1)):
-            check_range(name, getattr(self, name), low, 2**32)
-        for name in ("learning_rate", "matrix_learning_rate"):
-            check_range(name, getattr(self, name) or 0, 0, 100)
-        check_range("decay_share", self.decay_share, 0, 1)
-        if self.eval_tokens is not None:
-            check_range("eval_tokens", self.eval_tokens, 1, 2**62)
-        for name in ("eval_steps", "save_steps"):
-            check_range(name, getattr(self, name), 1e-6, 2**31)
-        if self.save_seconds is not None:
-            check_range("save_seconds", self.save_seconds, 1, 2**31)
-        if self.minutes is not None:
-            check_range("minutes", self.minutes, 0.1, 1e6)
+        Options.__post_init__(self)
         if self.save_total_limit is not None and self.save_total_limit < 2:
             raise ValueError(
                 "--save_total_limit must be 2 or more: while one checkpoint is written another must be whole"
@@ -144,3 +119,29 @@ class RunOptions:
         step = self.eval_steps if by_share else 0.25  # else the user's own business
         count = math.ceil(1 / step) + getattr(self, "eval_on_start", False)
         return min(EVAL_TOKENS, max(4096, int(0.03 * run_tokens / EVAL_COST / count)) // languages)
+
+
+@dataclass
+class TuneOptions(RunOptions):
+    """How a pretrained model is trained further."""
+
+    output_dir: str = option("ckpt_chat", "Folder of the checkpoint, its report and curves")
+    eval_on_start: bool = option(True, "Measure before training too, to compare")
+
+
+@dataclass
+class LoraOptions(Options):
+    """Low-rank adapters instead of all weights."""
+
+    lora: bool = option(False, "Train low-rank adapters; writes adapter/ and the merged model")
+    lora_rank: int = option(16, "Rank r of the adapters", needs="--lora true", within=(1, 2**20))
+    lora_alpha: int = option(32, "Scale of the adapters: alpha / r", needs="--lora true")
+    lora_targets: str = option("all-linear", "Modules that get one, by name, comma-separated", needs="--lora true")
+
+    @property
+    def adapt(self) -> Callable[..., Any] | None:
+        """What gives a model its adapters, if it gets some."""
+        from train_utils.adapters import add_adapters
+
+        how = {"rank": self.lora_rank, "alpha": self.lora_alpha, "targets": self.lora_targets}
+        return partial(add_adapters, **how) if self.lora else None

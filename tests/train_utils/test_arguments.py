@@ -25,6 +25,7 @@ from options import parse_arguments
 from train_utils import arguments
 from train_utils.arguments import RunArguments, add_trainer_options, dtype_name, has_fast_bf16
 from train_utils.parsing import trainer_names
+from train_utils.run_options import LoraOptions, RunOptions, TuneOptions
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(path for path in ROOT.glob("configs/**/*.yaml") if path.parent.name != "accelerate")
@@ -284,7 +285,8 @@ def test_help_shows_our_options_with_the_values_of_the_default_recipe(capsys, tm
     config = tmp_path / "recipe.yaml"
     config.write_text("count: 12\nlearning_rate: 5e-2\n")
     with pytest.raises(SystemExit) as left:
-        parse_arguments((Choices, RunArguments), [option], config, "What it does.\n\n    python x.py")
+        kinds, about = (Choices, RunOptions), "What it does.\n\n    python x.py"
+        parse_arguments(kinds, [option], config, about, other_names=trainer_names())
     assert left.value.code == 0
     text = capsys.readouterr().out
     assert text.startswith("What it does.")
@@ -304,12 +306,12 @@ def test_help_says_what_goes_together_and_is_cut_between_words(capsys, tmp_path)
 
     (tmp_path / "recipe.yaml").write_text("seed: 1\n")
     with pytest.raises(SystemExit):
-        parse_arguments((Wordy, RunArguments), ["--help"], tmp_path / "recipe.yaml", "What it does.")
+        parse_arguments((Wordy, RunOptions), ["--help"], tmp_path / "recipe.yaml", "What it does.")
     lines = capsys.readouterr().out.splitlines()
     texts = {line.split()[0]: text.strip() for line, text in pairwise(lines) if line.startswith("  --")}
     assert texts["--long"] == "many " * 31 + "..."
     assert texts["--plan_only"] == "Print the plan and leave; needs --minutes, or --devices of train.py"
-    assert texts["--resume_from_checkpoint"].startswith("true: go on from the last complete checkpoint")
+    assert texts["--resume_from_checkpoint"].startswith("true: go on from the last checkpoint")
     assert max(map(len, texts.values())) <= 160
 
 
@@ -427,10 +429,6 @@ def test_help_and_mistakes_need_no_torch(script, argv, code):
     assert not {"torch", "datasets", "peft"} & imported
 
 
-def test_common_options_exist():
-    assert set(RunArguments.COMMON) <= {option.name for option in fields(RunArguments) if option.init}
-
-
 @pytest.mark.parametrize("script", [train, finetune_dialogue])
 def test_every_option_of_a_script_has_help(script):
     ours = [
@@ -455,7 +453,7 @@ def recipe_classes(path: Path) -> tuple[type, ...]:
     of_dialogues = {option.name for option in fields(finetune_dialogue.DialogueArguments)}
     of_corpus = {o.name for type_ in (train.CorpusArguments, train.ModelArguments) for o in fields(type_)}
     if path.name.startswith("finetune") or keys & (of_dialogues - of_corpus):
-        return (finetune_dialogue.DialogueArguments, add_trainer_options(finetune_dialogue.TuneOptions))
+        return (finetune_dialogue.DialogueArguments, LoraOptions, add_trainer_options(TuneOptions))
     return (train.CorpusArguments, train.ModelArguments, RunArguments)
 
 
