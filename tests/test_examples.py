@@ -18,6 +18,7 @@ import pytest
 
 from errors import make_printable
 from tests.conftest import run_server
+from train_utils.rewarded import load_reward
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -421,3 +422,20 @@ def test_asks_in_the_words_that_the_sentence_pairs_ask_in(load_example):
     questions = [row["messages"][0]["content"] for row in islice(DIALOGUE_SOURCES["hsk"](), 4)]
     for asked in translate.ASKED.values():
         assert any(question.startswith(asked.format("")) for question in questions)
+
+
+# Rewards
+
+
+@pytest.mark.parametrize("task", ["sums", "letters"])
+def test_the_answer_of_each_dialogue_earns_its_reward(load_example, capsys, task):
+    load_example("rewards").main(task, "200")
+    reward = load_reward(f"{EXAMPLES}/rewards.py:{task}")
+    asked = [
+        [message["content"] for message in json.loads(line)["messages"]]
+        for line in capsys.readouterr().out.splitlines()
+    ]
+    assert len({question for question, _ in asked}) == 200
+    assert {reward(*pair) for pair in asked} == {1.0}
+    assert {reward(question, f"{answer}1") for question, answer in asked} == {0.0}
+    assert 50 < sum(question.isascii() for question, _ in asked) < 150  # the others are Chinese
