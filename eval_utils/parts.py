@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
+from transformers import PreTrainedModel
+
 from eval_utils.asking import ask_model
 from eval_utils.decoding_speed import measure_speed
 from eval_utils.figures import Figure
@@ -35,9 +37,13 @@ class Subject:
 
     @property
     def share(self) -> float:
-        """The share of the built-in items that it is measured on, by its size."""
-        parameters = sum(weight.numel() for weight in self.reader.scorer.model.parameters())
-        return max(LEAST_SHARE, min(1.0, FULL_PARAMETERS / parameters))
+        """The share of the built-in items that it is measured on."""
+        return choose_share(self.reader.scorer.model)
+
+
+def choose_share(model: PreTrainedModel) -> float:
+    """Return the share of the built-in items that a model is measured on, by its size."""
+    return max(LEAST_SHARE, min(1.0, FULL_PARAMETERS / sum(weight.numel() for weight in model.parameters())))
 
 
 @dataclass

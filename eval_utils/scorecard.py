@@ -23,13 +23,14 @@ Dialogue = list[dict[str, str]]
 
 @dataclass(frozen=True)
 class Answer:
-    """A model's reply to a dialogue, and whether it ended by the stop token."""
+    """A model's reply to a dialogue, whether it ended by the stop token, and its ids, without that one."""
 
     text: str
     has_stopped: bool
     tokens: int = 0
     seconds: float = 0.0
     first_token_seconds: float = 0.0
+    ids: tuple[int, ...] = ()
 
 
 # Answers dialogues, each with its seed, in their order.

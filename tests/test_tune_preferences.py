@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 import tune_preferences
 from data_utils.caching import generate_rows
 from errors import InputError
-from train_utils import own_pairs
+from train_utils import own_pairs, reply_report
 
 WORDS = ["tea", "rain", "boat", "door", "茶", "雨", "船", "门"]
 
@@ -28,6 +28,13 @@ def pair_file(tmp_path_factory):
     ]
     path.write_text("\n".join(map(json.dumps, rows)))
     return path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_questions():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reply_report, "QUESTIONS", 1)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +69,13 @@ def test_what_is_chosen_is_preferred_on_held_out_prompts(tuned):
         assert (
             evaluations(tuned, f"eval_{part}_rejected_nats")[-1] > evaluations(tuned, f"eval_{part}_rejected_nats")[0]
         )
-    report = (tuned / "report.md").read_text()
-    assert "## Replies to held-out prompts" in report
-    assert report.count("\n| tea ") + report.count("\n| rain ") > 0
+    held_out, questions, side_by_side = (tuned / "report.md").read_text().split("\n## ")[-3:]
+    nats = float(re.search(r"KL of the base to this model: (-?[\d.]+) nats a reply, by \d+ replies", held_out)[1])
+    assert nats > 0.1  # every weight has moved
+    assert "\n| on the topic | " in held_out
+    assert "\n| returns a greeting | " in questions
+    assert 0 < side_by_side.count("\n| ") - 2 <= 10
+    assert any(f"\n| {word} " in side_by_side for word in WORDS)
 
 
 @pytest.mark.parametrize("weights", ["full", "lora"])
@@ -121,10 +132,14 @@ REWARD = "def shorter(prompt, reply):\n    return -len(reply)\n\ndef broken(prom
 
 def test_a_reward_is_learned_in_rounds_and_a_resumed_run_keeps_its_pairs(options, tmp_path, capsys):
     (tmp_path / "my.py").write_text(REWARD)
+    short = [json.dumps({"prompt": f"{word} {n}?", "response": word}) for word in WORDS for n in range(6)]
+    (tmp_path / "short.jsonl").write_text("\n".join(short))
     given = [
         *options[:-2],
         "--reward",
         f"{tmp_path}/my.py:shorter",
+        "--dialogues",
+        f"{tmp_path}/short.jsonl",
         "--rounds",
         "4",
         "--prompts",
@@ -135,14 +150,15 @@ def test_a_reward_is_learned_in_rounds_and_a_resumed_run_keeps_its_pairs(options
     given[given.index("--row_tokens") + 1] = "250"
     given[given.index("--max_steps") + 1] = "4"
     given[given.index("--save_steps") + 1] = "2"
+    given[given.index("--warmup_steps") + 1] = "0"
     whole, again = tmp_path / "whole", tmp_path / "again"
     assert tune_preferences.main([*given, "--output_dir", str(whole)]) == 0
     output = capsys.readouterr().out
     assert "round 2 of 4: mean reward -" in output
-    before, after = re.search(
-        r"Mean reward: (-[\d.]+) before, (-[\d.]+) after", (whole / "report.md").read_text()
-    ).groups()
-    assert min(float(before), float(after)) < -5
+    nats = list(map(float, re.findall(r"round \d of 4: .* KL to the base (-?[\d.]+) nats a reply", output)))
+    assert abs(nats[0]) < 0.01 < abs(nats[-1]), output
+    row = re.search(r"\n\| mean reward \| (-[\d.]+) .*?\| (-[\d.]+) ", (whole / "report.md").read_text())
+    assert min(map(float, row.groups())) < -5
     pairs = json.loads((whole / "rounds" / "round-0.json").read_text())
     assert all(len(pair["chosen"]) < len(pair["rejected"]) for pair in pairs)
     shutil.copytree(whole, again)

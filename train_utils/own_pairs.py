@@ -4,7 +4,7 @@ What is worse is told without a judge, by what a scorecard sees: no end, another
 name; among replies with as many faults, by how little they have in common with the true reply.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -85,7 +85,7 @@ def sample_replies(
             found = continue_together(model, asked, stops, **drawn)
             for number, (ids, has_stopped) in enumerate(found):
                 text = clean_text(decode_text(tokenizer, ids))
-                replies[chosen[number // count]].append(Answer(text, has_stopped, len(ids)))
+                replies[chosen[number // count]].append(Answer(text, has_stopped, len(ids), ids=tuple(ids)))
     model.train(was_training)
     return replies
 
@@ -155,52 +155,3 @@ def make_own_pairs(
 
     asked_of = cache_key(*(f"{asked.ids} {asked.truth} {asked.name}" for asked in prompts))
     return generate_rows(rows, PAIR_FEATURES, cache_key("own pairs", key, asked_of, samples, seed))
-
-
-class ReplyReport:
-    """What a model replied to held-out prompts before and after: the shares of faults, and ten replies side by side."""
-
-    def __init__(
-        self,
-        prompts: list[Asked],
-        seed: int,
-        reward: Callable[[str, str], float] | None = None,
-    ) -> None:
-        self.prompts, self.seed, self.reward = prompts, seed, reward
-        self.before: list[list[Answer]] = []
-
-    def ask(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[list[Answer]]:
-        """Return two replies to each prompt."""
-        return sample_replies(model, tokenizer, [asked.ids for asked in self.prompts], count=2, seed=self.seed)
-
-    def shares(self, replies: list[list[Answer]]) -> dict[str, float]:
-        """Return for each fault the share of the replies that have it."""
-        found = [
-            find_reply_faults(asked, answer)
-            for asked, answers in zip(self.prompts, replies, strict=True)
-            for answer in answers
-        ]
-        names = ("unstopped", "wrong language", "loop", "off topic", "wrong name", "empty")
-        return {name: sum(name in faults for faults in found) / max(1, len(found)) for name in names}
-
-    def mean_reward(self, reward: Callable[[str, str], float], replies: list[list[Answer]]) -> float:
-        """Return the mean reward of replies to the prompts."""
-        pairs = zip(self.prompts, replies, strict=True)
-        values = [reward(asked.question, answer.text) for asked, answers in pairs for answer in answers]
-        return sum(values) / max(1, len(values))
-
-    def assess(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-        """Return the lines of Markdown for the report of the finished model."""
-        after = self.ask(model, tokenizer)
-        old, new = self.shares(self.before), self.shares(after)
-        lines = ["## Replies to held-out prompts", "", "| share of replies | before | after |", "| --- | --- | --- |"]
-        lines += [f"| {name} | {old[name]:.1%} | {new[name]:.1%} |" for name in old]
-        if self.reward:
-            means = [self.mean_reward(self.reward, replies) for replies in (self.before, after)]
-            lines += ["", f"Mean reward: {means[0]:.3f} before, {means[1]:.3f} after."]
-        lines += ["", "| prompt | before | after |", "| --- | --- | --- |"]
-        step = max(1, len(self.prompts) // 10)
-        for number in range(0, len(self.prompts), step)[:10]:
-            texts = (self.prompts[number].question, self.before[number][0].text, after[number][0].text)
-            lines.append("| " + " | ".join(" ".join(text.split()).replace("|", "\\|") for text in texts) + " |")
-        return [*lines, ""]

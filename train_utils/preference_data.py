@@ -21,8 +21,9 @@ from eval_utils.likelihood import window_of
 from model_utils.checkpoint import load_model
 from model_utils.shapes import find_embedding
 from model_utils.tokenizer import tokenizer_fingerprint
-from train_utils.own_pairs import Asked, ReplyReport, make_own_pairs, pick_prompts
+from train_utils.own_pairs import Asked, make_own_pairs, pick_prompts, sample_replies
 from train_utils.preferences import add_references
+from train_utils.reply_report import ReplyReport
 from train_utils.rewarded import RewardedRows, Rounds, load_reward, rank_prompts
 from train_utils.run import Run
 from train_utils.steps.reply_scores import score_replies
@@ -74,8 +75,8 @@ def find_preferences(run: Run, model: PreTrainedModel, tokenizer: PreTrainedToke
                 run.say(f"preferences: {len(asked)} prompts, {options.samples} replies to each: {len(pairs)} pairs, "
                         f"{len(asked) - len(pairs)} prompts whose replies don't differ")  # fmt: skip
             train, held_out = made
-        report = ReplyReport(asked[:: max(1, len(asked) // REPORT_PROMPTS)], seed)
-        report.before = report.ask(model, tokenizer)
+        chosen = asked[:: max(1, len(asked) // REPORT_PROMPTS)]
+        report = ReplyReport(model, tokenizer, chosen, seed=seed)
     return Preferences(train, held_out, report)
 
 
@@ -135,7 +136,8 @@ def prepare_rewarded(run: Run, model: PreTrainedModel, tokenizer: PreTrainedToke
     reward, seed = load_reward(options.reward), run.args.seed
     with preparation_lock():
         prompts, asked = ask_dialogues(run, model, tokenizer, options)
-    pairs, mean = rank_prompts(model, tokenizer, asked, reward, count=options.samples, seed=seed)
+    replies = sample_replies(model, tokenizer, [one.ids for one in asked], count=options.samples, seed=seed)
+    pairs, mean = rank_prompts(asked, replies, reward)
     run.say(f"held out: {len(asked)} prompts, mean reward {mean:.3f}, {len(pairs)} pairs")
     held_out = {part: pack_preferences(run, model, tokenizer, rows, options.row_tokens)
                 for part, rows in split_languages(pairs)} if len(pairs) else {}  # fmt: skip
@@ -150,7 +152,6 @@ def prepare_rewarded(run: Run, model: PreTrainedModel, tokenizer: PreTrainedToke
     if not run.resume:
         shutil.rmtree(folder, ignore_errors=True)
     rounds = Rounds(model, reference, tokenizer, reward, options.samples, options.row_tokens, seed, folder, run.say)
-    report = ReplyReport(asked[:REPORT_PROMPTS], seed, reward)
-    report.before = report.ask(model, tokenizer)
+    report = ReplyReport(model, tokenizer, asked[:REPORT_PROMPTS], seed=seed, reward=reward)
     facts = {"prompts": len(prompts), "rounds": options.rounds, "mean reward before": round(mean, 4)}
     return Prepared(RewardedRows(rounds, prompts, options.rounds), held_out, report, facts)

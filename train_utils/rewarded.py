@@ -19,6 +19,7 @@ from datasets import Dataset
 from torch.utils.data import Dataset as TorchDataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from data_utils.dialogue.format import stop_token_id
 from data_utils.dialogue.pairs import hold_pairs
 from data_utils.rows.packing import assign_rows
 from data_utils.rows.preferences import collate_pairs, encode_pair, pack_pair_row
@@ -26,6 +27,7 @@ from errors import InputError, first_line
 from eval_utils.scorecard import Answer
 from files import write_whole
 from train_utils.own_pairs import Asked, sample_replies
+from train_utils.reply_report import measure_nats
 
 Reward = Callable[[str, str], float]
 PAIR_TOKENS = 16  # two replies of a word each, with their prompts: no pair is shorter
@@ -70,11 +72,8 @@ def rank_replies(asked: Asked, answers: list[Answer], reward: Reward, number: in
     return {**sides, "language": asked.language, "source": "reward", "place": str(number)}, values
 
 
-def rank_prompts(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[Asked], reward: Reward, **drawn: int
-) -> tuple[Dataset, float]:
-    """Return the pairs that a model's replies to prompts give, and the mean reward; `drawn`: `count` and `seed`."""
-    replies = sample_replies(model, tokenizer, [asked.ids for asked in prompts], **drawn)
+def rank_prompts(prompts: list[Asked], replies: list[list[Answer]], reward: Reward) -> tuple[Dataset, float]:
+    """Return the pairs that replies to prompts give, and the mean reward."""
     ranked = [rank_replies(*both, reward, i) for i, both in enumerate(zip(prompts, replies, strict=True))]
     values = [value for _, found in ranked for value in found]
     return hold_pairs([pair for pair, _ in ranked if pair]), sum(values) / max(1, len(values))
@@ -93,6 +92,15 @@ class Rounds:
     seed: int
     folder: Path
     say: Callable[[str], None] = print
+
+    def measure_kl(self, prompts: list[Asked], replies: list[list[Answer]]) -> float:
+        """Return by how many nats the model's replies are likelier under it than under the base: the first to each."""
+        was_training, first = self.model.training, [answers[0] for answers in replies]
+        self.model.eval()
+        stop_id = stop_token_id(self.tokenizer)
+        now, before = (measure_nats(model, prompts, first, stop_id) for model in (self.model, self.reference))
+        self.model.train(was_training)
+        return (sum(before) - sum(now)) / max(1, len(first))
 
 
 class RewardedRows(TorchDataset):
@@ -122,11 +130,15 @@ class RewardedRows(TorchDataset):
         if path.exists():
             pairs = hold_pairs(json.loads(path.read_text(encoding="utf-8")))
         else:
-            drawn = {"count": rounds.samples, "seed": rounds.seed + number}
-            pairs, mean = rank_prompts(rounds.model, rounds.tokenizer, self.parts[number], rounds.reward, **drawn)
+            prompts, how = self.parts[number], {"count": rounds.samples, "seed": rounds.seed + number}
+            replies = sample_replies(rounds.model, rounds.tokenizer, [asked.ids for asked in prompts], **how)
+            pairs, mean = rank_prompts(prompts, replies, rounds.reward)
             path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, json.dumps(pairs.to_list(), ensure_ascii=False))
-            rounds.say(f"round {number + 1} of {len(self.parts)}: mean reward {mean:.3f}, {len(pairs)} pairs")
+            found = (
+                f"mean reward {mean:.3f}, {len(pairs)} pairs, KL to the base {rounds.measure_kl(prompts, replies):.2f}"
+            )
+            rounds.say(f"round {number + 1} of {len(self.parts)}: {found} nats a reply")
         rows = pack_fixed(pairs, rounds.tokenizer, rounds.row_tokens)
         used = sum(int((row["sizes"][::2] > 0).sum()) for row in rows[: self.rows_each])
         if used < len(pairs):
