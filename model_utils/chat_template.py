@@ -26,8 +26,13 @@ def find_system(tokenizer: PreTrainedTokenizerBase) -> str | None:
 
 
 def render_messages(tokenizer: PreTrainedTokenizerBase, messages: list[dict], add_generation_prompt: bool) -> str:
-    """Return the text that the chat template makes of messages."""
-    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt))
+    """Return the text that the chat template makes of messages; raises TemplateError for all that goes wrong in it."""
+    try:
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt))
+    except (TemplateError, MemoryError):
+        raise
+    except Exception as error:  # a template's own: it divides by zero, adds a number to a text, calls itself for ever
+        raise TemplateError(f"{type(error).__name__}: {error}") from error
 
 
 def cut_template(tokenizer: PreTrainedTokenizerBase, roles: Sequence[str], add_generation_prompt: bool) -> list[str]:

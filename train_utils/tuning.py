@@ -53,15 +53,15 @@ def load_base(
     new_ids = join_chat_tokens(model, tokenizer, base)
     if new_ids:
         run.say(f"base: chat tokens added to its vocabulary: {len(new_ids)}")
+    try:
+        stop_token_id(tokenizer)
+    except DialogueError as error:
+        raise InputError(f"{base}: {error}") from error
     own = find_system(tokenizer)
     if system is not None:
         replace_system(tokenizer, system)
     elif own:
         run.say(f"base: its template begins a dialogue with {own!r}; --system TEXT replaces that, --system '' ends it")
-    try:
-        stop_token_id(tokenizer)
-    except DialogueError as error:
-        raise InputError(f"{base}: {error}") from error
     check_window(model.config, row_tokens, base)
     run.watch.lap("model")
     return model, tokenizer, new_ids

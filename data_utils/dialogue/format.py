@@ -9,11 +9,13 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from data_utils.dialogue.checking import DialogueError, as_exchange, is_learned
+from data_utils.readers.limits import OutOfTime, limit_memory, limit_seconds
 from errors import InputError
 from model_utils.chat_template import cut_template
 from model_utils.text_encoder import encode_text
 
 IGNORE_LABEL = -100  # what the loss of PyTorch and transformers skips
+TRIAL_SECONDS, TRIAL_BYTES = 5, 2**29  # of a chat template for two messages of a letter: it may be a stranger's
 
 
 def encode_messages(
@@ -82,7 +84,17 @@ def encode_dialogue(tokenizer: PreTrainedTokenizerBase, messages: list[dict]) ->
 
 
 def stop_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return the id that the assistant's turn ends with, as it is trained."""
-    exchange = as_exchange("a", "b")
-    encoded = encode_dialogue(tokenizer, exchange)
+    """Return the id that the assistant's turn ends with, as it is trained.
+
+    Whoever loads a checkpoint asks for this first: a chat template that never ends, or that takes all memory, raises
+    DialogueError here.
+    """
+    try:
+        with limit_seconds(TRIAL_SECONDS), limit_memory(TRIAL_BYTES):
+            encoded = encode_dialogue(tokenizer, as_exchange("a", "b"))
+    except OutOfTime as error:
+        raise DialogueError(f"the chat template takes more than {TRIAL_SECONDS} s for two letters") from error
+    except MemoryError as error:
+        words = f"the chat template takes more than {TRIAL_BYTES // 2**20} MB of memory for two letters"
+        raise DialogueError(words) from error
     return [label for label in encoded["labels"] if label != IGNORE_LABEL][-1]

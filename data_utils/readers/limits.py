@@ -1,10 +1,14 @@
-"""Limits what one document may cost in processor time: one that never ends is a fault, and not the end of a run."""
+"""Limits what one document may cost in processor time: one that never ends is a fault, and not the end of a run.
+
+A chat template of a stranger's is limited by the same, and in memory.
+"""
 
 import signal
 import threading
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
+from pathlib import Path
 
 REPEAT_SECONDS = 0.1  # the timer rings again: a limit around this one may have passed meanwhile
 # (Processor time at which it passes, its seconds) of each limit in force, or of one around it that passes sooner.
@@ -42,3 +46,23 @@ def limit_seconds(seconds: float) -> Generator[None]:
         left = max(_limits[-1][0] - time.process_time(), 0.001) if _limits else 0
         signal.setitimer(signal.ITIMER_VIRTUAL, left, REPEAT_SECONDS)
         signal.signal(signal.SIGVTALRM, before)
+
+
+@contextmanager
+def limit_memory(more_bytes: int) -> Generator[None]:
+    """Raise MemoryError where the work in this context takes so many bytes more than there are; Linux alone can."""
+    try:
+        import resource
+
+        taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    except (ImportError, OSError):
+        yield
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if soft != resource.RLIM_INFINITY:
+        more_bytes = min(more_bytes, soft - taken)
+    resource.setrlimit(resource.RLIMIT_AS, (taken + more_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))

@@ -1,7 +1,11 @@
 """A chat template's own system prompt: found, replaced, left out; and one that a dialogue brings still counts."""
 
+import sys
+
 import pytest
 
+from data_utils.dialogue import format as dialogue_format
+from data_utils.dialogue.checking import DialogueError
 from errors import InputError
 from model_utils.chat_template import find_system, render_question, replace_system
 from model_utils.tokenizer import CHAT_TEMPLATE
@@ -63,3 +67,27 @@ def test_a_template_that_takes_none_is_refused(chat):
     with pytest.raises(InputError, match="has no place for it"):
         replace_system(chat, "Be kind.")
     assert chat.chat_template == NO_SYSTEM
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system has no such limits")
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "more than 0.2 s"),
+        ("{% set n = namespace(x='a') %}{% for a in range(99) %}{% set n.x = n.x ~ n.x %}{% endfor %}", "more than"),
+        ("{{ 'a' * 10**12 }}", "MB of memory"),
+        ("{{ 'a'|center(10**12) }}", "MB of memory"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "RecursionError"),
+        ("{{ 1 / 0 }}", "ZeroDivisionError"),
+        ("{{ messages + 1 }}", "TypeError"),
+        ("{{ ''.__class__.__mro__ }}", "unsafe"),
+    ],
+)
+def test_a_strangers_template_that_costs_too_much_is_refused(chat, monkeypatch, template, words):
+    monkeypatch.setattr(dialogue_format, "TRIAL_SECONDS", 0.2)
+    monkeypatch.setattr(dialogue_format, "TRIAL_BYTES", 2**26)
+    chat.chat_template = template
+    with pytest.raises(DialogueError, match=words):
+        dialogue_format.stop_token_id(chat)
+    chat.chat_template = CHAT_TEMPLATE
+    assert dialogue_format.stop_token_id(chat) == chat.convert_tokens_to_ids("<|im_end|>")
