@@ -1,6 +1,9 @@
 """Kill runs at random moments and cut their power, go on, and compare the weights with those of an undisturbed run.
 
-python -m benchmarks.faults --kills 100   # SIGKILL, SIGTERM, SIGHUP and SIGINT; then power cuts: some ten minutes
+python -m benchmarks.faults --kills 100                         # then power cuts: some twenty minutes
+python -m benchmarks.faults --kills 100 --record found.json      # the same in pieces of --minutes, until all are done
+
+SIGKILL, SIGTERM, SIGHUP and SIGINT take turns.
 
 Four runs: train.py with Muon and with AdamW, finetune_dialogue.py with all weights and with LoRA; a checkpoint every
 second step, so that many kills fall into the saving. A power cut keeps what was synced, and of the rest whatever a disk
@@ -21,6 +24,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 
@@ -35,6 +39,7 @@ import finetune_dialogue
 import train
 from data_utils.sources.builtin import own_files
 from errors import run_guarded
+from files import write_whole
 from train_utils import callbacks
 from train_utils.checkpoint import (
     COMPLETE_FILE,
@@ -129,25 +134,26 @@ def fail(reason: str, log: Path) -> int:
     return 1
 
 
-def measure_kills(name: str, run: RUN, *, kills: int, chance: random.Random, until: float) -> int:
-    """Kill a run again and again until it is done, and that until there were so many kills; print what was found."""
+def measure_kills(name: str, run: RUN, *, kills: int, until: float, record: "Record") -> int:
+    """Kill a run again and again until it is done, and that until there were so many kills."""
     main, options = run
     log, whole = SCRATCH / "log.txt", SCRATCH / "whole" / name.replace(", ", "-").lower()
-    seconds = 0.0
+    seconds, found = 0.0, record.of(name)
+    chance = random.Random(f"{name} {found.runs}")
     for attempt in ("warm", "timed"):  # the first one fills the caches
         shutil.rmtree(whole, ignore_errors=True)
         before = sum(os.times()[2:4])  # of the children that have ended
         if wait_for(start(lambda: main([*options, "--output_dir", str(whole)]), log)):
             return fail(f"{name}: the {attempt} run failed", log)
         seconds = sum(os.times()[2:4]) - before
-    expected, killed, cut_off, finished = digest(whole), Counter(), 0, 0
-    while killed.total() < kills and time.monotonic() < until:
+    expected = digest(whole)
+    while found.killed.total() < kills and time.monotonic() < until:
         folder = SCRATCH / "killed"
         shutil.rmtree(folder, ignore_errors=True)
         while True:
             process = start(lambda folder=folder: main([*options, "--output_dir", str(folder)]), log)
             code = wait_for(process, chance.uniform(0.2, 1.0) * seconds)
-            number = SIGNALS[killed.total() % len(SIGNALS)]
+            number = SIGNALS[found.killed.total() % len(SIGNALS)]
             if code is None:
                 os.kill(process, number)
                 code = wait_for(process)
@@ -155,18 +161,53 @@ def measure_kills(name: str, run: RUN, *, kills: int, chance: random.Random, unt
                 break
             if code not in (-number, 128 + number):
                 return fail(f"{name}: ended with {code} after {number.name}", log)
-            killed[number.name] += 1
-            cut_off += sum((found / COMPLETE_FILE).exists() is False for found in find_checkpoints(folder))
-        finished += 1
+            found.killed[number.name] += 1
+            found.in_save += sum(not (one / COMPLETE_FILE).exists() for one in find_checkpoints(folder))
+        found.runs += 1
         if digest(folder) != expected:
             return fail(f"{name}: other weights after kills", log)
-    words = ", ".join(f"{count} {signal_name}" for signal_name, count in sorted(killed.items()))
-    print(
-        f"{name}, {seconds:.1f} s of a core: {killed.total()} kills ({words}), {cut_off} of them within a save; "
-        f"{finished} runs went on to the weights of the undisturbed one, bit for bit",
-        flush=True,
-    )
+        record.save()
     return 0
+
+
+@dataclass
+class Found:
+    """What a run went through, and came out of with the weights of the undisturbed one."""
+
+    killed: Counter = field(default_factory=Counter)  # by the signal's name
+    in_save: int = 0  # kills that left a checkpoint cut off
+    runs: int = 0
+    cuts: int = 0
+    kept: int = 0  # folders that a power cut left, from which a run went on
+
+
+class Record:
+    """What was found so far, by the run's name; kept in a file, if there is one."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path, self.runs = path, {}
+        for name, found in json.loads(path.read_text()).items() if path and path.exists() else ():
+            self.runs[name] = Found(**found | {"killed": Counter(found["killed"])})
+
+    def of(self, name: str) -> Found:
+        """Return what was found of a run."""
+        return self.runs.setdefault(name, Found())
+
+    def save(self) -> None:
+        """Keep what was found."""
+        if self.path:
+            write_whole(self.path, json.dumps({name: vars(found) for name, found in self.runs.items()}, indent=1))
+
+    def describe(self) -> str:
+        """Return the table of what was found."""
+        names = [number.name for number in SIGNALS]
+        titles = ["run", *names, "cut off in a save", "runs ended, weights equal", "power cuts", "went on from one"]
+        rows = [
+            [name, *(found.killed[one] for one in names), found.in_save, found.runs, f"{found.cuts:,}", found.kept]
+            for name, found in self.runs.items()
+        ]
+        lines = [titles, ["---", *["---:"] * (len(titles) - 1)], *rows]
+        return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
 class Disk:
@@ -176,7 +217,7 @@ class Disk:
         self.root, self.chance = root, chance
         self.files: dict[int, bytes] = {}  # inode -> content when it was last synced
         self.folders: dict[int, dict[str, tuple[int, bool]]] = {}  # inode -> names -> (inode, whether a folder)
-        self.pins: list[int] = []  # so that no inode is given to another file
+        self.pins: dict[int, int] = {}  # a handle of each inode, so that it is given to no other file
         self.whole: dict[int, dict[str, str]] = {}  # step -> name -> digest, of what was marked complete
         self.faults: list[str] = []
         self.cuts = Counter()
@@ -190,10 +231,11 @@ class Disk:
         if path != self.root.parent and self.root not in (path, *path.parents):
             return
         number = os.fstat(handle).st_ino
-        if number not in self.files and number not in self.folders:
-            self.pins.append(os.dup(handle))
         if path.is_dir():
             self.folders[number] = list_names(path)
+            for name, (inode, _) in self.folders[number].items():
+                if inode not in self.pins:
+                    self.pins[inode] = os.open(path / name, os.O_RDONLY)
         else:
             self.files[number] = path.read_bytes()
 
@@ -263,8 +305,10 @@ class Disk:
         for found in find_checkpoints(folder) if folder.exists() else []:
             if find_damage(found) is None:
                 steps.append(checkpoint_step(found))
-                if digest_files(found) != self.whole.get(steps[-1]):
-                    self.faults.append(f"{mode}: {found.name} looks whole and is not")
+                differing = digest_files(found).items() ^ self.whole.get(steps[-1], {}).items()
+                if differing:
+                    names = ", ".join(sorted({name for name, _ in differing}))
+                    self.faults.append(f"{mode}: {found.name} looks whole and is not: {names}")
         record = read_record(folder) if folder.exists() else None
         is_finished = record is not None and record["status"] == "finished"
         if self.has_marked and not steps and not is_finished:
@@ -324,8 +368,8 @@ def watch_disk(main: Callable, options: list[str], folder: Path, seed: int) -> i
     return code
 
 
-def measure_cuts(name: str, run: RUN, seed: int) -> int:
-    """Cut the power of a run at each of its syncs, go on from some of what is left, and print what was found."""
+def measure_cuts(name: str, run: RUN, seed: int, record: Record) -> int:
+    """Cut the power of a run at each of its syncs, and go on from some of what is left."""
     main, options = run
     log, folder = SCRATCH / "log.txt", SCRATCH / "power" / "out"
     shutil.rmtree(folder.parent, ignore_errors=True)
@@ -342,11 +386,8 @@ def measure_cuts(name: str, run: RUN, seed: int) -> int:
             return fail(f"{name}: a run does not go on from {left}", log)
         if digest(Path(left)) != expected:
             return fail(f"{name}: other weights after a power cut, in {left}", log)
-    print(
-        f"{name}: {sum(found['cuts'].values())} power cuts: none left what looks whole and isn't, nor too little to go "
-        f"on; {len(found['kept'])} runs went on from what was left to the same weights, bit for bit",
-        flush=True,
-    )
+    record.of(name).cuts, record.of(name).kept = sum(found["cuts"].values()), len(found["kept"])
+    record.save()
     return 0
 
 
@@ -354,22 +395,28 @@ def main(argv: list[str] | None = None) -> int:
     """Run the benchmark; return 0 where nothing was lost."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100, help="of all four runs together")
-    parser.add_argument("--minutes", type=float, default=10, help="no kill after so many")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=10, help="nothing more is begun after so many")
+    parser.add_argument("--record", type=Path, help="file that keeps what was found, for the next call to go on from")
+    parser.add_argument("--seed", type=int, default=0, help="of the power cuts")
     args = parser.parse_args(argv)
-    chance, began = random.Random(args.seed), time.monotonic()
+    began, record = time.monotonic(), Record(args.record)
     base = SCRATCH / "base"
     runs = make_runs(base)
     if wait_for(start(lambda: runs["train, Muon"][0]([*runs["train, Muon"][1], "--output_dir", str(base)]),
                       SCRATCH / "log.txt")):  # fmt: skip
         return fail("the base could not be trained", SCRATCH / "log.txt")
+    kills, end = args.kills // len(runs), began + 60 * args.minutes
     for number, (name, run) in enumerate(runs.items(), 1):
         until = began + 60 * args.minutes * number / len(runs)
-        if measure_kills(name, run, kills=args.kills // len(runs), chance=chance, until=until):
+        if record.of(name).killed.total() < kills and measure_kills(name, run, kills=kills, until=until, record=record):
             return 1
     for name, run in runs.items():
-        if measure_cuts(name, run, args.seed):
+        is_due = not record.of(name).cuts and time.monotonic() < end
+        if is_due and measure_cuts(name, run, args.seed, record):
             return 1
+    print(record.describe())
+    is_done = all(found.killed.total() >= kills and found.cuts for found in record.runs.values())
+    print("all done" if is_done else "not all done; the same command with --record goes on")
     shutil.rmtree(SCRATCH)
     return 0
 
