@@ -122,8 +122,10 @@ def test_weights_that_are_no_numbers_are_never_kept(when, value, ends):
 @pytest.fixture
 def stop():
     """A StopOnSignal; the handlers that were there are given back."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    hang_up = [signal.SIGHUP] if hasattr(signal, "SIGHUP") else []  # not on Windows
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, *hang_up)}
+    for number in hang_up:
+        signal.signal(number, signal.SIG_DFL)
     yield StopOnSignal()
     for number, handler in before.items():
         signal.signal(number, handler)

@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import lzma
+import signal
 import tracemalloc
 import zipfile
 import zlib
@@ -159,6 +160,7 @@ def write_pdf(path, pages, operators):
     path.write_bytes(data.getvalue())
 
 
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="Windows has no such limits")
 def test_a_pdf_that_draws_for_ever_ends_at_its_limit(tmp_path):
     pytest.importorskip("pypdf")
     path = tmp_path / "a.pdf"

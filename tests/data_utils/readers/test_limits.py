@@ -13,6 +13,7 @@ from data_utils.readers.arguments import ReadArguments
 from data_utils.readers.limits import OutOfTime, limit_seconds
 from data_utils.sources.inputs import read_documents_of
 
+pytestmark = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="Windows has no such limits")
 FOREVER = (r"(a|a)*b", "a" * 60)  # order 2^n
 
 
@@ -77,7 +78,6 @@ def test_an_article_that_takes_too_long_costs_itself_alone(tmp_path, monkeypatch
     assert "longer than 0.2 s" in faults[0].reason
 
 
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="the system has no such limits")
 def test_a_page_that_takes_too_long_ends_its_parser_and_the_next_page_is_read(tmp_path):
     pytest.importorskip("resiliparse")
     path = tmp_path / "a.html"
