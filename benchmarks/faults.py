@@ -96,6 +96,8 @@ def start(work: Callable[[], int], log: Path) -> int:
         for stream in (1, 2):
             os.dup2(output, stream)
         torch.set_num_threads(1)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup ignores, and a job in the background the other
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         code = 1
         try:
             code = run_guarded(work)

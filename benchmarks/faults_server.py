@@ -10,12 +10,14 @@ reply was lost, first pieces came more than twice as late, memory grew, or SIGTE
 import argparse
 import http.client
 import json
+import multiprocessing
 import random
 import socket
 import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import cache
 
 from benchmarks.serve import GROWTH_FRACTION, Tally, describe_times, read_rss, run_load, start_server
 
@@ -26,16 +28,6 @@ WINDOW_BYTES = 64 * 2048  # the longest message that a window of 2,048 tokens le
 def fill(unit: str) -> str:
     """Return a unit over and over, as long as a message may be."""
     return unit * (WINDOW_BYTES // len(unit.encode()) - 1)
-
-
-def list_bodies() -> list[bytes]:
-    """Return bodies that cost a server most for what they are."""
-    marks = ("a\u0301\u0316", "\u0301\u0316", "é à ", "Ã©â€™", "\u1100\u1161\u11a8", "👩\u200d", " \t\n", "a", "你好")
-    said = [[{"role": "user", "content": fill(unit)}] for unit in marks]
-    said.append([{"role": ("user", "assistant")[number % 2], "content": "a"} for number in range(4095)])
-    bodies = [json.dumps({"messages": messages, "max_tokens": 1}).encode() for messages in said]
-    bodies.append(json.dumps({"messages": said[0], "logit_bias": [0] * 1_000_000}).encode())
-    return [*bodies, b"[" * 4_000_000, b"\xff" * 4_000_000, b'{"messages": "' + b"\\ud83d" * 600_000 + b'"}']
 
 
 def send(address: str, text: bytes) -> socket.socket:
@@ -75,6 +67,17 @@ def hang_up(address: str, stop: threading.Event) -> None:
     stop.wait(5)
 
 
+@cache
+def list_bodies() -> list[bytes]:
+    """Return bodies that cost a server most for what they are."""
+    marks = ("a\u0301\u0316", "\u0301\u0316", "é à ", "Ã©â€™", "\u1100\u1161\u11a8", "👩\u200d", " \t\n", "a", "你好")
+    said = [[{"role": "user", "content": fill(unit)}] for unit in marks]
+    said.append([{"role": ("user", "assistant")[number % 2], "content": "a"} for number in range(4095)])
+    bodies = [json.dumps({"messages": messages, "max_tokens": 1}).encode() for messages in said]
+    bodies.append(json.dumps({"messages": said[0], "logit_bias": [0] * 1_000_000}).encode())
+    return [*bodies, b"[" * 4_000_000, b"\xff" * 4_000_000, b'{"messages": "' + b"\\ud83d" * 600_000 + b'"}']
+
+
 def send_worst(address: str, stop: threading.Event) -> None:
     """Send the worst bodies, one after the other."""
     for body in list_bodies():
@@ -95,22 +98,26 @@ def keep_on(act: Callable[[str, threading.Event], None], address: str, stop: thr
             stop.wait(0.5)
 
 
-def run_beside(address: str, options: argparse.Namespace) -> Tally:
-    """Let the honest callers ask beside the others."""
+def act_badly(address: str, counts: dict[Callable, int]) -> None:
+    """Let the others act until the process is ended: it is their own, and takes no time of the honest callers'."""
     stop = threading.Event()
-    others = [(stay_idle, options.idle), (read_slowly, options.slow), (hang_up, options.leaving), (send_worst, 1)]
     threads = [
-        threading.Thread(target=keep_on, args=(act, address, stop), daemon=True)
-        for act, count in others
-        for _ in range(count)
+        threading.Thread(target=keep_on, args=(act, address, stop)) for act, n in counts.items() for _ in range(n)
     ]
     for thread in threads:
         thread.start()
-    time.sleep(2)
+
+
+def run_beside(address: str, options: argparse.Namespace) -> Tally:
+    """Let the honest callers ask beside the others."""
+    counts = {stay_idle: options.idle, read_slowly: options.slow, hang_up: options.leaving, send_worst: options.worst}
+    others = multiprocessing.get_context("spawn").Process(target=act_badly, args=(address, counts))
+    others.start()
+    time.sleep(5)
     try:
         return run_load(address, options.clients, options.seconds)
     finally:
-        stop.set()
+        others.kill()
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -122,6 +129,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--idle", type=int, default=500, help="connections that send nothing (%(default)s)")
     parser.add_argument("--slow", type=int, default=50, help="readers of a byte a second (%(default)s)")
     parser.add_argument("--leaving", type=int, default=50, help="callers that hang up (%(default)s)")
+    parser.add_argument("--worst", type=int, default=1, help="callers that send the worst bodies (%(default)s)")
     options, for_server = parser.parse_known_args(argv)
     process, address = start_server(options.model, for_server)
     try:
