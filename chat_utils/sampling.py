@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from errors import RunError
 from options import Options, option
 
 ENGINES = ("auto", "transformers", "batched", "llama.cpp")
@@ -39,7 +40,12 @@ class Sampler:
         self._seen_ids = np.fromiter(self._seen, dtype=np.int64)
 
     def draw(self, logits: np.ndarray) -> int:
-        """Choose the next id from logits (V, float32), which are left alone, and remember it as seen."""
+        """Choose the next id from logits (V, float32), which are left alone, and remember it as seen.
+
+        Raises RunError where they are no numbers.
+        """
+        if not np.isfinite(logits.max()):
+            raise RunError("the model computes no numbers: its weights or config.json are damaged; take another copy")
         scores = logits if self._penalty == 1 else self._penalize(logits)
         token = int(scores.argmax()) if self._temperature == 0 else self._choose(scores)
         if self._penalty != 1 and token not in self._seen:

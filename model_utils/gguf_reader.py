@@ -38,6 +38,7 @@ from transformers.integrations.gguf.reader import _read_metadata, _read_tensor_t
 from errors import InputError, explained
 from model_utils.llama_library import Vocabulary, has_library
 from model_utils.same_tokens import check_tokens
+from model_utils.shapes import check_ranges, check_sizes
 from model_utils.tokenizer import save_tokenizer
 
 RECORD_FILE = "import.json"
@@ -91,6 +92,7 @@ def read_metadata(file: Path) -> dict:
         raise InputError(f"{file}: is cut short: {len(data):,} bytes of {place + max(ends):,}; fetch it again")
     if metadata.get("split.count", 1) > 1:
         raise InputError(f"{file}: is one of {metadata['split.count']} parts; join them: llama-gguf-split --merge")
+    check_sizes({"num_hidden_layers": metadata.get(f"{metadata.get('general.architecture')}.block_count")}, str(file))
     metadata["scales_positions"] = any(name.startswith("rope_f") for name, *_ in tensors)
     return {**metadata, "types": dict(Counter(GGMLQuantizationType(kind).name for _, _, kind, _ in tensors))}
 
@@ -143,8 +145,9 @@ def read_gguf_config(file: Path, metadata: dict) -> PretrainedConfig:
 
     Raises InputError where positions are scaled, which it leaves out.
     """
-    config = AutoConfig.from_pretrained(str(file.parent), gguf_file=file.name, trust_remote_code=False)
     kind = metadata["general.architecture"]
+    config = AutoConfig.from_pretrained(str(file.parent), gguf_file=file.name, trust_remote_code=False)
+    check_ranges(config, str(file))
     if metadata["scales_positions"] or metadata.get(f"{kind}.rope.scaling.type", "none") != "none":
         raise InputError(f"{file}: its positions are scaled, which is not imported; take the folder of the same model")
     head_size = metadata.get(f"{kind}.attention.key_length")

@@ -24,6 +24,7 @@ HEAD_SIZE = 64  # of a model that a plan makes
 LARGEST = {
     "max_position_embeddings": 2**20, "num_hidden_layers": 1000, "hidden_size": 2**17, "intermediate_size": 2**20,
     "num_attention_heads": 2**12, "num_key_value_heads": 2**12, "head_dim": 2**12, "vocab_size": 2**24,
+    "num_labels": 2**16,
 }  # fmt: skip
 
 
@@ -66,6 +67,7 @@ def read_shape(shape: Path | dict, vocab_size: int) -> PretrainedConfig:
     """Return the config of a shape with a vocabulary; raise InputError for a file that is no shape."""
     try:
         values = shape if isinstance(shape, dict) else json.loads(shape.read_text(encoding="utf-8"))
+        check_sizes(values, str(shape))
         config = AutoConfig.for_model(**values)
     except FileNotFoundError as error:
         known = ", ".join(sorted(str(path) for path in Path(__file__).parents[1].glob("configs/models/*.json")))
@@ -106,6 +108,24 @@ def hidden_matrices(model: PreTrainedModel) -> list[nn.Parameter]:
 def list_parts(config: PretrainedConfig) -> list[PretrainedConfig]:
     """Return a config and those in it, of an encoder and a decoder."""
     return [config, *(getattr(config, name) for name in config.sub_configs)]
+
+
+def read_config(folder: str, place: str) -> PretrainedConfig:
+    """Return a checkpoint's config; raise InputError where a size that it names is none."""
+    check_sizes(PretrainedConfig.get_config_dict(folder)[0], place)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    check_ranges(config, place)
+    return config
+
+
+def check_sizes(values: object, place: str) -> None:
+    """Raise InputError for a size beyond all models, before a config makes lists of so many layers or labels."""
+    parts = values.items() if isinstance(values, dict) else ()
+    for name, value in parts:
+        largest = LARGEST.get(name)
+        if largest is not None and isinstance(value, int) and value > largest:
+            raise InputError(f"{place}: its config says {name} {value!r}; from 1 to {largest:,} is expected")
+        check_sizes(value, place)
 
 
 def check_ranges(config: PretrainedConfig, place: str) -> None:

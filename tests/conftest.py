@@ -153,8 +153,6 @@ def one_process_a_test():
 def forked(tmp_path_factory):
     """The process from which scripts are forked, as tests see it."""
     if not hasattr(os, "fork"):
-        pytest.skip("needs fork")
-    if not hasattr(os, "fork"):
         pytest.skip("no fork here")
     from tests.forked import Forked
 

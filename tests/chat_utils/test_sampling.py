@@ -14,6 +14,7 @@ from transformers import (
 )
 
 from chat_utils.sampling import Sampler, Sampling
+from errors import RunError
 
 LOGITS = np.array([0.0, 1.0, 3.0, 2.0, -1.0], dtype=np.float32)
 
@@ -117,3 +118,15 @@ def test_random_numbers_are_each_samplers_own():
     together = [(first.draw(logits), other.draw(logits)) for _ in range(5)]
     assert [one for one, _ in together] == alone
     assert [two for _, two in together] != alone
+
+
+@pytest.mark.parametrize("temperature", [0, 1.0])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_logits_that_are_no_numbers_are_told(value, temperature):
+    """As of a run that diverged, or a config.json whose epsilon is NaN."""
+    logits = LOGITS.copy()
+    logits[1] = value
+    with pytest.raises(RunError, match="computes no numbers"):
+        Sampler(Sampling(temperature=temperature), [0]).draw(logits)
+    logits[1] = -np.inf
+    assert Sampler(Sampling(temperature=temperature, seed=0), [0]).draw(logits) != 1

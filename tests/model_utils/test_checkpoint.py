@@ -74,11 +74,15 @@ def test_a_shard_that_is_missing_is_told(tiny_checkpoint, tmp_path):
     assert shards[1].name in fail_to_load(tmp_path)
 
 
-@pytest.mark.parametrize("window", [0, -1, 20_000_000])
-def test_a_window_that_is_none_takes_no_memory(copy, window):
+@pytest.mark.parametrize(("name", "size"), [
+    ("max_position_embeddings", 0), ("max_position_embeddings", -1), ("max_position_embeddings", 20_000_000),
+    ("num_labels", 10**12), ("num_hidden_layers", 10**12),  # of which a config makes lists
+])  # fmt: skip
+def test_a_size_that_is_none_takes_no_memory(copy, name, size):
     config = json.loads((copy / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps(config | {"max_position_embeddings": window}))
-    with pytest.raises(InputError, match=rf"says max_position_embeddings {window}; from 1 to [\d,]+ is expected"):
+    config.pop("layer_types", None)
+    (copy / "config.json").write_text(json.dumps(config | {name: size}))
+    with pytest.raises(InputError, match=rf"says {name} {size}; from 1 to [\d,]+ is expected"):
         load_model(str(copy))
 
 

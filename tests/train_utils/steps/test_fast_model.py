@@ -348,7 +348,8 @@ def test_fast_training_returns_no_logits(shape):
 @pytest.mark.parametrize(
     ("name", "value"),
     [("max_position_embeddings", 0), ("max_position_embeddings", -1), ("max_position_embeddings", 20_000_000),
-     ("num_hidden_layers", 1_000_000), ("hidden_size", 0), ("num_attention_heads", -4)],
+     ("num_hidden_layers", 1_000_000), ("hidden_size", 0), ("num_attention_heads", -4),
+     ("num_hidden_layers", 10**12), ("num_labels", 10**12)],
 )  # fmt: skip
 def test_a_size_that_is_none_takes_no_memory(name, value, tokenizer):
     config = {"model_type": "qwen3", "hidden_size": 64, "num_hidden_layers": 1} | {name: value}
