@@ -98,7 +98,7 @@ class OnnxModel(ExportedFolder):
             onnxruntime.InferenceSession(file, options, ["CPUExecutionProvider"]) for file in files if file.exists()
         )
         self.inputs = {value.name: value for value in self.session.get_inputs()}
-        self.start = start_token_id(AutoConfig.from_pretrained(folder))
+        self.start = start_token_id(AutoConfig.from_pretrained(folder, trust_remote_code=False))
 
     def close(self) -> None:
         """Let the sessions go."""

@@ -4,12 +4,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from errors import InputError
 from model_utils.checkpoint import find_checkpoint
 from model_utils.families import family_of
-from model_utils.shapes import build_from
+from model_utils.shapes import build_from, read_config
 from train_utils.plan.apply import on_meta
 from train_utils.plan.devices import MASTER_BYTES, Sizes, measure_model, row_bytes, state_bytes
 from train_utils.plan.machine import free_bytes
@@ -30,7 +30,7 @@ def tell_memory(
     Args:
         adapt: puts adapters beside the weights of a model; None: all weights are trained.
     """
-    config = AutoConfig.from_pretrained(find_checkpoint(base), trust_remote_code=False)
+    config = read_config(find_checkpoint(base), base)
     if family_of(config).has_encoder or not run.is_first:
         return
     args, model = run.args, on_meta(build_from, config, base)

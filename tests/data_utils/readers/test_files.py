@@ -154,7 +154,7 @@ def test_names_that_are_no_utf8(tmp_path, capsys):
 
 def test_a_name_or_header_cannot_write_to_the_terminal(tmp_path):
     path = tmp_path / "a.csv"
-    path.write_text('\x1b]0;evil\x07,b\u202e,"c\nd"\n1,2,3\n')
+    path.write_text('\x1b]0;evil\x07,b\u202e,"c\nd"\n1,2,3\n', encoding="utf-8")
     with pytest.raises(InputError) as error:
         list(read_documents_of(str(path)))
     assert escape_unprintable(str(error.value)).count("\\x1b]0;evil\\x07, b\\u202e, c d;") == 1

@@ -89,8 +89,9 @@ def test_what_has_no_place_to_be_cut_is_one_part(tmp_path):
     lines = "".join(json.dumps({"text": noise(i)}, ensure_ascii=False) + "\n" for i in range(300))
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
     (tmp_path / "a.jsonl").write_bytes(lines.encode("gb18030"))
-    (tmp_path / "a.txt").write_text(lines)
-    (tmp_path / "a.csv").write_text("text\n" + "".join(f'"{noise(i)}\n"\n' for i in range(300)))
+    (tmp_path / "a.txt").write_text(lines, encoding="utf-8")
+    rows = "".join(f'"{noise(i)}\n"\n' for i in range(300))
+    (tmp_path / "a.csv").write_text(f"text\n{rows}", encoding="utf-8")
     for path in sorted(tmp_path.iterdir()):
         size = path.stat().st_size
         assert cut_file(str(path), size, 2000, ReadArguments()) in ([(0, size, size, 1)],), path.name
