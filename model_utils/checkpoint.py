@@ -23,7 +23,7 @@ from errors import InputError, explained
 from files import remove, sync, sync_tree
 from model_utils.families import family_of, start_token_id
 from model_utils.gguf_reader import import_gguf
-from model_utils.shapes import find_embedding, read_config
+from model_utils.shapes import find_embedding, open_config
 from model_utils.tokenizer import add_chat_tokens, save_tokenizer
 
 # Bases that a Python package carries as a GGUF file: the package, and its release in requirements/bases.txt.
@@ -117,7 +117,7 @@ def load_model(
     """Load a language model from a checkpoint, by default in float32; InputError where it is none or is cut short."""
     place = find_checkpoint(path)
     with explained(path, "no model can be loaded from it"), hide_progress():
-        config = read_config(place, path)
+        config = open_config(place, path)
         model, loading = family_of(config).auto.from_pretrained(
             place,
             config=config,

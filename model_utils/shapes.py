@@ -110,7 +110,7 @@ def list_parts(config: PretrainedConfig) -> list[PretrainedConfig]:
     return [config, *(getattr(config, name) for name in config.sub_configs)]
 
 
-def read_config(folder: str, place: str) -> PretrainedConfig:
+def open_config(folder: str, place: str) -> PretrainedConfig:
     """Return a checkpoint's config; raise InputError where a size that it names is none."""
     check_sizes(PretrainedConfig.get_config_dict(folder)[0], place)
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)

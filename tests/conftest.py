@@ -39,7 +39,7 @@ SLOW_FILES = {
     "test_train.py",
 }  # fmt: skip
 SLOW_NAMES = {"trained", "forked", "subprocess", "fork"}  # fixtures, and what a test starts processes by
-collect_ignore = [] if hasattr(os, "fork") else ["pty_session.py", "chat_utils/terminal/test_pty.py"]
+collect_ignore = [] if hasattr(os, "fork") else ["forked.py", "pty_session.py", "chat_utils/terminal/test_pty.py"]
 TINY_SHAPE = {
     "model_type": "qwen3", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
     "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 32, "max_position_embeddings": 256,

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from errors import InputError
 from model_utils.checkpoint import find_checkpoint
 from model_utils.families import family_of
-from model_utils.shapes import build_from, read_config
+from model_utils.shapes import build_from, open_config
 from train_utils.plan.apply import on_meta
 from train_utils.plan.devices import MASTER_BYTES, Sizes, measure_model, row_bytes, state_bytes
 from train_utils.plan.machine import free_bytes
@@ -30,7 +30,7 @@ def tell_memory(
     Args:
         adapt: puts adapters beside the weights of a model; None: all weights are trained.
     """
-    config = read_config(find_checkpoint(base), base)
+    config = open_config(find_checkpoint(base), base)
     if family_of(config).has_encoder or not run.is_first:
         return
     args, model = run.args, on_meta(build_from, config, base)

@@ -15,7 +15,7 @@ from data_utils.sources.corpus import split_languages
 from errors import explained
 from model_utils.checkpoint import find_checkpoint, load_model, load_tokenizer
 from model_utils.families import family_of
-from model_utils.shapes import build_from, build_model, model_config, read_config, read_shape
+from model_utils.shapes import build_from, build_model, model_config, open_config, read_shape
 from model_utils.tokenizer import bytes_per_token, describe_compression, train_tokenizer
 from train_utils.plan.apply import make_plan, on_meta, shape_of, text_task
 from train_utils.plan.rule import MAX_EPOCHS, Plan
@@ -78,7 +78,7 @@ def open_on_meta(options: ModelOptions) -> PreTrainedModel:
     place = options.base or options.model_shape
     if options.base:
         with explained(place, "no model can be loaded from it"):
-            config = read_config(find_checkpoint(options.base), place)
+            config = open_config(find_checkpoint(options.base), place)
     else:
         config = read_shape(find_shape(options.model_shape), options.vocab_size)
     return on_meta(build_from, config, place)
