@@ -15,7 +15,7 @@ from data_utils.dialogue import reading
 from data_utils.dialogue.reading import name_assistant, read_dialogues
 from data_utils.rows.packing import encode_dialogues, pack_dialogues, pack_documents, tokenize_documents
 from data_utils.sources import builtin as sources
-from data_utils.sources import inputs, kinds
+from data_utils.sources import inputs, source
 from data_utils.sources.corpus import read_corpus, split_train_eval
 from data_utils.sources.source import open_sources
 
@@ -163,7 +163,7 @@ def test_the_whole_way_of_a_corpus_is_prepared_once(tmp_path, count_calls, token
     """The second time, no tokenizer is even needed."""
     path = tmp_path / "a.txt"
     path.write_text("\n\n".join(f"document {i} about tea" for i in range(60)))
-    cleanings, reports = count_calls(kinds, "clean_text"), []
+    cleanings, reports = count_calls(source, "clean_text"), []
     for words in (tokenizer, None):
         cleaned, counts = read_corpus(open_sources([str(path)]))
         train, held_out = split_train_eval(cleaned, 0.1)
