@@ -15,7 +15,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from errors import InputError
+from errors import InputError, explained
 from model_utils.families import family_of
 from model_utils.tokenizer import turn_start_id
 
@@ -111,9 +111,10 @@ def list_parts(config: PretrainedConfig) -> list[PretrainedConfig]:
 
 
 def open_config(folder: str, place: str) -> PretrainedConfig:
-    """Return a checkpoint's config; raise InputError where a size that it names is none."""
-    check_sizes(PretrainedConfig.get_config_dict(folder)[0], place)
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    """Return a checkpoint's config; raise InputError where it is none, or a size that it names is none."""
+    with explained(place, "no model can be loaded from it"):
+        check_sizes(PretrainedConfig.get_config_dict(folder)[0], place)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     check_ranges(config, place)
     return config
 

@@ -12,7 +12,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from data_utils.rows.pretraining import ShardedCorpus, SmallCorpus, count_unprepared
 from data_utils.sources.corpus import split_languages
-from errors import explained
 from model_utils.checkpoint import find_checkpoint, load_model, load_tokenizer
 from model_utils.families import family_of
 from model_utils.shapes import build_from, build_model, model_config, open_config, read_shape
@@ -77,8 +76,7 @@ def open_on_meta(options: ModelOptions) -> PreTrainedModel:
     """Return the base or a new model in the user's shape without its weights, to count them."""
     place = options.base or options.model_shape
     if options.base:
-        with explained(place, "no model can be loaded from it"):
-            config = open_config(find_checkpoint(options.base), place)
+        config = open_config(find_checkpoint(options.base), place)
     else:
         config = read_shape(find_shape(options.model_shape), options.vocab_size)
     return on_meta(build_from, config, place)
