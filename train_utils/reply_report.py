@@ -9,8 +9,7 @@ from data_utils.dialogue.format import stop_token_id
 from data_utils.text.languages import detect_language
 from eval_utils.asking import ask_model
 from eval_utils.figures import Figure
-from eval_utils.likelihood import Scored
-from eval_utils.pair_likelihood import open_scorer
+from eval_utils.likelihood import Scored, open_scorer
 from eval_utils.parts import choose_share
 from eval_utils.score_report import BETTER, WORSE, make_table
 from eval_utils.scorecard import Answer, judge_prompts, measure_scorecard
