@@ -7,6 +7,9 @@ import re
 import sys
 from collections.abc import Callable, Generator
 from types import TracebackType
+from typing import TypeVar
+
+Fault = TypeVar("Fault", bound=Exception)
 
 
 class InputError(Exception):
@@ -40,6 +43,12 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+def coded(error: Fault, code: str, *values: object) -> Fault:
+    """Return an error with a code, and the values in its text: by these the chat says it in Chinese."""
+    error.__dict__["coded"] = (code, values)
+    return error
+
+
 @contextlib.contextmanager
 def explained(place: str, what: str) -> Generator[None]:
     """Turn what libraries raise inside for a broken file, of many kinds, into one line; the machine's faults stay."""
@@ -53,7 +62,7 @@ def explained(place: str, what: str) -> Generator[None]:
         reason = first_line(error)
         if "trust_remote_code" in str(error):
             reason = "it brings code of its own, which is never run here; name a model whose class transformers has"
-        raise InputError(f"{place}: {what}: {reason}") from error
+        raise coded(InputError(f"{place}: {what}: {reason}"), "cannot_load", place, reason) from error
 
 
 def say_error(message: str) -> None:

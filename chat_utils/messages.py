@@ -6,6 +6,7 @@ from typing import Any
 
 from data_utils.dialogue.checking import DialogueError, check_message, check_order, too_long
 from data_utils.text.cleaning import clean_text
+from errors import coded
 
 # That many a token, and a text is longer than the window. Cleaning and tokenizing it would take seconds a megabyte.
 MAX_TOKEN_BYTES = 64
@@ -83,7 +84,7 @@ def clean_message(text: str, role: str, window: int, number: int | None = None) 
     text = clean_text(replace_surrogates(text))
     text = text if has_words(text) else ""
     if not text and role == "user":
-        raise DialogueError("the message has no words that can be read", "empty_message", number)
+        raise coded(DialogueError("the message has no words that can be read", "empty_message", number), "no_words")
     return text
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from errors import InputError
+from errors import InputError, coded
 
 SYSTEM, USER = "\u27e60\u27e7", "\u27e61\u27e7"
 LITERAL = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", re.DOTALL)
@@ -46,7 +46,7 @@ def cut_template(tokenizer: PreTrainedTokenizerBase, roles: Sequence[str], add_g
     for mark in marks:
         before, found, rest = rest.partition(mark)
         if not found:
-            raise ValueError("the chat template leaves out a message")
+            raise coded(ValueError("the chat template leaves out a message"), "template_skips")
         around.append(before)
     return [*around, rest]
 

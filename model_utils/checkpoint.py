@@ -19,7 +19,7 @@ from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel, PreTr
 from transformers.utils import logging
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from errors import InputError, explained
+from errors import InputError, coded, explained
 from files import remove, sync, sync_tree
 from model_utils.families import family_of, start_token_id
 from model_utils.gguf_reader import import_gguf
@@ -48,10 +48,9 @@ def find_checkpoint(path: str, weights: bool = True) -> str:
     if place.is_dir():
         check_folder(place, weights)
     elif not may_be_hub_name(path):
-        raise InputError(
-            f"{path}: no such checkpoint; name a folder that train.py or finetune_dialogue.py wrote, a GGUF file or "
-            f"{', '.join(PACKAGED)}; or set HF_HUB_OFFLINE=0 for a name of the hub"
-        )
+        hint = f"name a folder that train.py or finetune_dialogue.py wrote, a GGUF file or {', '.join(PACKAGED)}"
+        error = InputError(f"{path}: no such checkpoint; {hint}; or set HF_HUB_OFFLINE=0 for a name of the hub")
+        raise coded(error, "no_checkpoint", path)
     return path
 
 
@@ -96,7 +95,8 @@ def check_folder(folder: Path, weights: bool = True) -> None:
         raise InputError(f"{folder}: holds {others[0].name} alone, not safetensors; convert it: {command}")
     files = sorted(folder.glob("*.gguf"))
     hint = f"name the file: {files[0]}" if files else "did its training finish?"
-    raise InputError(f"{folder}: holds no model yet (model.safetensors is missing); {hint}")
+    error = InputError(f"{folder}: holds no model yet (model.safetensors is missing); {hint}")
+    raise coded(error, "no_model", folder)
 
 
 @contextlib.contextmanager
@@ -188,9 +188,8 @@ def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
     """Raise InputError where the tokenizer has ids that the model has no embedding for."""
     rows = find_embedding(model).num_embeddings
     if len(tokenizer) > rows:
-        raise InputError(
-            f"{place}: the tokenizer has {len(tokenizer)} tokens, the model {rows}: they don't belong together"
-        )
+        sizes = f"the tokenizer has {len(tokenizer)} tokens, the model {rows}"
+        raise coded(InputError(f"{place}: {sizes}: they don't belong together"), "no_match", place)
 
 
 def save_model(

@@ -35,7 +35,7 @@ from transformers import (
 )
 from transformers.integrations.gguf.reader import _read_metadata, _read_tensor_table
 
-from errors import InputError, explained
+from errors import InputError, coded, explained
 from model_utils.llama_library import Vocabulary, has_library
 from model_utils.same_tokens import check_tokens
 from model_utils.shapes import check_ranges, check_sizes
@@ -75,7 +75,8 @@ def read_metadata(file: Path) -> dict:
     if start.startswith(b"version https://git-lfs"):
         raise InputError(f"{file}: is a Git LFS pointer, not the file itself; run in its folder: git lfs pull")
     if not start.startswith(b"GGUF"):
-        raise InputError(f"{file}: is no GGUF file; name a checkpoint's folder, or a GGUF file")
+        error = InputError(f"{file}: is no GGUF file; name a checkpoint's folder, or a GGUF file")
+        raise coded(error, "no_gguf", file)
     if importlib.util.find_spec("gguf") is None:
         raise InputError(f"{file}: the package gguf is not installed: pip install --no-deps -r requirements/bases.txt")
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType

@@ -14,7 +14,7 @@ from chat_utils.reply import Reply
 from chat_utils.sampling import Sampling
 from data_utils.dialogue.checking import check_dialogue
 from data_utils.text.cleaning import clean_text
-from errors import InputError
+from errors import InputError, coded
 from files import write_whole
 
 FRAME_SECONDS = 0.03  # pieces that come faster are shown together
@@ -125,13 +125,13 @@ class Conversation:
         try:
             path = find_path(name)
             if not path.is_file():
-                raise InputError("no such file")
+                raise coded(InputError("no such file"), "no_file")
             state = file_state(path)
             row = json.loads(path.read_text(encoding="utf-8-sig"))
             if not isinstance(row, dict) or not isinstance(row.get("messages"), list):
-                raise InputError('{"messages": [...]} is expected')
+                raise coded(InputError('{"messages": [...]} is expected'), "no_conversation")
             if not all(isinstance(message, dict) for message in row["messages"]):
-                raise InputError("each message must be an object with 'role' and 'content'")
+                raise coded(InputError("each message must be an object with 'role' and 'content'"), "no_object")
             given = answered(row["messages"])
             rated = [isinstance(message.get("liked"), bool) for message in given]
             messages = [
@@ -173,7 +173,7 @@ def file_state(path: Path) -> tuple | None:
 def find_path(name: str) -> Path:
     """Return the path that a typed name means; raise ValueError for one that no file can have."""
     if "\0" in name:  # the words of Python differ by version
-        raise ValueError("a file's name has no null character")
+        raise coded(ValueError("a file's name has no null character"), "null_name")
     return Path(name).expanduser().resolve()
 
 
@@ -186,7 +186,7 @@ def reserve_file(path: Path) -> Path:
             return candidate
         except FileExistsError:
             if path.is_dir():
-                raise IsADirectoryError(f"{path} is a folder") from None
+                raise coded(IsADirectoryError(f"{path} is a folder"), "is_folder", path) from None
             number += 1
             candidate = path.with_stem(f"{path.stem}-{number}")
 

@@ -1,6 +1,7 @@
 """Checks a dialogue: who speaks when, and that each message has words."""
 
 from data_utils.text.cleaning import clean_text
+from errors import coded
 
 ROLES = ("system", "user", "assistant")
 
@@ -25,11 +26,9 @@ def too_long(role: str, window: int, room: int | None = None, number: int | None
     """
     what = "system prompt" if role == "system" else "message"
     left = "" if room is None else f", which leaves it {room}"
-    return DialogueError(
-        f"the {what} is longer than the model's window of {window} tokens allows{left}; shorten it",
-        "context_length_exceeded",
-        number,
-    )
+    text = f"the {what} is longer than the model's window of {window} tokens allows{left}; shorten it"
+    error = DialogueError(text, "context_length_exceeded", number)
+    return coded(error, f"long_{what.split(maxsplit=1)[0]}{'_room' if left else ''}", window, room)
 
 
 def as_exchange(question: str, answer: str, system: str | None = None) -> list[dict]:
@@ -45,17 +44,18 @@ def check_dialogue(messages: list[dict]) -> list[dict]:
     with `weight` 0 is kept as one that is not learned from.
     """
     if not messages:
-        raise DialogueError("the dialogue has no messages")
+        raise coded(DialogueError("the dialogue has no messages"), "no_messages")
     checked = []
     for number, message in enumerate(messages, 1):
         check_message(message, number)
         role, content = message["role"], clean_text(message["content"])
         if not content:
-            raise DialogueError(f"message {number} ({role}) is empty")
+            raise coded(DialogueError(f"message {number} ({role}) is empty"), "empty_message", number, role)
         checked.append({"role": role, "content": content} | ({} if is_learned(message) else {"weight": 0}))
     check_order(checked)
     if checked[-1]["role"] != "assistant":
-        raise DialogueError("the last message must be the assistant's, since that is what is learned")
+        error = DialogueError("the last message must be the assistant's, since that is what is learned")
+        raise coded(error, "no_answer")
     if not any(message["role"] == "assistant" and is_learned(message) for message in checked):
         raise DialogueError("nothing would be learned: each reply has 'weight' 0")
     return checked
@@ -70,9 +70,11 @@ def check_message(message: dict, number: int) -> None:
     """Raise DialogueError unless a message, the `number`-th from 1, has a role and a text."""
     role = message.get("role")
     if role not in ROLES:
-        raise DialogueError(f"role {str(role)[:40]!r} is not user, assistant or system; rename it", number=number)
+        error = DialogueError(f"role {str(role)[:40]!r} is not user, assistant or system; rename it", number=number)
+        raise coded(error, "wrong_role", repr(str(role)[:40]))
     if not isinstance(message.get("content"), str):
-        raise DialogueError(f"message {number} ({role}) has no text in 'content'", number=number)
+        error = DialogueError(f"message {number} ({role}) has no text in 'content'", number=number)
+        raise coded(error, "no_text", number, role)
 
 
 def check_order(messages: list[dict]) -> None:
@@ -86,4 +88,5 @@ def check_order(messages: list[dict]) -> None:
         advice = f"message {place} breaks the turns, which must alternate"
         if place > 1 and role == messages[place - 2]["role"]:
             advice = f"messages {place - 1} and {place} have one role; join them, since a turn is one message"
-        raise DialogueError(f"wrong order of roles: {expected} expected, {role} found; {advice}")
+        error = DialogueError(f"wrong order of roles: {expected} expected, {role} found; {advice}")
+        raise coded(error, "wrong_order", expected, role)

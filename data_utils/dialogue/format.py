@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from data_utils.dialogue.checking import DialogueError, as_exchange, is_learned
 from data_utils.readers.limits import OutOfTime, limit_memory, limit_seconds
-from errors import InputError
+from errors import InputError, coded
 from model_utils.chat_template import cut_template
 from model_utils.text_encoder import encode_text
 
@@ -31,7 +31,8 @@ def encode_messages(
     try:
         around = cut_template(tokenizer, [message["role"] for message in messages], add_generation_prompt)
     except TemplateError as error:
-        raise DialogueError(f"the chat template refuses this dialogue: {error}") from error
+        reason = f"the chat template refuses this dialogue: {error}"
+        raise coded(DialogueError(reason), "template_refuses", error) from error
     except ValueError as error:
         raise DialogueError(str(error)) from error
     control_ids = tokenizer(around, add_special_tokens=False)["input_ids"]

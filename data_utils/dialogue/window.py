@@ -4,6 +4,7 @@ from transformers import PreTrainedTokenizerBase
 
 from data_utils.dialogue.checking import DialogueError, too_long
 from data_utils.dialogue.format import encode_messages, label_parts
+from errors import coded
 
 
 def fit_messages(
@@ -60,7 +61,7 @@ def explain_excess(
     """Return the error for a dialogue of which not one turn fits: what is too long, and the tokens left for it."""
     asked = [number for number, message in enumerate(messages) if message["role"] == "user"]
     if not asked:
-        return DialogueError("the dialogue has no message of the user's")
+        return coded(DialogueError("the dialogue has no message of the user's"), "no_question")
     system = messages[:1] if messages[0]["role"] == "system" else []
     parts = encode_messages(tokenizer, [*system, *messages[asked[-1] :]], add_generation_prompt=True)
     system_tokens = sum(len(ids) for ids, origin in parts if origin == "system")

@@ -17,7 +17,7 @@ from chat_utils.terminal.conversation import Conversation
 from chat_utils.terminal.loop import Chat, take_line, talk
 from chat_utils.terminal.prompt import MAX_HISTORY_BYTES, open_history
 from chat_utils.terminal.screen import Screen
-from chat_utils.terminal.wording import LANGUAGES, MESSAGES, locale_language, typed_language
+from chat_utils.terminal.wording import LANGUAGES, MESSAGES, REASONS, locale_language, typed_language
 from data_utils.dialogue.checking import DialogueError
 from errors import InputError
 from tests.chat_utils.terminal.test_conversation import BAD_FILES
@@ -125,6 +125,15 @@ def test_bad_file_is_refused_in_chinese_in_a_chinese_chat(kind, tmp_path, capsys
     assert not re.search(r"[A-Za-z]", reason)
 
 
+def test_every_code_of_an_error_has_its_chinese_and_no_other_code_has():
+    root = Path(__file__).parents[3]
+    files = [file for folder in ("chat_utils", "data_utils", "model_utils") for file in (root / folder).rglob("*.py")]
+    text = "".join(file.read_text(encoding="utf-8") for file in [root / "errors.py", *files])
+    used = set(re.findall(r'(?:raise|return) coded\(.*, "(\w+)"', text))
+    used |= {f"long_{what}{room}" for what in ("message", "system") for room in ("", "_room")}
+    assert used == {code for code in REASONS if code.islower()}
+
+
 def test_all_refusals_of_a_real_model_are_chinese_in_a_chinese_chat(tiny_checkpoint, tmp_path, monkeypatch, capsys):
     (tmp_path / "weights").mkdir()
     (tmp_path / "file").touch()
@@ -147,7 +156,8 @@ def test_all_refusals_of_a_real_model_are_chinese_in_a_chinese_chat(tiny_checkpo
     notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("[") and line != welcome]
     assert len(notes) == 17
     words = (
-        r"nowhere|file|weights(-\d)?(\.json)?|broken|model\.safetensors|train\.py|finetune_dialogue\.py|/[a-z]+|\bab?\b"
+        r"GGUF|nowhere|file|weights(-\d)?(\.json)?|broken|model\.safetensors|train\.py|finetune_dialogue\.py"
+        r"|/[a-z]+|\bab?\b"
     )
     for note in (note.replace(f"{tmp_path}/", "") for note in notes):
         assert re.search(r"[\u4e00-\u9fff]", note)
