@@ -35,9 +35,9 @@ def find_imports() -> dict[str, Path]:
     return found
 
 
-def read_pins() -> dict[str, str]:
-    """Return each package that a requirements file names and its version."""
-    files = [ROOT / "requirements.txt", *(ROOT / "requirements").glob("*.txt")]
+def read_pins(*files: Path) -> dict[str, str]:
+    """Return each package that requirements files, by default all, name and its version."""
+    files = files or (ROOT / "requirements.txt", *(ROOT / "requirements").glob("*.txt"))
     lines = [line for file in files for line in file.read_text(encoding="utf-8").splitlines()]
     return {normalize(name): version for name, version in re.findall(r"(?m)^([\w.-]+)==([\w.]+)", "\n".join(lines))}
 
@@ -55,3 +55,13 @@ def test_each_requirement_has_a_version():
         for line in file.read_text(encoding="utf-8").splitlines():
             asked = line.split("#")[0].strip()
             assert re.match(r"$|-r |[\w.\[\]-]+==[\w.]+", asked), f"{file.name}: {line}"
+
+
+def test_the_lock_file_has_each_requirement_with_hashes():
+    wanted = read_pins(ROOT / "requirements.txt")
+    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    locked = {normalize(entry.split("==")[0]): entry for entry in re.split(r"(?m)^(?=[\w.-]+==)", lock)[1:]}
+    assert len(locked) > 2 * len(wanted)  # what they need in turn
+    for name, version in wanted.items():
+        assert locked[name].partition("==")[2].startswith(version), name
+    assert all(re.search(r"--hash=sha256:[0-9a-f]{64}", entry) for entry in locked.values())
