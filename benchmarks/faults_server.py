@@ -2,7 +2,7 @@
 
 python -m benchmarks.faults_server ckpt_chat --seconds 300      # other options are chat.py's
 
-Honest callers ask alone for a while, then beside connections that send nothing, readers that take a byte a second,
+Honest callers ask alone and, in turns, beside connections that send nothing, readers that take a byte a second,
 callers that hang up in the midst of a reply and one that sends the worst bodies known. Exit code 1 where an honest
 reply was lost, first pieces came more than twice as late, memory grew, or SIGTERM took more than ten seconds.
 """
@@ -115,16 +115,30 @@ def run_beside(address: str, options: argparse.Namespace) -> Tally:
     others.start()
     time.sleep(5)
     try:
-        return run_load(address, options.clients, options.seconds)
+        return run_load(address, options.clients, options.seconds / options.rounds)
     finally:
         others.kill()
+
+
+def add_to(tally: Tally, more: Tally) -> None:
+    """Count a round."""
+    tally.replies += more.replies
+    tally.first += more.first
+    tally.faults += more.faults
+
+
+def describe(name: str, tally: Tally) -> str:
+    """Return in words what the honest callers saw."""
+    words = f"{name}: {tally.replies} replies whole, {len(tally.faults)} lost; {describe_times('first', tally.first)}"
+    return "\n".join([words, *tally.faults[:3]])
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run both loads and compare them; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="folder of a checkpoint")
-    parser.add_argument("--seconds", type=float, default=60, help="how long each load lasts (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=60, help="how long they ask, alone and beside (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="turns, for what else runs here (%(default)s)")
     parser.add_argument("--clients", type=int, default=32, help="honest callers (%(default)s)")
     parser.add_argument("--idle", type=int, default=500, help="connections that send nothing (%(default)s)")
     parser.add_argument("--slow", type=int, default=50, help="readers of a byte a second (%(default)s)")
@@ -132,27 +146,22 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--worst", type=int, default=1, help="callers that send the worst bodies (%(default)s)")
     options, for_server = parser.parse_known_args(argv)
     process, address = start_server(options.model, for_server)
+    alone, beside, memory = Tally(), Tally(), []
     try:
-        alone = run_load(address, options.clients, options.seconds)
-        memory = [read_rss(process)]
-        half_time = threading.Timer(options.seconds / 2, lambda: memory.append(read_rss(process)))
-        half_time.start()
-        beside = run_beside(address, options)
-        memory.append(read_rss(process))
+        for _ in range(options.rounds):
+            add_to(alone, run_load(address, options.clients, options.seconds / options.rounds))
+            add_to(beside, run_beside(address, options))
+            memory.append(read_rss(process))
     finally:
         stopped = time.perf_counter()
         process.terminate()
         code = process.wait(timeout=150)
         stopped = time.perf_counter() - stopped
-    for name, tally in (("alone", alone), ("beside the others", beside)):
-        print(
-            f"{name}: {tally.replies} replies whole, {len(tally.faults)} lost; {describe_times('first', tally.first)}"
-        )
-        print("\n".join(tally.faults[:3]), end="\n" if tally.faults else "")
+    print(describe("alone", alone), describe("beside the others", beside), sep="\n")
     later = sorted(beside.first)[len(beside.first) // 2] / sorted(alone.first)[len(alone.first) // 2]
     print(f"first piece: {later:.2f} times as late; memory {', '.join(f'{size:.0f}' for size in memory)} MB")
     print(f"stopped with code {code} after {stopped:.1f} s")
-    is_flat = memory[-1] <= memory[1] * (1 + GROWTH_FRACTION)
+    is_flat = memory[-1] <= memory[len(memory) // 2] * (1 + GROWTH_FRACTION)
     return int(bool(alone.faults + beside.faults) or later > LATER_TIMES or not is_flat or stopped > STOP_SECONDS)
 
 
