@@ -146,11 +146,11 @@ def one_writer(folder: Path) -> Generator[None]:
     except Timeout:
         owner = "another process"
         with suppress(OSError):  # as Windows locks it for readers too
-            owner = path.read_text() or owner
+            owner = path.read_text(encoding="utf-8", errors="replace") or owner
         raise InputError(f"{folder}: {owner} writes in it; wait until it ends, or choose another folder") from None
     try:
         with suppress(OSError):
-            path.write_text(f"process {os.getpid()} on {platform.node()}")
+            path.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
         yield
     finally:
         if os.name != "nt":  # where an open file can't go

@@ -391,7 +391,11 @@ def test_saved_model_is_the_one_form_that_loads_anywhere(model, tokenizer, out):
     assert generation.eos_token_id == [stop]
     assert generation.pad_token_id == tokenizer.pad_token_id
     assert json.loads((out / "tokenizer_config.json").read_text())["tokenizer_class"] == "PreTrainedTokenizerFast"
-    assert loaded_tokenizer.chat_template == tokenizer.chat_template == (out / "chat_template.jinja").read_text()
+    assert (
+        loaded_tokenizer.chat_template
+        == tokenizer.chat_template
+        == (out / "chat_template.jinja").read_text(encoding="utf-8")
+    )
     assert (loaded_tokenizer.eos_token, loaded_tokenizer.pad_token) == (tokenizer.eos_token, tokenizer.pad_token)
     messages = [{"role": "user", "content": "你好"}]
     for options in ({"add_generation_prompt": True}, {}):

@@ -40,11 +40,11 @@ def test_bad_steps_are_skipped_and_five_in_a_row_go_back(train_options, tmp_path
     bad = [2, 6, 7, 8, 9, 10]
     break_losses(monkeypatch, set(bad))
     assert train.main([*unevaluated(train_options), "--output_dir", str(tmp_path / "out")]) == 0
-    record = yaml.safe_load((tmp_path / "out" / "run.yaml").read_text())
+    record = yaml.safe_load((tmp_path / "out" / "run.yaml").read_text(encoding="utf-8"))
     assert (record["skipped_steps"], record["went_back"]) == (bad, [[10, 8]])
     words = "the run went back to the weights of step 8, and on with other text"
     assert f"step 10: 5 bad steps in a row; {words}" in capsys.readouterr().out
-    report = (tmp_path / "out" / "report.md").read_text()
+    report = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
     assert (
         f"| skipped steps | 6 (steps 2, 6, 7, 8, 9, 10), whose loss or gradient was no number, or a spike; {words}"
         in (report.replace("at step 10 ", ""))
@@ -53,13 +53,13 @@ def test_bad_steps_are_skipped_and_five_in_a_row_go_back(train_options, tmp_path
     weights = {step: checkpoint_weights(tmp_path / "out" / f"checkpoint-{step}") for step in (8, 12)}
     assert not torch.equal(weights[8], weights[12])
     assert weights[12].isfinite().all()
-    lines = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [line["step"] for line in lines] == list(range(1, 13))
     assert [line["step"] for line in lines if line.get("skipped")] == bad
     assert [line["step"] for line in lines if line["loss"] is None] == bad
     assert lines[0]["loss"] == pytest.approx(math.log(600), abs=0.1)
     assert lines[-1]["tokens_per_second"] > 0
-    beat = json.loads((tmp_path / "out" / "heartbeat.json").read_text())
+    beat = json.loads((tmp_path / "out" / "heartbeat.json").read_text(encoding="utf-8"))
     assert (beat["step"], beat["of_steps"], beat["status"]) == (12, 12, "ended")
 
 
@@ -116,7 +116,7 @@ def test_lines_of_steps_that_are_done_again_go(tmp_path):
     monitor.on_pre_optimizer_step(args, state, None, optimizer=optimizer)
     state.global_step = 3
     monitor.on_step_end(args, state, None)
-    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3]
     assert lines[-1]["learning_rate"] == 0.5
-    assert re.fullmatch(r"training", json.loads((tmp_path / "heartbeat.json").read_text())["status"])
+    assert re.fullmatch(r"training", json.loads((tmp_path / "heartbeat.json").read_text(encoding="utf-8"))["status"])

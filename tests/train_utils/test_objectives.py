@@ -74,9 +74,9 @@ def test_new_way_to_train_is_a_new_objective(tiny_checkpoint, tmp_path, weight, 
     before = load_model(str(tiny_checkpoint)).state_dict()
     assert count.steps == 2
     assert any(not torch.equal(before[name], weights[name]) for name in before) is learns
-    metrics = yaml.safe_load((tmp_path / "out" / "run.yaml").read_text())["metrics"]
+    metrics = yaml.safe_load((tmp_path / "out" / "run.yaml").read_text(encoding="utf-8"))["metrics"]
     assert {"eval_en_loss", "eval_en_margin"} <= metrics.keys()
-    report = (tmp_path / "out" / "report.md").read_text()
+    report = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
     assert "| step | part | loss | margin |" in report
     assert report.endswith("## Score\n\nten of ten")
     assert "bits per byte" not in report

@@ -179,7 +179,7 @@ def test_save_never_overwrites_what_is_not_its_own(tmp_path):
     assert first.save(str(tmp_path / "kept.json")) == tmp_path / "kept.json"
     (tmp_path / "kept.json").write_text("somebody else's by now")
     assert first.save(str(tmp_path / "kept.json")) == tmp_path / "kept-3.json"
-    assert (tmp_path / "kept.json").read_text() == "somebody else's by now"
+    assert (tmp_path / "kept.json").read_text(encoding="utf-8") == "somebody else's by now"
     assert "more" in (tmp_path / "kept-3.json").read_text()
 
 
@@ -191,7 +191,7 @@ def test_loaded_file_is_saved_in_its_place(tmp_path):
     other.load(str(path))
     ask(other, "2")
     assert other.save(str(path)) == path
-    assert len(json.loads(path.read_text())["messages"]) == 4
+    assert len(json.loads(path.read_text(encoding="utf-8"))["messages"]) == 4
     other.forget()
     assert other.save(str(path)) != path
 
@@ -232,7 +232,7 @@ def test_files_may_stand_in_the_home_folder(tmp_path, monkeypatch):
     conversation = converse(["a"])
     ask(conversation, "1")
     conversation.save("~/kept.json")
-    assert json.loads((tmp_path / "kept.json").read_text()) == {"messages": conversation.messages}
+    assert json.loads((tmp_path / "kept.json").read_text(encoding="utf-8")) == {"messages": conversation.messages}
 
 
 MESSAGE = '{"role": "user", "content": "Hi"}'

@@ -421,7 +421,7 @@ def test_save_says_where_it_went_instead(tmp_path, monkeypatch, capsys):
         path = tmp_path / f"conversation{number}.json"
         wanted = f"there is another conversation.json: saved to {path}" if number else f"saved to {path}"
         assert capsys.readouterr().out == f"[{wanted}]\n"
-        assert json.loads(path.read_text()) == {"messages": chat.conversation.messages}
+        assert json.loads(path.read_text(encoding="utf-8")) == {"messages": chat.conversation.messages}
 
 
 def test_model_changes_and_the_conversation_goes_on(tiny_checkpoint, capsys):
