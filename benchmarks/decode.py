@@ -90,7 +90,7 @@ def load_llama_cpp(path: Path, window: int) -> Callable[[list[int], int], list[i
     """Return llama-cpp-python's own loop, greedy, on the file that the engine uses: (prompt ids, tokens) -> ids."""
     import llama_cpp
 
-    from chat_utils.runtimes.gguf_file import find_gguf
+    from chat_utils.runtimes.llama_cpp import find_gguf
 
     file = find_gguf(path, lambda: load_checkpoint(str(path)))
     runtime = llama_cpp.Llama(str(file), n_ctx=window, verbose=False)

@@ -12,10 +12,9 @@ from data_utils.preparation.tally import mask_example
 from data_utils.readers.books import join_pdf_lines
 from data_utils.readers.webpages import decode_page
 from data_utils.readers.wikitext import extract_article
-from data_utils.text.cleaning import clean_text
+from data_utils.text.cleaning import clean_text, drop_invisible, fold_compatible
 from data_utils.text.languages import identify_language
 from data_utils.text.mojibake import repair_misread
-from data_utils.text.normalize import drop_invisible, fold_compatible
 from data_utils.text.private_data import mask_private
 from data_utils.text.quality import drop_policy_lines
 

@@ -14,8 +14,7 @@ from pathlib import Path
 import torch
 
 from chat_utils.engine import Engine, load_engine
-from chat_utils.runtimes.gguf_file import find_gguf
-from chat_utils.runtimes.llama_cpp import load_library
+from chat_utils.runtimes.llama_cpp import find_gguf, load_library
 from chat_utils.sampling import Sampling
 from data_utils.dialogue.window import encode_prompt
 from model_utils.checkpoint import load_checkpoint

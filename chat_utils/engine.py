@@ -56,8 +56,7 @@ def choose_decoder(model: PreTrainedModel, kind: str, slots: int) -> Decoder:
 
 def load_llama_decoder(path: str, file: Path | None, slots: int) -> SlotDecoder:
     """Return llama.cpp's decoder of a GGUF file as it is, or of the one that is made from a checkpoint once."""
-    from chat_utils.runtimes.gguf_file import find_gguf
-    from chat_utils.runtimes.llama_cpp import LlamaModel
+    from chat_utils.runtimes.llama_cpp import LlamaModel, find_gguf
 
     file = file or find_gguf(Path(find_checkpoint(path)), lambda: load_checkpoint(path))
     return SlotDecoder(LlamaModel(file, max_slots=slots))

@@ -21,8 +21,7 @@ from train_utils.arguments import RunArguments, avoid_waiting, change_arguments,
 from train_utils.callbacks import MarkComplete, Progress, Samples, StopOnDivergence, StopOnSignal
 from train_utils.clock import Clock, Timetable
 from train_utils.finishing import begin_record, finish_run
-from train_utils.guard import Guard
-from train_utils.monitor import Monitor
+from train_utils.guard import Guard, Monitor
 from train_utils.objectives import Objective
 from train_utils.plan.apply import finish_seconds, limit_steps, settle_compilation
 from train_utils.plan.machine import keep_freed_memory, measure_peak

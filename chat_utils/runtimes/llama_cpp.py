@@ -1,17 +1,28 @@
-"""Runs a GGUF file in llama.cpp: tokens in, logits out, several sequences side by side."""
+"""Makes a GGUF file of a checkpoint, once, and runs it in llama.cpp: tokens in, logits out, several side by side."""
 
 import ctypes
 import os
+import sys
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
+import xxhash
+from huggingface_hub.constants import HF_HOME
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from chat_utils.runtimes.decoder import PREFILL_TOKENS, PREFIX_CACHE_BYTES
 from chat_utils.runtimes.slots import SlotModel
+from data_utils.dialogue.format import stop_token_id
+from data_utils.readers.files import file_version
 from errors import InputError
+from eval_utils.agreement import compare_replies
+from files import whole
+from model_utils.gguf_writer import write_gguf
 from model_utils.llama_library import load_library, tokenize
+from model_utils.same_tokens import check_tokens
 
 MIN_WINDOW = 4096  # tokens that a dialogue has room for, whatever they take
 FLOAT32 = 0  # ggml's number for the type of keys and values
@@ -146,3 +157,40 @@ class LlamaModel(SlotModel):
 def _free(library, model, context) -> None:
     library.llama_free(context)
     library.llama_model_free(model)
+
+
+def find_gguf(
+    checkpoint: Path, load: Callable[[], tuple[PreTrainedModel, PreTrainedTokenizerBase]], quantize: str = "q8_0"
+) -> Path:
+    """Return a checkpoint's verified GGUF file in this user's cache; made first where there is none of these weights.
+
+    None is taken from the checkpoint's own folder: whoever made that could have put any file there.
+
+    Args:
+        load: returns the model and its tokenizer; called where the file is made.
+    """
+    load_library()
+    names = ("*.safetensors", "tokenizer*", "chat_template.jinja", "config.json")
+    parts = [part for name in names for part in sorted(checkpoint.glob(name))]
+    version = xxhash.xxh64(" ".join(file_version(part) for part in parts).encode()).hexdigest()
+    place = checkpoint.resolve()
+    folder = Path(HF_HOME) / "gguf" / f"{place.name}-{xxhash.xxh64(os.fsencode(place)).hexdigest()}"
+    file = folder / f"{quantize}-{version}.gguf"
+    if file.is_file():
+        return file
+    try:
+        import gguf  # noqa: F401
+    except ImportError as error:
+        raise InputError("the package gguf is not installed: pip install -r requirements/export.txt") from error
+    model, tokenizer = load()
+    with whole(file) as partial:
+        for kind in ("f32", quantize):
+            write_gguf(model, tokenizer, stop_token_id(tokenizer), partial, kind)
+            runtime = LlamaModel(partial, exact=kind == "f32")
+            check_tokens(runtime, tokenizer)
+            agreement = compare_replies(runtime, model, tokenizer, exact=kind == "f32")
+            runtime.close()
+        for old in folder.glob(f"{quantize}-*.gguf"):
+            old.unlink()
+    print(f"note: {file} is made and verified: {agreement}", file=sys.stderr)
+    return file

@@ -11,8 +11,7 @@ from datasets import Dataset, Features, List, Value, concatenate_datasets
 from data_utils.caching import cache_key, generate_rows
 from data_utils.dialogue.checking import DialogueError, check_dialogue, is_learned
 from data_utils.dialogue.forms import TEXT_FORM, convert_row
-from data_utils.readers.faults import judge_faults
-from data_utils.readers.files import ROW_KINDS, Fault, file_suffix, raise_fault
+from data_utils.readers.files import ROW_KINDS, Fault, file_suffix, judge_faults, raise_fault
 from data_utils.sources.builtin import NAME_PLACEHOLDER, dialogue_text
 from data_utils.sources.corpus import repeat_rows
 from data_utils.sources.source import Source

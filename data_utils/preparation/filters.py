@@ -17,10 +17,16 @@ from data_utils.preparation.tally import Dropped, Tally
 from data_utils.readers.limits import OutOfTime, limit_seconds
 from data_utils.text.boilerplate import drop_boilerplate
 from data_utils.text.characters import find_kinds
-from data_utils.text.cleaning import clean_text, drop_stop_words
+from data_utils.text.cleaning import (
+    check_variant,
+    clean_text,
+    drop_invisible,
+    drop_stop_words,
+    fold_compatible,
+    to_simplified,
+)
 from data_utils.text.languages import identify_language, scan_scripts
 from data_utils.text.mojibake import repair_misread, scan_plausibility
-from data_utils.text.normalize import check_variant, drop_invisible, fold_compatible, to_simplified
 from data_utils.text.private_data import mask_private, scan_digits
 from data_utils.text.quality import drop_policy_lines, judge_quality, scan_quality
 from data_utils.text.repetition import judge_repetition, scan_repetition

@@ -7,11 +7,9 @@ from typing import Any
 
 from datatrove.pipeline.base import PipelineStep
 
-from data_utils.preparation.picture import draw_report
-from data_utils.preparation.report import describe_languages, format_report, total
+from data_utils.preparation.report import describe_languages, draw_report, format_report, total
 from data_utils.preparation.tally import EXAMPLES, format_bytes, plural, read_tallies, write_json
-from data_utils.readers.faults import name_faults
-from data_utils.readers.files import Fault
+from data_utils.readers.files import Fault, name_faults
 from data_utils.sources.source import MANIFEST
 from errors import InputError, escape_unprintable
 from files import move_whole, remove_cut_off, write_whole

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from datatrove.data import Document
 
 from data_utils.readers.files import Fault
-from data_utils.text.normalize import drop_invisible, fold_compatible
+from data_utils.text.cleaning import drop_invisible, fold_compatible
 from data_utils.text.private_data import mask_private
 from files import write_whole
 

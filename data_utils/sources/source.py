@@ -19,8 +19,7 @@ import xxhash
 import yaml
 
 from data_utils.readers.arguments import ReadArguments
-from data_utils.readers.faults import judge_faults
-from data_utils.readers.files import Fault, file_bytes, file_suffix, file_version, find_files, raise_fault
+from data_utils.readers.files import Fault, file_bytes, file_suffix, file_version, find_files, judge_faults, raise_fault
 from data_utils.readers.opening import Part, open_bytes
 from data_utils.readers.remote import has_file, is_address
 from data_utils.sources import builtin

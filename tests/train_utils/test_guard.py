@@ -13,8 +13,7 @@ from transformers import TrainerState
 
 import train
 from errors import RunError
-from train_utils.guard import MAX_RETURNS, Guard
-from train_utils.monitor import Monitor
+from train_utils.guard import MAX_RETURNS, Guard, Monitor
 from train_utils.steps import fast_model
 
 

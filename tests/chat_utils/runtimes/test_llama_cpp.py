@@ -13,9 +13,8 @@ pytest.importorskip("gguf")
 pytest.importorskip("xllamacpp")
 
 from chat_utils.engine import Engine, load_engine
-from chat_utils.runtimes import gguf_file as cache
-from chat_utils.runtimes.gguf_file import find_gguf
-from chat_utils.runtimes.llama_cpp import LlamaModel
+from chat_utils.runtimes import llama_cpp as cache
+from chat_utils.runtimes.llama_cpp import LlamaModel, find_gguf
 from chat_utils.runtimes.slots import SlotDecoder
 from chat_utils.sampling import Sampling
 from data_utils.dialogue.checking import DialogueError

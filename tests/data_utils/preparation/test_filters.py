@@ -21,8 +21,7 @@ from data_utils.preparation.tally import Tally, mask_example, utf8_bytes
 from data_utils.sources import builtin as sources
 from data_utils.text.boilerplate import drop_boilerplate
 from data_utils.text.characters import UNPRINTABLE
-from data_utils.text.cleaning import C1, CONTROL, clean_text, tidy_lines
-from data_utils.text.normalize import drop_invisible, to_simplified
+from data_utils.text.cleaning import C1, CONTROL, clean_text, drop_invisible, tidy_lines, to_simplified
 from data_utils.text.quality import drop_policy_lines, judge_quality
 from data_utils.text.repetition import judge_repetition
 from errors import InputError
