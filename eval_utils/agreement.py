@@ -42,9 +42,10 @@ class Agreement:
 def reply_greedily(model: PreTrainedModel, ids: list[int], count: int) -> tuple[list[int], list[float]]:
     """Return a checkpoint's own `count` likeliest tokens after ids, and by how much (logits) each beats the next."""
     reply, leads = [], []
-    write, pending = open_reply(model, ids)
+    written = open_reply(model, ids)
+    pending = written.first
     for _ in range(count):
-        best = write(pending).float().topk(2)
+        best = written.write(pending).float().topk(2)
         pending = [int(best.indices[0])]
         reply += pending
         leads.append(float(best.values[0] - best.values[1]))

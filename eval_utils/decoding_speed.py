@@ -1,11 +1,12 @@
 """Speed and memory of decoding: one reply at a time, as one reader has it."""
 
 import torch
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from eval_utils.figures import Figure
 from eval_utils.likelihood import window_of
 from eval_utils.scorecard import Ask, as_user, read_questions
+from model_utils.reply_steps import open_reply
 
 PROMPTS = 4  # of each language
 TRIAL_TOKENS = 8
@@ -30,8 +31,8 @@ def measure_speed(ask: Ask, model: PreTrainedModel) -> list[Figure]:
 def decoding_bytes(model: PreTrainedModel) -> int:
     """Return the bytes of a model's weights and of the KV cache of a full window."""
     weights = sum(weight.numel() * weight.element_size() for weight in {id(w): w for w in model.parameters()}.values())
-    cache = DynamicCache(config=model.config)
-    model(torch.zeros(1, TRIAL_TOKENS, dtype=torch.long, device=model.device), past_key_values=cache, use_cache=True)
-    kept = [getattr(layer, name, None) for layer in cache.layers for name in ("keys", "values")]
+    written = open_reply(model, [0] * TRIAL_TOKENS)
+    written.write(written.first)
+    kept = [getattr(layer, name, None) for layer in written.layers for name in ("keys", "values")]
     held = sum(states.numel() * states.element_size() for states in kept if states is not None)
     return weights + held * window_of(model) // TRIAL_TOKENS

@@ -37,8 +37,8 @@ class AdaptedModel(ExportedFolder):
     @torch.inference_mode()
     def follow(self, prompt: list[int], reply: list[int]) -> list[int]:
         """Return the likeliest token after the prompt and after each token of `reply` but the last."""
-        write, first = open_reply(self.model, prompt)
-        return [int(write(ids).argmax()) for ids in (first, *([token] for token in reply[:-1]))]
+        written = open_reply(self.model, prompt)
+        return [int(written.write(ids).argmax()) for ids in (written.first, *([token] for token in reply[:-1]))]
 
 
 def copy_adapter(checkpoint: Path, folder: Path) -> None:

@@ -19,6 +19,7 @@ from chat_utils.engine import load_engine
 from chat_utils.sampling import Sampling
 from data_utils.dialogue.window import encode_prompt
 from errors import InputError
+from eval_utils.decoding_speed import decoding_bytes
 from eval_utils.likelihood import PairScorer, Scored
 from model_utils.checkpoint import load_model, load_tokenizer
 from model_utils.families import start_token_id
@@ -205,9 +206,15 @@ def test_likelihoods_are_those_of_the_target(chat):
 
 
 def test_is_scored(chat, tuned, tmp_path, capsys):
-    parts = ["--parts", "dialogues", "--dialogues", tuned[1], "--limit", "2", "--output_dir", str(tmp_path)]
+    parts = ["--parts", "dialogues", "speed", "--dialogues", tuned[1], "--limit", "2", "--output_dir", str(tmp_path)]
     assert score.main([str(chat), *parts]) == 0
     assert "held-out replies, zh" in capsys.readouterr().out
+    model = load_model(str(chat))
+    decoder = model.get_decoder().config
+    a_token = 2 * 4 * decoder.num_key_value_heads * decoder.head_dim * decoder.num_hidden_layers
+    size = 4 * sum(weight.numel() for weight in model.parameters())
+    # A window holds source and target, and the trial is a token longer than the source of 8.
+    assert decoding_bytes(model) == size + a_token * 9 * 256 // 8
 
 
 @pytest.mark.parametrize(

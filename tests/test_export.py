@@ -198,9 +198,9 @@ def test_ctranslate2_reads_a_source(kind, std, tokenizer, folder, capsys):
     assert (config["decoder_start_token"], config["eos_token"]) == ("<|im_start|>", "<|im_end|>")
     # Led along another reply, of which each token differs from its own.
     model, prompt, reply = load_checkpoint(str(checkpoint))[0], [40, 50, 60], [7, 300, 9, 200, 11]
-    write, first = open_reply(model, prompt)
+    written = open_reply(model, prompt)
     with torch.inference_mode():
-        expected = [int(write(ids).argmax()) for ids in (first, *([token] for token in reply[:-1]))]
+        expected = [int(written.write(ids).argmax()) for ids in (written.first, *([token] for token in reply[:-1]))]
     runtime = CTranslate2Model(folder / "out")
     assert runtime.follow(prompt, reply) == expected
     assert len({*expected, *reply}) > len(reply) + 1
