@@ -15,3 +15,7 @@ class ReadArguments:
     text_column: str = option("text", "Column of .jsonl, .csv, .parquet that holds the text")
     chinese_variant: str = option("zh-hans", "What is read where a Wikipedia gives a choice: zh-hans, zh-hant, zh-tw")
     max_seconds: float = option(20, "Processor seconds for a document before it is left out; 0: no limit")
+
+    def __post_init__(self) -> None:
+        if self.sample_by not in SAMPLE_BY:  # train.py's come here without a command line
+            raise ValueError(f"--sample_by {self.sample_by}: use one of {', '.join(SAMPLE_BY)}")
