@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 import tune_preferences
 from data_utils.caching import generate_rows
 from errors import InputError
+from tests.conftest import ROOT
 from train_utils import own_pairs, reply_report
 
 WORDS = ["tea", "rain", "boat", "door", "茶", "雨", "船", "门"]
@@ -98,7 +99,12 @@ def test_resumes_bit_for_bit(options, pair_file, tuned, tmp_path, weights):
 def test_pairs_are_made_from_the_model_once_for_a_seed(options, tmp_path, capsys, monkeypatch):
     made = []
     monkeypatch.setattr(own_pairs, "generate_rows", lambda *a, **k: made.append(generate_rows(*a, **k)) or made[-1])
-    few = [*options, "--max_steps", "1", "--prompts", "16", "--samples", "2"]
+    files = [ROOT / f"data_utils/chat_data/{language}.jsonl" for language in ("en", "zh")]
+    lines = [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()[:40]]
+    short = [json.dumps({"messages": line["messages"][:2]}) for line in lines if line["messages"][0]["role"] == "user"]
+    (tmp_path / "short.jsonl").write_text("\n".join(short))
+    few = [*options, "--dialogues", str(tmp_path / "short.jsonl"), "--max_steps", "1", "--prompts", "16"]
+    few += ["--samples", "2", "--row_tokens", "250"]
     assert tune_preferences.main([*few, "--output_dir", str(tmp_path / "a")]) == 0
     output = capsys.readouterr().out
     assert "preferences: 16 prompts, 2 replies to each: " in output
