@@ -55,6 +55,9 @@ def test_each_command_parses(script, words, monkeypatch):
                 raise ParsedError
 
             monkeypatch.setattr(module, name, parse_and_stop)
+    if script == "export":  # as if the packages of every form were here
+        forms = {form: (*parts[:2], (), *parts[3:]) for form, parts in module.FORMS.items()}
+        monkeypatch.setattr(module, "FORMS", forms)
     if "--fsdp" in words:  # as if torchrun had started several processes
         monkeypatch.setattr("train_utils.arguments.check_sharding", lambda args: setattr(args, "fsdp", True))
     if "..." in words:  # a form, not a command
