@@ -89,14 +89,13 @@ def send_folder(folder: Path, address: str, last: str) -> None:
     Args:
         last: the file that makes it whole: what stands there of it is deleted first, and it is sent last.
     """
-    system, place = open_store(address)
-    final = f"{place.rstrip('/')}/{last}"
-    if ask(address, lambda: system.isfile(final)):
-        ask(address, lambda: system.rm_file(final))
+    system, place = open_store(address.rstrip("/"))
+    if has_file(f"{address.rstrip('/')}/{last}"):
+        ask(address, lambda: system.rm_file(f"{place}/{last}"))
     names = sorted(str(file.relative_to(folder).as_posix()) for file in folder.rglob("*") if file.is_file())
     names = [*(name for name in names if name != last and not name.startswith(".")), last]
     for name in tqdm(names, f"to {address}", unit=" files", disable=None):
-        there = f"{place.rstrip('/')}/{name}"
+        there = f"{place}/{name}"
         ask(address, lambda name=name, there=there: system.put_file(str(folder / name), there))
         size = ask(address, lambda there=there: system.size(there))
         if size not in (None, (folder / name).stat().st_size):

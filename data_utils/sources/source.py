@@ -66,17 +66,6 @@ def read_manifest(path: str) -> dict:
     return manifest
 
 
-def list_shards(path: str) -> list[str]:
-    """Return the Parquet files of a corpus folder in order."""
-    return [name_file(path, shard["file"]) for shard in read_manifest(path)["shards"]]
-
-
-def folder_version(path: str) -> str:
-    """Return a hash that changes when the documents of a corpus folder change."""
-    shards = [(shard["file"], shard["documents"], shard.get("sha256")) for shard in read_manifest(path)["shards"]]
-    return xxhash.xxh64(json.dumps(shards).encode()).hexdigest()
-
-
 @dataclass(frozen=True)
 class Source:
     """Files or other parts, in order, that are read as documents or as rows; one of the four kinds below.
@@ -237,13 +226,19 @@ class FolderSource(FileSource):
     """A corpus as prepare_corpus leaves it: clean, counted, its split kept."""
 
     @cached_property
+    def manifest(self) -> dict:
+        """What it holds; read once, since at an address each shard is asked for."""
+        return read_manifest(self.path)
+
+    @cached_property
     def files(self) -> list[str]:
         """The Parquet files in order."""
-        return list_shards(self.path)
+        return [name_file(self.path, shard["file"]) for shard in self.manifest["shards"]]
 
     def versions(self) -> list[str]:
-        """Return the hash of all its documents."""
-        return [folder_version(self.path)]
+        """Return a hash that changes when its documents do."""
+        shards = [(shard["file"], shard["documents"], shard.get("sha256")) for shard in self.manifest["shards"]]
+        return [xxhash.xxh64(json.dumps(shards).encode()).hexdigest()]
 
     def held_bytes(self) -> float:
         """Return infinity: it is tokenized to shards at any size."""
@@ -251,11 +246,11 @@ class FolderSource(FileSource):
 
     def text_bytes(self) -> int:
         """Return the bytes that the manifest counts."""
-        return sum(shard["bytes"] for shard in read_manifest(self.path)["shards"])
+        return sum(shard["bytes"] for shard in self.manifest["shards"])
 
     def check_held_out(self, eval_fraction: float) -> None:
         """Raise InputError where more is held out than the preparation kept from leaking."""
-        settings = read_manifest(self.path).get("settings", {})
+        settings = self.manifest.get("settings", {})
         checked = settings.get("eval_fraction", 1)
         if settings.get("duplicates") == "near" and eval_fraction > checked:
             raise InputError(

@@ -78,7 +78,7 @@ def test_no_more_is_held_out_than_was_checked_for_leaks(make_corpus, tmp_path):
     assert isinstance(open_corpus(sources, 0.02), ShardedCorpus)
     manifest["settings"]["duplicates"] = "exact"  # never checked, as was asked for
     (folder / "corpus.json").write_text(json.dumps(manifest))
-    open_corpus(sources, 0.1)
+    open_corpus([open_source("own"), open_source(str(folder))], 0.1)
 
 
 def test_an_unfinished_corpus_is_refused(make_corpus, tmp_path):
