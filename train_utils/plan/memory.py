@@ -37,12 +37,13 @@ def tell_memory(
     rows = args.per_device_train_batch_size if "per_device_train_batch_size" in args.given or not args.minutes else 1
     settled = {"muon": args.optim == "muon", "checkpointed": bool(args.activation_checkpointing)}
     sizes = measure_model(model, row_tokens, compute_bytes=2 if args.bf16 else 4, **settled)
-    matrices = sum(p.numel() for name, p in model.named_parameters() if p.ndim == 2) - sizes.ends
+    matrices = sum(p.numel() for p in model.parameters() if p.ndim == 2) - sizes.ends
+    held = matrices if in_4bit else 0
     trained = None
     if adapt is not None:
         trained = sum(p.numel() for p in adapt(model).parameters() if p.requires_grad)
     free = free_bytes(args.device.type)
-    parts = sum_parts(sizes, rows, trained, matrices if in_4bit else 0)
+    parts = sum_parts(sizes, rows, trained, held)
     most = sum(parts.values())
     told = ", ".join(f"{name} {size / 1e9:.1f}" for name, size in parts.items() if size >= 0.05 * most)
     which = f", of which {in_millions(trained)} M are trained" if trained else ""
@@ -54,22 +55,20 @@ def tell_memory(
         return
     lora = trained or 2 * LORA_RANK * 8 * sizes.width * sizes.layers
     ways = {
-        "--activation_checkpointing true": (replace(sizes, checkpointed=True), rows, trained, 0),
-        f"--row_tokens {row_tokens // 2}": (replace(sizes, row_tokens=row_tokens // 2), rows, trained, 0),
-        "--per_device_train_batch_size 1": (sizes, 1, trained, 0),
-        "--lora true": (sizes, rows, lora, 0),
-        "--lora true --load_in_4bit true": (replace(sizes, checkpointed=True), 1, lora, matrices),
-    }
-    fitting = [f"{way} ({size / 1e9:.1f} GB)" for way, given in ways.items() if (size := sum_all(*given)) <= free]
+        "--activation_checkpointing true": (replace(sizes, checkpointed=True), rows, trained, held),
+        f"--row_tokens {row_tokens // 2}": (replace(sizes, row_tokens=row_tokens // 2), rows, trained, held),
+        "--per_device_train_batch_size 1": (sizes, 1, trained, held),
+        "--lora true": (sizes, rows, lora, held),
+        "--lora true --load_in_4bit true --activation_checkpointing true --per_device_train_batch_size 1": (
+            replace(sizes, checkpointed=True), 1, lora, matrices,
+        ),
+    }  # fmt: skip
+    needs = {way: sum(sum_parts(*given).values()) for way, given in ways.items()}
+    fitting = [f"{way} ({size / 1e9:.1f} GB)" for way, size in needs.items() if size <= free]
     raise InputError(
         f"{base}: training it takes about {most / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free; "
         + (f"what would fit: {', or '.join(fitting[:3])}" if fitting else "choose a smaller base")
     )
-
-
-def sum_all(*given: Any) -> float:
-    """Return the bytes of all parts."""
-    return sum(sum_parts(*given).values())
 
 
 def sum_parts(sizes: Sizes, rows: int, trained: int | None, in_4bit: int) -> dict[str, float]:
