@@ -25,8 +25,9 @@ from train_utils.run_options import LoraOptions, TuneOptions
 
 if TYPE_CHECKING:  # these take seconds to import
     from datasets import Dataset
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
+    from train_utils.formats import PairFormat, TextFormat
     from train_utils.run import Run
 
 ROOT = Path(__file__).parent
@@ -67,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
     from eval_utils.likelihood import window_of
     from eval_utils.short_form import assess_briefly
     from train_utils.clock import process_seconds
-    from train_utils.objectives import REPLY_TOKENS, dialogue_objective
+    from train_utils.objectives import REPLY_TOKENS, choose_format, dialogue_objective
     from train_utils.plan.apply import make_plan, rows_task, shape_of
     from train_utils.run import open_run
     from train_utils.samples import find_questions
@@ -85,8 +86,9 @@ def main(argv: list[str] | None = None) -> int:
     model, tokenizer, new_ids = load_base(run, options.base, row_tokens, system=options.system, **quantized)
 
     # 2. Dialogues: read, split, packed to rows; text of the pretraining among them, where asked.
+    form = choose_format(model, tokenizer)
     with preparation_lock():
-        rows, eval_rows, held_out, facts = prepare_dialogues(run, options, tokenizer, model)
+        rows, eval_rows, held_out, facts = prepare_dialogues(run, options, tokenizer, form)
     run.watch.lap("data")
 
     # 3. Plan, with --minutes: as many steps as the time allows, and few enough that nothing is learned by heart.
@@ -105,6 +107,7 @@ def main(argv: list[str] | None = None) -> int:
     # 5. Training, then the checkpoint with its picture and report.
     questions = find_questions(held_out, tokenizer, window - REPLY_TOKENS)
     objective = dialogue_objective(
+        form,
         rows,
         eval_rows,
         tokenizer,
@@ -118,13 +121,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def prepare_dialogues(
-    run: "Run", options: DialogueArguments, tokenizer: "PreTrainedTokenizerBase", model: "PreTrainedModel"
+    run: "Run", options: DialogueArguments, tokenizer: "PreTrainedTokenizerBase", form: "TextFormat | PairFormat"
 ) -> tuple["Dataset", dict[str, "Dataset"], "Dataset", dict[str, object]]:
     """Return rows to train on, held-out rows of each part, the held-out dialogues, and facts for the record."""
     from datasets import concatenate_datasets
 
     from data_utils.dialogue.reading import name_assistant, read_checked, split_dialogues
-    from data_utils.dialogue.report import describe_dialogues
     from data_utils.sources.source import open_sources
     from train_utils.self_replay import replay_replies
     from train_utils.tuning import REPLAY_SHARE, find_replayed, pack_split, replay_text
@@ -145,13 +147,13 @@ def prepare_dialogues(
     facts |= {"rows": reading.left_out} if reading.left_out else {}
 
     if options.replay_replies:
-        own = replay_replies(run, options.base, model, options.replay_replies, train_set)
+        own = replay_replies(run, options.base, form.model, options.replay_replies, train_set)
         train_set, held_out = (concatenate_datasets([*two]) for two in zip((train_set, held_out), own, strict=True))
 
     # Only the assistant's words and stop tokens carry labels; dialogues are packed, and none sees another.
     row_tokens = options.row_tokens
-    encoded, rows, eval_rows = pack_split(train_set, held_out, tokenizer, row_tokens, model)
-    for line in describe_dialogues(reading.dialogues, train_set, encoded, rows, row_tokens, tokenizer):
+    encoded, rows, eval_rows = pack_split(train_set, held_out, tokenizer, row_tokens, form)
+    for line in form.describe(reading.dialogues, train_set, encoded, rows, tokenizer):
         run.say(line)
 
     # Replayed text against forgetting, and held-out text that shows what was forgotten.
@@ -159,7 +161,7 @@ def prepare_dialogues(
     replayed = find_replayed(run, options.base, options.replay_corpus, options.eval_fraction, asked=asked)
     if replayed:
         how = {"share": options.replay if asked else REPLAY_SHARE, "row_tokens": row_tokens}
-        mixed, held_out_text = replay_text(rows, model, tokenizer, replayed, **how)
+        mixed, held_out_text = replay_text(rows, form, tokenizer, replayed, **how)
         run.say(f"replay: {len(mixed) - len(rows):,} rows of text among {len(mixed):,}")
         rows, eval_rows = mixed, eval_rows | held_out_text
     return rows, eval_rows, held_out, facts

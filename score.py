@@ -157,7 +157,7 @@ def load_subject(path: str) -> "Subject":
     import torch
 
     from chat_utils.engine import load_engine
-    from eval_utils.likelihood import open_scorer
+    from eval_utils.likelihood import Scorer
     from eval_utils.likelihood_figures import Reader
     from eval_utils.parts import Subject
     from model_utils.checkpoint import load_checkpoint
@@ -167,7 +167,7 @@ def load_subject(path: str) -> "Subject":
     model, tokenizer = load_checkpoint(path, device)
     engine = cache(partial(load_engine, path))  # loaded where its speed is measured
     name = (read_record(Path(path)) or {}).get("settings", {}).get("assistant_name")
-    return Subject(Reader(open_scorer(model), tokenizer), lambda asked: ask_engine(engine(), asked), name)
+    return Subject(Reader(Scorer(model), tokenizer), lambda asked: ask_engine(engine(), asked), name)
 
 
 def open_bar(label: str, total: int) -> "tqdm":

@@ -95,8 +95,8 @@ def main(argv: list[str] | None = None) -> int:
     adapt = lora.adapt
     model, tokenizer, _ = load_base(run, options.base, options.row_tokens, adapt=adapt)
     model.to(args.device)
-    score_replies(model)
     check_packing(model, options.base)
+    score_replies(model)
 
     # 2. Preferences: read and checked, or made from the model's own replies, and held out by prompt; rows with chosen
     # and rejected side by side, and the log-probabilities of the base as the reference.

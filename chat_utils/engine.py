@@ -20,7 +20,6 @@ from chat_utils.runtimes.decoder import Decoder, TransformersDecoder
 from chat_utils.runtimes.numpy_decoder import load_numpy_decoder
 from chat_utils.runtimes.prefix_cache import count_shared
 from chat_utils.runtimes.slots import SlotDecoder
-from chat_utils.runtimes.source_decoder import load_source_decoder
 from chat_utils.sampling import ENGINES, PRECISIONS, SLOTS, Sampling
 from chat_utils.streaming import TextStream
 from data_utils.dialogue.checking import DialogueError
@@ -35,11 +34,6 @@ from model_utils.tokenizer import add_chat_tokens
 
 def choose_decoder(model: PreTrainedModel, kind: str, slots: int) -> Decoder:
     """Return what computes a model's replies; with "auto" the fastest that gives its logits."""
-    refused = InputError(f"--engine batched: {model.config.model_type} models are not batched; leave it out")
-    if source_decoder := load_source_decoder(model):
-        if kind == "batched":
-            raise refused
-        return source_decoder
     decoder = None
     if kind == "auto" and model.device.type == "cpu":
         decoder = load_numpy_decoder(model)
@@ -50,7 +44,7 @@ def choose_decoder(model: PreTrainedModel, kind: str, slots: int) -> Decoder:
             if kind == "batched":
                 raise InputError(f"--engine batched: does not run here: {first_line(error)}") from error
         if decoder is None and kind == "batched":
-            raise refused
+            raise InputError(f"--engine batched: {model.config.model_type} models are not batched; leave it out")
     return decoder or TransformersDecoder(model)
 
 

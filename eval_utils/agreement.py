@@ -42,8 +42,7 @@ class Agreement:
 def reply_greedily(model: PreTrainedModel, ids: list[int], count: int) -> tuple[list[int], list[float]]:
     """Return a checkpoint's own `count` likeliest tokens after ids, and by how much (logits) each beats the next."""
     reply, leads = [], []
-    written = open_reply(model, ids)
-    pending = written.first
+    written, pending = open_reply(model, ids), ids
     for _ in range(count):
         best = written.write(pending).float().topk(2)
         pending = [int(best.indices[0])]

@@ -11,7 +11,7 @@ from data_utils.dialogue.format import stop_token_id
 from data_utils.dialogue.window import encode_prompt
 from eval_utils.likelihood import window_of
 from eval_utils.scorecard import MAX_TOKENS, Answer, Dialogue
-from model_utils.families import count_echoed
+from model_utils.families import first_ids
 from model_utils.tokenizer import decode_text
 
 TOGETHER = 32  # replies that a step computes at most
@@ -74,7 +74,7 @@ def continue_together(
         generation_config=GenerationConfig(eos_token_id=stops, pad_token_id=stops[0], use_cache=True, **settings),
     )
     found = []
-    for ids in output[:, count_echoed(model.config, longest) :].tolist():
+    for ids in output[:, len(first_ids(model.config, rows[0])) :].tolist():
         end = next((place for place, token in enumerate(ids) if token in stops), None)
         found.append((ids[:end], end is not None))
     return found

@@ -31,8 +31,9 @@ def measure_speed(ask: Ask, model: PreTrainedModel) -> list[Figure]:
 def decoding_bytes(model: PreTrainedModel) -> int:
     """Return the bytes of a model's weights and of the KV cache of a full window."""
     weights = sum(weight.numel() * weight.element_size() for weight in {id(w): w for w in model.parameters()}.values())
-    written = open_reply(model, [0] * TRIAL_TOKENS)
-    written.write(written.first)
+    trial = [0] * TRIAL_TOKENS
+    written = open_reply(model, trial)
+    written.write(trial)
     kept = [getattr(layer, name, None) for layer in written.layers for name in ("keys", "values")]
     held = sum(states.numel() * states.element_size() for states in kept if states is not None)
     return weights + held * window_of(model) // TRIAL_TOKENS

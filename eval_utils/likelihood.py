@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from model_utils.families import family_of, start_token_id
+from model_utils.reply_steps import compute_targets
 from model_utils.shapes import find_embedding
 from model_utils.text_encoder import encode_text
 
@@ -108,7 +108,7 @@ class Scorer:
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
         # A mask that is given takes the place of the model's own: texts longer than a sliding window are scored alone.
-        self._limit = getattr(model.config.get_text_config(), "sliding_window", None) or 2**31
+        self._limit = getattr(model.config.get_text_config(decoder=True), "sliding_window", None) or 2**31
         self._shares = self._can_share()
 
     def score(
@@ -121,7 +121,11 @@ class Scorer:
             finds_greedy: whether a text is what the model would say is found out, which takes a tenth of the time.
         """
         found = Likelihoods(np.zeros(len(texts)), np.ones(len(texts), dtype=bool))
-        for rows in batch_rows(pack_rows(texts, self._limit if self._shares else 0)):
+        if not self._shares:
+            self._score_alone(texts, found)
+            tell(len(texts))
+            return found
+        for rows in batch_rows(pack_rows(texts, self._limit)):
             self._score_rows(rows, found, finds_greedy=finds_greedy)
             tell(sum(len({number for number, _, _ in row.targets}) for row in rows))
         return found
@@ -132,24 +136,37 @@ class Scorer:
         texts = [Scored(tuple(token % size for token in ids), range(1, len(ids))) for ids in PROBES]
         alone, shared = (Likelihoods(np.zeros(len(texts)), np.ones(len(texts), dtype=bool)) for _ in range(2))
         try:
-            for found, limit in ((alone, 0), (shared, self._limit)):
-                for rows in batch_rows(pack_rows(texts, limit)):
-                    self._score_rows(rows, found, is_shared=limit > 0)
-        except (RuntimeError, TypeError, ValueError, IndexError):  # a model without positions or such masks
+            for rows in batch_rows(pack_rows(texts, self._limit)):
+                self._score_rows(rows, shared)
+        except (RuntimeError, TypeError, ValueError, IndexError):  # without positions or such masks, or of pairs
             return False
+        self._score_alone(texts, alone)
         return bool(np.allclose(alone.nats, shared.nats, rtol=SAME_NATS))
 
     @torch.inference_mode()
-    def _score_rows(
-        self, rows: list[_Row], found: Likelihoods, *, is_shared: bool = True, finds_greedy: bool = False
-    ) -> None:
+    def _score_alone(self, texts: list[Scored], found: Likelihoods) -> None:
+        """Add the nats of texts to those found: of each run of places, given all that stands before it."""
+        parts = [part for number, text in enumerate(texts) for part in split_text(number, text)]
+        parts.sort(key=lambda part: len(part[1]) + len(part[2]), reverse=True)  # memory fails early
+        while parts:
+            count = max(1, STEP_TOKENS // (len(parts[0][1]) + len(parts[0][2])))
+            numbers, sources, targets = zip(*parts[:count], strict=True)
+            logits = compute_targets(self.model, sources, targets)
+            for number, target, row in zip(numbers, targets, logits, strict=True):
+                logs, labels = row.float().log_softmax(-1), torch.tensor(target, device=row.device)
+                found.nats[number] -= logs.gather(1, labels[:, None]).double().sum().item()
+                found.is_greedy[number] &= bool((row.argmax(-1) == labels).all())
+            parts = parts[count:]
+
+    @torch.inference_mode()
+    def _score_rows(self, rows: list[_Row], found: Likelihoods, *, finds_greedy: bool = False) -> None:
         """Add the nats of the rows' texts to those found."""
         device, length = self.model.device, max(len(row.tokens) for row in rows)
         ids = torch.zeros(len(rows), length, dtype=torch.long)
         inputs = {"use_cache": False, "attention_mask": torch.ones_like(ids, device=device)}
         for place, row in enumerate(rows):
             ids[place, : len(row.tokens)] = torch.tensor(row.tokens)
-        if is_shared and not is_chain(rows[0]):
+        if not is_chain(rows[0]):
             positions = torch.zeros_like(ids)
             for place, row in enumerate(rows):
                 positions[place, : len(row.tokens)] = torch.tensor(row.depths)
@@ -217,11 +234,6 @@ def batch_rows(rows: Iterator[_Row]) -> Iterator[list[_Row]]:
 Part = tuple[int, tuple[int, ...], tuple[int, ...]]  # number of the text, source, target
 
 
-def open_scorer(model: PreTrainedModel) -> "Scorer | PairScorer":
-    """Return what scores texts under a model of any kind."""
-    return PairScorer(model) if family_of(model.config).has_encoder else Scorer(model)
-
-
 def split_text(number: int, text: Scored) -> Iterator[Part]:
     """Yield each run of places that count with all that stands before it: a reply with its dialogue so far.
 
@@ -232,43 +244,3 @@ def split_text(number: int, text: Scored) -> Iterator[Part]:
     for run in np.split(places, np.flatnonzero(np.diff(places) != 1) + 1):
         if len(run):
             yield number, text.ids[: run[0]], text.ids[run[0] : run[-1] + 1]
-
-
-class PairScorer:
-    """Scores texts under one model, as `Scorer` does, those of like length together."""
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        self.model, self._start = model, start_token_id(model.config)
-
-    def score(
-        self, texts: list[Scored], tell: Callable[[int], object] = lambda _: None, *, finds_greedy: bool = True
-    ) -> Likelihoods:
-        """Return the likelihoods of texts, in their order; `tell` hears how many more are done."""
-        found = Likelihoods(np.zeros(len(texts)), np.ones(len(texts), dtype=bool))
-        parts = [part for number, text in enumerate(texts) for part in split_text(number, text)]
-        parts.sort(key=lambda part: len(part[1]) + len(part[2]), reverse=True)  # memory fails early
-        while parts:
-            count = max(1, STEP_TOKENS // (len(parts[0][1]) + len(parts[0][2])))
-            self._score_parts(parts[:count], found)
-            parts = parts[count:]
-        tell(len(texts))
-        return found
-
-    @torch.inference_mode()
-    def _score_parts(self, parts: list[Part], found: Likelihoods) -> None:
-        """Add the nats of targets to those of their texts."""
-        numbers, sources, targets = zip(*parts, strict=True)
-        given = [(self._start, *target[:-1]) for target in targets]
-        inputs = {}
-        for name, rows in (("", sources), ("decoder_", given)):
-            ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
-            mask = torch.zeros_like(ids)
-            for place, row in enumerate(rows):
-                ids[place, : len(row)], mask[place, : len(row)] = torch.tensor(row), 1
-            inputs |= {f"{name}input_ids": ids.to(self.model.device)}
-            inputs |= {f"{name}attention_mask": mask.to(self.model.device)}
-        logits = self.model(**inputs, use_cache=False).logits.float().log_softmax(-1)
-        for number, target, logs in zip(numbers, targets, logits, strict=True):
-            labels, row = torch.tensor(target, device=logs.device), logs[: len(target)]
-            found.nats[number] -= row.gather(1, labels[:, None]).double().sum().item()
-            found.is_greedy[number] &= bool((row.argmax(-1) == labels).all())

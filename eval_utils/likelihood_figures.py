@@ -13,7 +13,7 @@ from data_utils.dialogue.checking import DialogueError
 from data_utils.dialogue.window import fit_messages
 from eval_utils.figures import Figure
 from eval_utils.items import Choice, Continuation
-from eval_utils.likelihood import PairScorer, Scored, Scorer, encode_scored, first_token, split_windows, window_of
+from eval_utils.likelihood import Scored, Scorer, encode_scored, first_token, split_windows, window_of
 from eval_utils.minimal_pairs import Pair
 from model_utils.text_encoder import encode_text
 
@@ -24,7 +24,7 @@ LN2 = math.log(2)
 class Reader:
     """A model that texts are scored under, with its tokenizer; `open_bar` shows how many of how many texts are done."""
 
-    scorer: Scorer | PairScorer
+    scorer: Scorer
     tokenizer: PreTrainedTokenizerBase
     open_bar: Callable[[int], tqdm] = field(default_factory=lambda: partial(tqdm, disable=True))
 

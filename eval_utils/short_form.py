@@ -7,7 +7,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from eval_utils.asking import ask_model
 from eval_utils.figures import Figure
-from eval_utils.likelihood import open_scorer
+from eval_utils.likelihood import Scorer
 from eval_utils.likelihood_figures import Reader, measure_pairs
 from eval_utils.minimal_pairs import LANGUAGES, Pair, make_pairs
 from eval_utils.score_report import explain, show_figure
@@ -58,7 +58,7 @@ def measure_briefly(
     def spent() -> float:
         return time.perf_counter() - started
 
-    reader = Reader(open_scorer(model), tokenizer)
+    reader = Reader(Scorer(model), tokenizer)
     for_pairs = budget * (1 - REPLIES_SHARE) if assistant_name else budget
     rounds = list(list_rounds())
     measure_pairs(reader, rounds[0][:FIRST_PAIRS])

@@ -38,7 +38,7 @@ class AdaptedModel(ExportedFolder):
     def follow(self, prompt: list[int], reply: list[int]) -> list[int]:
         """Return the likeliest token after the prompt and after each token of `reply` but the last."""
         written = open_reply(self.model, prompt)
-        return [int(written.write(ids).argmax()) for ids in (written.first, *([token] for token in reply[:-1]))]
+        return [int(written.write(ids).argmax()) for ids in (prompt, *([token] for token in reply[:-1]))]
 
 
 def copy_adapter(checkpoint: Path, folder: Path) -> None:

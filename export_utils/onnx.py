@@ -28,10 +28,9 @@ CACHE_NAME = re.compile(r"(input|output)\.past_key_values\.layers\.(\d+)\.(key|v
 
 def write_onnx(model: PreTrainedModel, folder: Path, quantize: str) -> None:
     """Write a model's graphs and its config to a folder; int8 is the type of its matrices alone."""
-    list_graphs = list_halves if family_of(model.config).has_encoder else list_decoder
     folder.mkdir(exist_ok=True)
     with torch.no_grad(), silence():
-        for name, (module, inputs, shapes) in list_graphs(model).items():
+        for name, (module, inputs, shapes) in GRAPHS[family_of(model.config).task](model).items():
             write_graph(module, inputs, shapes, folder / name, quantize)
     model.config.save_pretrained(folder)
 
@@ -48,6 +47,9 @@ def list_decoder(model: PreTrainedModel) -> dict[str, tuple[nn.Module, dict, dic
     shapes: dict[str, Any] = {name: {0: VARIED, 1: VARIED} for name in list(inputs)[:3]}
     shapes["past_key_values"] = [{0: VARIED, 2: VARIED}] * (2 * len(cache.layers))
     return {"model.onnx": (model, inputs, shapes)}
+
+
+GRAPHS = {"CAUSAL_LM": list_decoder, "SEQ_2_SEQ_LM": list_halves}  # by the task of a family
 
 
 def write_graph(module: Any, inputs: dict, shapes: dict, file: Path, quantize: str) -> None:

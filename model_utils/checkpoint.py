@@ -204,7 +204,7 @@ def save_model(
     model.config.use_cache = True
     model.generation_config = GenerationConfig(
         eos_token_id=stop_token_ids, pad_token_id=tokenizer.pad_token_id, do_sample=True, temperature=0.7, top_p=0.9,
-        decoder_start_token_id=start_token_id(model.config) if family_of(model.config).has_encoder else None,
+        **{name: start_token_id(model.config) for name in family_of(model.config).starts},
     )  # fmt: skip
     model.save_pretrained(partial)
     save_tokenizer(tokenizer, partial)

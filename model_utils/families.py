@@ -12,9 +12,11 @@ class Family:
 
     `projections` write into the residual stream; `last_norm` stands before the head, which is `head`. `gguf` is
     llama.cpp's name of the architecture, `reader` the function of chat_utils/runtimes/network.py that reads the weights
-    for NumPy; None where there is none. `task` is peft's name of what it does.
+    for NumPy; None where there is none. `batched`: whether chat_utils/runtimes/batched.py may try it. `task` is peft's
+    name of what it does.
 
     So many `sentinels` are kept in a new tokenizer, each in the place of a span of the source that is to be written.
+    `starts` are the fields of a config that name the token which a target begins with.
 
     A row's T tokens are shared out to `halves`. `attention`: operations of its training for each of them, in L D T: 12,
     half of that where it is causal, a quarter where half a row looks at half a row (3 in the encoder, 1.5 in the
@@ -27,10 +29,12 @@ class Family:
     head: str = "lm_head"
     gguf: str | None = None
     reader: str | None = None
+    batched: bool = True
     task: str = "CAUSAL_LM"
     halves: int = 1
     attention: float = 6
     sentinels: int = 0
+    starts: tuple[str, ...] = ()
 
     @property
     def has_encoder(self) -> bool:
@@ -40,7 +44,10 @@ class Family:
 
 def encoder_decoder(*projections: str) -> Family:
     """Return the row of a kind with an encoder and a decoder."""
-    return Family(AutoModelForSeq2SeqLM, projections, task="SEQ_2_SEQ_LM", halves=2, attention=7.5, sentinels=64)
+    return Family(
+        AutoModelForSeq2SeqLM, projections, batched=False, task="SEQ_2_SEQ_LM", halves=2, attention=7.5, sentinels=64,
+        starts=("bos_token_id", "decoder_start_token_id"),
+    )  # fmt: skip
 
 
 FAMILIES = {  # by transformers' model_type
@@ -68,14 +75,14 @@ def family_of(config: PretrainedConfig) -> Family:
     return FAMILIES.get(config.model_type, other)
 
 
-def count_echoed(config: PretrainedConfig, prompt_tokens: int) -> int:
-    """Return how many tokens `generate` gives back before what it wrote: the prompt, or what a target begins with.
+def first_ids(config: PretrainedConfig, prompt: list[int]) -> list[int]:
+    """Return the ids that a decoder has before it writes: the prompt, or what a target begins with.
 
     >>> from types import SimpleNamespace
-    >>> [count_echoed(SimpleNamespace(model_type=kind), 9) for kind in ("gpt2", "t5")]
-    [9, 1]
+    >>> [first_ids(SimpleNamespace(model_type=kind, decoder_start_token_id=0), [7, 8]) for kind in ("gpt2", "t5")]
+    [[7, 8], [0]]
     """
-    return 1 if family_of(config).has_encoder else prompt_tokens
+    return [start_token_id(config)] if family_of(config).has_encoder else prompt
 
 
 def start_token_id(config: PretrainedConfig) -> int:

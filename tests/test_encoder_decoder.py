@@ -20,7 +20,7 @@ from chat_utils.sampling import Sampling
 from data_utils.dialogue.window import encode_prompt
 from errors import InputError
 from eval_utils.decoding_speed import decoding_bytes
-from eval_utils.likelihood import PairScorer, Scored
+from eval_utils.likelihood import Scored, Scorer
 from model_utils.checkpoint import load_model, load_tokenizer
 from model_utils.families import start_token_id
 from model_utils.tokenizer import TURN_START, find_sentinels
@@ -114,7 +114,9 @@ def test_learns_to_reply(base, chat, tuned, kind, tmp_path, capsys):
         assert finetune_dialogue.main(["--base", str(base), "--output_dir", str(folder), "--lora", "true", *tuned]) == 0
         config = json.loads((folder / "adapter" / "adapter_config.json").read_text())
         assert config["task_type"] == "SEQ_2_SEQ_LM"
-        assert "what is written: " in capsys.readouterr().out
+        said = capsys.readouterr().out
+        assert re.search(r"memory: 0\.\d+ M parameters, of which 0\.\d+ M are trained; at the peak about ", said)
+        assert "what is written: " in said
         assert load_model(str(folder)).config.tie_word_embeddings
     before, after = weights(base), weights(folder)
     changed = {name for name in before if not torch.equal(before[name], after[name])}
@@ -153,13 +155,18 @@ def test_greedy_tokens_are_those_of_generate(chat):
         found += session.step(1)
     assert found == expected
     assert len(calls) == 1  # once a turn
-    assert session.state[0].cache.self_attention_cache.get_seq_length() == 20
-    assert session.state[0].cache.cross_attention_cache.get_seq_length() == len(ids)
+    assert session.state.cache.self_attention_cache.get_seq_length() == 20
+    assert session.state.cache.cross_attention_cache.get_seq_length() == len(ids)
     session.state = None  # as an interrupt leaves it
     assert session.step(1) == model.generate(
         torch.tensor([ids]), do_sample=False, max_new_tokens=21, eos_token_id=[]
     )[0, -1:].tolist()  # fmt: skip
     session.close()
+    penalized = engine.decoder.open(ids, Sampling(temperature=0, repetition_penalty=1.5))
+    expected = model.generate(
+        torch.tensor([ids]), do_sample=False, max_new_tokens=9, eos_token_id=[], repetition_penalty=1.5
+    )  # fmt: skip
+    assert [token for _ in range(9) for token in penalized.step(1)] == expected[0, 1:].tolist() != found[:9]
 
 
 def test_a_long_source_is_read_whole(chat):
@@ -191,7 +198,7 @@ def test_chat_has_seed_stop_window_and_streams(chat):
 def test_likelihoods_are_those_of_the_target(chat):
     model = load_model(str(chat)).eval()
     ids = tuple(range(5, 25))
-    found = PairScorer(model).score([Scored(ids, range(8, 20)), Scored(ids[:9], [3, 4, 8])])
+    found = Scorer(model).score([Scored(ids, range(8, 20)), Scored(ids[:9], [3, 4, 8])])
     start = start_token_id(model.config)
 
     def nats(source: tuple[int, ...], target: tuple[int, ...]) -> float:
@@ -221,7 +228,11 @@ def test_is_scored(chat, tuned, tmp_path, capsys):
     ("script", "given", "words"),
     [
         (train, ["--denoise", "spans", "--max_steps", "1"], "--denoise spans: a qwen3 model has no encoder"),
-        (tune_preferences, ["--base", "{chat}", "--row_tokens", "128"], "a t5gemma model has an encoder"),
+        (
+            tune_preferences,
+            ["--base", "{chat}", "--row_tokens", "128"],
+            "a t5gemma model cannot learn from dialogues that are packed to one text",
+        ),
     ],
 )
 def test_what_is_not_supported_is_refused_in_one_line(script, given, words, base, chat, tuned, train_options, tmp_path):

@@ -200,7 +200,7 @@ def test_ctranslate2_reads_a_source(kind, std, tokenizer, folder, capsys):
     model, prompt, reply = load_checkpoint(str(checkpoint))[0], [40, 50, 60], [7, 300, 9, 200, 11]
     written = open_reply(model, prompt)
     with torch.inference_mode():
-        expected = [int(written.write(ids).argmax()) for ids in (written.first, *([token] for token in reply[:-1]))]
+        expected = [int(written.write(ids).argmax()) for ids in (prompt, *([token] for token in reply[:-1]))]
     runtime = CTranslate2Model(folder / "out")
     assert runtime.follow(prompt, reply) == expected
     assert len({*expected, *reply}) > len(reply) + 1

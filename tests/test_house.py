@@ -23,6 +23,8 @@ MAX_LINES, MAX_PARAMETERS = 60, 6
 HEAVY = ("torch", "transformers", "datasets", "tokenizers", "pyarrow", "datatrove", "peft", "matplotlib")
 GIVEN = {"block_attention_forward"}  # its signature is transformers'
 OPENINGS = {"what", "who", "whom", "whose", "how", "where", "when", "why", "whether", "which"}
+# Who may ask whether a model has an encoder: the table of families, the objective, and what computes its replies.
+ASKING = {"model_utils.families", "train_utils.objectives", "model_utils.reply_steps"}
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -100,6 +102,17 @@ def test_a_name_is_defined_once():
             if isinstance(node, (*FUNCTIONS, ast.ClassDef)) and not node.name.startswith("_") and node.name != "main":
                 where[node.name].append(module)
     assert not {name: modules for name, modules in where.items() if len(modules) > 1}
+
+
+def test_three_modules_ask_for_an_encoder():
+    def asks(node: ast.AST) -> bool:
+        return (
+            (isinstance(node, ast.Attribute) and node.attr in ("has_encoder", "is_encoder_decoder"))
+            or (isinstance(node, ast.Constant) and node.value == "is_encoder_decoder")
+            or (isinstance(node, ast.Compare) and "'source_parts' in" in ast.unparse(node))
+        )
+
+    assert {name for name, tree in parse_modules().items() if any(map(asks, ast.walk(tree)))} == ASKING
 
 
 def test_modules_open_with_a_sentence():

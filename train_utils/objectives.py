@@ -1,7 +1,7 @@
 """Says what one way to train is: rows, collator, loss, figures and samples. A new way to train is a new Objective."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -11,19 +11,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 
 from data_utils.caching import preparation_lock
 from data_utils.dialogue.format import stop_token_id
-from data_utils.rows.denoising import DenoisedRows, denoise_blocks
-from data_utils.rows.halves import collate_halves
-from data_utils.rows.packing import Rows, collate_blocks, collate_rows
+from data_utils.rows.packing import Rows
 from data_utils.rows.pretraining import pack_held_out
 from errors import InputError
 from eval_utils.metrics import measure_tokens
 from eval_utils.short_form import assess_briefly
-from model_utils.families import family_of, start_token_id
-from model_utils.tokenizer import find_sentinels, tokenizer_fingerprint
+from model_utils.families import family_of
+from model_utils.tokenizer import tokenizer_fingerprint
 from train_utils.clock import process_seconds
+from train_utils.formats import PairFormat, TextFormat
 from train_utils.samples import continue_prompts, find_beginnings
 from train_utils.steps.fast_model import make_fast
-from train_utils.steps.halves import join_halves, keeps_pairs_apart
 
 REPLY_TOKENS = 60  # of the samples that are shown at each evaluation
 
@@ -89,16 +87,16 @@ def language_objective(
         more: other fields of the Objective.
     Raises InputError for `denoise` of a model that has no encoder.
     """
-    has_encoder = family_of(model.config).has_encoder
-    if denoise and not has_encoder:
-        raise InputError(f"--denoise {denoise}: a {model.config.model_type} model has no encoder; leave it out")
+    form = choose_format(model, tokenizer, denoise)
     drawn = {"max_new_tokens": 40, "temperature": 0.8, "top_p": 0.9}
     with preparation_lock():  # one process prepares, the others find it in the cache
-        objective = Objective(
-            train_rows=blocks,
-            eval_rows=pack_held_out(held_out, tokenizer, tokenizer_fingerprint(tokenizer), row_tokens),
+        eval_blocks = pack_held_out(held_out, tokenizer, tokenizer_fingerprint(tokenizer), row_tokens)
+        return Objective(
+            train_rows=form.hide(blocks),
+            eval_rows={part: form.hide_once(rows) for part, rows in eval_blocks.items()},
             row_tokens=row_tokens,
-            collate=collate_blocks,
+            collate=form.collate,
+            speed_up=form.speed_up,
             sample=partial(
                 continue_prompts, tokenizer=tokenizer, prompts=find_beginnings(held_out, tokenizer), **drawn
             ),
@@ -106,33 +104,21 @@ def language_objective(
             assess=partial(assess_briefly, elapsed=process_seconds),
             **more,
         )
-        return hide_parts(objective, choose_hidden(model, tokenizer, denoise or "prefix")) if has_encoder else objective
 
 
-def choose_hidden(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, denoise: str) -> dict[str, Any]:
-    """Return how parts of text are hidden, as DenoisedRows takes it; InputError where that can't be learned."""
-    sentinels = find_sentinels(tokenizer)
-    if denoise != "prefix" and not sentinels:
-        raise InputError(f"--denoise {denoise}: the tokenizer has no sentinels (<extra_id_0>); choose prefix")
-    if not keeps_pairs_apart(model):
-        kind = model.config.model_type
-        raise InputError(f"a {kind} model cannot keep packed documents apart; choose T5Gemma, T5, mT5 or UMT5")
-    start_id = start_token_id(model.config)
-    return {"how": denoise, "end_id": tokenizer.eos_token_id, "start_id": start_id, "sentinels": sentinels}
-
-
-def hide_parts(objective: Objective, hidden: dict[str, Any]) -> Objective:
-    """Return an objective of packed documents as one of text to text."""
-    return replace(
-        objective,
-        train_rows=DenoisedRows(objective.train_rows, **hidden),
-        eval_rows={part: denoise_blocks(blocks, **hidden) for part, blocks in objective.eval_rows.items()},
-        collate=collate_halves,
-        speed_up=join_halves,
-    )
+def choose_format(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, denoise: str | None = None
+) -> TextFormat | PairFormat:
+    """Return how rows are made for a model; raise InputError for `denoise` of one that has no encoder."""
+    if family_of(model.config).has_encoder:
+        return PairFormat(model, tokenizer, denoise or "prefix")
+    if denoise:
+        raise InputError(f"--denoise {denoise}: a {model.config.model_type} model has no encoder; leave it out")
+    return TextFormat(model, tokenizer)
 
 
 def dialogue_objective(
+    form: TextFormat | PairFormat,
     rows: Dataset,
     eval_rows: dict[str, Dataset],
     tokenizer: PreTrainedTokenizerBase,
@@ -144,17 +130,16 @@ def dialogue_objective(
     """Return the objective of dialogue fine-tuning: the assistant's words and stop tokens, of packed dialogues.
 
     Args:
-        questions: (text, ids of its prompt), answered in the samples. more: other fields of the Objective.
+        form: what made the rows. questions: (text, ids of its prompt), answered in the samples. more: other fields.
     """
     stop_id = stop_token_id(tokenizer)
     drawn = {"max_new_tokens": REPLY_TOKENS, "temperature": 0.7, "top_p": 0.9, "eos_token_id": stop_id}
-    has_sources = "source_parts" in rows.column_names
     return Objective(
         train_rows=rows,
         eval_rows=eval_rows,
         row_tokens=row_tokens,
-        collate=collate_halves if has_sources else collate_rows,
-        speed_up=join_halves if has_sources else make_fast,
+        collate=form.collate,
+        speed_up=form.speed_up,
         sample=partial(continue_prompts, tokenizer=tokenizer, prompts=questions, **drawn),
         stop_token_ids=[stop_id],
         **more,

@@ -9,7 +9,7 @@ from data_utils.dialogue.format import stop_token_id
 from data_utils.text.languages import detect_language
 from eval_utils.asking import ask_model
 from eval_utils.figures import Figure
-from eval_utils.likelihood import Scored, open_scorer
+from eval_utils.likelihood import Scored, Scorer
 from eval_utils.parts import choose_share
 from eval_utils.score_report import BETTER, WORSE, make_table
 from eval_utils.scorecard import Answer, judge_prompts, measure_scorecard
@@ -26,7 +26,7 @@ def measure_nats(model: PreTrainedModel, prompts: list[Asked], replies: list[Ans
     for asked, answer in zip(prompts, replies, strict=True):
         ids = (*asked.ids, *answer.ids, *[stop_id] * answer.has_stopped)
         texts.append(Scored(ids, range(len(asked.ids), len(ids))))
-    return open_scorer(model).score(texts, finds_greedy=False).nats.tolist()
+    return Scorer(model).score(texts, finds_greedy=False).nats.tolist()
 
 
 @dataclass(frozen=True)

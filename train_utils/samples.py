@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from data_utils.dialogue.checking import DialogueError
 from data_utils.dialogue.window import encode_prompt
 from data_utils.sources.corpus import split_languages
-from model_utils.families import count_echoed
+from model_utils.families import first_ids
 from model_utils.tokenizer import decode_text
 
 
@@ -30,7 +30,7 @@ def continue_prompts(
             input_ids = torch.tensor([ids], device=model.device)
             settings["attention_mask"] = torch.ones_like(input_ids)
             output = generator.generate(input_ids=input_ids, do_sample=True, use_cache=True, **settings)
-            written = output[0, count_echoed(model.config, len(ids)) :].tolist()
+            written = output[0, len(first_ids(model.config, ids)) :].tolist()
             samples.append((shown, decode_text(tokenizer, written)))
     finally:
         torch.set_num_threads(threads)

@@ -1,7 +1,6 @@
 """Prepares a fine-tuning: the base checked and given chat tokens, dialogues packed, text replayed among them."""
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +10,19 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from data_utils.dialogue.checking import DialogueError
 from data_utils.dialogue.format import stop_token_id
-from data_utils.rows.denoising import denoise_blocks
-from data_utils.rows.halves import encode_halves, pack_halves
-from data_utils.rows.packing import encode_dialogues, pack_dialogues
 from data_utils.rows.replay import mix_rows, read_replay
 from data_utils.sources.corpus import split_languages
 from data_utils.sources.source import Source, open_sources
 from errors import InputError
 from model_utils.chat_template import find_system, replace_system
 from model_utils.checkpoint import join_chat_tokens, load_model, load_tokenizer
-from model_utils.families import family_of, start_token_id
-from model_utils.shapes import check_packing, check_window
+from model_utils.shapes import check_window
 from model_utils.tokenizer import tokenizer_fingerprint
 from train_utils.adapters import four_bits
 from train_utils.checkpoint import read_record
-from train_utils.objectives import choose_hidden
+from train_utils.formats import PairFormat, TextFormat
 from train_utils.plan.memory import tell_memory
 from train_utils.run import Run
-from train_utils.steps.halves import keeps_pairs_apart
 
 REPLAY_SHARE = 0.15  # of the rows, by default: held-out Chinese costs 2.25 bits a byte afterwards, instead of 2.78
 
@@ -74,23 +68,16 @@ def pack_split(
     held_out: Dataset,
     tokenizer: PreTrainedTokenizerBase,
     row_tokens: int,
-    model: PreTrainedModel,
+    form: TextFormat | PairFormat,
 ) -> tuple[Dataset, Dataset, dict[str, Dataset]]:
     """Return the dialogues that fit a row, encoded; rows of T tokens of them; held-out rows of each language.
 
-    For a model with an encoder they are pairs of what was said and the reply. Raises InputError where there is nothing
-    to train on or to measure with.
+    Raises InputError where there is nothing to train on or to measure with.
     """
-    key = tokenizer_fingerprint(tokenizer)
-    if family_of(model.config).has_encoder:
-        start_id, together = start_token_id(model.config), keeps_pairs_apart(model)
-        encode, pack = encode_halves, partial(pack_halves, start_id=start_id, together=together)
-    else:
-        check_packing(model, str(model.name_or_path))
-        encode, pack = encode_dialogues, partial(pack_dialogues, pad_token_id=tokenizer.pad_token_id)
-    encoded, eval_rows = encode(train_set, tokenizer, key, row_tokens), {}
+    key, pack = tokenizer_fingerprint(tokenizer), form.choose_packing()
+    encoded, eval_rows = form.encode(train_set, tokenizer, key, row_tokens), {}
     for language, dialogues in split_languages(held_out):
-        chosen = encode(dialogues, tokenizer, key, row_tokens)
+        chosen = form.encode(dialogues, tokenizer, key, row_tokens)
         if len(chosen):
             eval_rows[language] = pack(chosen, row_tokens=row_tokens)
     if not len(encoded) or not eval_rows:
@@ -100,7 +87,7 @@ def pack_split(
 
 def replay_text(
     rows: Dataset,
-    model: PreTrainedModel,
+    form: TextFormat | PairFormat,
     tokenizer: PreTrainedTokenizerBase,
     replayed: tuple[list[Source], float],
     *,
@@ -116,10 +103,8 @@ def replay_text(
     count = round(len(rows) * share / (1 - share))
     key = tokenizer_fingerprint(tokenizer)
     text, held_out = read_replay(sources, tokenizer, key, row_tokens, count, eval_fraction)
-    if "source_parts" in rows.column_names:
-        hide = partial(denoise_blocks, **choose_hidden(model, tokenizer, "prefix"))
-        text, held_out = hide(text), {part: hide(blocks) for part, blocks in held_out.items()}
-    return mix_rows(rows, text) if count else rows, held_out
+    held_out = {part: form.hide_once(blocks) for part, blocks in held_out.items()}
+    return mix_rows(rows, form.hide_once(text)) if count else rows, held_out
 
 
 def find_replayed(

@@ -23,6 +23,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer, Dynam
 from chat_utils.runtimes.decoder import SAME_LOGITS, compute_reference, is_same
 from chat_utils.runtimes.network import has_fixed_angles
 from chat_utils.runtimes.slots import SlotDecoder, SlotModel
+from model_utils.families import family_of
 
 BLOCK_TOKENS = 256  # a slot grows, and a step reads, by whole blocks
 
@@ -43,7 +44,8 @@ def can_batch(model: PreTrainedModel) -> bool:
     """Tell whether a model's attention can be told by masks alone what each row sees, and positions don't mix rows."""
     layers = DynamicCache(config=model.config).layers
     return (
-        model.dtype in SAME_LOGITS
+        family_of(model.config).batched
+        and model.dtype in SAME_LOGITS
         and model.config._attn_implementation in ("sdpa", "eager")
         and len(layers) > 0
         and all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)

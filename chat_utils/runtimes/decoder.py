@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import DynamicLayer
+from transformers import PreTrainedModel
 
 from chat_utils.runtimes.prefix_cache import PrefixCache
 from chat_utils.runtimes.scheduler import OneThread, Turns
 from chat_utils.sampling import Sampler, Sampling
+from eval_utils.likelihood import window_of
+from model_utils.families import first_ids
+from model_utils.reply_steps import ReadPrompt, ReadSource, open_reply
 from model_utils.shapes import find_embedding
 
 PREFILL_TOKENS = 256  # of a prompt in one turn, so that a long prompt doesn't keep other replies waiting
@@ -57,7 +59,7 @@ class Session:
         self.limit = 1  # tokens that are wanted of the next turn, at most
         self.ids = list(ids)
         self.prompt_tokens = self.given = len(ids)  # how many of them the caller has
-        self.sampler = Sampler(sampling, ids)
+        self.sampler = Sampler(sampling, decoder.list_repeated(ids))
         self.state: Any = None
         self.computed = 0  # how many of the ids the state holds
         self.cached_tokens = 0
@@ -175,46 +177,48 @@ class Decoder(ABC):
         """Return for how many tokens a state of `length` takes memory."""
         return length
 
+    def list_repeated(self, prompt: list[int]) -> list[int]:
+        """Return the ids that a repetition penalty counts beside those of the reply."""
+        return prompt
+
 
 class TransformersDecoder(Decoder):
-    """transformers' own forward: the reference, and what runs where no faster step knows the model's class."""
+    """transformers' own forward: the reference, and what runs where no faster step knows the model's class.
+
+    A state is what `open_reply` returns; None before the first of its ids is computed.
+    """
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
-        window = getattr(model.config, "max_position_embeddings", 2048)
         config = model.config.get_text_config(decoder=True)
         width = getattr(config, "hidden_size", 1024)
-        super().__init__(window, 2 * config.num_hidden_layers * width * model.dtype.itemsize)
+        super().__init__(window_of(model), 2 * config.num_hidden_layers * width * model.dtype.itemsize)
 
     @torch.inference_mode()
     def feed(self, sessions: list[Session], parts: list[list[int]]) -> list[np.ndarray]:
         """Compute the part of one session; see Decoder."""
         (session,), (part,) = sessions, parts
-        cache, session.state = session.state, None  # what an interrupt leaves half computed is not used again
-        input_ids = torch.tensor([part], device=self.model.device)
-        output = self.model(input_ids=input_ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        session.state = cache
-        return [output.logits[0, -1].float().cpu().numpy()]
+        state, session.state = session.state, None  # what an interrupt leaves half computed is not used again
+        state = state or open_reply(self.model, session.ids[: session.prompt_tokens])
+        logits = state.write(part)
+        session.state = state
+        return [logits.float().cpu().numpy()]
 
-    def new_state(self) -> DynamicCache:
-        """Return an empty cache."""
-        return DynamicCache(config=self.model.config)
+    def new_state(self) -> None:
+        """Return None: what computes a reply is opened with its prompt."""
 
-    def cut_state(self, state: DynamicCache, tokens: int, length: int) -> DynamicCache | None:
-        """Return the cache with its first `tokens` alone; None where a sliding window forgot what that would need."""
-        if tokens < length and any(state.is_sliding):
-            return None
-        if tokens < length:
-            state.crop(tokens - length)
-        return state
+    def cut_state(self, state: ReadPrompt | ReadSource, tokens: int, length: int) -> ReadPrompt | None:
+        """Return the state with its first `tokens` alone, where it can do without the others."""
+        return state.cut(tokens, length)
 
-    def copy_state(self, state: DynamicCache, tokens: int, length: int) -> DynamicCache | None:
-        """Return a cache with copies of the first `tokens`; None where a layer keeps more or less than its tokens."""
-        layers = [layer for layer in state.layers if type(layer) is DynamicLayer]
-        if len(layers) < len(state.layers):
-            return None
-        copy = self.new_state()
-        for number, layer in enumerate(layers):
-            if layer.keys is not None and layer.values is not None:  # one that shares another's has none
-                copy.update(layer.keys[..., :tokens, :], layer.values[..., :tokens, :], number)
-        return copy
+    def copy_state(self, state: ReadPrompt | ReadSource, tokens: int, length: int) -> ReadPrompt | None:
+        """Return a state of its own with the first `tokens`, where it can do without the others."""
+        return state.copy(tokens)
+
+    def count_room(self, state: ReadPrompt | ReadSource, length: int) -> int:
+        """Return for how many tokens a state takes memory; see Decoder."""
+        return max(length, state.least_room)
+
+    def list_repeated(self, prompt: list[int]) -> list[int]:
+        """Return the ids before the reply in its own text: not a source, as in transformers' `generate`."""
+        return first_ids(self.model.config, prompt)

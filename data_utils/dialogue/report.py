@@ -18,23 +18,19 @@ def describe_dialogues(
     train_set: Dataset,
     encoded: Dataset,
     rows: Dataset,
-    row_tokens: int,
     tokenizer: PreTrainedTokenizerBase,
 ) -> Iterator[str]:
     """Yield the lines that say what is trained on; raise InputError where nearly nothing would be learned.
 
     Args:
         dialogues: all that were read. train_set: those not held out. encoded: those that fit a row.
-        rows: of T tokens (`row_tokens`).
+        rows: of T tokens each.
     """
-    if "source_parts" in rows.column_names:
-        yield from describe_replies(dialogues, train_set, encoded, rows, tokenizer)
-        return
     yield (
         f"dialogues: {len(dialogues):,} read, {len(dialogues) - len(train_set):,} held out, "
         f"{len(train_set) - len(encoded):,} dropped as longer than a row, {len(encoded):,} trained on"
     )
-    positions, batches = len(rows) * row_tokens, rows.with_format("numpy").iter(batch_size=1000)
+    positions, batches = len(rows) * len(rows[0]["input_ids"]), rows.with_format("numpy").iter(batch_size=1000)
     trained = sum(int((np.asarray(batch["labels"]) != IGNORE_LABEL).sum()) for batch in batches)
     if trained < MIN_TRAINED_SHARE * max(positions, 1):
         raise InputError(

@@ -149,15 +149,13 @@ def pack_dialogues(encoded: Dataset, row_tokens: int, pad_token_id: int) -> Data
     return generate_rows(rows, PACKED_FEATURES, key, "packing dialogues")
 
 
-def collate_blocks(rows: list[dict]) -> dict[str, torch.Tensor]:
-    """Stack B rows to `input_ids` (B, T); the labels are the same, since the model shifts them itself."""
-    input_ids = torch.from_numpy(np.stack([row["input_ids"] for row in rows])).long()
-    return {"input_ids": input_ids, "labels": input_ids}
-
-
 def collate_rows(rows: list[dict]) -> dict[str, torch.Tensor]:
-    """Stack B rows to `input_ids`, `labels`, `position_ids` (B, T); with a mask, positions would not part dialogues."""
-    return {name: torch.from_numpy(np.stack([row[name] for row in rows])).long() for name in rows[0]}
+    """Stack B rows to `input_ids`, `labels`, `position_ids` (B, T); with a mask, positions would not part dialogues.
+
+    Of text, which has `input_ids` alone, these are the labels too, since the model shifts them itself.
+    """
+    batch = {name: torch.from_numpy(np.stack([row[name] for row in rows])).long() for name in rows[0]}
+    return {"labels": batch["input_ids"], **batch}
 
 
 def thin_rows(rows: Dataset, count: int) -> Dataset:

@@ -9,8 +9,6 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
 from data_utils.dialogue.format import IGNORE_LABEL
-from errors import InputError
-from model_utils.families import family_of
 from train_utils.steps.fast_model import has_plain_head
 
 CHUNK_BYTES = 2**28  # of logits that are held at once: replies are a part of their rows, and are taken in chunks
@@ -27,10 +25,7 @@ def score_replies(model: PreTrainedModel) -> None:
     """Let a model that is given `targets` return log-probabilities (B, S) in nats of the S replies of a row, in place.
 
     In training and evaluation alike; logits of what is no reply are never computed where the head is a plain one.
-    Raises InputError for a model whose replies don't lie in its rows.
     """
-    if family_of(model.config).has_encoder:
-        raise InputError(f"a {model.config.model_type} model has an encoder, and learns no preferences here yet")
     head = model.get_output_embeddings()
     is_plain = head is not None and head.bias is None and has_plain_head(model)
     original = model.forward

@@ -143,7 +143,7 @@ def test_rows_longer_than_the_window_are_refused(tmp_path, tokenizer):
 def test_model_that_cannot_part_packed_dialogues_is_refused():
     torch.manual_seed(0)
     sizes = {"vocab_size": 64, "hidden_size": 32, "n_layer": 2, "n_head": 2, "initializer_range": 0.5}
-    with pytest.raises(InputError, match="bloom model cannot keep packed dialogues apart"):
+    with pytest.raises(InputError, match="bloom model cannot learn from dialogues that are packed to one text"):
         check_packing(AutoModelForCausalLM.from_config(AutoConfig.for_model("bloom", **sizes)), "base")
     check_packing(AutoModelForCausalLM.from_config(AutoConfig.for_model(**QWEN3, vocab_size=64)), "base")
 
