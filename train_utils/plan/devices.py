@@ -22,7 +22,8 @@ MASTER_BYTES = 4  # of a weight, of its gradient, of each moment
 class Sizes:
     """What a model's memory and time depend on; `matrices` are the parameters that Muon trains.
 
-    `layer` and `ends` are parameters that are gathered at once: a layer's, and those of embedding, head and last norm.
+    `layer` and `ends` are parameters that are gathered at once: a layer's (where there are two halves, of each half),
+    and those of embedding, head and last norm.
     `activation_elements` are kept of a token for the backward pass.
     """
 
@@ -59,18 +60,21 @@ def measure_model(
     model: Any, row_tokens: int, *, muon: bool = True, checkpointed: bool = False, compute_bytes: int = 2
 ) -> Sizes:
     """Return the sizes of a model, which may be on the meta device, in bf16 (2 bytes) or fp32 (4)."""
-    layers = decoder_layers(model)
-    layer = count_parameters(layers[0])
+    # A model without an encoder returns itself as one. A token passes the layers of its half alone.
+    stacks = {id(stack): stack for stack in map(decoder_layers, (model.get_encoder(), model.get_decoder()))}
+    layers = max(map(len, stacks.values()))
+    layer = sum(map(count_parameters, stacks.values())) // layers
     matrices = hidden_matrices(model) if muon else []
-    config, width = model.config, model.config.hidden_size
+    config = model.config.get_text_config(decoder=True)
+    width = config.hidden_size
     inner_width = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * width
     parameters = count_parameters(model)
     return Sizes(
         parameters=parameters,
         matrices=sum(p.numel() for p in matrices),
         layer=layer,
-        ends=parameters - layer * len(layers),
-        layers=len(layers),
+        ends=parameters - layer * layers,
+        layers=layers,
         width=width,
         vocab_size=config.vocab_size,
         row_tokens=row_tokens,

@@ -8,7 +8,6 @@ from transformers import PreTrainedModel
 
 from errors import InputError
 from model_utils.checkpoint import find_checkpoint
-from model_utils.families import family_of
 from model_utils.shapes import build_from, open_config
 from train_utils.plan.apply import on_meta
 from train_utils.plan.devices import MASTER_BYTES, Sizes, measure_model, row_bytes, state_bytes
@@ -25,13 +24,13 @@ def tell_memory(
 ) -> None:
     """Say what a fine-tuning of a base takes; raise InputError, with what would fit, where it is more than is free.
 
-    Nothing is loaded: the base's shape is read. Of an encoder-decoder nothing is said.
+    Nothing is loaded: the base's shape is read.
 
     Args:
         adapt: puts adapters beside the weights of a model; None: all weights are trained.
     """
     config = open_config(find_checkpoint(base), base)
-    if family_of(config).has_encoder or not run.is_first:
+    if not run.is_first:
         return
     args, model = run.args, on_meta(build_from, config, base)
     rows = args.per_device_train_batch_size if "per_device_train_batch_size" in args.given or not args.minutes else 1

@@ -6,6 +6,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 import train
 from errors import InputError
+from tests.train_utils.steps.test_halves import D, V, build
 from train_utils.device_options import DeviceOptions
 from train_utils.plan.devices import Sizes, measure_model, plan_strategy, row_bytes, state_bytes
 
@@ -50,6 +51,12 @@ def test_a_model_is_counted_and_what_is_sharded_is_divided():
     precise = sizes_of(LLAMA, 128, compute_bytes=4)
     assert row_bytes(precise, 2)["activations"] == 2 * row_bytes(sizes, 2)["activations"]
     assert row_bytes(sizes_of(LLAMA, 128, checkpointed=True), 2)["activations"] < row_bytes(sizes, 2)["activations"]
+
+
+def test_a_token_passes_the_layers_of_one_half():
+    sizes = measure_model(build("t5gemma"), 32)
+    assert (sizes.layers, sizes.width, sizes.vocab_size) == (2, D, V)
+    assert sizes.ends == 2 * V * D + 2 * D  # a table of each half, one of them the head, and their last norms
 
 
 def test_the_largest_batch_is_the_largest_that_fits():
