@@ -16,7 +16,8 @@ from client import ask, parse_options, run_example
 from wording import is_chinese
 
 ASKED = {True: "翻译成英文：{}", False: "Translate into Chinese: {}"}  # as the pairs of `--dialogues hsk` ask
-LIKELIEST = {"temperature": 0}  # a translation is no chat: the same sentence gets the same words
+# A translation is no chat: the same sentence gets the same words, and a word may come twice.
+LIKELIEST = {"temperature": 0, "repetition_penalty": 1}
 
 
 def translate(url: str, line: str) -> str:

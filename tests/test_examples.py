@@ -402,14 +402,15 @@ def test_translates_each_line_in_the_direction_of_its_words(load_example, monkey
     asked = []
 
     def ask(url, messages, in_chinese, **settings):
-        asked.append((messages[0]["content"], in_chinese, settings["temperature"]))
+        asked.append((messages[0]["content"], in_chinese, settings))
         return "one\ntwo"
 
     monkeypatch.setattr(translate, "ask", ask)
     monkeypatch.setattr("sys.argv", ["translate.py"])
     monkeypatch.setattr("sys.stdin", iter(["你好 AI\n", "\n", "Hello\n"]))
     translate.main()
-    assert asked == [("翻译成英文：你好 AI", True, 0), ("Translate into Chinese: Hello", False, 0)]
+    greedily = {"temperature": 0, "repetition_penalty": 1}
+    assert asked == [("翻译成英文：你好 AI", True, greedily), ("Translate into Chinese: Hello", False, greedily)]
     assert capsys.readouterr().out == "one two\n\none two\n"
 
 
