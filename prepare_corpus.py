@@ -95,11 +95,8 @@ def main(argv: list[str] | None = None) -> int:
             write_whole(work / "plan.json", json.dumps(begun))  # for who goes on has the same tasks
 
         # 2. The stages, each of which leaves what the next one reads.
-        duplicates = (args.duplicates, args.near_similarity)
-        held_out = (args.eval_fraction, args.eval_files)
-        tasks = begun["tasks"]
-        plan = Preparation(files, tasks, reading, cleaning, *duplicates, *held_out, args.max_broken_fraction)
-        stages = plan.stages(work, settings)
+        plan = Preparation(work, files, begun["tasks"], settings, reading, cleaning)
+        stages = plan.stages(args.max_broken_fraction)
         slurm = {"partition": args.slurm_partition, "time": args.slurm_time}
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         workers = args.workers or (-1 if args.executor == "slurm" else cores)
@@ -160,7 +157,7 @@ def is_finished(output_dir: str, output: Path, settings: dict, overwrite: bool) 
     if not output.exists():
         return False
     if overwrite:
-        for name in (MANIFEST, "report.json", "report.md", "report.png"):
+        for name in (MANIFEST, "report.json", "report.md", "report.png"):  # the last: of an older version
             (output / name).unlink(missing_ok=True)
         for name in ("data", ".work"):
             shutil.rmtree(output / name, ignore_errors=True)

@@ -9,10 +9,8 @@ meets; so these are written anew, for its executors.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from datatrove.pipeline.base import PipelineStep
 
 from data_utils.preparation.shingles import (
     BANDS,
@@ -168,56 +166,35 @@ def flatten_clusters(firsts: np.ndarray, batch: int = 1 << 20) -> None:
         firsts[start : start + batch] = part
 
 
-class FindPairs(PipelineStep):
+def write_pairs(rank: int, work: Path, parts: int, least_similarity: float) -> None:
     """Second stage: a task for each row and part of it, 00000 being the first part of the exact hashes."""
-
-    type, name = "DUPLICATES", "pairs"
-
-    def __init__(self, work: str, parts: int, least_similarity: float) -> None:
-        super().__init__()
-        self.work, self.parts, self.least_similarity = Path(work), parts, least_similarity
-
-    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Any:
-        """Write the pairs of this task."""
-        row, part = divmod(rank, self.parts)
-        with self.track_time():
-            signatures = SignatureFolder(self.work / "signatures")
-            pairs = find_pairs(signatures, row, part, self.parts, self.least_similarity)
-            write_array(self.work / "pairs" / f"{rank:05d}.npy", pairs)
+    row, part = divmod(rank, parts)
+    pairs = find_pairs(SignatureFolder(work / "signatures"), row, part, parts, least_similarity)
+    write_array(work / "pairs" / f"{rank:05d}.npy", pairs)
 
 
-class JoinPairs(PipelineStep):
-    """Third stage, one task: clusters, and what becomes of each document."""
-
-    type, name = "DUPLICATES", "clusters"
-
-    def __init__(self, work: str, parts: int) -> None:
-        super().__init__()
-        self.work, self.parts = Path(work), parts
-
-    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Any:
-        """Write `firsts.npy` and `fates.npy`, an entry for each document of all reading tasks."""
-        output = self.work / "clusters"
-        output.mkdir(exist_ok=True)
-        documents = int(SignatureFolder(self.work / "signatures").offsets[-1])
-        with self.track_time():
-            # Mapped from files: memory that the system may take back.
-            firsts = np.lib.format.open_memmap(output / "firsts.npy", "w+", np.int64, (documents,))
-            fates = np.lib.format.open_memmap(output / "fates.npy", "w+", np.uint8, (documents,))
-            for part in slices(documents):
-                firsts[part] = np.arange(part.start, part.stop)
-            paths = sorted((self.work / "pairs").glob("*.npy"))
-            for fate, chosen in ((EXACT, paths[: self.parts]), (NEAR, paths[self.parts :])):
-                for path in chosen:
-                    found = np.load(path)
-                    for part in slices(len(found)):
-                        join_pairs(firsts, found[part])
-                flatten_clusters(firsts)
-                for part in slices(documents):
-                    dropped = (firsts[part] != np.arange(part.start, part.stop)) & (fates[part] == KEPT)
-                    fates[part][dropped] = fate
-            firsts.flush()
-            fates.flush()
+def write_clusters(work: Path, parts: int) -> None:
+    """Third stage, one task: `firsts.npy` and `fates.npy`, an entry for each document of all reading tasks."""
+    output = work / "clusters"
+    output.mkdir(exist_ok=True)
+    documents = int(SignatureFolder(work / "signatures").offsets[-1])
+    # Mapped from files: memory that the system may take back.
+    firsts = np.lib.format.open_memmap(output / "firsts.npy", "w+", np.int64, (documents,))
+    fates = np.lib.format.open_memmap(output / "fates.npy", "w+", np.uint8, (documents,))
+    for part in slices(documents):
+        firsts[part] = np.arange(part.start, part.stop)
+    paths = sorted((work / "pairs").glob("*.npy"))
+    for fate, chosen in ((EXACT, paths[:parts]), (NEAR, paths[parts:])):
+        for path in chosen:
+            found = np.load(path)
+            for part in slices(len(found)):
+                join_pairs(firsts, found[part])
+        flatten_clusters(firsts)
+        for part in slices(documents):
+            dropped = (firsts[part] != np.arange(part.start, part.stop)) & (fates[part] == KEPT)
+            fates[part][dropped] = fate
+    firsts.flush()
+    fates.flush()
 
 
 def slices(length: int, batch: int = 1 << 20) -> Iterator[slice]:

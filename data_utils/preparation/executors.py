@@ -19,7 +19,6 @@ import dill
 import psutil
 from datatrove.executor import LocalPipelineExecutor, RayPipelineExecutor, SlurmPipelineExecutor
 from datatrove.executor.base import PipelineExecutor
-from datatrove.pipeline.base import PipelineStep
 from loguru import logger
 from tqdm import tqdm
 
@@ -32,12 +31,16 @@ LOG_LINE = "{desc}: {percentage:.0f}%, {n_fmt} of {total_fmt}, {rate_fmt}, {elap
 
 @dataclass
 class Stage:
-    """A part of a preparation: the same steps for each of `tasks` tasks, after the stage before it is done."""
+    """A part of a preparation: `run(number)` for each of `tasks` tasks, after the stage before it is done."""
 
     name: str
-    steps: list[PipelineStep | Callable]
+    run: Callable[[int], None]
     tasks: int
     sizes: list[int] | None = None  # bytes of each task, for the progress bar
+
+    def __call__(self, data: Any, rank: int, world_size: int) -> None:
+        """Run a task, as datatrove calls the blocks of a pipeline."""
+        self.run(rank)
 
 
 class LocalExecutor(LocalPipelineExecutor):
@@ -114,15 +117,15 @@ def make_executor(stage: Stage, kind: str, work: Path, workers: int, slurm: dict
     """Return datatrove's executor of this kind for a stage."""
     logs = str(work / "runs" / stage.name)
     if kind == "local":
-        executor = LocalExecutor(stage.steps, stage.tasks, workers, logs)
+        executor = LocalExecutor([stage], stage.tasks, workers, logs)
         executor.stage = stage
         return executor
     if kind == "ray":
-        return RayPipelineExecutor(stage.steps, stage.tasks, workers, logging_dir=logs, mem_per_cpu_gb=1)
+        return RayPipelineExecutor([stage], stage.tasks, workers, logging_dir=logs, mem_per_cpu_gb=1)
     # The compute nodes see the same folders; they need this Python and this code.
     environment = f"export PATH={Path(sys.executable).parent}:$PATH PYTHONPATH={ROOT}:$PYTHONPATH"
     return SlurmPipelineExecutor(
-        stage.steps,
+        [stage],
         stage.tasks,
         workers=workers,
         job_name=f"corpus-{stage.name}",

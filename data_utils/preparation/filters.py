@@ -7,10 +7,9 @@ slow, a scan looks at all texts of the batch first and tells of each what need n
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any
+from itertools import groupby
 
 from datatrove.data import Document
-from datatrove.pipeline.base import PipelineStep
 
 from data_utils.preparation.arguments import STEPS, CleaningArguments
 from data_utils.preparation.tally import Dropped, Tally
@@ -38,8 +37,8 @@ Results = list[str | Dropped]
 Step = Callable[[list[Document]], Results]
 
 
-def build_filters(options: CleaningArguments, tally: Tally, max_seconds: float = 0) -> list[PipelineStep]:
-    """Return the steps that are on as blocks of datatrove, in the order of STEPS: what can be in chains.
+def build_filters(options: CleaningArguments, tally: Tally, max_seconds: float = 0) -> list[Callable]:
+    """Return the steps that are on as functions of documents, in the order of STEPS: as many as can be in one.
 
     Args:
         max_seconds: of the processor, that a step may take for a document; 0: no limit.
@@ -63,15 +62,15 @@ def build_filters(options: CleaningArguments, tally: Tally, max_seconds: float =
         "stop_words": each(lambda text, _: drop_stop_words(text)),
         "length": each(partial(check_length, min_characters=options.min_characters)),
     }
-    blocks: list[PipelineStep] = []
-    for name in (name for name in STEPS if name in options.clean):
-        tally.steps[name] = {}  # in their order, also where nothing comes through
-        if name == "boilerplate":
-            blocks.append(DropBoilerplate(tally))
-        elif blocks and isinstance(blocks[-1], Chain):
-            blocks[-1].steps[name] = steps[name]
+    chosen = [name for name in STEPS if name in options.clean]
+    tally.steps |= {name: {} for name in chosen}  # in their order, also where nothing comes through
+    blocks: list[Callable] = []
+    for is_boilerplate, names in groupby(chosen, key="boilerplate".__eq__):
+        if is_boilerplate:
+            blocks.append(partial(skip_boilerplate, tally=tally))
         else:
-            blocks.append(Chain({name: steps[name]}, tally, max_seconds))
+            chain = {name: steps[name] for name in names}
+            blocks.append(partial(run_steps, steps=chain, tally=tally, max_seconds=max_seconds))
     return blocks
 
 
@@ -107,51 +106,35 @@ def check_length(text: str, language: str, min_characters: int) -> str | Dropped
     return text if size >= max(1, min_characters) else Dropped("short" if size else "empty")
 
 
-class Chain(PipelineStep):
-    """Several steps of cleaning, each on a batch of documents, one after the other, and counted."""
-
-    type, name = "FILTER", "chain"
-
-    def __init__(self, steps: dict[str, Step], tally: Tally, max_seconds: float) -> None:
-        super().__init__()
-        self.steps, self.tally, self.max_seconds = steps, tally, max_seconds
-
-    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Any:
-        """Pass on the documents that all steps keep."""
-        for batch in batches(data):
-            documents = batch
-            for name, step in self.steps.items():
-                begun = time.perf_counter()
-                results = self.apply(step, documents) if documents else []
-                self.tally.seconds[name] = self.tally.seconds.get(name, 0) + time.perf_counter() - begun
-                documents = self.tally.settle(name, documents, results)
-            yield from documents
-
-    def apply(self, step: Step, documents: list[Document]) -> Results:
-        """Return what a step makes of documents; one that takes too long is dropped, whatever stands beside it."""
-        try:
-            with limit_seconds(self.max_seconds):
-                return step(documents)
-        except OutOfTime:
-            if len(documents) == 1:
-                return [Dropped("took too long")]
-            return [result for document in documents for result in self.apply(step, [document])]
+def run_steps(
+    documents: Iterable[Document], *, steps: dict[str, Step], tally: Tally, max_seconds: float = 0
+) -> Iterator[Document]:
+    """Yield the documents that all steps keep, batch by batch, counted."""
+    for batch in batches(documents):
+        kept = batch
+        for name, step in steps.items():
+            begun = time.perf_counter()
+            results = apply_step(step, kept, max_seconds) if kept else []
+            tally.seconds[name] = tally.seconds.get(name, 0) + time.perf_counter() - begun
+            kept = tally.settle(name, kept, results)
+        yield from kept
 
 
-class DropBoilerplate(PipelineStep):
-    """Drops lines that many documents of a source repeat; it looks at a window of documents at a time."""
+def apply_step(step: Step, documents: list[Document], max_seconds: float) -> Results:
+    """Return what a step makes of documents; one that takes too long is dropped, whatever stands beside it."""
+    try:
+        with limit_seconds(max_seconds):
+            return step(documents)
+    except OutOfTime:
+        if len(documents) == 1:
+            return [Dropped("took too long")]
+        return [result for document in documents for result in apply_step(step, [document], max_seconds)]
 
-    type, name = "FILTER", "boilerplate"
 
-    def __init__(self, tally: Tally) -> None:
-        super().__init__()
-        self.tally = tally
-
-    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Any:
-        """Pass documents on without such lines, in order and in bounded memory."""
-        pairs = drop_boilerplate(data, text_of=lambda doc: doc.text, source_of=lambda doc: doc.metadata["source"])
-        for document, text in pairs:
-            yield from self.tally.settle(self.name, [document], [text])
+def skip_boilerplate(documents: Iterable[Document], *, tally: Tally) -> Iterator[Document]:
+    """Yield documents without lines that many of their source repeat, in order and in bounded memory."""
+    for document, text in drop_boilerplate((doc.metadata["source"], doc.text, doc) for doc in documents):
+        yield from tally.settle("boilerplate", [document], [text])
 
 
 def batches(documents: Iterable[Document]) -> Iterator[list[Document]]:

@@ -11,14 +11,12 @@ that goes: the smaller of the two, and one instead of all that quote it.
 """
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datatrove.pipeline.base import PipelineStep
 
 from data_utils.preparation.duplicates import KEPT, SignatureFolder, write_array
 from data_utils.preparation.shingles import SHINGLE_TOKENS, WORD, Shingles, Tokens, find_shingles, find_tokens
@@ -149,70 +147,49 @@ def read_held_out_entries(folder: Path, signatures: SignatureFolder, fates: np.n
     return np.concatenate(parts)
 
 
-class BuildIndex(PipelineStep):
-    """One task: the index of the evaluation files and of what the corpus itself holds out."""
-
-    type, name = "LEAKS", "index"
-
-    def __init__(self, work: str, read_evaluation: Callable[[], list[tuple[str, str]]]) -> None:
-        """Take the folder of the run and what returns the evaluation texts as (place, text)."""
-        super().__init__()
-        self.work, self.read_evaluation = work, read_evaluation
-
-    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Any:
-        """Write the index."""
-        work = Path(self.work)
-        signatures = SignatureFolder(work / "signatures")
-        texts = self.read_evaluation()
-        shingles = find_shingles(find_tokens([text for _, text in texts]))
-        if len(shingles.hashes) > MAX_ENTRIES:
-            raise InputError(
-                f"--eval_files hold {len(shingles.hashes):,} words; at most {MAX_ENTRIES:,} can be watched"
-            )
-        evaluation = make_entries(shingles, np.arange(len(texts)), 0)
-        fates = np.load(work / "clusters" / "fates.npy", mmap_mode="r")
-        held_out = read_held_out_entries(work / "held_out", signatures, fates)
-        # Numbered without gaps, after the evaluation texts.
-        documents, numbers = np.unique(held_out["text"], return_inverse=True)
-        held_out["text"] = numbers + len(texts)
-        write_array(work / "index" / "documents.npy", documents)
-        for name, array in build_index(evaluation, held_out, len(texts)).items():
-            write_array(work / "index" / f"{name}.npy", array)
-        (work / "index" / "places.json").write_text(json.dumps([place for place, _ in texts]))
+def write_index(work: Path, texts: list[tuple[str, str]]) -> None:
+    """One task: the index of the evaluation `texts`, (place, text), and of what the corpus itself holds out."""
+    signatures = SignatureFolder(work / "signatures")
+    shingles = find_shingles(find_tokens([text for _, text in texts]))
+    if len(shingles.hashes) > MAX_ENTRIES:
+        raise InputError(f"--eval_files hold {len(shingles.hashes):,} words; at most {MAX_ENTRIES:,} can be watched")
+    evaluation = make_entries(shingles, np.arange(len(texts)), 0)
+    fates = np.load(work / "clusters" / "fates.npy", mmap_mode="r")
+    held_out = read_held_out_entries(work / "held_out", signatures, fates)
+    # Numbered without gaps, after the evaluation texts.
+    documents, numbers = np.unique(held_out["text"], return_inverse=True)
+    held_out["text"] = numbers + len(texts)
+    write_array(work / "index" / "documents.npy", documents)
+    for name, array in build_index(evaluation, held_out, len(texts)).items():
+        write_array(work / "index" / f"{name}.npy", array)
+    (work / "index" / "places.json").write_text(json.dumps([place for place, _ in texts]))
 
 
-class FindLeaks(PipelineStep):
-    """A task for each reading task: which of its documents hold evaluation text, and which held-out ones they hold."""
+def write_leaks(rank: int, work: Path) -> None:
+    """A task for each reading task: which of its documents hold evaluation text, and which held-out ones they hold.
 
-    type, name = "LEAKS", "comparison"
-
-    def __init__(self, work: str) -> None:
-        super().__init__()
-        self.work = Path(work)
-
-    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Any:
-        """Write `leaks/RANK.npy`: (document, evaluation text or -1) of what is to be dropped."""
-        index = LeakIndex.load(self.work / "index")
-        held_out = np.load(self.work / "index" / "documents.npy", mmap_mode="r")
-        offset = int(SignatureFolder(self.work / "signatures").offsets[rank])
-        fates = np.load(self.work / "clusters" / "fates.npy", mmap_mode="r")
-        leaks = [np.zeros((0, 2), np.int64)]
-        file = pq.ParquetFile(self.work / "clean" / f"{rank:05d}.parquet")
-        with self.track_time():
-            for batch in file.iter_batches(64, columns=["text", "held_out"], use_threads=False):
-                kept = fates[offset : offset + len(batch)] == KEPT
-                documents = np.flatnonzero(kept) + offset
-                offset += len(batch)
-                texts = batch["text"].filter(pa.array(kept)).to_pylist()
-                tokens = find_tokens(texts)
-                holders, found = index.find(tokens, find_shingles(tokens)).T
-                quotes = found < index.evaluation_texts
-                leaks.append(np.stack([documents[holders[quotes]], found[quotes]], axis=1))
-                # What is held out holds its own text.
-                holds = ~quotes & ~np.asarray(batch["held_out"])[kept][holders]
-                taken = np.unique(held_out[found[holds] - index.evaluation_texts])
-                leaks.append(np.stack([taken, np.full(len(taken), -1)], axis=1))
-        write_array(self.work / "leaks" / f"{rank:05d}.npy", np.concatenate(leaks))
+    `leaks/RANK.npy` has (document, evaluation text or -1) of what is to be dropped.
+    """
+    index = LeakIndex.load(work / "index")
+    held_out = np.load(work / "index" / "documents.npy", mmap_mode="r")
+    offset = int(SignatureFolder(work / "signatures").offsets[rank])
+    fates = np.load(work / "clusters" / "fates.npy", mmap_mode="r")
+    leaks = [np.zeros((0, 2), np.int64)]
+    file = pq.ParquetFile(work / "clean" / f"{rank:05d}.parquet")
+    for batch in file.iter_batches(64, columns=["text", "held_out"], use_threads=False):
+        kept = fates[offset : offset + len(batch)] == KEPT
+        documents = np.flatnonzero(kept) + offset
+        offset += len(batch)
+        texts = batch["text"].filter(pa.array(kept)).to_pylist()
+        tokens = find_tokens(texts)
+        holders, found = index.find(tokens, find_shingles(tokens)).T
+        quotes = found < index.evaluation_texts
+        leaks.append(np.stack([documents[holders[quotes]], found[quotes]], axis=1))
+        # What is held out holds its own text.
+        holds = ~quotes & ~np.asarray(batch["held_out"])[kept][holders]
+        taken = np.unique(held_out[found[holds] - index.evaluation_texts])
+        leaks.append(np.stack([taken, np.full(len(taken), -1)], axis=1))
+    write_array(work / "leaks" / f"{rank:05d}.npy", np.concatenate(leaks))
 
 
 def read_leaks(work: Path, first: int, last: int) -> dict[int, int]:

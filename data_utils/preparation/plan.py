@@ -4,16 +4,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-
-from datatrove.pipeline.base import PipelineStep
+from typing import Any
 
 from data_utils.preparation.arguments import CleaningArguments
-from data_utils.preparation.duplicates import PART_BYTES, ROWS, FindPairs, JoinPairs
+from data_utils.preparation.duplicates import PART_BYTES, ROWS, write_clusters, write_pairs
 from data_utils.preparation.executors import Stage
 from data_utils.preparation.filters import build_filters
-from data_utils.preparation.leaks import BuildIndex, FindLeaks
-from data_utils.preparation.manifest import CheckBroken, WriteReport
-from data_utils.preparation.stages import ReadSources, WriteClean, WriteCorpus
+from data_utils.preparation.leaks import write_index, write_leaks
+from data_utils.preparation.manifest import check_broken, write_report
+from data_utils.preparation.stages import read_sources, write_clean, write_corpus
 from data_utils.preparation.tally import Tally
 from data_utils.readers.arguments import ReadArguments
 from data_utils.readers.files import Fault, file_bytes, raise_fault
@@ -94,42 +93,42 @@ def read_evaluation(paths: list[str], reading: ReadArguments) -> list[tuple[str,
 
 @dataclass
 class Preparation:
-    """What a preparation does."""
+    """What a preparation does in its folder `work`; `settings` are the options that the corpus depends on."""
 
+    work: Path
     files: list[dict]
     tasks: list[list[dict]]  # of each reading task: the files, and parts of files, that it reads
+    settings: dict[str, Any]
     reading: ReadArguments
     cleaning: CleaningArguments
-    duplicates: str
-    near_similarity: float
-    eval_fraction: float
-    eval_files: list[str]
-    max_broken_fraction: float
 
-    def stages(self, work: Path, settings: dict) -> list[Stage]:
+    def read_task(self, rank: int) -> None:
+        """Read, clean and sign the documents of a task."""
+        tally = Tally()
+        tally.steps["read"] = {}
+        documents = read_sources(self.tasks[rank], partial(read_input, reading=self.reading), tally)
+        for step in build_filters(self.cleaning, tally, self.reading.max_seconds):
+            documents = step(documents)
+        how = {"near": self.settings["duplicates"] == "near", "eval_fraction": self.settings["eval_fraction"]}
+        write_clean(documents, rank, self.work, **how, tally=tally)
+
+    def stages(self, max_broken_fraction: float) -> list[Stage]:
         """Return the stages, each of which leaves in `work` what the next one reads."""
-        tasks = self.tasks
-        sizes = [sum(piece["bytes"] for piece in task) for task in tasks]
-        texts = sum(file["bytes"] * EXPANSION.get(Path(file["path"]).suffix, 1) for file in self.files)
-        parts = 1 + texts // PART_BYTES
-        rows = DUPLICATES[self.duplicates]
-        near = self.duplicates == "near"
-        watches_leaks = near or bool(self.eval_files)
-        folder, tally = str(work), Tally()
-        read: list[PipelineStep | Callable] = [
-            ReadSources(tasks, partial(read_input, reading=self.reading), tally),
-            *build_filters(self.cleaning, tally, self.reading.max_seconds),
-            WriteClean(folder, near, self.eval_fraction, tally),
-        ]
-        evaluation = partial(read_evaluation, self.eval_files, self.reading)
+        work, files, settings, languages = self.work, self.files, self.settings, self.cleaning.languages
+        sizes = [sum(piece["bytes"] for piece in task) for task in self.tasks]
+        texts = sum(file["bytes"] * EXPANSION.get(Path(file["path"]).suffix, 1) for file in files)
+        parts, tasks = 1 + texts // PART_BYTES, len(self.tasks)
+        duplicates, exams = settings["duplicates"], settings["eval_files"]
+        leaks = duplicates == "near" or bool(exams)  # whether they are watched
         stages = [
-            Stage("read", read, len(tasks), sizes),
-            Stage("check", [CheckBroken(folder, self.files, self.max_broken_fraction, self.cleaning.languages)], 1),
-            Stage("pairs", [FindPairs(folder, parts, self.near_similarity)], rows * parts),
-            Stage("clusters", [JoinPairs(folder, parts)], 1),
-            Stage("index", [BuildIndex(folder, evaluation)], int(watches_leaks)),
-            Stage("leaks", [FindLeaks(folder)], len(tasks) * watches_leaks, sizes),
-            Stage("write", [WriteCorpus(folder, watches_leaks)], len(tasks), sizes),
-            Stage("report", [WriteReport(folder, self.files, settings)], 1),
-        ]
+            Stage("read", self.read_task, tasks, sizes),
+            Stage("check", lambda _: check_broken(work, files, max_broken_fraction, languages), 1),
+            Stage("pairs", lambda rank: write_pairs(rank, work, parts, settings["near_similarity"]),
+                  DUPLICATES[duplicates] * parts),
+            Stage("clusters", lambda _: write_clusters(work, parts), 1),
+            Stage("index", lambda _: write_index(work, read_evaluation(exams, self.reading)), int(leaks)),
+            Stage("leaks", lambda rank: write_leaks(rank, work), tasks * leaks, sizes),
+            Stage("write", lambda rank: write_corpus(rank, work, leaks), tasks, sizes),
+            Stage("report", lambda _: write_report(work, files, settings), 1),
+        ]  # fmt: skip
         return [stage for stage in stages if stage.tasks]

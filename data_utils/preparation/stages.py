@@ -4,16 +4,14 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datatrove.data import Document
-from datatrove.pipeline.base import PipelineStep
 
 from data_utils.preparation.duplicates import EXACT, KEPT, NEAR, SignatureFolder, Signatures, write_array
 from data_utils.preparation.filters import batches
@@ -71,146 +69,111 @@ CLEAN_COLUMNS = COLUMNS | {"held_out": pa.bool_(), "given": pa.string()}  # the 
 FATES = {EXACT: "exact duplicate", NEAR: "near duplicate"}
 
 
-class ReadSources(PipelineStep):
-    """The documents of this task's files, one after the other; a broken file costs itself alone."""
+def read_sources(task: list[dict], read: Callable[..., Iterator[dict]], tally: Tally) -> Iterator[Document]:
+    """Yield the documents of a task's files and parts, one after the other; a broken file costs itself alone.
 
-    type, name = "READER", "sources"
-
-    def __init__(self, tasks: list[list[dict]], read: Callable[..., Iterator[dict]], tally: Tally) -> None:
-        """Take the files and parts of each task, `read(path, on_fault=..., part=...)` of one, and the tally."""
-        super().__init__()
-        self.tasks, self.read, self.tally = tasks, read, tally
-        tally.steps["read"] = {}
-
-    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Any:
-        """Yield the documents."""
-        seconds = 0.0
-        for piece in self.tasks[rank]:
-            documents, faults = 0, []
-            part = Part(*piece["part"]) if "part" in piece else None
-            begun = time.perf_counter()
-            for row in self.read(piece["path"], on_fault=faults.append, part=part):
-                seconds += time.perf_counter() - begun
-                documents += 1
-                metadata = {name: row[name] for name in ("language", "source", SHARE)}
-                metadata |= {"given": piece["given"], "bytes": utf8_bytes(row["text"])}
-                self.tally.count("read", piece["given"], 1, metadata["bytes"])
-                yield Document(row["text"], row["id"], metadata=metadata)
-                begun = time.perf_counter()
+    `read(path, on_fault=..., part=...)` reads one of them.
+    """
+    seconds = 0.0
+    for piece in task:
+        documents, faults = 0, []
+        part = Part(*piece["part"]) if "part" in piece else None
+        begun = time.perf_counter()
+        for row in read(piece["path"], on_fault=faults.append, part=part):
             seconds += time.perf_counter() - begun
-            self.tally.add_faults(piece, documents, faults)
-        self.tally.seconds["sources"] = seconds
+            documents += 1
+            metadata = {name: row[name] for name in ("language", "source", SHARE)}
+            metadata |= {"given": piece["given"], "bytes": utf8_bytes(row["text"])}
+            tally.count("read", piece["given"], 1, metadata["bytes"])
+            yield Document(row["text"], row["id"], metadata=metadata)
+            begun = time.perf_counter()
+        seconds += time.perf_counter() - begun
+        tally.add_faults(piece, documents, faults)
+    tally.seconds["sources"] = seconds
 
 
-class WriteClean(PipelineStep):
-    """Ends the first stage: clean documents, their signatures, and the shingles of those that are held out."""
+def write_clean(
+    documents: Iterable[Document], rank: int, work: Path, *, near: bool, eval_fraction: float, tally: Tally
+) -> None:
+    """End the first stage: clean documents, their signatures, and the shingles of those that are held out."""
+    signatures = Signatures(near)
+    held_out = [np.zeros(0, ENTRY)]
+    writer = ShardWriter(work / "clean" / f"{rank:05d}.parquet", CLEAN_COLUMNS, "lz4")
+    for batch in batches(documents):
+        texts = [document.text for document in batch]
+        shares = [document.metadata[SHARE] for document in batch]
+        held = [share < eval_fraction for share in shares]
+        shingles = signatures.add(texts)
+        if shingles is not None and any(held):
+            held_out.append(make_entries(shingles, np.flatnonzero(held), writer.documents))
+        named = ([document.metadata[name] for document in batch] for name in ("language", "source", "given"))
+        languages, sources, given = named
+        columns = [texts, languages, sources, [document.id for document in batch], shares, held, given]
+        writer.add(pa.table(columns, schema=writer.schema))
+    writer.close()
+    signatures.write(work / "signatures", rank)
+    write_array(work / "held_out" / f"{rank:05d}.npy", np.concatenate(held_out))
+    tally.write(work / "tallies" / f"read-{rank:05d}.json")
 
-    type, name = "WRITER", "clean documents"
 
-    def __init__(self, work: str, near: bool, eval_fraction: float, tally: Tally) -> None:
-        super().__init__()
-        self.work, self.near, self.eval_fraction, self.tally = work, near, eval_fraction, tally
-
-    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Any:
-        """Write the documents of a task."""
-        work = Path(self.work)
-        signatures = Signatures(self.near)
-        held_out = [np.zeros(0, ENTRY)]
-        writer = ShardWriter(work / "clean" / f"{rank:05d}.parquet", CLEAN_COLUMNS, "lz4")
-        for batch in batches(data):
-            texts = [document.text for document in batch]
-            with self.track_time("batch"):
-                shares = [document.metadata[SHARE] for document in batch]
-                held = [share < self.eval_fraction for share in shares]
-                shingles = signatures.add(texts)
-                if shingles is not None and any(held):
-                    held_out.append(make_entries(shingles, np.flatnonzero(held), writer.documents))
-                named = ([document.metadata[name] for document in batch] for name in ("language", "source", "given"))
-                languages, sources, given = named
-                columns = [texts, languages, sources, [document.id for document in batch], shares, held, given]
-                writer.add(pa.table(columns, schema=writer.schema))
+def write_corpus(rank: int, work: Path, watches_leaks: bool) -> None:
+    """End a task's documents: what is no duplicate and no leak, as a shard of the corpus, counted for the report."""
+    tally = Tally()
+    tally.steps |= {"duplicates": {}, **({"leaks": {}} if watches_leaks else {})}
+    offset, end = SignatureFolder(work / "signatures").offsets[rank : rank + 2].tolist()
+    leaks = read_leaks(work, offset, end) if watches_leaks else {}
+    places = json.loads((work / "index" / "places.json").read_text()) if watches_leaks else []
+    fates = np.load(work / "clusters" / "fates.npy", mmap_mode="r")
+    writer = ShardWriter(work / "data" / f"{rank:05d}.parquet", COLUMNS)
+    languages: dict[str, dict[str, int]] = {}
+    kept_examples: dict[str, list] = {}
+    file = pq.ParquetFile(work / "clean" / f"{rank:05d}.parquet")
+    for table in file.iter_batches(500, use_threads=False):
+        fate = np.asarray(fates[offset : offset + len(table)])
+        numbers = (np.flatnonzero(fate == KEPT) + offset).tolist()
+        offset += len(table)
+        rows = pa.Table.from_batches([table])
+        for kind, name in FATES.items():
+            for row in rows.filter(pa.array(fate == kind)).to_pylist():
+                tally.drop("duplicates", name, row["text"], row["source"], id=row["id"])
+        rows = rows.filter(pa.array(fate == KEPT))
+        tally.count_table("duplicates", rows)
+        if watches_leaks:
+            rows = drop_leaks(rows, numbers, leaks, places, tally)
+            tally.count_table("leaks", rows)
+        count_languages(rows, languages)
+        for row in rows.slice(0, 2).to_pylist():
+            examples = kept_examples.setdefault(row["language"], [])
+            if len(examples) < EXAMPLES:
+                examples.append({"text": shorten(mask_example(row["text"])), "source": row["source"]})
+        writer.add(rows.select(list(COLUMNS)))
+    shard = None
+    if writer.documents:
         writer.close()
-        signatures.write(work / "signatures", rank)
-        write_array(work / "held_out" / f"{rank:05d}.npy", np.concatenate(held_out))
-        self.tally.write(work / "tallies" / f"read-{rank:05d}.json")
-
-
-class WriteCorpus(PipelineStep):
-    """The last stage: what is no duplicate and no leak, as a shard of the corpus, and its counts for the report."""
-
-    type, name = "WRITER", "corpus"
-
-    def __init__(self, work: str, watches_leaks: bool) -> None:
-        super().__init__()
-        self.work, self.watches_leaks = work, watches_leaks
-
-    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Any:
-        """Write the shard of a task."""
-        work, tally = Path(self.work), Tally()
-        tally.steps |= {"duplicates": {}, **({"leaks": {}} if self.watches_leaks else {})}
-        offset, end = SignatureFolder(work / "signatures").offsets[rank : rank + 2].tolist()
-        leaks = read_leaks(work, offset, end) if self.watches_leaks else {}
-        places = json.loads((work / "index" / "places.json").read_text()) if self.watches_leaks else []
-        fates = np.load(work / "clusters" / "fates.npy", mmap_mode="r")
-        writer = ShardWriter(work / "data" / f"{rank:05d}.parquet", COLUMNS)
-        counts: dict[str, dict] = {"languages": {}, "lengths": {}}
-        kept_examples: dict[str, list] = {}
-        file = pq.ParquetFile(work / "clean" / f"{rank:05d}.parquet")
-        with self.track_time():
-            for table in file.iter_batches(500, use_threads=False):
-                fate = np.asarray(fates[offset : offset + len(table)])
-                numbers = (np.flatnonzero(fate == KEPT) + offset).tolist()
-                offset += len(table)
-                rows = pa.Table.from_batches([table])
-                for kind, name in FATES.items():
-                    for row in rows.filter(pa.array(fate == kind)).to_pylist():
-                        tally.drop("duplicates", name, row["text"], row["source"], id=row["id"])
-                rows = rows.filter(pa.array(fate == KEPT))
-                tally.count_table("duplicates", rows)
-                if self.watches_leaks:
-                    rows = drop_leaks(rows, numbers, leaks, places, tally)
-                    tally.count_table("leaks", rows)
-                count_languages(rows, counts)
-                for row in rows.slice(0, 2).to_pylist():
-                    examples = kept_examples.setdefault(row["language"], [])
-                    if len(examples) < EXAMPLES:
-                        examples.append({"text": shorten(mask_example(row["text"])), "source": row["source"]})
-                writer.add(rows.select(list(COLUMNS)))
-        shard = None
-        if writer.documents:
-            writer.close()
-            digest = hashlib.file_digest(writer.path.open("rb"), "sha256").hexdigest()
-            shard = {"file": f"data/{writer.path.name}", "documents": writer.documents, "bytes": writer.bytes}
-            shard["sha256"] = digest
-        tally.write(work / "tallies" / f"write-{rank:05d}.json", shard=shard, kept=kept_examples, **counts)
+        with writer.path.open("rb") as written:
+            digest = hashlib.file_digest(written, "sha256").hexdigest()
+        shard = {"file": f"data/{writer.path.name}", "documents": writer.documents, "bytes": writer.bytes}
+        shard["sha256"] = digest
+    tally.write(work / "tallies" / f"write-{rank:05d}.json", shard=shard, kept=kept_examples, languages=languages)
 
 
 def drop_leaks(rows: pa.Table, numbers: list[int], leaks: dict[int, int], places: list[str], tally: Tally) -> pa.Table:
     """Return the rows that are no leaks; `numbers` are those of the documents in the corpus."""
-    clean = [number not in leaks for number in numbers]
-    for number, row in zip(
-        (number for number in numbers if number in leaks),
-        rows.filter(pa.array([not c for c in clean], pa.bool_())).to_pylist(),
-        strict=True,
-    ):
-        text = leaks[number]
-        reason, more = (
-            ("held out and held by training", {}) if text < 0 else ("holds evaluation text", {"place": places[text]})
-        )
+    is_leak = [number in leaks for number in numbers]
+    dropped = rows.filter(pa.array(is_leak, pa.bool_())).to_pylist()
+    for text, row in zip([leaks[number] for number in numbers if number in leaks], dropped, strict=True):
+        more = {} if text < 0 else {"place": places[text]}
+        reason = "held out and held by training" if text < 0 else "holds evaluation text"
         tally.drop("leaks", reason, row["text"], row["source"], id=row["id"], **more)
-    return rows.filter(pa.array(clean, pa.bool_()))
+    return rows.filter(pa.array([not leak for leak in is_leak], pa.bool_()))
 
 
-def count_languages(rows: pa.Table, counts: dict[str, dict]) -> None:
-    """Add documents, bytes and held-out documents of each language, and its documents by length: powers of two."""
-    powers = pc.floor(pc.log2(pc.max_element_wise(pc.utf8_length(rows["text"]), 1)))
-    columns = {"language": rows["language"], "power": pc.cast(powers, pa.int32()), "held_out": rows["held_out"]}
-    table = pa.table(columns | {"bytes": pc.binary_length(rows["text"])})
+def count_languages(rows: pa.Table, languages: dict[str, dict[str, int]]) -> None:
+    """Add documents, bytes and held-out documents of each language."""
+    table = rows.select(["language", "held_out"]).append_column("bytes", pc.binary_length(rows["text"]))
     sums = [("bytes", "count"), ("bytes", "sum"), ("held_out", "sum")]
-    for row in table.group_by(["language", "power"]).aggregate(sums).sort_by("language").to_pylist():
-        of_language = counts["languages"].setdefault(row["language"], {"documents": 0, "bytes": 0, "held_out": 0})
-        of_language["documents"] += row["bytes_count"]
-        of_language["bytes"] += row["bytes_sum"]
-        of_language["held_out"] += row["held_out_sum"]
-        lengths = counts["lengths"].setdefault(row["language"], {})
-        lengths[row["power"]] = lengths.get(row["power"], 0) + row["bytes_count"]
+    for row in table.group_by("language").aggregate(sums).sort_by("language").to_pylist():
+        counts = languages.setdefault(row["language"], {"documents": 0, "bytes": 0, "held_out": 0})
+        counts["documents"] += row["bytes_count"]
+        counts["bytes"] += row["bytes_sum"]
+        counts["held_out"] += row["held_out_sum"]

@@ -12,13 +12,13 @@ from data_utils.preparation.duplicates import (
     EXACT,
     KEPT,
     NEAR,
-    FindPairs,
-    JoinPairs,
     SignatureFolder,
     Signatures,
     find_pairs,
     flatten_clusters,
     join_pairs,
+    write_clusters,
+    write_pairs,
 )
 from data_utils.preparation.shingles import (
     BANDS,
@@ -83,8 +83,8 @@ def fates_of(texts: list[str], folder, batch: int = 100) -> np.ndarray:
             signatures.add(part[start : start + batch])
         signatures.write(folder / "signatures", rank)
     for rank in range(2 * (1 + BANDS)):
-        FindPairs(str(folder), 2, 0.7).run(None, rank)
-    JoinPairs(str(folder), 2).run()
+        write_pairs(rank, folder, 2, 0.7)
+    write_clusters(folder, 2)
     return np.load(folder / "clusters" / "fates.npy")
 
 

@@ -43,7 +43,7 @@ def run(texts, steps, source="test", **options):
     tally, known = Tally(), {"source": source, "given": source, "language": ""}
     documents = iter([Document(t, f"d{i}", metadata=known | {"bytes": utf8_bytes(t)}) for i, t in enumerate(texts)])
     for block in build_filters(CleaningArguments(clean=list(steps), **options), tally):
-        documents = block.run(documents)
+        documents = block(documents)
     return list(documents), tally
 
 
@@ -119,7 +119,7 @@ def test_blocks_go_to_other_processes():
 
     tally = Tally()
     blocks, tally = dill.loads(dill.dumps((build_filters(CleaningArguments(), tally), tally)))
-    assert list(tally.steps) == DEFAULT_STEPS and all(block.tally is tally for block in blocks)
+    assert list(tally.steps) == DEFAULT_STEPS and all(block.keywords["tally"] is tally for block in blocks)
 
 
 # Unicode
@@ -189,7 +189,7 @@ def test_simplified_goes_by_the_language():
     pytest.importorskip("opencc")
     (chain,) = build_filters(CleaningArguments(clean=["simplified"]), Tally())
     documents = [Document("頭髮", "1", metadata={"language": language}) for language in ("zh", "ja")]
-    assert chain.steps["simplified"](documents) == ["头发", "頭髮"]
+    assert chain.keywords["steps"]["simplified"](documents) == ["头发", "頭髮"]
 
 
 # Boilerplate
@@ -201,7 +201,7 @@ def test_lines_that_many_documents_repeat_are_dropped():
         for i in range(50)
     ]
     rows += [{"text": f"登录 | 注册 | 帮助中心\nOther source {i}", "source": "b"} for i in range(5)]
-    texts = [text for _, text in drop_boilerplate(rows)]
+    texts = [text for _, text in drop_boilerplate((row["source"], row["text"], row) for row in rows)]
     assert texts[:50] == [f"第{i}篇文章说的是别的事情。" for i in range(50)]
     assert texts[50:] == [row["text"] for row in rows[50:]]
 
@@ -209,7 +209,7 @@ def test_lines_that_many_documents_repeat_are_dropped():
 def test_boilerplate_is_known_from_window_to_window(monkeypatch):
     monkeypatch.setattr("data_utils.text.boilerplate.WINDOW_CHARACTERS", 1500)
     rows = [{"text": f"All rights reserved here\nunique text number {i}", "source": "a"} for i in range(100)]
-    texts = [text for _, text in drop_boilerplate(iter(rows))]
+    texts = [text for _, text in drop_boilerplate((row["source"], row["text"], row) for row in rows)]
     assert texts == [f"unique text number {i}" for i in range(100)]
 
 

@@ -92,15 +92,15 @@ def test_a_filter_drops_the_document_that_takes_too_long_and_keeps_those_beside_
     pytest.importorskip("datatrove")
     from datatrove.data import Document
 
-    from data_utils.preparation.filters import Chain, each
+    from data_utils.preparation.filters import each, run_steps
     from data_utils.preparation.tally import Tally
 
     def step(text, language):
         return re.sub(*FOREVER[:1], "", FOREVER[1]) if text == "slow" else text.upper()
 
     tally = Tally()
-    chain = Chain({"shout": each(step)}, tally, 0.2)
     texts = ["one", "slow", "two"]
     documents = [Document(text, text, metadata={"given": "a", "source": "a.txt"}) for text in texts]
-    assert [document.text for document in chain.run(documents)] == ["ONE", "TWO"]
+    kept = run_steps(documents, steps={"shout": each(step)}, tally=tally, max_seconds=0.2)
+    assert [document.text for document in kept] == ["ONE", "TWO"]
     assert json.loads(json.dumps(tally.reasons)) == {"shout": {"took too long": 1}}

@@ -59,7 +59,7 @@ def test_a_batch_is_judged_as_each_document_alone(texts):
             [Document(text, "", metadata={"language": "zh" if "茶" in text else "en"}) for text in texts] for _ in "ab"
         )
         (chain,) = build_filters(CleaningArguments(clean=[name]), Tally())
-        (step,) = chain.steps.values()
+        (step,) = chain.keywords["steps"].values()
         assert (step(batch) if batch else []) == [step([document])[0] for document in alone], name
         assert [d.metadata for d in batch] == [d.metadata for d in alone], name
 
