@@ -1,7 +1,6 @@
 """A conversation with an engine: its turns, the reply as it comes, and the file it is kept in."""
 
 import json
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -31,13 +30,8 @@ class Conversation:
         self.messages: list[dict] = []
         self.reply: Reply | None = None
         self.ended: str | None = None
-        self._file: tuple[Path, tuple | None] | None = None  # where it was kept last, and the state of that file then
+        self.file: Path | None = None  # where it was kept last, or read from
         self.set_system(system)
-
-    @property
-    def file(self) -> Path | None:
-        """The file that the conversation was kept in last, or read from."""
-        return self._file[0] if self._file else None
 
     def set_system(self, text: str | None) -> None:
         """Set or clear the system turn; raises DialogueError where no message would have room beside it."""
@@ -49,7 +43,7 @@ class Conversation:
     def forget(self) -> None:
         """Drop all turns but the system's."""
         self.messages = [message for message in self.messages if message["role"] == "system"]
-        self._file = None
+        self.file = None
 
     def last_question(self) -> str | None:
         """Return the user's last message."""
@@ -102,31 +96,28 @@ class Conversation:
     def save(self, name: str) -> Path:
         """Write the conversation as OpenAI-style JSON, which finetune_dialogue.py reads; return the file's path.
 
-        The file is whole or not there. One that holds something else is left, and a number is put to the name. Raises
-        OSError.
+        The file is whole or not there. Another one of that name is left, and a number is put to the name. Raises OSError.
         """
-        path = find_path(name)
+        path = Path(name).expanduser().resolve()
         if path.suffix not in (".json", ".jsonl"):
             path = path.with_name(path.name + ".json")
-        text = json.dumps({"messages": answered(self.messages)}, ensure_ascii=False) + "\n"
-        is_new = self._file != (path, file_state(path))
-        path = reserve_file(path) if is_new else path
-        try:
-            write_whole(path, text, mode=0o600)
-        except BaseException:
-            if is_new:
-                path.unlink(missing_ok=True)
-            raise
-        self._file = (path, file_state(path))
-        return path
+        path.parent.stat()  # a folder that is misspelled isn't made
+        if path.is_dir():
+            raise coded(IsADirectoryError(f"{path} is a folder"), "is_folder", path)
+        number, free = 1, path
+        while free != self.file and free.exists():
+            number += 1
+            free = path.with_stem(f"{path.stem}-{number}")
+        write_whole(free, json.dumps({"messages": answered(self.messages)}, ensure_ascii=False) + "\n", mode=0o600)
+        self.file = free
+        return free
 
     def load(self, name: str) -> None:
         """Go on with a conversation that was kept; raises InputError that says why it can't be."""
         try:
-            path = find_path(name)
+            path = Path(name).expanduser().resolve()
             if not path.is_file():
                 raise coded(InputError("no such file"), "no_file")
-            state = file_state(path)
             row = json.loads(path.read_text(encoding="utf-8-sig"))
             if not isinstance(row, dict) or not isinstance(row.get("messages"), list):
                 raise coded(InputError('{"messages": [...]} is expected'), "no_conversation")
@@ -138,17 +129,11 @@ class Conversation:
                 checked | ({"liked": message["liked"]} if is_rated else {})
                 for checked, message, is_rated in zip(check_dialogue(given), given, rated, strict=True)
             ]
-        except json.JSONDecodeError as error:
-            raise InputError(f"not valid JSON: line {error.lineno}, column {error.colno}") from error
-        except UnicodeDecodeError as error:
-            raise InputError("not UTF-8 text") from error
-        except RecursionError as error:
-            raise InputError("nested too deeply") from error
-        except (OSError, ValueError) as error:  # ValueError: no dialogue, or a name with a null character
+        except (OSError, ValueError, RecursionError) as error:  # ValueError: no JSON, no UTF-8, no dialogue
             raise InputError(getattr(error, "strerror", None) or str(error)) from error
         awaits = row["messages"][-1].get("role") == "user"
         self.messages = messages[:-1] if awaits else messages
-        self._file = (path, state)
+        self.file = path
 
 
 def answered(messages: list[dict]) -> list[dict]:
@@ -159,36 +144,6 @@ def answered(messages: list[dict]) -> list[dict]:
     """
     awaits = bool(messages) and messages[-1].get("role") == "user"
     return messages + [{"role": "assistant", "content": NO_ANSWER}] * awaits
-
-
-def file_state(path: Path) -> tuple | None:
-    """Return what changes when another file takes this one's place; None where there is none."""
-    try:
-        state = path.stat()
-    except OSError:
-        return None
-    return state.st_ino, state.st_size, state.st_mtime_ns
-
-
-def find_path(name: str) -> Path:
-    """Return the path that a typed name means; raise ValueError for one that no file can have."""
-    if "\0" in name:  # the words of Python differ by version
-        raise coded(ValueError("a file's name has no null character"), "null_name")
-    return Path(name).expanduser().resolve()
-
-
-def reserve_file(path: Path) -> Path:
-    """Create an empty file of this name, or of the name with the first free number; return its path."""
-    number, candidate = 1, path
-    while True:
-        try:
-            os.close(os.open(candidate, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-            return candidate
-        except FileExistsError:
-            if path.is_dir():
-                raise coded(IsADirectoryError(f"{path} is a folder"), "is_folder", path) from None
-            number += 1
-            candidate = path.with_stem(f"{path.stem}-{number}")
 
 
 def read_ahead(reply: Reply) -> Iterator[str]:
