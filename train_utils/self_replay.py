@@ -4,29 +4,26 @@ What it answers to questions of general knowledge is learned on beside what is n
 each evaluation shows what was forgotten. Source: Shenfeld et al. 2025 (what a model would say itself moves it least).
 """
 
-import json
 import re
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 
 import torch
 import xxhash
 from datasets import Dataset
-from huggingface_hub.constants import HF_HOME
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from data_utils.caching import cache_key, generate_rows
 from data_utils.dialogue.checking import as_exchange
 from data_utils.dialogue.format import stop_token_id
 from data_utils.dialogue.reading import DIALOGUE_FEATURES
 from data_utils.dialogue.window import encode_prompt
 from data_utils.sources.builtin import DIALOGUE_SOURCES
+from data_utils.sources.corpus import repeat_rows
 from errors import InputError
 from eval_utils.asking import continue_together
 from eval_utils.likelihood import window_of
-from files import write_whole
 from model_utils.checkpoint import load_tokenizer
-from model_utils.tokenizer import decode_text
-from train_utils.arguments import wait_for_all
+from model_utils.tokenizer import decode_text, tokenizer_fingerprint
 from train_utils.checkpoint import weights_version
 from train_utils.run import Run
 
@@ -53,33 +50,29 @@ def replay_replies(run: Run, base: str, model: PreTrainedModel, count: int, besi
     Those to learn are repeated until they are SHARE of all that is learned, with the dialogues `beside` them.
     Raises InputError where the base has no chat template, and so has learned no replies.
     """
-    tokenizer = load_tokenizer(base)
+    tokenizer, seed = load_tokenizer(base), run.args.seed
     if tokenizer.chat_template is None:
         raise InputError(f"--replay_replies {count}: {base} has no chat template, so it has no replies to keep")
-    key = f"{weights_version(base)} {tokenizer.chat_template} {count} {REPLY_TOKENS} {run.args.seed}"
-    file = Path(HF_HOME) / "replies" / f"{xxhash.xxh64(key.encode()).hexdigest()}.jsonl"
-    if not file.is_file() and run.is_first:
-        run.say(f"replay: the base answers {count} questions, once")
+
+    def ask() -> Iterator[dict]:
         questions = list_questions(count)
-        found = []
-        for start in range(0, count, BATCH):
-            found += write_replies(model, tokenizer, questions[start : start + BATCH], run.args.seed)
-        write_whole(file, "".join(json.dumps(pair, ensure_ascii=False) + "\n" for pair in found))
-    wait_for_all(run.args)
-    rows = [
-        {"messages": as_exchange(*json.loads(line)), "unlearned": [], "language": "base", "source": "replies"}
-        for line in file.read_text(encoding="utf-8").splitlines()
-    ]
+        for start in range(0, len(questions), BATCH):
+            for pair in write_replies(model, tokenizer, questions[start : start + BATCH], seed):
+                yield {"messages": as_exchange(*pair), "unlearned": [], "language": "base", "source": "replies"}
+
+    key = cache_key("replies", weights_version(base), tokenizer_fingerprint(tokenizer), count, seed)
+    rows = generate_rows(ask, DIALOGUE_FEATURES, key, "asking the base")
     if len(rows) < 2:
         raise InputError(f"--replay_replies {count}: {base} ended {len(rows)} of its replies, of which 2 are needed")
-    run.say(f"replay: {len(rows)} whole replies of the base to {count} questions, {len(rows[::HELD_OUT])} held out")
-    kept = repeat_to_share([row for number, row in enumerate(rows) if number % HELD_OUT], beside)
-    return Dataset.from_list(kept, DIALOGUE_FEATURES), Dataset.from_list(rows[::HELD_OUT], DIALOGUE_FEATURES)
+    held_out = rows.select(range(0, len(rows), HELD_OUT))
+    run.say(f"replay: {len(rows)} whole replies of the base to {count} questions, {len(held_out)} held out")
+    learned = rows.select([number for number in range(len(rows)) if number % HELD_OUT])
+    return repeat_rows(learned, count_repeats(learned, beside)), held_out
 
 
-def repeat_to_share(replies: list[dict], beside: Iterable[dict]) -> list[dict]:
-    """Return dialogues repeated until they are SHARE of the bytes of all, with those `beside` them; once at least."""
-    return replies * max(1, round(SHARE / (1 - SHARE) * dialogue_bytes(beside) / max(1, dialogue_bytes(replies))))
+def count_repeats(replies: Iterable[dict], beside: Iterable[dict]) -> int:
+    """Return how often dialogues are repeated to be SHARE of the bytes of all, with those `beside` them."""
+    return max(1, round(SHARE / (1 - SHARE) * dialogue_bytes(beside) / max(1, dialogue_bytes(replies))))
 
 
 def dialogue_bytes(dialogues: Iterable[dict]) -> int:
