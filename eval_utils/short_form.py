@@ -12,6 +12,7 @@ from eval_utils.likelihood_figures import Reader, measure_pairs
 from eval_utils.minimal_pairs import LANGUAGES, Pair, make_pairs
 from eval_utils.score_report import explain, show_figure
 from eval_utils.scorecard import measure_scorecard
+from model_utils.shapes import evaluating
 
 SHARE = 0.02  # of a run's time so far
 ENOUGH_SECONDS, LONG_SHARE = 6.0, 0.005  # a run by the clock keeps so many for its end; a long one a smaller share
@@ -37,12 +38,8 @@ def assess_briefly(
     budget = min(SHARE * elapsed(), max(ENOUGH_SECONDS, LONG_SHARE * elapsed()))
     if budget < LEAST_SECONDS:
         return []
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         figures = measure_briefly(model, tokenizer, budget, assistant_name)
-    finally:
-        model.train(was_training)
     if not figures:
         return []
     lines = [f"- {figure.name}: {show_figure(figure)} ({explain(figure)})" for figure in figures]

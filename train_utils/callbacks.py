@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
 from errors import RunError
+from model_utils.shapes import evaluating
 from train_utils.checkpoint import mark_complete
 from train_utils.clock import Clock, Stopwatch
 from train_utils.plan.machine import synchronize
@@ -164,13 +165,10 @@ class Samples(TrainerCallback):
             return
         if not is_last and self.watch.seconds.get("samples", 0.0) > SAMPLES_SHARE * self.watch.last:
             return
-        was_training = model.training
-        model.eval()
         # Sampling must not move the training's random state, or a resumed run would differ.
-        with torch.random.fork_rng(), torch.no_grad():
+        with evaluating(model), torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(args.seed)
             self.last = self.generate(model)
-        model.train(was_training)
         for prompt, continuation in self.last if state.is_world_process_zero else []:
             tqdm.write(f"    {prompt} → {continuation}".replace("\n", "⏎"))
         self.watch.lap("samples")

@@ -22,6 +22,7 @@ from data_utils.text.languages import detect_language
 from eval_utils.asking import continue_together
 from eval_utils.scorecard import MAX_TOKENS, Answer, is_loop
 from eval_utils.topic import is_on_topic, list_units
+from model_utils.shapes import evaluating
 from model_utils.tokenizer import decode_text
 
 BATCH_PROMPTS = 32
@@ -75,9 +76,7 @@ def sample_replies(
     drawn |= {"num_return_sequences": count, "max_new_tokens": MAX_TOKENS}
     replies: list[list[Answer]] = [[] for _ in prompts]
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    was_training = model.training
-    model.eval()
-    with torch.random.fork_rng():
+    with evaluating(model), torch.random.fork_rng():
         torch.manual_seed(seed)
         for start in range(0, len(order), BATCH_PROMPTS):
             chosen = order[start : start + BATCH_PROMPTS]
@@ -86,7 +85,6 @@ def sample_replies(
             for number, (ids, has_stopped) in enumerate(found):
                 text = clean_text(decode_text(tokenizer, ids))
                 replies[chosen[number // count]].append(Answer(text, has_stopped, len(ids), ids=tuple(ids)))
-    model.train(was_training)
     return replies
 
 

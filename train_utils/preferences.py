@@ -20,6 +20,7 @@ from data_utils.caching import cache_key, generate_rows
 from data_utils.dialogue.format import stop_token_id
 from data_utils.rows.packing import Rows
 from data_utils.rows.preferences import NUMBERS, collate_pairs
+from model_utils.shapes import evaluating
 from train_utils.callbacks import show_line
 from train_utils.objectives import REPLY_TOKENS, Objective
 from train_utils.run import Run
@@ -103,15 +104,13 @@ def add_references(rows: Dataset, model: PreTrainedModel, *, key: str, batch_row
     """
 
     def compute():
-        was_training, device = model.training, model.device
-        model.eval()
+        device = model.device
         loader = DataLoader(rows.with_format("numpy"), batch_size=batch_rows, collate_fn=collate_pairs)
-        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        with evaluating(model), torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             for batch in loader:
                 names = ("input_ids", "position_ids", "targets", "replies", "sizes")
                 scores = model(**{name: batch[name].to(device) for name in names}).logits
                 yield from ({"references": row} for row in scores.float().cpu().numpy())
-        model.train(was_training)
 
     found = generate_rows(
         compute, Features({"references": NUMBERS}), cache_key("references", key, rows._fingerprint, bf16)

@@ -13,6 +13,7 @@ from eval_utils.likelihood import Scored, Scorer
 from eval_utils.parts import choose_share
 from eval_utils.score_report import BETTER, WORSE, make_table
 from eval_utils.scorecard import Answer, judge_prompts, measure_scorecard
+from model_utils.shapes import evaluating
 from train_utils.own_pairs import Asked, sample_replies
 
 REPLIES = 2  # to each held-out prompt
@@ -62,18 +63,14 @@ class ReplyReport:
 
     def measure_own(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[float]:
         """Return the nats of the replies that the model drew before, as it is now."""
-        was_training = model.training
-        model.eval()
-        nats = measure_nats(model, self.prompts, self.own, stop_token_id(tokenizer))
-        model.train(was_training)
-        return nats
+        with evaluating(model):
+            return measure_nats(model, self.prompts, self.own, stop_token_id(tokenizer))
 
     def ask(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Replies:
         """Return what the model answers now."""
-        was_training = model.training
-        model.eval()
         questions = [(asked.messages, self.seed + number) for asked in self.prompts for number in range(REPLIES)]
-        found = ask_model(model, tokenizer, questions)
+        with evaluating(model):
+            found = ask_model(model, tokenizer, questions)
         answers = [found[start : start + REPLIES] for start in range(0, len(found), REPLIES)]
         pairs = list(zip(self.prompts, answers, strict=True))
         figures = judge_prompts([(detect_language(asked.truth), asked.question, found) for asked, found in pairs])
@@ -82,8 +79,8 @@ class ReplyReport:
             figures.append(Figure("mean reward", "replies", "", False, values))
         name = self.prompts[0].name if self.prompts else None
         limit = max(1, round(QUESTIONS * self.share))
-        card = measure_scorecard(lambda asked: ask_model(model, tokenizer, asked), name, limit, (self.seed,))
-        model.train(was_training)
+        with evaluating(model):
+            card = measure_scorecard(lambda asked: ask_model(model, tokenizer, asked), name, limit, (self.seed,))
         return Replies(answers, figures, card)
 
     def assess(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[str]:

@@ -26,6 +26,7 @@ from data_utils.rows.preferences import collate_pairs, encode_pair, pack_pair_ro
 from errors import InputError, first_line
 from eval_utils.scorecard import Answer
 from files import write_whole
+from model_utils.shapes import evaluating
 from train_utils.own_pairs import Asked, sample_replies
 from train_utils.reply_report import measure_nats
 
@@ -95,11 +96,9 @@ class Rounds:
 
     def measure_kl(self, prompts: list[Asked], replies: list[list[Answer]]) -> float:
         """Return by how many nats the model's replies are likelier under it than under the base: the first to each."""
-        was_training, first = self.model.training, [answers[0] for answers in replies]
-        self.model.eval()
-        stop_id = stop_token_id(self.tokenizer)
-        now, before = (measure_nats(model, prompts, first, stop_id) for model in (self.model, self.reference))
-        self.model.train(was_training)
+        stop_id, first = stop_token_id(self.tokenizer), [answers[0] for answers in replies]
+        with evaluating(self.model):
+            now, before = (measure_nats(model, prompts, first, stop_id) for model in (self.model, self.reference))
         return (sum(before) - sum(now)) / max(1, len(first))
 
 

@@ -96,7 +96,8 @@ class Conversation:
     def save(self, name: str) -> Path:
         """Write the conversation as OpenAI-style JSON, which finetune_dialogue.py reads; return the file's path.
 
-        The file is whole or not there. Another one of that name is left, and a number is put to the name. Raises OSError.
+        The file is whole or not there. Another one of that name is left, and a number is put to the name. Raises
+        OSError.
         """
         path = Path(name).expanduser().resolve()
         if path.suffix not in (".json", ".jsonl"):

@@ -15,7 +15,7 @@ from transformers.modeling_outputs import CausalLMOutput
 
 from data_utils.dialogue.format import IGNORE_LABEL
 from errors import first_line, say_note
-from model_utils.shapes import find_embedding
+from model_utils.shapes import evaluating, find_embedding
 from train_utils.steps.attention import use_block_attention
 
 # How many times as fast compiled steps are as plain ones, both without logits. Measured on two cores: in bf16, with
@@ -191,15 +191,13 @@ def has_plain_head(model: PreTrainedModel) -> bool:
     """Tell by a trial whether the model's loss is that of its last hidden states times the head (no cap, no scale)."""
     device = find_embedding(model).weight.device
     ids = torch.arange(8, device=device).remainder(model.config.vocab_size)[None]
-    was_training = model.training
     weight = model.get_output_embeddings().weight
     kept = weight.clone()
-    model.eval()
     weight.mul_(100)  # so that a cap on the logits shows
-    hidden = model.base_model(input_ids=ids, use_cache=False)[0]
-    expected = model(input_ids=ids, labels=ids).loss
+    with evaluating(model):
+        hidden = model.base_model(input_ids=ids, use_cache=False)[0]
+        expected = model(input_ids=ids, labels=ids).loss
     inputs, targets = pair_with_next(hidden, ids)
     found = head_loss(inputs, weight, targets, None)
     weight.copy_(kept)
-    model.train(was_training)
     return torch.allclose(found, expected, atol=1e-4, rtol=1e-4)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
-from model_utils.shapes import find_embedding, find_head
+from model_utils.shapes import evaluating, find_embedding, find_head
 from train_utils.steps.fast_model import Compiler, decoder_layers, only_for_rows
 
 HIDDEN = torch.finfo(torch.bfloat16).min  # added to a score; the least that every type holds, so that none becomes NaN
@@ -93,12 +93,10 @@ def keeps_pairs_apart(model: PreTrainedModel) -> bool:
     size = min(find_embedding(model).num_embeddings, find_head(model).out_features)
     ids = torch.arange(3, 15, device=model.device).remainder(size)[None]
     parts = torch.tensor([[1] * 5 + [2] * 7], device=model.device)
-    was_training = model.training
-    model.eval()
     found = []
-    for start in (0, 5):  # both pairs, and the second alone
-        batch = dict.fromkeys(("input_ids", "decoder_input_ids"), ids[:, start:])
-        batch |= dict.fromkeys(("source_parts", "target_parts"), parts[:, start:])
-        found.append(run_halves(model, model.forward, batch)[:, -7:])
-    model.train(was_training)
+    with evaluating(model):
+        for start in (0, 5):  # both pairs, and the second alone
+            batch = dict.fromkeys(("input_ids", "decoder_input_ids"), ids[:, start:])
+            batch |= dict.fromkeys(("source_parts", "target_parts"), parts[:, start:])
+            found.append(run_halves(model, model.forward, batch)[:, -7:])
     return torch.allclose(*found, atol=1e-3, rtol=1e-3)
