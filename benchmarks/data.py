@@ -143,7 +143,7 @@ def print_shard_speed(folder: Path, megabytes: int, repeats: int) -> None:
             encode_alone(tokenizer, texts)
             alone.append(time.perf_counter() - begun)
             begun = time.perf_counter()
-            tokenize_source(source, tokenizer, f"{repeat}{time.time()}", 0.0, say=say)
+            tokenize_source(source, tokenizer, f"{repeat}{time.time()}", 0.0)
             sharded.append(time.perf_counter() - begun)
             left = (repeats - 1 - repeat) * (alone[-1] + sharded[-1])
             say(f"{language}: {alone[-1]:.1f} s alone, {sharded[-1]:.1f} s to shards; {left:.0f} s left")
@@ -204,7 +204,7 @@ def measure_step(step: str, corpus: Path) -> dict[str, float]:
 
     def tokenize() -> Path:
         tokenizer, key = prepare_tokenizer(sharded, None, VOCAB)
-        return tokenize_source(sharded.sources[0], tokenizer, key, 0.02, say=partial(print, file=sys.stderr))
+        return tokenize_source(sharded.sources[0], tokenizer, key, 0.02)
 
     def prepare_file() -> None:
         opened = open_corpus([file], 0.02)

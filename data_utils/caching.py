@@ -12,12 +12,16 @@ from functools import cache
 from pathlib import Path
 
 import pyarrow as pa
+import tqdm as progress
 import xxhash
 from datasets import Dataset, Features, config
 from datasets.arrow_writer import ArrowWriter
 from datasets.table import MemoryMappedTable
 from datasets.utils import tqdm
 from filelock import FileLock
+
+LOG_SECONDS = 30
+LOG_LINE = "{desc}: {percentage:.0f}%, {n_fmt} of {total_fmt}, {rate_fmt}, {elapsed} gone, {remaining} left\n"
 
 
 def cache_key(*parts: object) -> str:
@@ -95,6 +99,12 @@ def write_rows(rows: tqdm, features: Features, key: str) -> Path:
         return aside.rename(aside.with_name(f"{key}-{checksum(aside)}.arrow"))
     finally:
         aside.unlink(missing_ok=True)
+
+
+def open_bar(name: str, total: int, done: int, unit: str) -> progress.tqdm:
+    """Return a bar of a long piece of work, of which some is done; where no terminal shows it, a line now and then."""
+    every = {} if sys.stderr.isatty() else {"mininterval": LOG_SECONDS, "bar_format": LOG_LINE}
+    return progress.tqdm(total=total, initial=done, desc=name, unit=unit, unit_scale=unit == "B", **every)
 
 
 def checksum(path: Path) -> str:

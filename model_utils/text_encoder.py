@@ -19,9 +19,6 @@ LONG_CHARACTERS = 1_000_000  # the tokenizer needs about 100 bytes a token while
 # A place where no byte-level pattern (GPT-2's, Qwen2's and their like) ever joins two pieces to one word: after a
 # letter, and before a single space, line end or Chinese mark that a letter follows.
 CUT = re.compile(r"(?<=[A-Za-z\u4e00-\u9fff])(?=[ \n，。、][A-Za-z\u4e00-\u9fff])")
-# Such a pattern looks back over a run of white space, and its engine gives up at ten million characters. Merges nearly
-# always double a run of one character from its beginning, so that a cut at a power of two leaves the ids as they are.
-SPACE_CHARACTERS = 2**20
 _copies: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[int, Tokenizer]] = WeakKeyDictionary()
 
 
@@ -112,32 +109,9 @@ def list_pieces(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
 def cut_text(text: str, size: int = LONG_CHARACTERS) -> list[str]:
     """Cut a text where its tokens are cut anyway, into pieces of about `size` characters; joined, they are the text.
 
-    A run of more than SPACE_CHARACTERS of white space is cut too.
-
     >>> cut_text("one two three four", 6)
     ['one two', ' three', ' four']
     """
-    pieces, start = [], 0
-    for begin, end in find_long_spaces(text):
-        *before, last = cut_words(text[start:begin], size)
-        places = range(begin, end, SPACE_CHARACTERS)
-        pieces += [*before, last + text[begin : places[1]]]
-        pieces += [text[place : place + SPACE_CHARACTERS] for place in places[1:-1]]
-        start = places[-1]
-    return [*pieces, *cut_words(text[start:], size)]
-
-
-def find_long_spaces(text: str) -> list[tuple[int, int]]:
-    """Return where the runs of more than SPACE_CHARACTERS of white space begin and end, in order."""
-    step = SPACE_CHARACTERS // 2  # such a run holds a place of these, and what follows it
-    if not any(text[place : place + step // 2].isspace() for place in range(0, len(text), step)):
-        return []  # most texts: nothing more is looked at
-    runs = (match.span() for match in re.finditer(r"\s+", text))
-    return [(begin, end) for begin, end in runs if end - begin > SPACE_CHARACTERS]
-
-
-def cut_words(text: str, size: int) -> list[str]:
-    """Cut a text at words into pieces of about `size` characters."""
     pieces, start = [], 0
     while len(text) - start > size and (cut := CUT.search(text, start + size)):
         pieces.append(text[start : cut.start()])

@@ -20,13 +20,11 @@ import psutil
 from datatrove.executor import LocalPipelineExecutor, RayPipelineExecutor, SlurmPipelineExecutor
 from datatrove.executor.base import PipelineExecutor
 from loguru import logger
-from tqdm import tqdm
 
+from data_utils.caching import open_bar
 from errors import InputError, first_line
 
 ROOT = Path(__file__).parents[2]
-# Where no terminal shows the bar: a line every half minute.
-LOG_LINE = "{desc}: {percentage:.0f}%, {n_fmt} of {total_fmt}, {rate_fmt}, {elapsed} gone, {remaining} left\n"
 
 
 @dataclass
@@ -56,10 +54,8 @@ class LocalExecutor(LocalPipelineExecutor):
         """Run what isn't done yet; raise what a task raised."""
         ranks = self.get_incomplete_ranks()
         sizes = self.stage.sizes or [1] * self.tasks
-        unit = {"unit": "B", "unit_scale": True} if self.stage.sizes else {"unit": " tasks"}
         done = sum(sizes) - sum(sizes[rank] for rank in ranks)
-        every = {} if sys.stderr.isatty() else {"mininterval": 30, "bar_format": LOG_LINE}
-        with tqdm(total=sum(sizes), initial=done, desc=self.stage.name, **every, **unit) as bar:
+        with open_bar(self.stage.name, sum(sizes), done, "B" if self.stage.sizes else " tasks") as bar:
             if min(self.workers, len(ranks)) < 2 or not can_share_work():
                 for rank in ranks:
                     run_task(dill.dumps(self), rank)

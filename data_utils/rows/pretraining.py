@@ -159,7 +159,7 @@ class ShardedCorpus:
         self, tokenizer: PreTrainedTokenizerBase, key: str, block_tokens: int, seed: int, step_rows: int
     ) -> Mixture:
         """Return rows of T tokens to train on: the sources mixed, each shuffled over all of its blocks."""
-        folders = [tokenize_source(source, tokenizer, key, self.eval_fraction, say=print) for source in self.sources]
+        folders = [tokenize_source(source, tokenizer, key, self.eval_fraction) for source in self.sources]
         self.streams = tuple(TokenStream(folder) for folder in folders)
         for source, stream in zip(self.sources, self.streams, strict=True):
             if len(stream) < block_tokens:

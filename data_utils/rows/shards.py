@@ -9,7 +9,6 @@ FOLDER/index.json         all shards, and by what they are read; written last of
 
 import json
 import os
-import time
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -21,7 +20,7 @@ import numpy as np
 import xxhash
 from transformers import PreTrainedTokenizerBase
 
-from data_utils.caching import cache_folder
+from data_utils.caching import cache_folder, open_bar
 from data_utils.sources.source import Source, data_version
 from data_utils.text.splitting import SHARE
 from files import remove_cut_off, whole, write_whole
@@ -32,7 +31,6 @@ SHARD_TOKENS = 2**25  # what a kill costs at most to do again
 BATCH_CHARACTERS = 2**20  # text in one call of the tokenizer
 EVAL_BYTES = 2**20  # held-out text kept of a language in a shard; what is above is neither trained on nor evaluated
 INDEX = "index.json"
-SAY_SECONDS = 15  # between two lines of progress
 
 
 def tokenize_source(
@@ -41,7 +39,6 @@ def tokenize_source(
     tokenizer_key: str,
     eval_fraction: float,
     shard_tokens: int = SHARD_TOKENS,
-    say: Callable[[str], None] = lambda _: None,
 ) -> Path:
     """Tokenize a source to shards, unless that is done, and return their folder in the cache.
 
@@ -55,9 +52,7 @@ def tokenize_source(
     parts = source.parts()
     typecode = "H" if len(tokenizer) <= 2**16 else "I"
     shards = read_whole_shards(folder, typecode)
-    if shards:
-        say(f"tokenizing {source.path}: goes on after {sum(shard['tokens'] for shard in shards) / 1e6:,.1f} M tokens")
-    progress = TokenizingProgress(f"tokenizing {source.path}", source.text_bytes(), count_shard_bytes(shards), say)
+    progress = open_bar(f"tokenizing {source.path}", source.text_bytes(), count_shard_bytes(shards), "B")
     batches = batch_documents(source, parts, eval_fraction, *(shards[-1]["next"] if shards else (0, 0)))
 
     def encode(batch: list[tuple]) -> list[tuple]:
@@ -74,7 +69,8 @@ def tokenize_source(
             if writer.tokens >= shard_tokens:
                 shards.append(writer.close(place))
                 writer = None
-        progress.add(size)
+        progress.update(size)
+    progress.close()
     if writer:
         shards.append(writer.close((len(parts), 0)))
     index = {"format": FORMAT, "dtype": f"uint{16 if typecode == 'H' else 32}", "shards": shards}
@@ -122,27 +118,6 @@ def read_whole_shards(folder: Path, typecode: str) -> list[dict]:
 def count_shard_bytes(shards: list[dict]) -> int:
     """Return the bytes of text that shards hold, by their records."""
     return sum(counts["bytes"] for shard in shards for counts in shard["languages"].values())
-
-
-class TokenizingProgress:
-    """Says how far a long piece of work is, now and then, with its speed and the time left."""
-
-    def __init__(self, name: str, total: int, done: int, say: Callable[[str], None]) -> None:
-        """Take the bytes there are in all, about, and those that were done before."""
-        self.name, self.total, self.done, self.say = name, total, done, say
-        self.first, self.begun = done, time.monotonic()
-        self.next = self.begun + SAY_SECONDS
-
-    def add(self, size: int) -> None:
-        """Count bytes that are done."""
-        self.done += size
-        now = time.monotonic()
-        if now >= self.next:
-            speed = (self.done - self.first) / (now - self.begun)
-            left = max(0, self.total - self.done) / speed
-            sizes = f"{self.done / 1e6:,.0f} of about {self.total / 1e6:,.0f} MB"
-            self.say(f"{self.name}: {sizes}, {speed / 1e6:.1f} MB/s, {left / 60:.1f} minutes left")
-            self.next = now + SAY_SECONDS
 
 
 def batch_documents(

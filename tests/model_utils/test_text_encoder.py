@@ -11,7 +11,6 @@ from tokenizers import Regex, pre_tokenizers, processors
 from errors import InputError
 from model_utils import text_encoder as encoding
 from model_utils.text_encoder import cut_text, encode_text, encode_texts
-from model_utils.tokenizer import train_tokenizer
 
 WORDS = [
     "tea ",
@@ -114,24 +113,7 @@ def test_the_tokenizers_own_tokens_around_a_text_are_asked_for(tokenizer):
     assert asked == [1, *encode_text(tokenizer, "<|im_start|>tea")]
 
 
-# Runs of white space, on which a pattern's engine gives up
-
-
-@pytest.mark.parametrize("space", [" ", "\t", "\n", "\u3000"])
-@pytest.mark.parametrize("length", [65, 127, 128, 129, 200, 256, 300])
-def test_a_long_run_of_white_space_is_cut_where_the_ids_stay(monkeypatch, space, length):
-    """Of a vocabulary whose tokens of spaces double, as they nearly always do."""
-    words = ["tea" + space * n + "x" for n in (2, 4, 8, 16, 32, 64)] * 3
-    spaced = train_tokenizer(words, 400)
-    text = f"tea{space * length}milk {space * 40}and{space * length}"
-    expected = call(spaced, [text])
-    monkeypatch.setattr(encoding, "LONG_CHARACTERS", 50)
-    monkeypatch.setattr(encoding, "SPACE_CHARACTERS", 64)
-    pieces = cut_text(text, 10**6)
-    assert "".join(pieces) == text
-    assert len(pieces) == 1 + 2 * ((length - 1) // 64)
-    assert [ids.tolist() for ids in encode_texts(spaced, [text])] == expected
-    assert encode_text(spaced, text) == expected[0][:-1]
+# A text on which the engine of a pattern gives up, such as one of ten million spaces in a row
 
 
 def test_a_text_on_which_the_tokenizer_gives_up_is_named(tokenizer, capfd):
