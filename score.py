@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # these take seconds to import
 
     from chat_utils.engine import Engine
     from eval_utils.figures import Figure
-    from eval_utils.parts import Files, Subject
+    from eval_utils.parts import Subject
     from eval_utils.scorecard import Answer, Dialogue
 
 ROOT = Path(__file__).parent
@@ -100,23 +100,21 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def read_files(options: ScoreOptions) -> "Files":
-    """Return the items of the user's files."""
+def read_files(options: ScoreOptions) -> dict[str, list]:
+    """Return the items of the user's files for each part."""
     from data_utils.dialogue.reading import read_dialogues
     from data_utils.sources.corpus import read_corpus
     from data_utils.sources.source import open_sources
     from eval_utils.items import read_choices, read_continuations, read_minimal_pairs
-    from eval_utils.parts import Files
 
-    files = Files()
-    if options.text:
-        files.documents = list(read_corpus(open_sources(options.text))[0])
-    if options.dialogues:
-        files.dialogues = list(read_dialogues(open_sources(options.dialogues)))
-    for name, read in (("pairs", read_minimal_pairs), ("choices", read_choices), ("continuations", read_continuations)):
-        if paths := getattr(options, name):
-            setattr(files, name, list(read(paths)))
-    return files
+    readers = {
+        "text": lambda paths: read_corpus(open_sources(paths))[0],
+        "dialogues": lambda paths: read_dialogues(open_sources(paths)),
+        "pairs": read_minimal_pairs,
+        "choices": read_choices,
+        "continuations": read_continuations,
+    }
+    return {name: list(read(paths)) for name, read in readers.items() if (paths := getattr(options, name))}
 
 
 def name_folders(paths: list[str]) -> dict[str, str]:
@@ -132,22 +130,23 @@ def name_folders(paths: list[str]) -> dict[str, str]:
     return dict(zip(names, paths, strict=True))
 
 
-def measure_checkpoint(path: str, options: ScoreOptions, files: "Files") -> list["Figure"]:
+def measure_checkpoint(path: str, options: ScoreOptions, files: dict[str, list]) -> list["Figure"]:
     """Return the figures of one checkpoint, which is loaded only for those that are not in the cache."""
-    from eval_utils.parts import measure_part
-    from eval_utils.score_cache import ScoreCache
+    from eval_utils.parts import PARTS as MEASURED
+    from eval_utils.score_cache import find_scores, keep_scores, read_scores
 
-    kept = ScoreCache(path, files, options.limit)
     subject = None
     figures = []
     for number, part in enumerate(options.parts, 1):
-        found = None if options.overwrite else kept.read(part)
+        items = files.get(part, [])
+        place = find_scores(path, part, items, options.limit)
+        found = None if options.overwrite else read_scores(place)
         if found is None:
             subject = subject or load_subject(path)
             label = f"{Path(path).name}, {part} ({number} of {len(options.parts)})"
             subject.reader.open_bar = partial(open_bar, label)
-            found = measure_part(part, subject, files, options.limit)
-            kept.write(part, found)
+            found = MEASURED[part](subject, items, options.limit)
+            keep_scores(place, found)
         figures += found
     return figures
 

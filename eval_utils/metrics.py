@@ -1,4 +1,4 @@
-"""Measures held-out text by `evaluate.Metric` classes of ours: `evaluate.load` needs the network."""
+"""Measures held-out text by an `evaluate.Metric` of ours: `evaluate.load` needs the network."""
 
 import math
 from functools import wraps
@@ -14,43 +14,26 @@ from transformers import EvalPrediction, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
 SAMPLE_ROWS = 256
-TOKEN_FEATURES = datasets.Features({"predictions": datasets.Value("float64"), "references": datasets.Value("float64")})
 
 
-class _TokenMetric(evaluate.Metric):
-    """A metric over predicted tokens; `predictions` and `references` are one number a token."""
+class TokenFigures(evaluate.Metric):
+    """Loss and its exponential, accuracy, and bits per byte of text, comparable across tokenizers.
 
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=self.__doc__ or "", citation="", inputs_description="", features=TOKEN_FEATURES
-        )
-
-
-class TokenAccuracy(_TokenMetric):
-    """Share of tokens whose most likely prediction is right; predictions: 1 if right, references: unused weight."""
-
-    def _compute(self, *, predictions: Any = None, references: Any = None, **_) -> dict[str, float]:
-        return {"accuracy": float(np.mean(predictions))}
-
-
-class Perplexity(_TokenMetric):
-    """Mean loss and its exponential; predictions: nats of each token, references: unused weight."""
-
-    def _compute(self, *, predictions: Any = None, references: Any = None, **_) -> dict[str, float]:
-        loss = float(np.mean(predictions))
-        return {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
-
-
-class BitsPerByte(_TokenMetric):
-    """Bits that the model needs for a byte of text, comparable across tokenizers.
-
-    predictions: nats of each token; references: bytes of text that it stands for. Special tokens stand for no text and
-    don't count.
+    Of each token its `nats`, 1 where it was predicted `right`, and the `bytes` of text that it stands for: special
+    tokens stand for none, and don't count among bits per byte.
     """
 
-    def _compute(self, *, predictions: Any = None, references: Any = None, **_) -> dict[str, float]:
-        nats, sizes = np.asarray(predictions), np.asarray(references)
-        return {"bits_per_byte": float(nats[sizes > 0].sum() / math.log(2) / max(sizes.sum(), 1))}
+    def _info(self) -> evaluate.MetricInfo:
+        features = datasets.Features(dict.fromkeys(("nats", "right", "bytes"), datasets.Value("float64")))
+        return evaluate.MetricInfo(
+            description=self.__doc__ or "", citation="", inputs_description="", features=features
+        )
+
+    def _compute(self, *, nats: Any = None, right: Any = None, bytes: Any = None, **_) -> dict[str, float]:
+        nats, sizes, loss = np.asarray(nats), np.asarray(bytes), float(np.mean(nats))
+        bits_per_byte = float(nats[sizes > 0].sum() / math.log(2) / max(sizes.sum(), 1))
+        figures = {"loss": loss, "perplexity": math.exp(min(loss, 700.0)), "bits_per_byte": bits_per_byte}
+        return {"accuracy": float(np.mean(right)), **figures}
 
 
 def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -98,10 +81,7 @@ def make_compute_metrics(byte_counts: list[int]):
         labels = np.asarray(evaluated.label_ids)[:, 1:]
         counted = labels != -100
         nats, right = (np.asarray(evaluated.predictions)[..., i][counted].astype(np.float64) for i in (0, 1))
-        figures: dict[str, float] = {}
-        for metric, values in ((TokenAccuracy(), right), (Perplexity(), nats), (BitsPerByte(), nats)):
-            figures |= metric.compute(predictions=values, references=sizes[labels[counted]]) or {}
-        return figures
+        return TokenFigures().compute(nats=nats, right=right, bytes=sizes[labels[counted]]) or {}
 
     return compute_metrics
 

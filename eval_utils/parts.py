@@ -1,7 +1,7 @@
 """The parts of an evaluation: which items each takes, and the figures that it returns."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -11,7 +11,6 @@ from eval_utils.asking import ask_model
 from eval_utils.decoding_speed import measure_speed
 from eval_utils.figures import Figure
 from eval_utils.held_out import REPLY_BYTES, TEXT_BYTES, read_held_out, reply_bytes, take_bytes
-from eval_utils.items import Choice, Continuation
 from eval_utils.likelihood_figures import (
     Reader,
     measure_choices,
@@ -46,52 +45,29 @@ def choose_share(model: PreTrainedModel) -> float:
     return max(LEAST_SHARE, min(1.0, FULL_PARAMETERS / sum(weight.numel() for weight in model.parameters())))
 
 
-@dataclass
-class Files:
-    """Items of the user's own; those of `documents` and `dialogues` take the place of the built-in ones."""
-
-    documents: list[dict] = field(default_factory=list)
-    dialogues: list[dict] = field(default_factory=list)
-    pairs: list[Pair] = field(default_factory=list)
-    choices: list[Choice] = field(default_factory=list)
-    continuations: list[Continuation] = field(default_factory=list)
+def measure_documents(subject: Subject, rows: list[dict], limit: int | None) -> list[Figure]:
+    """Return the bits per byte of held-out text: the user's, or the built-in."""
+    most = int(TEXT_BYTES * subject.share)
+    found = rows or take_bytes(read_held_out()["documents"], lambda row: len(row["text"].encode()), most)
+    return measure_text(subject.reader, first_of_each(found, limit))
 
 
-def measure_part(part: str, subject: Subject, files: Files, limit: int | None = None) -> list[Figure]:
-    """Return the figures of one of PARTS.
-
-    Args:
-        limit: items at most: documents and dialogues of each language, pairs of each phenomenon, questions of each
-            kind, rows of a file.
-    """
-    return PARTS[part](subject, files, limit)
+def measure_dialogues(subject: Subject, rows: list[dict], limit: int | None) -> list[Figure]:
+    """Return the bits per byte of held-out replies: the user's, or the built-in."""
+    most = int(REPLY_BYTES * subject.share)
+    found = rows or take_bytes(read_held_out()["dialogues"], reply_bytes, most)
+    return measure_replies(subject.reader, first_of_each(found, limit))
 
 
-def measure_documents(subject: Subject, files: Files, limit: int | None) -> list[Figure]:
-    """Return the bits per byte of held-out text."""
-    rows = files.documents or read_held_out()["documents"]
-    if not files.documents:
-        rows = take_bytes(rows, lambda row: len(row["text"].encode()), int(TEXT_BYTES * subject.share))
-    return measure_text(subject.reader, first_of_each(rows, limit))
-
-
-def measure_dialogues(subject: Subject, files: Files, limit: int | None) -> list[Figure]:
-    """Return the bits per byte of held-out replies."""
-    rows = files.dialogues or read_held_out()["dialogues"]
-    if not files.dialogues:
-        rows = take_bytes(rows, reply_bytes, int(REPLY_BYTES * subject.share))
-    return measure_replies(subject.reader, first_of_each(rows, limit))
-
-
-def measure_all_pairs(subject: Subject, files: Files, limit: int | None) -> list[Figure]:
+def measure_all_pairs(subject: Subject, given: list[Pair], limit: int | None) -> list[Figure]:
     """Return the shares of our own minimal pairs, and of those of files."""
     count = min(PAIRS, limit or max(1, round(PAIRS * subject.share)))
     pairs = [pair for language in LANGUAGES for pair in make_pairs(language, count)]
     figures = measure_pairs(subject.reader, pairs)
-    return figures + (measure_pairs(subject.reader, files.pairs[:limit], "pairs of files") if files.pairs else [])
+    return figures + (measure_pairs(subject.reader, given[:limit], "pairs of files") if given else [])
 
 
-def measure_replies_seen(subject: Subject, _: Files, limit: int | None) -> list[Figure]:
+def measure_replies_seen(subject: Subject, _: list, limit: int | None) -> list[Figure]:
     """Return the scorecard of what a reader sees, with three seeds; one for a large model."""
     reader = subject.reader
     seeds = (1, 2, 3) if subject.share == 1 else (1,)
@@ -112,12 +88,14 @@ def first_of_each(rows: Any, limit: int | None) -> list[dict]:
     return [row for found in languages.values() for row in islice(found, limit)]
 
 
-PARTS: dict[str, Callable[[Subject, Files, int | None], list[Figure]]] = {
+# What each part makes of a subject, the user's own items and a limit: items at most of each language, phenomenon, kind
+# or file.
+PARTS: dict[str, Callable[[Subject, list, int | None], list[Figure]]] = {
     "text": measure_documents,
     "dialogues": measure_dialogues,
     "pairs": measure_all_pairs,
-    "choices": lambda subject, files, limit: measure_choices(subject.reader, files.choices[:limit]),
-    "continuations": lambda subject, files, limit: measure_continuations(subject.reader, files.continuations[:limit]),
+    "choices": lambda subject, items, limit: measure_choices(subject.reader, items[:limit]),
+    "continuations": lambda subject, items, limit: measure_continuations(subject.reader, items[:limit]),
     "replies": measure_replies_seen,
     "speed": lambda subject, *_: measure_speed(subject.ask_alone, subject.reader.scorer.model),
 }

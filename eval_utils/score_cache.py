@@ -10,38 +10,32 @@ import xxhash
 from data_utils.caching import cache_folder, cache_key
 from data_utils.sources import builtin
 from eval_utils.figures import Figure
-from eval_utils.parts import Files
 from files import write_whole
 
 KEPT = (".safetensors", ".json", ".jinja", ".gguf")  # files of a checkpoint that its figures depend on
 
 
-class ScoreCache:
-    """The figures of one checkpoint, a file for each part."""
+def find_scores(path: str, part: str, items: list, limit: int | None) -> Path:
+    """Return the file that keeps the figures of a part for a checkpoint, the user's items and a limit."""
+    folder = Path(path)
+    found = [folder] if folder.is_file() else sorted(file for file in folder.glob("*") if file.suffix in KEPT)
+    stats = [f"{file.name}:{file.stat().st_size}:{file.stat().st_mtime_ns}" for file in found]
+    versions = [builtin.source_version(name) for name in builtin.DIALOGUE_SOURCES]
+    key = cache_key(folder.resolve(), *stats, limit, code_version(), part, items, *versions)
+    return cache_folder() / "scores" / f"{key}.json"
 
-    def __init__(self, path: str, files: Files, limit: int | None) -> None:
-        folder = Path(path)
-        found = [folder] if folder.is_file() else sorted(file for file in folder.glob("*") if file.suffix in KEPT)
-        stats = [f"{file.name}:{file.stat().st_size}:{file.stat().st_mtime_ns}" for file in found]
-        self._key = (folder.resolve(), *stats, limit, code_version())
-        self._files = asdict(files)
 
-    def _place(self, part: str) -> Path:
-        names = {"text": ["documents"], "replies": [], "speed": []}.get(part, [part])
-        items = json.dumps([self._files[name] for name in names], ensure_ascii=False)
-        versions = [builtin.source_version(name) for name in builtin.DIALOGUE_SOURCES]
-        return cache_folder() / "scores" / f"{cache_key(*self._key, part, items, *versions)}.json"
+def read_scores(place: Path) -> list[Figure] | None:
+    """Return the figures of a file, None where they are not there."""
+    try:
+        return [Figure(**record) for record in json.loads(place.read_text(encoding="utf-8"))]
+    except (OSError, ValueError, TypeError):
+        return None
 
-    def read(self, part: str) -> list[Figure] | None:
-        """Return the figures of a part, None where they are not there."""
-        try:
-            return [Figure(**record) for record in json.loads(self._place(part).read_text(encoding="utf-8"))]
-        except (OSError, ValueError, TypeError):
-            return None
 
-    def write(self, part: str, figures: list[Figure]) -> None:
-        """Keep the figures of a part."""
-        write_whole(self._place(part), json.dumps([asdict(figure) for figure in figures], ensure_ascii=False))
+def keep_scores(place: Path, figures: list[Figure]) -> None:
+    """Write figures to a file."""
+    write_whole(place, json.dumps([asdict(figure) for figure in figures], ensure_ascii=False))
 
 
 @cache

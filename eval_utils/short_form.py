@@ -1,7 +1,7 @@
 """The short form of score.py for the end of a training run: as much as a small share of the run's time allows."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -49,7 +49,7 @@ def assess_briefly(
 def measure_briefly(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, budget: float, assistant_name: str | None
 ) -> list[Figure]:
-    """Return the figures that `budget` seconds allow: rounds of a pair of each phenomenon, then a chat's replies."""
+    """Return the figures that `budget` seconds allow: as many pairs of each phenomenon, then a chat's replies."""
     started = time.perf_counter()
 
     def spent() -> float:
@@ -57,21 +57,13 @@ def measure_briefly(
 
     reader = Reader(Scorer(model), tokenizer)
     for_pairs = budget * (1 - REPLIES_SHARE) if assistant_name else budget
-    rounds = list(list_rounds())
-    measure_pairs(reader, rounds[0][:FIRST_PAIRS])
-    if spent() * len(rounds[0]) / FIRST_PAIRS > for_pairs:
+    one_of_each, begun = list_pairs(1), spent()
+    measure_pairs(reader, one_of_each[:FIRST_PAIRS])
+    seconds = (spent() - begun) / FIRST_PAIRS * len(one_of_each)
+    count = int((for_pairs - spent()) / max(seconds, 1e-9))
+    if count < 1:
         return []
-    done: dict[str, Figure] = {}
-    longest = 0.0
-    for pairs in rounds:
-        if spent() + longest > for_pairs:
-            break
-        begun = spent()
-        for figure in measure_pairs(reader, pairs):
-            kept = done.setdefault(figure.name, Figure(figure.name, figure.part, figure.unit, False, [], []))
-            kept.values, kept.weights = [*kept.values, *figure.values], [*kept.weights, *figure.weights]
-        longest = max(longest, spent() - begun)
-    figures = list(done.values())
+    figures = measure_pairs(reader, list_pairs(min(count, PAIRS)))
     if assistant_name:
         begun = spent()
         ask_model(model, tokenizer, [([{"role": "user", "content": "hi"}], 0)])
@@ -82,11 +74,6 @@ def measure_briefly(
     return figures
 
 
-def list_rounds() -> Iterator[list[Pair]]:
-    """Yield pairs of both languages, one of each phenomenon at a time."""
-    languages = [list(make_pairs(language, PAIRS)) for language in LANGUAGES]
-    sizes = [len(pairs) // PAIRS for pairs in languages]
-    for number in range(PAIRS):
-        yield [
-            p for pairs, size in zip(languages, sizes, strict=True) for p in pairs[number * size : (number + 1) * size]
-        ]
+def list_pairs(count: int) -> list[Pair]:
+    """Return `count` pairs of each phenomenon, of both languages."""
+    return [pair for language in LANGUAGES for pair in make_pairs(language, count)]

@@ -11,9 +11,7 @@ from transformers import AutoModelForCausalLM, EvalPrediction, Trainer, Training
 from transformers.integrations import apply_liger_kernel
 
 from eval_utils.metrics import (
-    BitsPerByte,
-    Perplexity,
-    TokenAccuracy,
+    TokenFigures,
     bytes_per_label,
     make_compute_metrics,
     measure_tokens,
@@ -178,21 +176,26 @@ def test_liger_lies_beneath_what_is_measured(tiny_checkpoint):
     assert model.forward.__wrapped__ == liger
 
 
+def figures_of(nats, right, sizes):
+    return TokenFigures().compute(nats=nats, right=right, bytes=sizes)
+
+
 def test_hopeless_model_has_a_finite_perplexity():
-    assert math.isfinite(Perplexity().compute(predictions=[1e6], references=[1.0])["perplexity"])
+    assert math.isfinite(figures_of([1e6], [0.0], [1.0])["perplexity"])
 
 
 @pytest.mark.parametrize(
-    ("metric", "predictions", "references", "expected"),
+    ("nats", "sizes", "expected"),
     [
-        (TokenAccuracy, [1.0, 0.0, 0.0, 1.0], [1, 1, 1, 1], {"accuracy": 0.5}),
-        (Perplexity, [math.log(2), math.log(8)], [1, 1], {"loss": math.log(4), "perplexity": 4.0}),
-        (BitsPerByte, [math.log(2), math.log(8), math.log(4)], [1, 3, 0], {"bits_per_byte": 1.0}),
-        (BitsPerByte, [math.log(2)], [0], {"bits_per_byte": 0.0}),
+        ([0.0] * 4, [1] * 4, {"accuracy": 0.5}),
+        ([math.log(2), math.log(8)] * 2, [1] * 4, {"loss": math.log(4), "perplexity": 4.0}),
+        ([math.log(2), math.log(8), math.log(4), math.log(4)], [1, 3, 0, 0], {"bits_per_byte": 1.0}),
+        ([math.log(2)] * 4, [0] * 4, {"bits_per_byte": 0.0}),
     ],
 )
-def test_each_metric_alone(metric, predictions, references, expected):
-    assert metric().compute(predictions=predictions, references=references) == pytest.approx(expected)
+def test_each_figure_alone(nats, sizes, expected):
+    found = figures_of(nats, [1.0, 0.0, 0.0, 1.0], sizes)
+    assert {name: found[name] for name in expected} == pytest.approx(expected)
 
 
 def test_text_of_a_real_tokenizer_is_counted_in_its_bytes(tokenizer):
@@ -219,4 +222,4 @@ def test_metrics_need_no_network(monkeypatch):
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     assert os.environ["HF_HUB_OFFLINE"] == "1"
-    assert BitsPerByte().compute(predictions=[math.log(2)], references=[1]) == {"bits_per_byte": 1.0}
+    assert figures_of([math.log(2)], [1.0], [1])["bits_per_byte"] == 1.0

@@ -4,7 +4,7 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from eval_utils import short_form, topic
-from eval_utils.short_form import assess_briefly, list_rounds
+from eval_utils.short_form import assess_briefly
 from eval_utils.topic import TopicIndex
 
 
@@ -61,10 +61,3 @@ def test_more_time_more_pairs(chat, clock):
         low, high = line.split("[")[1].split("]")[0].replace("%", "").split(", ")
         widths.append(float(high) - float(low))
     assert widths[1] < widths[0] / 1.5
-
-
-def test_rounds_have_one_of_each_phenomenon():
-    rounds = list(list_rounds())
-    assert {len(found) for found in rounds} == {len(rounds[0])}
-    names = [(pair.language, pair.phenomenon) for pair in rounds[1]]
-    assert len(set(names)) == len(names)
