@@ -1,7 +1,6 @@
 """Measures held-out text by an `evaluate.Metric` of ours: `evaluate.load` needs the network."""
 
 import math
-from functools import wraps
 from itertools import islice
 from typing import Any
 
@@ -10,8 +9,7 @@ import evaluate
 import numpy as np
 import torch
 from datasets import Dataset
-from transformers import EvalPrediction, PreTrainedModel
-from transformers.modeling_outputs import CausalLMOutput
+from transformers import EvalPrediction
 
 SAMPLE_ROWS = 256
 
@@ -39,32 +37,12 @@ class TokenFigures(evaluate.Metric):
 def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Reduce logits (B, T, V) to each token's loss in nats and whether it was predicted: (B, T - 1, 2).
 
-    A token without a label gets what id 0 would have.
+    So the tensor of the vocabulary's size is reduced where it is made, and Trainer neither gathers nor keeps it. A token
+    without a label gets what id 0 would have.
     """
     logits, targets = logits[:, :-1].float(), labels[:, 1:].long().clamp_min(0)
     nats = logits.logsumexp(-1) - logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
     return torch.stack([nats, (logits.argmax(-1) == targets).float()], dim=-1)
-
-
-def measure_tokens(model: PreTrainedModel) -> None:
-    """Let a model in evaluation return the losses of its tokens in place of its logits, in place.
-
-    So the vocabulary-size tensor is reduced once, where it is made, and Trainer neither gathers nor keeps it.
-    """
-    original = model.forward
-
-    @wraps(original)
-    def forward(*args, labels=None, num_items_in_batch=None, **kwargs):
-        if model.training or labels is None:
-            if num_items_in_batch is not None:
-                kwargs["num_items_in_batch"] = num_items_in_batch
-            return original(*args, labels=labels, **kwargs)
-        losses = token_losses(original(*args, **kwargs).logits, labels)
-        counted = labels[:, 1:] != -100
-        total = losses[..., 0][counted].sum()
-        return CausalLMOutput(loss=total / (num_items_in_batch or counted.sum()), logits=losses)
-
-    model.forward = forward
 
 
 def make_compute_metrics(byte_counts: list[int]):

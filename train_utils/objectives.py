@@ -14,7 +14,7 @@ from data_utils.dialogue.format import stop_token_id
 from data_utils.rows.packing import Rows
 from data_utils.rows.pretraining import pack_held_out
 from errors import InputError
-from eval_utils.metrics import measure_tokens
+from eval_utils.metrics import token_losses
 from eval_utils.short_form import assess_briefly
 from model_utils.families import family_of
 from model_utils.tokenizer import tokenizer_fingerprint
@@ -38,8 +38,8 @@ class Objective:
     `compute_loss(outputs, labels, num_items_in_batch)`, as Trainer's `compute_loss_func` (labels may be any nest of
     tensors), with a `speed_up` that suits it.
 
-    Figures: `measure(model)` lets a model in evaluation return what `compute_metrics` takes; None for that: loss,
-    perplexity, accuracy and bits per byte of tokens. `reduce_logits` is Trainer's `preprocess_logits_for_metrics`.
+    Figures: `reduce_logits`, Trainer's `preprocess_logits_for_metrics`, makes of logits and labels what
+    `compute_metrics` takes; None for the latter: loss, perplexity, accuracy and bits per byte of tokens.
     `is_language`: the loss is in nats of a token, so that bits per byte of the training can be shown.
 
     Shown: `sample(model)` returns (prompt, continuation) pairs at each evaluation; `assess(model, tokenizer)` returns
@@ -60,9 +60,8 @@ class Objective:
     start: str = "trained"
     speed_up: Callable[[PreTrainedModel, int | None], None] = make_fast
     compute_loss: Callable | None = None
-    measure: Callable[[PreTrainedModel], None] = measure_tokens
     compute_metrics: Callable | None = None
-    reduce_logits: Callable | None = None
+    reduce_logits: Callable | None = token_losses
     is_language: bool = True
     callbacks: Sequence[TrainerCallback] = ()
     assess: Callable[[PreTrainedModel, PreTrainedTokenizerBase], list[str]] | None = None

@@ -179,7 +179,7 @@ def preference_objective(
         compute_loss=loss,
         compute_metrics=loss.measure,
         speed_up=lambda model, compiled_rows: compile_layers(model, Compiler(), compiled_rows),
-        measure=lambda model: None,
+        reduce_logits=None,
         is_language=False,
         **more,
     )

@@ -128,13 +128,12 @@ def settle_course(run: Run, model: PreTrainedModel, objective: Objective, byte_c
 
 
 def speed_up(run: Run, model: PreTrainedModel, objective: Objective, *, compiled: bool) -> None:
-    """Make the steps of a model fast and let it measure what is asked of it in evaluation, in place."""
+    """Make the steps of a model fast, in place."""
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     if run.args.use_liger_kernel:  # its own head with the loss takes the place of ours
         apply_liger_kernel(base, run.args.liger_kernel_config)
     else:
         objective.speed_up(base, run.args.per_device_train_batch_size if compiled else None)
-    objective.measure(base)
 
 
 def start_clock(run: Run, *, eval_rows: int) -> Clock | None:

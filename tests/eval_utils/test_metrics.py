@@ -8,13 +8,11 @@ import pytest
 import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, EvalPrediction, Trainer, TrainingArguments
-from transformers.integrations import apply_liger_kernel
 
 from eval_utils.metrics import (
     TokenFigures,
     bytes_per_label,
     make_compute_metrics,
-    measure_tokens,
     token_losses,
 )
 
@@ -106,10 +104,10 @@ def test_trainer_shows_the_mean_over_tokens_not_over_batches(tiny_checkpoint, tm
     model = AutoModelForCausalLM.from_pretrained(tiny_checkpoint)
     with torch.no_grad():
         nats = model(input_ids=ids, labels=labels, num_items_in_batch=1).loss.item()
-    measure_tokens(model)
     args = TrainingArguments(str(tmp_path), per_device_eval_batch_size=2, use_cpu=True, report_to="none")
     compute_metrics = make_compute_metrics([1] * 1200)
-    trainer = Trainer(model, args, eval_dataset={"en": rows}, compute_metrics=compute_metrics)
+    reduce: dict = {"compute_metrics": compute_metrics, "preprocess_logits_for_metrics": token_losses}
+    trainer = Trainer(model, args, eval_dataset={"en": rows}, **reduce)
     found = trainer.evaluate()
     assert found["eval_en_loss"] == pytest.approx(nats / 19, rel=1e-5)
     assert found["eval_en_loss"] == pytest.approx(math.log(found["eval_en_perplexity"]))
@@ -145,35 +143,6 @@ def test_kept_losses_are_float32(dtype):
     kept = token_losses(logits, labels)
     assert kept.dtype == torch.float32
     assert kept[0, :, 0].tolist() == pytest.approx([math.log(V)] * 2, rel=1e-6)
-
-
-@pytest.mark.parametrize("items", [None, torch.tensor(20)])
-def test_model_in_evaluation_returns_the_losses_of_its_tokens(tiny_checkpoint, items):
-    plain, measured = (AutoModelForCausalLM.from_pretrained(tiny_checkpoint).eval() for _ in range(2))
-    measure_tokens(measured)
-    ids = torch.randint(1200, (2, 16), generator=torch.Generator().manual_seed(0))
-    labels = ids.masked_fill(ids % 5 == 0, -100)
-    with torch.no_grad():
-        expected = plain(input_ids=ids, labels=labels, num_items_in_batch=items)
-        found = measured(input_ids=ids, labels=labels, num_items_in_batch=items)
-        torch.testing.assert_close(found.loss, expected.loss)
-        assert found.logits.shape == (2, 15, 2)
-        torch.testing.assert_close(measured(input_ids=ids).logits, expected.logits)  # generation is not touched
-    measured.train()
-    assert measured(input_ids=ids, labels=labels).logits.shape == (2, 16, 1200)
-
-
-def test_liger_lies_beneath_what_is_measured(tiny_checkpoint):
-    """Its kernels need a GPU to run; here only what they replace is looked at."""
-    pytest.importorskip("liger_kernel")
-    pytest.importorskip("triton")
-    model = AutoModelForCausalLM.from_pretrained(tiny_checkpoint)
-    apply_liger_kernel(model, None)
-    liger = model.forward
-    assert liger.__func__.__module__.startswith("liger_kernel")
-    assert type(model.model.norm).__name__ == "LigerRMSNorm"
-    measure_tokens(model)
-    assert model.forward.__wrapped__ == liger
 
 
 def figures_of(nats, right, sizes):

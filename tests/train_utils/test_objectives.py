@@ -56,7 +56,6 @@ def train(checkpoint, folder, weight: float) -> tuple[Count, dict[str, torch.Ten
         stop_token_ids=[stop_token_id(tokenizer)],
         speed_up=lambda model, compiled_rows: None,
         compute_loss=weighted_loss,
-        measure=lambda model: None,
         compute_metrics=lambda found: {"margin": float(np.asarray(found.predictions).mean())},
         reduce_logits=lambda logits, labels: logits.float().amax(-1),
         is_language=False,

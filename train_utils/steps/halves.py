@@ -79,9 +79,10 @@ def join_halves(model: PreTrainedModel, compiled_rows: int | None = None) -> Non
         if source_parts is None:
             return original(input_ids=input_ids, labels=labels, **kwargs)
         logits = run_halves(model, original, {"input_ids": input_ids, "source_parts": source_parts, **kwargs})
-        if labels is None:  # measured by whoever asks; the last label is of the last logits but one
-            return CausalLMOutput(logits=F.pad(logits, (0, 0, 0, 1)))
-        return CausalLMOutput(loss=find_loss(logits, labels[:, 1:], num_items_in_batch))
+        compute = find_loss if model.training else logits_loss
+        loss = None if labels is None else compute(logits, labels[:, 1:], num_items_in_batch)
+        # Measured by whoever asks; the last label is of the last logits but one.
+        return CausalLMOutput(loss=loss, logits=None if model.training else F.pad(logits, (0, 0, 0, 1)))
 
     model.forward = forward
     setattr(model, "accepts_loss_kwargs", True)  # noqa: B010 - torch's modules declare no such attribute

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from data_utils.rows.halves import collate_halves, join_sides, pad_row
-from eval_utils.metrics import measure_tokens, token_losses
+from eval_utils.metrics import token_losses
 from model_utils.shapes import flops_per_token
 from train_utils.steps.halves import join_halves, keeps_pairs_apart, logits_loss, part_mask
 
@@ -88,7 +88,6 @@ def test_packed_pairs_are_what_they_are_alone(kind, apart):
     losses = token_losses(found, labels)[..., 0][labels[:, 1:] != -100]
     nats = [-x.log_softmax(-1)[range(len(t)), t] for x, (_, t) in zip(expected, pairs, strict=True)]
     torch.testing.assert_close(losses, torch.cat(nats), atol=2e-4, rtol=1e-3)
-    measure_tokens(model)
     assert model(**batch, labels=labels).loss.item() == pytest.approx(torch.cat(nats).mean().item(), abs=1e-4)
     assert model.train()(**batch, labels=labels).loss.item() == pytest.approx(torch.cat(nats).mean().item(), abs=1e-4)
 
