@@ -101,7 +101,7 @@ def write_rows(rows: tqdm, features: Features, key: str) -> Path:
         aside.unlink(missing_ok=True)
 
 
-def open_bar(name: str, total: int, done: int, unit: str) -> progress.tqdm:
+def open_progress(name: str, total: int, done: int, unit: str) -> progress.tqdm:
     """Return a bar of a long piece of work, of which some is done; where no terminal shows it, a line now and then."""
     every = {} if sys.stderr.isatty() else {"mininterval": LOG_SECONDS, "bar_format": LOG_LINE}
     return progress.tqdm(total=total, initial=done, desc=name, unit=unit, unit_scale=unit == "B", **every)

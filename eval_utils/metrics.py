@@ -37,8 +37,8 @@ class TokenFigures(evaluate.Metric):
 def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Reduce logits (B, T, V) to each token's loss in nats and whether it was predicted: (B, T - 1, 2).
 
-    So the tensor of the vocabulary's size is reduced where it is made, and Trainer neither gathers nor keeps it. A token
-    without a label gets what id 0 would have.
+    So Trainer neither gathers nor keeps the tensor of the vocabulary's size. A token without a label gets what id 0
+    would have.
     """
     logits, targets = logits[:, :-1].float(), labels[:, 1:].long().clamp_min(0)
     nats = logits.logsumexp(-1) - logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)

@@ -57,13 +57,13 @@ def measure_briefly(
 
     reader = Reader(Scorer(model), tokenizer)
     for_pairs = budget * (1 - REPLIES_SHARE) if assistant_name else budget
-    one_of_each, begun = list_pairs(1), spent()
+    one_of_each, begun = make_both(1), spent()
     measure_pairs(reader, one_of_each[:FIRST_PAIRS])
     seconds = (spent() - begun) / FIRST_PAIRS * len(one_of_each)
     count = int((for_pairs - spent()) / max(seconds, 1e-9))
     if count < 1:
         return []
-    figures = measure_pairs(reader, list_pairs(min(count, PAIRS)))
+    figures = measure_pairs(reader, make_both(min(count, PAIRS)))
     if assistant_name:
         begun = spent()
         ask_model(model, tokenizer, [([{"role": "user", "content": "hi"}], 0)])
@@ -74,6 +74,6 @@ def measure_briefly(
     return figures
 
 
-def list_pairs(count: int) -> list[Pair]:
+def make_both(count: int) -> list[Pair]:
     """Return `count` pairs of each phenomenon, of both languages."""
     return [pair for language in LANGUAGES for pair in make_pairs(language, count)]

@@ -1,5 +1,6 @@
 """Docs: both languages have the same commands, every command parses, every link leads somewhere."""
 
+import ast
 import importlib
 import re
 import shlex
@@ -70,3 +71,36 @@ def test_each_command_parses(script, words, monkeypatch):
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8")):
         assert target.startswith("http") or (page.parent / target).exists(), target
+
+
+def list_defined(file: Path) -> set[str]:
+    """Return what a module defines: functions, classes with their methods, and names of its top."""
+    found: set[str] = set()
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef):
+            found |= {f"{node.name}.{part.name}" for part in node.body if isinstance(part, ast.FunctionDef)}
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return found
+
+
+def test_what_contributing_names_is_there():
+    """Each function stands in a file that its row names; each file and folder is there."""
+    rows = [line for line in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").splitlines() if ".py" in line]
+    checked = []
+    for row in (row for row in rows if row.startswith("| ")):
+        files, folder = [], ROOT
+        for word in re.findall(r"[\w/]+\.py", row):
+            places = [folder / word, ROOT / word, ROOT / "data_utils" / word]
+            file = next((place for place in places if place.is_file()), None)
+            assert file, f"{word} in {row}"
+            files.append(file)
+            folder = file.parent
+        defined = set().union(*map(list_defined, files))
+        names = [name for name in re.findall(r"`([A-Za-z_.]+)`", row) if not name.endswith(".py")]
+        assert not [name for name in names if name not in defined], row
+        checked += names
+    assert len(checked) > 30

@@ -21,7 +21,7 @@ from datatrove.executor import LocalPipelineExecutor, RayPipelineExecutor, Slurm
 from datatrove.executor.base import PipelineExecutor
 from loguru import logger
 
-from data_utils.caching import open_bar
+from data_utils.caching import open_progress
 from errors import InputError, first_line
 
 ROOT = Path(__file__).parents[2]
@@ -55,7 +55,7 @@ class LocalExecutor(LocalPipelineExecutor):
         ranks = self.get_incomplete_ranks()
         sizes = self.stage.sizes or [1] * self.tasks
         done = sum(sizes) - sum(sizes[rank] for rank in ranks)
-        with open_bar(self.stage.name, sum(sizes), done, "B" if self.stage.sizes else " tasks") as bar:
+        with open_progress(self.stage.name, sum(sizes), done, "B" if self.stage.sizes else " tasks") as bar:
             if min(self.workers, len(ranks)) < 2 or not can_share_work():
                 for rank in ranks:
                     run_task(dill.dumps(self), rank)

@@ -12,7 +12,7 @@ from errors import InputError, escape_unprintable
 from files import move_whole, remove_cut_off, write_whole
 
 
-def write_report(work: Path, files: list[dict], settings: dict) -> None:
+def finish_corpus(work: Path, files: list[dict], settings: dict) -> None:
     """The last task: the report, then the corpus moved to its place, then the manifest, by which it counts as whole."""
     output = work.parent
     remove_cut_off(output), remove_cut_off(work / "data")

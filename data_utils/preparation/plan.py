@@ -11,7 +11,7 @@ from data_utils.preparation.duplicates import PART_BYTES, ROWS, write_clusters, 
 from data_utils.preparation.executors import Stage
 from data_utils.preparation.filters import build_filters
 from data_utils.preparation.leaks import write_index, write_leaks
-from data_utils.preparation.manifest import check_broken, write_report
+from data_utils.preparation.manifest import check_broken, finish_corpus
 from data_utils.preparation.stages import read_sources, write_clean, write_corpus
 from data_utils.preparation.tally import Tally
 from data_utils.readers.arguments import ReadArguments
@@ -129,6 +129,6 @@ class Preparation:
             Stage("index", lambda _: write_index(work, read_evaluation(exams, self.reading)), int(leaks)),
             Stage("leaks", lambda rank: write_leaks(rank, work), tasks * leaks, sizes),
             Stage("write", lambda rank: write_corpus(rank, work, leaks), tasks, sizes),
-            Stage("report", lambda _: write_report(work, files, settings), 1),
+            Stage("report", lambda _: finish_corpus(work, files, settings), 1),
         ]  # fmt: skip
         return [stage for stage in stages if stage.tasks]

@@ -20,7 +20,7 @@ import numpy as np
 import xxhash
 from transformers import PreTrainedTokenizerBase
 
-from data_utils.caching import cache_folder, open_bar
+from data_utils.caching import cache_folder, open_progress
 from data_utils.sources.source import Source, data_version
 from data_utils.text.splitting import SHARE
 from files import remove_cut_off, whole, write_whole
@@ -52,7 +52,7 @@ def tokenize_source(
     parts = source.parts()
     typecode = "H" if len(tokenizer) <= 2**16 else "I"
     shards = read_whole_shards(folder, typecode)
-    progress = open_bar(f"tokenizing {source.path}", source.text_bytes(), count_shard_bytes(shards), "B")
+    progress = open_progress(f"tokenizing {source.path}", source.text_bytes(), count_shard_bytes(shards), "B")
     batches = batch_documents(source, parts, eval_fraction, *(shards[-1]["next"] if shards else (0, 0)))
 
     def encode(batch: list[tuple]) -> list[tuple]:
