@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -74,7 +74,8 @@ def measure_and_choose(run: Run, task: Task, shape: Shape | None, vocab_size: in
             f"--minutes {minutes:g} is too short: {around:.0f} s go by before and after the training; give it "
             f"{least:g} at least"
         )
-    run.say(describe_plan(plan, machine, minutes=minutes, gone_seconds=gone, finish_seconds=finish))
+    table = partial(describe_plan, plan, machine, minutes=minutes, gone_seconds=gone, finish_seconds=finish)
+    run.say(table(memory=not task.memory_told))
     return plan
 
 
@@ -104,7 +105,9 @@ def text_task(
 def rows_task(rows: int, row_tokens: int) -> Task:
     """Return the task of rows of T tokens that are there, too few times to learn them by heart."""
     size = rows * row_tokens
-    return Task(text_bytes=size, row_tokens=row_tokens, bytes_per_token=1, max_epochs=MAX_TUNING_EPOCHS)
+    return Task(
+        text_bytes=size, row_tokens=row_tokens, bytes_per_token=1, max_epochs=MAX_TUNING_EPOCHS, memory_told=True
+    )
 
 
 def settle_compilation(run: Run, width: int, total_flops: float) -> bool:

@@ -11,11 +11,12 @@ from model_utils.checkpoint import find_checkpoint
 from model_utils.shapes import build_from, open_config
 from train_utils.plan.apply import on_meta
 from train_utils.plan.devices import MASTER_BYTES, Sizes, measure_model, row_bytes, state_bytes
-from train_utils.plan.machine import free_bytes
+from train_utils.plan.machine import free_bytes, held_bytes
 from train_utils.plan.rule import in_millions
 from train_utils.run import Run
 
 FOUR_BITS = 0.53  # bytes of a weight in 4 bits: with a scale for each 64 of them, itself in 8 bits
+PROGRAM_BYTES = 1.1e9  # torch, the other libraries and the data, where they share the memory with the model
 LORA_RANK = 16  # of the adapters that are proposed
 
 
@@ -41,8 +42,9 @@ def tell_memory(
     trained = None
     if adapt is not None:
         trained = sum(p.numel() for p in adapt(model).parameters() if p.requires_grad)
-    free = free_bytes(args.device.type)
-    parts = sum_parts(sizes, rows, trained, held)
+    device = args.device.type
+    free, program = free_bytes(device) + held_bytes(device), 0 if device == "cuda" else PROGRAM_BYTES
+    parts = sum_parts(sizes, rows, trained, held) | {"program": program}
     most = sum(parts.values())
     told = ", ".join(f"{name} {size / 1e9:.1f}" for name, size in parts.items() if size >= 0.05 * most)
     which = f", of which {in_millions(trained)} M are trained" if trained else ""
@@ -62,7 +64,7 @@ def tell_memory(
             replace(sizes, checkpointed=True), 1, lora, matrices,
         ),
     }  # fmt: skip
-    needs = {way: sum(sum_parts(*given).values()) for way, given in ways.items()}
+    needs = {way: program + sum(sum_parts(*given).values()) for way, given in ways.items()}
     fitting = [f"{way} ({size / 1e9:.1f} GB)" for way, size in needs.items() if size <= free]
     raise InputError(
         f"{base}: training it takes about {most / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free; "

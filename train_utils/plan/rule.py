@@ -48,8 +48,8 @@ class Task:
     """What a plan is made for: how much text, in rows of how many tokens, and what is settled already.
 
     `bytes_per_token` is that of a tokenizer that is there already; `compile_layers` whether layers are compiled, None:
-    where that repays itself; `muon` whether that is the optimizer; `prepare_seconds` how long a vocabulary's tokens
-    take before training.
+    where that repays itself; `muon` whether that is the optimizer; `memory_told` whether what it takes was said before
+    (plan/memory.py); `prepare_seconds` how long a vocabulary's tokens take before training.
     """
 
     text_bytes: int
@@ -59,6 +59,7 @@ class Task:
     max_epochs: float = MAX_EPOCHS
     compile_layers: bool | None = None
     muon: bool = True
+    memory_told: bool = False
     prepare_seconds: Callable[[int], float] = lambda vocab_size: 0.0
 
 
@@ -253,9 +254,9 @@ def in_millions(number: float) -> str:
 
 
 def describe_plan(
-    plan: Plan, machine: Machine, *, minutes: float, gone_seconds: float, finish_seconds: float = 0
+    plan: Plan, machine: Machine, *, minutes: float, gone_seconds: float, finish_seconds: float = 0, memory: bool = True
 ) -> str:
-    """Return a plan as a table; `finish_seconds` are kept for what follows the training."""
+    """Return a plan as a table, with its memory or not; `finish_seconds` are kept for what follows the training."""
     shape, flops = plan.shape, plan.tokens * plan.shape.token_flops
     rate, passes = flops / max(plan.train_seconds, 1e-9) / 1e9, plan.accumulation * plan.processes
     gone = f", of which {gone_seconds:.0f} s are gone"
@@ -272,8 +273,8 @@ def describe_plan(
         "tokens": f"{in_millions(plan.tokens)} M in about {plan.steps:,} steps",
         "epochs": f"{plan.tokens / plan.unique_tokens:.1f} of {in_millions(plan.unique_tokens)} M tokens of text",
         "compute": f"{flops:.2g} FLOPs at {rate:,.0f} GFLOP/s, {'compiled' if plan.compiled else 'not compiled'}",
-        "memory": f"{plan.memory_bytes / 1e9:.1f} GB of {machine.memory_bytes / 1e9:.0f} GB free",
+        "memory": f"{plan.memory_bytes / 1e9:.1f} GB of {machine.memory_bytes / 1e9:.0f} GB free" if memory else "",
         "disk": f"{plan.disk_bytes / 1e9:.2f} GB of {machine.disk_bytes / 1e9:.0f} GB free",
         "end": end,
     }
-    return "\n".join(["plan:", *(f"  {name:<11} {value}" for name, value in rows.items())])
+    return "\n".join(["plan:", *(f"  {name:<11} {value}" for name, value in rows.items() if value)])

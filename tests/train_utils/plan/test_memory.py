@@ -23,6 +23,7 @@ def told(tiny_checkpoint, monkeypatch):
     def tell(free: float, adapt=None, rows: int = 8) -> str:
         lines = []
         monkeypatch.setattr(memory, "free_bytes", lambda device: free)
+        monkeypatch.setattr(memory, "held_bytes", lambda device: memory.PROGRAM_BYTES)
         args = SimpleNamespace(
             per_device_train_batch_size=rows, given=["per_device_train_batch_size"], minutes=None, optim="adamw",
             activation_checkpointing=None, bf16=False, device=torch.device("cpu"),
@@ -48,13 +49,13 @@ def test_all_weights_take_four_floats_each(tiny_checkpoint):
 
 
 def test_it_is_said_with_what_is_trained(told):
-    assert told(1e9).startswith("memory: 0.24 M parameters; at the peak about 0.1 GB (")
+    assert told(1e9).startswith("memory: 0.24 M parameters; at the peak about 1.2 GB (")
     assert "0.24 M parameters, of which 0.0087 M are trained; at the peak" in told(1e9, ADAPT)
 
 
 def test_what_does_not_fit_is_refused_with_what_would(told):
     with pytest.raises(
-        InputError, match=r"training it takes about 0.1 GB, and 0.0 GB are free; what would fit: "
+        InputError, match=r"training it takes about 1.2 GB, and 1.1 GB are free; what would fit: "
     ) as error:
         told(3e7)
     assert "--per_device_train_batch_size 1 (" in str(error.value)

@@ -206,3 +206,5 @@ def test_table_says_what_will_be():
     assert "400 GFLOP/s in bf16" in text
     for name in ("model", "vocabulary", "tokens", "epochs", "compute", "memory", "disk", "at 3 min"):
         assert name in text
+    told = describe_plan(plan_width(150, 10**8), LAPTOP, minutes=3, gone_seconds=20, memory=False)
+    assert [line for line in text.splitlines() if "  memory" not in line] == told.splitlines()
