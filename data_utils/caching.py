@@ -26,13 +26,15 @@ LOG_LINE = "{desc}: {percentage:.0f}%, {n_fmt} of {total_fmt}, {rate_fmt}, {elap
 
 def cache_key(*parts: object) -> str:
     """Return a key for what these parts and the code that prepares data determine: an upgrade makes no stale hit."""
-    return xxhash.xxh64("\0".join([_code_version(), *map(str, parts)]).encode(errors="surrogateescape")).hexdigest()
+    code = hash_code("data_utils", "model_utils")  # the second turns text into ids
+    return xxhash.xxh64("\0".join([code, *map(str, parts)]).encode(errors="surrogateescape")).hexdigest()
 
 
 @cache
-def _code_version() -> str:
-    rooms = Path(__file__).parent, Path(__file__).parents[1] / "model_utils"  # the second turns text into ids
-    files = sorted(file for room in rooms for file in room.rglob("*.py"))
+def hash_code(*rooms: str) -> str:
+    """Return a hash of rooms of this repository: of their code, and of data that are YAML."""
+    root = Path(__file__).parents[1]
+    files = sorted(file for room in rooms for kind in ("py", "yaml") for file in (root / room).rglob(f"*.{kind}"))
     return xxhash.xxh64(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 

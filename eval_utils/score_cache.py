@@ -2,12 +2,9 @@
 
 import json
 from dataclasses import asdict
-from functools import cache
 from pathlib import Path
 
-import xxhash
-
-from data_utils.caching import cache_folder, cache_key
+from data_utils.caching import cache_folder, cache_key, hash_code
 from data_utils.sources import builtin
 from eval_utils.figures import Figure
 from files import write_whole
@@ -21,7 +18,7 @@ def find_scores(path: str, part: str, items: list, limit: int | None) -> Path:
     found = [folder] if folder.is_file() else sorted(file for file in folder.glob("*") if file.suffix in KEPT)
     stats = [f"{file.name}:{file.stat().st_size}:{file.stat().st_mtime_ns}" for file in found]
     versions = [builtin.source_version(name) for name in builtin.DIALOGUE_SOURCES]
-    key = cache_key(folder.resolve(), *stats, limit, code_version(), part, items, *versions)
+    key = cache_key(folder.resolve(), *stats, limit, hash_code("eval_utils"), part, items, *versions)
     return cache_folder() / "scores" / f"{key}.json"
 
 
@@ -36,10 +33,3 @@ def read_scores(place: Path) -> list[Figure] | None:
 def keep_scores(place: Path, figures: list[Figure]) -> None:
     """Write figures to a file."""
     write_whole(place, json.dumps([asdict(figure) for figure in figures], ensure_ascii=False))
-
-
-@cache
-def code_version() -> str:
-    """Return a hash of this package, data included: an upgrade makes no stale hit."""
-    files = sorted(file for file in Path(__file__).parent.rglob("*") if file.suffix in (".py", ".yaml"))
-    return xxhash.xxh64(b"".join(file.read_bytes() for file in files)).hexdigest()

@@ -221,7 +221,6 @@ def test_run_by_the_clock_ends_in_time_and_is_recorded(train_options, tmp_path, 
     assert speed["tokens_per_second"] > 0
     assert sum(speed["seconds_of"].values()) == pytest.approx(speed["seconds"], abs=0.1)
     assert {"start", "data", "plan", "steps", "evaluation", "samples", "saving", "report"} <= speed["seconds_of"].keys()
-    assert 0 < speed["overhead"] < 1
     assert speed["peak_memory_bytes"] > 10**8
     report = (folder / "report.md").read_text()
     assert "GFLOP/s that matrix products reach" in report

@@ -197,9 +197,6 @@ class Clock(TrainerCallback):
             write_whole(path, json.dumps(values))
 
 
-OVERHEAD = ("evaluation", "samples", "saving")  # what a run pays beside its training
-
-
 class Stopwatch:
     """Seconds by part; `lap` ends a part, which began where the one before ended."""
 
@@ -224,8 +221,3 @@ class Stopwatch:
         total = max(sum(self.seconds.values()), 1e-9)
         parts = sorted(self.seconds.items(), key=lambda part: -part[1])
         return ", ".join(f"{name} {seconds:.0f} s ({seconds / total:.0%})" for name, seconds in parts)
-
-    def overhead(self) -> float:
-        """Return the share of evaluation, samples and saving in the whole."""
-        total = max(sum(self.seconds.values()), 1e-9)
-        return sum(self.seconds.get(part, 0.0) for part in OVERHEAD) / total

@@ -106,8 +106,7 @@ def record_speed(run: Run, progress: Progress, figures: dict[str, float], memory
     """Return a run's speed, seconds and memory as its record has them: those of this process alone."""
     watch = run.watch
     speed: dict[str, Any] = {"tokens_per_second": round(figures["tokens_per_second"]), "mfu": round(figures["mfu"], 3)}
-    speed |= {"seconds": round(watch.last, 1), "overhead": round(watch.overhead(), 4)}
-    speed |= {"since_step": progress.first_step}
+    speed |= {"seconds": round(watch.last, 1), "since_step": progress.first_step}
     speed |= {"seconds_of": {part: round(value, 2) for part, value in watch.seconds.items()}}
     return speed | {f"peak_{name}_bytes": value for name, value in memory.items()}
 

@@ -24,7 +24,7 @@ from model_utils.tokenizer import tokenizer_fingerprint
 from train_utils.own_pairs import Asked, make_own_pairs, pick_prompts, sample_replies
 from train_utils.preferences import add_references
 from train_utils.reply_report import ReplyReport
-from train_utils.rewarded import RewardedRows, Rounds, load_reward, rank_prompts
+from train_utils.rewarded import RewardedRows, load_reward, rank_prompts
 from train_utils.run import Run
 from train_utils.steps.reply_scores import score_replies
 
@@ -151,7 +151,8 @@ def prepare_rewarded(run: Run, model: PreTrainedModel, tokenizer: PreTrainedToke
     folder = run.folder / "rounds"
     if not run.resume:
         shutil.rmtree(folder, ignore_errors=True)
-    rounds = Rounds(model, reference, tokenizer, reward, options.samples, options.row_tokens, seed, folder, run.say)
+    how = {"count": options.rounds, "samples": options.samples, "row_tokens": options.row_tokens, "seed": seed}
+    rows = RewardedRows(model, reference, tokenizer, reward, prompts, folder=folder, say=run.say, **how)
     report = ReplyReport(model, tokenizer, asked[:REPORT_PROMPTS], seed=seed, reward=reward)
     facts = {"prompts": len(prompts), "rounds": options.rounds, "mean reward before": round(mean, 4)}
-    return Prepared(RewardedRows(rounds, prompts, options.rounds), held_out, report, facts)
+    return Prepared(rows, held_out, report, facts)

@@ -80,36 +80,27 @@ def rank_prompts(prompts: list[Asked], replies: list[list[Answer]], reward: Rewa
     return hold_pairs([pair for pair, _ in ranked if pair]), sum(values) / max(1, len(values))
 
 
-@dataclass
-class Rounds:
-    """What all rounds of a run have in common: who answers which prompts how often, and how rows are laid out."""
+@dataclass(eq=False)
+class RewardedRows(TorchDataset):
+    """Rows of T tokens of `count` rounds, each of pairs that the model makes of the next prompts when they are due."""
 
     model: PreTrainedModel
     reference: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     reward: Reward
-    samples: int
+    prompts: list[Asked]
+    count: int
+    samples: int  # replies to each prompt
     row_tokens: int
     seed: int
-    folder: Path
+    folder: Path  # that keeps the pairs of each round
     say: Callable[[str], None] = print
 
-    def measure_kl(self, prompts: list[Asked], replies: list[list[Answer]]) -> float:
-        """Return by how many nats the model's replies are likelier under it than under the base: the first to each."""
-        stop_id, first = stop_token_id(self.tokenizer), [answers[0] for answers in replies]
-        with evaluating(self.model):
-            now, before = (measure_nats(model, prompts, first, stop_id) for model in (self.model, self.reference))
-        return (sum(before) - sum(now)) / max(1, len(first))
-
-
-class RewardedRows(TorchDataset):
-    """Rows of T tokens of `count` rounds, each of pairs that the model makes of the next prompts when they are due."""
-
-    def __init__(self, rounds: Rounds, prompts: list[Asked], count: int) -> None:
-        size = max(1, len(prompts) // count)
-        self.rounds, self.parts = rounds, [prompts[i * size : (i + 1) * size] for i in range(count)]
-        longest = max(len(asked.ids) for asked in prompts) + 80
-        self.rows_each = max(1, math.ceil(2 * longest * size / rounds.row_tokens / 2))
+    def __post_init__(self) -> None:
+        size = max(1, len(self.prompts) // self.count)
+        self.parts = [self.prompts[i * size : (i + 1) * size] for i in range(self.count)]
+        longest = max(len(asked.ids) for asked in self.prompts) + 80
+        self.rows_each = max(1, math.ceil(2 * longest * size / self.row_tokens / 2))
         self.made: tuple[int, list[dict]] = (-1, [])
 
     def __len__(self) -> int:
@@ -125,24 +116,30 @@ class RewardedRows(TorchDataset):
 
     def make_round(self, number: int) -> list[dict]:
         """Return the rows of a round, of pairs made now, or of those that were kept when it began."""
-        rounds, path = self.rounds, self.rounds.folder / f"round-{number}.json"
+        path, name = self.folder / f"round-{number}.json", f"round {number + 1}"
         if path.exists():
             pairs = hold_pairs(json.loads(path.read_text(encoding="utf-8")))
         else:
-            prompts, how = self.parts[number], {"count": rounds.samples, "seed": rounds.seed + number}
-            replies = sample_replies(rounds.model, rounds.tokenizer, [asked.ids for asked in prompts], **how)
-            pairs, mean = rank_prompts(prompts, replies, rounds.reward)
+            prompts, how = self.parts[number], {"count": self.samples, "seed": self.seed + number}
+            replies = sample_replies(self.model, self.tokenizer, [asked.ids for asked in prompts], **how)
+            pairs, mean = rank_prompts(prompts, replies, self.reward)
             path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, json.dumps(pairs.to_list(), ensure_ascii=False))
-            found = (
-                f"mean reward {mean:.3f}, {len(pairs)} pairs, KL to the base {rounds.measure_kl(prompts, replies):.2f}"
-            )
-            rounds.say(f"round {number + 1} of {len(self.parts)}: {found} nats a reply")
-        rows = pack_fixed(pairs, rounds.tokenizer, rounds.row_tokens)
+            kl = self.measure_kl(prompts, replies)
+            found = f"mean reward {mean:.3f}, {len(pairs)} pairs, KL to the base {kl:.2f} nats a reply"
+            self.say(f"{name} of {self.count}: {found}")
+        rows = pack_fixed(pairs, self.tokenizer, self.row_tokens)
         used = sum(int((row["sizes"][::2] > 0).sum()) for row in rows[: self.rows_each])
         if used < len(pairs):
-            rounds.say(f"round {number + 1}: {len(pairs) - used} pairs have no room in its rows; larger --row_tokens")
-        return refer(rows[: self.rows_each], rounds.reference, rounds.model.device)
+            self.say(f"{name}: {len(pairs) - used} pairs have no room in its rows; larger --row_tokens")
+        return refer(rows[: self.rows_each], self.reference, self.model.device)
+
+    def measure_kl(self, prompts: list[Asked], replies: list[list[Answer]]) -> float:
+        """Return by how many nats the model's replies are likelier under it than under the base: the first to each."""
+        stop_id, first = stop_token_id(self.tokenizer), [answers[0] for answers in replies]
+        with evaluating(self.model):
+            now, before = (measure_nats(model, prompts, first, stop_id) for model in (self.model, self.reference))
+        return (sum(before) - sum(now)) / max(1, len(first))
 
 
 def pack_fixed(pairs: Dataset, tokenizer: PreTrainedTokenizerBase, row_tokens: int) -> list[dict]:

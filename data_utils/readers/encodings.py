@@ -218,14 +218,9 @@ def read_lines(
 def read_blocks(stream: BinaryIO) -> Iterator[bytes | None]:
     """Yield a stream in blocks of about BLOCK_BYTES that end where a line does; a line that breaks off is left out.
 
-    A line of more than MAX_LINE_BYTES is None. Where lines end as on an old Mac, and in sheets of Excel there, each
-    end is given as the usual one.
+    A line of more than MAX_LINE_BYTES is None.
     """
     block = stream.read(BLOCK_BYTES)
-    block += stream.read(1) if block.endswith(b"\r") else b""
-    if b"\r" in block and b"\n" not in block and b"\0" not in block:
-        yield from read_old_blocks(block, stream)
-        return
     while block:
         if not block.endswith(b"\n"):
             block += (rest := stream.readline(MAX_LINE_BYTES))
@@ -240,18 +235,6 @@ def read_blocks(stream: BinaryIO) -> Iterator[bytes | None]:
         if block:
             yield block
         block = stream.read(BLOCK_BYTES)
-
-
-def read_old_blocks(block: bytes, stream: BinaryIO) -> Iterator[bytes]:
-    """Yield blocks of a stream whose lines end with a carriage return alone, of which `block` is read already."""
-    carry = b""
-    while block:
-        block = carry + block.replace(b"\r", b"\n")
-        end = block.rfind(b"\n") + 1 or (len(block) if len(block) > MAX_LINE_BYTES else 0)
-        yield from filter(None, [block[:end]])
-        carry, block = block[end:], stream.read(BLOCK_BYTES)
-    if carry and not find_break(stream):
-        yield carry
 
 
 def decode_lines(block: bytes, encoding: str, number: int, report: Report) -> list[str | None]:

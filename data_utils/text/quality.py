@@ -24,9 +24,6 @@ POLICY_PHRASES = ("terms of use", "privacy policy", "cookie policy", "uses cooki
 POLICY_PHRASES += ("javascript", "lorem ipsum", "all rights reserved", "版权所有", "版權所有", "隐私政策", "隱私政策")
 POLICY_PHRASES += ("服务条款", "使用条款", "备案号", "icp备", "icp证", "使用cookie", "公网安备")
 POLICY = re.compile("|".join(POLICY_PHRASES), re.IGNORECASE)
-POLICY_SIGNS = ("cookie", "javascript", "terms of use", "privacy policy", "lorem ipsum", "all rights reserved")
-POLICY_SIGNS += ("版权所有", "版權所有", "隐私政策", "隱私政策", "条款", "备案号", "icp", "公网安备")
-# One of the signs is in each phrase.
 MAX_POLICY_LINE = 200  # a longer line is a paragraph about such things
 
 
@@ -37,7 +34,7 @@ def drop_policy_lines(text: str) -> str:
     'Tea.'
     """
     lowered = text.lower()
-    if not any(sign in lowered for sign in POLICY_SIGNS):
+    if not any(phrase in lowered for phrase in POLICY_PHRASES):
         return text
     lines = text.split("\n")
     kept = [line for line in lines if len(line) > MAX_POLICY_LINE or not POLICY.search(line)]

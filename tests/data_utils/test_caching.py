@@ -69,12 +69,12 @@ def test_key_changes_with_the_code(monkeypatch, tmp_path, change):
     elif change == "a module":
         (tmp_path / "data_utils" / "text" / "more.py").write_text("x = 1\n")
     monkeypatch.setattr(caching, "__file__", str(tmp_path / "data_utils" / "caching.py"))
-    caching._code_version.cache_clear()
+    caching.hash_code.cache_clear()
     try:
         assert (caching.cache_key("step") == before) == (change == "nothing")
     finally:
         monkeypatch.undo()
-        caching._code_version.cache_clear()
+        caching.hash_code.cache_clear()
     assert caching.cache_key("step") == before
 
 

@@ -5,7 +5,7 @@ Tells before the training what there is to read: how well it is compressed, and 
 
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -23,18 +23,7 @@ from train_utils.run import Run
 ROOT = Path(__file__).parents[2]
 
 
-class ModelOptions(Protocol):
-    """The options of a model that is pretrained; `given` names those that the user gave."""
-
-    base: str | None
-    model_shape: str
-    tokenizer: str | None
-    vocab_size: int
-    block_tokens: int
-    given: set[str]
-
-
-def plan_pretraining(run: Run, corpus: SmallCorpus | ShardedCorpus, options: ModelOptions) -> Run:
+def plan_pretraining(run: Run, corpus: SmallCorpus | ShardedCorpus, options: Any) -> Run:
     """Return the run with the plan of `--minutes` for a text.
 
     What the user gave stays: a base, a tokenizer, a shape, a vocabulary.
@@ -61,18 +50,18 @@ def plan_pretraining(run: Run, corpus: SmallCorpus | ShardedCorpus, options: Mod
     return make_plan(run, task, shape=shape, vocab_size=vocab_size)
 
 
-def count_sentinels(options: ModelOptions, plan: Plan | None = None) -> int:
+def count_sentinels(options: Any, plan: Plan | None = None) -> int:
     """Return how many sentinels a new model's kind needs in its tokenizer."""
     return 0 if options.base else family_of(read_shape(choose_shape(options, plan), options.vocab_size)).sentinels
 
 
-def choose_shape(options: ModelOptions, plan: Plan | None) -> Path | dict:
+def choose_shape(options: Any, plan: Plan | None) -> Path | dict:
     """Return the user's own shape file, the shipped one of that path, or the plan's."""
     planned = plan and "model_shape" not in options.given
     return model_config(plan.shape.width) if planned else find_shape(options.model_shape)
 
 
-def open_on_meta(options: ModelOptions) -> PreTrainedModel:
+def open_on_meta(options: Any) -> PreTrainedModel:
     """Return the base or a new model in the user's shape without its weights, to count them."""
     place = options.base or options.model_shape
     if options.base:

@@ -17,7 +17,7 @@ from data_utils.preparation.arguments import DEFAULT_STEPS, CleaningArguments
 from data_utils.preparation.filters import build_filters
 from data_utils.preparation.tally import Tally
 from data_utils.text.characters import HARMLESS, SUSPICIOUS, UNNORMAL, UNPRINTABLE, find_kinds
-from data_utils.text.quality import POLICY_PHRASES, POLICY_SIGNS, count_words
+from data_utils.text.quality import count_words
 from data_utils.text.repetition import find_repeats, judge_repetition, scan_repetition
 
 PIECES = [
@@ -113,7 +113,3 @@ def test_repeats_are_all_but_one_of_each_value(values):
     repeats = find_repeats(np.array(values, np.uint32)).tolist()
     assert len(repeats) == len(set(repeats)) == len(values) - len(set(values))
     assert {values[place] for place in repeats} == {value for value in values if values.count(value) > 1}
-
-
-def test_one_of_the_signs_is_in_each_phrase_that_is_looked_for():
-    assert [phrase for phrase in POLICY_PHRASES if not any(sign in phrase for sign in POLICY_SIGNS)] == []
