@@ -34,12 +34,12 @@ class Job:
     @property
     def out(self) -> str:
         """What the processes wrote to standard output so far."""
-        return (self.folder / "out").read_text(encoding="utf-8")
+        return (self.folder / "out").read_text(encoding=self.server.encoding)
 
     @property
     def err(self) -> str:
         """What the processes wrote to standard error so far."""
-        return (self.folder / "err").read_text(encoding="utf-8")
+        return (self.folder / "err").read_text(encoding=self.server.encoding)
 
     @property
     def text(self) -> str:
@@ -66,14 +66,17 @@ class Job:
 class Forked:
     """The process from which others are forked, as a test sees it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, root: Path = ROOT, cwd: Path = ROOT, env: dict[str, str] | None = None) -> None:
         """Args:
         folder: takes the output of all jobs.
+        root: the repository, as it is reached. cwd: where scripts run. env: what surrounds them, by default this one's.
         """
         self.folder, self.jobs = folder, 0
-        env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        env = {**(os.environ if env is None else env), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
+        self.encoding = env.get("PYTHONIOENCODING", "utf-8")
+        command = [sys.executable, str(root / "tests" / "forked.py")]
         self.server = subprocess.Popen(
-            [sys.executable, __file__], cwd=ROOT, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            command, cwd=cwd, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
     def ask(self, request: dict):
@@ -114,7 +117,7 @@ def run_process(script: str, argv: list[str], folder: Path, file_bytes: int | No
     """Run a script in a forked process, and leave it."""
     for stream, (name, flags) in enumerate({"in": os.O_RDONLY, "out": os.O_WRONLY, "err": os.O_WRONLY}.items()):
         os.dup2(os.open(folder / name, flags | (os.O_APPEND if stream else 0)), stream)
-    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - a descriptor
+    sys.stdin = open(0, encoding=sys.stdout.encoding, closefd=False)  # noqa: SIM115 - a descriptor
     if file_bytes is not None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
@@ -156,6 +159,7 @@ def main() -> None:
     """Answer requests until there are no more."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
+    import_module("environment").begin_script()
     for module in IMPORTED:
         import_module(module)
     for line in sys.stdin:
