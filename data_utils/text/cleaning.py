@@ -3,7 +3,7 @@
 import re
 import unicodedata
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 from unicodedata import combining
 
 import ftfy
@@ -19,6 +19,7 @@ SPACED_END = re.compile(r"\n(?<=[ \t\u3000\xa0]\n)")
 # A pattern holds the interpreter's lock for as long as it reads, and other threads, such as a server's, wait.
 PIECE_CHARACTERS, PIECE_SUSPECTS = 32_768, 1_000
 MAX_MARKS = 30  # on one letter, as in stream-safe text (UAX 15): no language has as many
+Form = Literal["NFD", "NFKD"]
 
 
 def clean_text(text: str, kinds: int | None = None) -> str:
@@ -69,18 +70,19 @@ def repair_characters(text: str) -> str:
     return "".join([unicodedata.normalize("NFC", piece) for piece in cut_pieces(text)])
 
 
-def cut_marks(text: str) -> str:
-    """Return text with at most MAX_MARKS combining marks in a row.
+def cut_marks(text: str, form: Form = "NFD") -> str:
+    """Return text with at most MAX_MARKS in a row of what a form of Unicode decomposes to combining marks.
 
-    >>> len(cut_marks("a" + "\u0301\u0316" * 1000 + "b"))
-    32
+    >>> len(cut_marks("a" + "\u0301\u0316" * 1000 + "b")), len(cut_marks("ཀ" + "\u0f73" * 1000))
+    (32, 31)
     """
-    return _marks().sub(r"\1", text)
+    return _marks(form).sub(r"\1", text)
 
 
 @cache
-def _marks() -> re.Pattern:
-    marks = "".join(filter(unicodedata.combining, map(chr, range(MAX_CODE))))
+def _marks(form: Form) -> re.Pattern:
+    # Some are marks in their decomposition alone, such as U+0F73 in NFD and U+FF9E in NFKD.
+    marks = "".join(c for c in map(chr, range(MAX_CODE)) if combining(unicodedata.normalize(form, c)[0]))
     return re.compile(f"([{marks}]{{{MAX_MARKS}}})[{marks}]++")
 
 
@@ -189,7 +191,7 @@ def fold_compatible(text: str) -> str:
     >>> fold_compatible("ＡＢＣ ﬁ ①")
     'ABC fi 1'
     """
-    text = cut_marks(text)
+    text = cut_marks(text, "NFKD")
     return text if unicodedata.is_normalized("NFKC", text) else unicodedata.normalize("NFKC", text)
 
 

@@ -1,11 +1,12 @@
 """Cleaning of lines so long that they are read in pieces."""
 
+import re
 import unicodedata
 
 import pytest
 
 from data_utils.text import cleaning
-from data_utils.text.cleaning import clean_text, cut_pieces
+from data_utils.text.cleaning import MAX_MARKS, clean_text, cut_pieces, fold_compatible
 
 
 @pytest.mark.parametrize("unit", ["été ", "é", "你好，", "schön\n", "a"])
@@ -46,3 +47,19 @@ def test_what_composes_is_not_cut_apart(monkeypatch, word):
     text = unicodedata.normalize("NFD", word) * 100
     assert len(cut_pieces(text)) > 10
     assert clean_text(text) == unicodedata.normalize("NFC", word) * 100
+
+
+@pytest.mark.parametrize(("clean", "form"), [(clean_text, "NFD"), (fold_compatible, "NFKD")])
+def test_no_text_decomposes_to_a_long_run_of_marks(clean, form):
+    """To sort one takes quadratic time, and the interpreter's lock; some are marks when they are decomposed alone."""
+    marks = [c for c in map(chr, range(0x1F000)) if unicodedata.combining(unicodedata.normalize(form, c)[0])]
+    assert "\u0f73" in marks and ("\uff9e" in marks) == (form == "NFKD")
+    for unit in [
+        "".join(marks),
+        "\u0301\u0316" * 100,
+        "\u0301\u0f73" * 100,
+        "\u0301\uff9e" * 100 if form == "NFKD" else "",
+    ]:
+        found = unicodedata.normalize(form, clean(f"a{unit * 3}b"))
+        runs = "".join("m" if unicodedata.combining(c) else " " for c in found)
+        assert max(map(len, re.findall("m+", runs)), default=0) <= 3 * MAX_MARKS
