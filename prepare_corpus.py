@@ -154,8 +154,11 @@ def is_finished(output_dir: str, output: Path, settings: dict, overwrite: bool) 
     if is_address(output_dir) and not overwrite and has_file(name_file(output_dir, MANIFEST)):
         check_same(output_dir, settings)
         return True
-    if not output.exists():
+    held = {path.name for path in output.iterdir()} - {LOCK_FILE} if output.exists() else set()
+    if not held:
         return False
+    if ".work" not in held and not is_manifest(output / MANIFEST):
+        raise InputError(f"{output}: the folder holds other files, {min(held)} first; choose another --output_dir")
     if overwrite:
         for name in (MANIFEST, "report.json", "report.md", "report.png"):  # the last: of an older version
             (output / name).unlink(missing_ok=True)
@@ -168,9 +171,15 @@ def is_finished(output_dir: str, output: Path, settings: dict, overwrite: bool) 
         check_same(str(output), settings)
         shutil.rmtree(output / ".work", ignore_errors=True)
         return True
-    if not (output / ".work").exists() and {path.name for path in output.iterdir()} - {LOCK_FILE}:
-        raise InputError(f"{output}: the folder holds other files; choose another --output_dir")
     return False
+
+
+def is_manifest(path: Path) -> bool:
+    """Tell whether a file is the manifest of a corpus, and not a text of that name."""
+    try:
+        return "shards" in json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def check_same(corpus: str, settings: dict) -> None:

@@ -285,6 +285,18 @@ def test_a_changed_source_is_noticed(tmp_path):
     assert prepare.main([*options, "--overwrite", "true"]) == 0
 
 
+@pytest.mark.parametrize("name", ["data/mine.txt", "report.md", "corpus.json"])
+def test_overwrite_leaves_what_no_preparation_made(tmp_path, name):
+    source = write_lines(tmp_path / "a.jsonl", ["some text " * 20] * 3)
+    mine = tmp_path / "project" / name
+    mine.parent.mkdir(parents=True)
+    mine.write_text('["mine"]')
+    options = ["--sources", str(source), "--output_dir", str(tmp_path / "project"), *COMMON, "--overwrite", "true"]
+    with pytest.raises(InputError, match="project: the folder holds other files"):
+        prepare.main(options)
+    assert mine.read_text() == '["mine"]'
+
+
 def test_overwrite_leaves_what_another_process_prepares(tmp_path):
     source = write_lines(tmp_path / "a.jsonl", ["some text " * 20] * 3)
     options = ["--sources", str(source), "--output_dir", str(tmp_path / "corpus"), *COMMON, "--overwrite", "true"]
