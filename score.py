@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from environment import begin_script
-from errors import InputError, run_script
+from errors import InputError, escape_unprintable, run_script
 from options import Options, option, parse_arguments, refuse_useless
 
 if TYPE_CHECKING:  # these take seconds to import
@@ -91,11 +91,12 @@ def main(argv: list[str] | None = None) -> int:
     # 3. Report.
     write_scores(Path(options.output_dir), scores, {name: {"model": path} for name, path in folders.items()})
     if options.compare:
-        print(compare_sentence(scores))
+        shown = compare_sentence(scores)
     elif options.brief:
-        print(format_brief(next(iter(scores.values()))))
+        shown = format_brief(next(iter(scores.values())))
     else:
-        print(format_text(make_table(scores)))
+        shown = format_text(make_table(scores))
+    print(escape_unprintable(shown))  # names of groups stand in files
     print(f"more in {options.output_dir}/score.md, score.json and score.png")
     return 0
 

@@ -15,7 +15,7 @@ from torch.distributed.fsdp import FSDPModule
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
-from errors import RunError
+from errors import RunError, escape_unprintable
 from model_utils.shapes import evaluating
 from train_utils.checkpoint import mark_complete
 from train_utils.clock import Clock, Stopwatch
@@ -126,7 +126,7 @@ class Progress(TrainerCallback):
 
 def show_line(bar: tqdm | None, line: str) -> None:
     """Print a line above the bar."""
-    (bar.write if bar is not None else print)(line)
+    (bar.write if bar is not None else print)(escape_unprintable(line))
 
 
 def describe_metrics(metrics: dict[str, float]) -> str:
@@ -170,7 +170,7 @@ class Samples(TrainerCallback):
             torch.manual_seed(args.seed)
             self.last = self.generate(model)
         for prompt, continuation in self.last if state.is_world_process_zero else []:
-            tqdm.write(f"    {prompt} → {continuation}".replace("\n", "⏎"))
+            tqdm.write(escape_unprintable(f"    {prompt} → {continuation}".replace("\n", "⏎")))
         self.watch.lap("samples")
 
 

@@ -15,6 +15,7 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase, Trainer
 
+from errors import escape_unprintable
 from files import whole, write_whole
 from model_utils.checkpoint import save_model
 from model_utils.shapes import count_parameters
@@ -222,7 +223,7 @@ def write_report(
     lines += ["", "## What it writes", ""]
     lines += [f"- **{one_line(prompt)}** {one_line(text)}" for prompt, text in samples]
     lines += ["", "## What is weak", "", *(f"- {line}" for line in find_weakness(figures, samples)), "", *more]
-    write_whole(path, "\n".join(lines))
+    write_whole(path, escape_unprintable("\n".join(lines)))
 
 
 def read_figures(entry: dict[str, float]) -> tuple[int, str, dict[str, float]]:

@@ -15,7 +15,7 @@ import psutil
 import torch
 from transformers.utils import logging as transformers_logging
 
-from errors import InputError
+from errors import InputError, escape_unprintable
 from files import hold
 from model_utils.checkpoint import find_checkpoint
 from train_utils.arguments import RunArguments, change_arguments, count_step_rows, wait_for_all
@@ -56,9 +56,9 @@ class Run:
         return count_step_rows(self.args)
 
     def say(self, text: str) -> None:
-        """Print a line, in the first process alone."""
+        """Print a line, in the first process alone; words of a corpus or a base leave the terminal as it was."""
         if self.is_first:
-            print(text)
+            print(escape_unprintable(text))
 
     def change(self, **changes: Any) -> "Run":
         """Return this run with some arguments changed."""

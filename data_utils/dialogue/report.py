@@ -1,6 +1,5 @@
 """Tells what dialogues became: how many are trained on, how full their rows are, and an example to look at."""
 
-import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -39,10 +38,8 @@ def describe_dialogues(
     tokens = sum(len(ids) for ids in encoded["input_ids"])
     yield f"rows: {len(rows):,}, filled to {tokens / positions:.1%}; {trained / tokens:.1%} of the tokens are trained"
     example = encode_dialogue(tokenizer, set_weights(train_set[0]["messages"], train_set[0]["unlearned"]))
-    in_colour = sys.stdout.isatty()
-    marks = ("\033[32m", "\033[0m") if in_colour else ("«", "»")
-    yield f"an example, what is trained in {'colour' if in_colour else 'guillemets'}:"
-    yield mark_trained(tokenizer, example, marks)
+    yield "an example, what is trained in guillemets:"
+    yield mark_trained(tokenizer, example)
 
 
 def describe_replies(
@@ -66,13 +63,13 @@ def describe_replies(
     yield f"and what is written: {tokenizer.decode(encoded[0]['labels'])!r}"
 
 
-def mark_trained(tokenizer: PreTrainedTokenizerBase, encoded: dict[str, list[int]], marks: tuple[str, str]) -> str:
-    """Return the text of an encoded dialogue with what is trained between two marks, such as a terminal's green."""
+def mark_trained(tokenizer: PreTrainedTokenizerBase, encoded: dict[str, list[int]]) -> str:
+    """Return the text of an encoded dialogue with what is trained between guillemets."""
     pieces, run, is_trained = [], [], False
     for token, label in [*zip(encoded["input_ids"], encoded["labels"], strict=True), (None, None)]:
         if token is None or (label != IGNORE_LABEL) != is_trained:
             text = tokenizer.decode(run)
-            pieces.append(f"{marks[0]}{text}{marks[1]}" if is_trained and run else text)
+            pieces.append(f"«{text}»" if is_trained and run else text)
             run, is_trained = [], not is_trained
         run.append(token)
     return "".join(pieces)

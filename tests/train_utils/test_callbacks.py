@@ -14,6 +14,7 @@ from errors import RunError
 from train_utils import callbacks, clock
 from train_utils.callbacks import SIGNAL_STEPS, Progress, Samples, StopOnDivergence, StopOnSignal, leave_lost_terminal
 from train_utils.clock import Stopwatch
+from train_utils.run import Run
 from train_utils.samples import continue_prompts
 
 
@@ -59,6 +60,20 @@ def test_samples_that_cost_too_much_are_shown_first_and_last_alone(monkeypatch, 
     assert found == shown
     assert samples.last == [("Hello", "100")]
     assert watch.seconds["samples"] == pytest.approx(cost * len(shown))
+
+
+def test_no_words_of_a_corpus_or_a_base_are_commands_to_the_terminal(capsys):
+    evil = "a\x1b]0;b\x07\u202ec\nd"
+    samples = Samples(lambda model: [(evil, evil)], "eval", Stopwatch())
+    args = SimpleNamespace(seed=0)
+    state, control = SimpleNamespace(global_step=1, max_steps=1, is_world_process_zero=True), SimpleNamespace()
+    control.should_training_stop = True
+    samples.on_evaluate(args, state, control, metrics={"eval_loss": 1.0}, model=torch.nn.Linear(1, 1))
+    callbacks.show_line(None, evil)
+    Run("train.py", SimpleNamespace(process_index=0)).say(evil)
+    said = capsys.readouterr().out
+    safe = r"a\x1b]0;b\x07\u202ec"
+    assert said.splitlines() == [f"    {safe}⏎d → {safe}⏎d", safe, "d", safe, "d"]
 
 
 # Progress and divergence
