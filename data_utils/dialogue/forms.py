@@ -47,9 +47,11 @@ def read_history(row: Row) -> list[dict]:
 
 
 def read_instruction(row: Row) -> list[dict]:
-    """Return the messages of Alpaca's form: instruction and input are one question, `history` stands before it."""
-    question = "\n".join(filter(None, (row.get_text("instruction"), row.get_text("input"))))
-    return add_system(row, read_history(row) + as_exchange(question, row.get_text("output")))
+    """Return the messages of Alpaca's form or Dolly's: instruction and input are one question, `history` before it."""
+    names = (("input", "context"), ("output", "response"))
+    more, answer = (row.get_text(alpacas) or row.get_text(dollys) for alpacas, dollys in names)
+    question = "\n".join(filter(None, (row.get_text("instruction"), more)))
+    return add_system(row, read_history(row) + as_exchange(question, answer))
 
 
 def pair_reader(asked: str, answered: str, system: str = "system") -> Callable[[Row], list[dict]]:
@@ -80,11 +82,13 @@ FORMS = (
     Form("ShareGPT conversations", ("conversations",), read_conversations),
     Form("Firefly or XTuner conversation", ("conversation",), read_conversation),
     Form("Alpaca instructions", ("instruction", "output"), read_instruction),
+    Form("Dolly instructions", ("instruction", "response"), read_instruction),
     Form("prompts and responses", ("prompt", "response"), pair_reader("prompt", "response")),
     Form("prompts and completions", ("prompt", "completion"), pair_reader("prompt", "completion")),
     Form("queries and responses", ("query", "response"), pair_reader("query", "response")),
     Form("questions and responses", ("question", "response"), pair_reader("question", "response", "system_prompt")),
     Form("questions and answers", ("question", "answer"), pair_reader("question", "answer")),
+    Form("inputs and outputs", ("input", "output"), pair_reader("input", "output")),
 )
 EXPECTED = "; ".join("/".join(form.keys) for form in FORMS)
 LIST_FORM, TEXT_FORM = "a list of messages", "lines of user and assistant in turn"

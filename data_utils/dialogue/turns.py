@@ -17,6 +17,7 @@ MEDIA = "only text is learned here"
 # Keys that say that a row, or a message, is more than its text.
 UNREADABLE = {"tools": TOOLS, "functions": TOOLS, "tool_calls": TOOLS, "function_call": TOOLS, "tool_call_id": TOOLS}
 UNREADABLE |= dict.fromkeys(("image", "images", "audio", "audios", "video", "videos", "files"), MEDIA)
+WEIGHTS = ("weight", "train", "loss", "liked")
 TEXT_PARTS = ("text", "input_text", "output_text")
 KINDS: dict[type, str] = {
     bool: "true or false",
@@ -119,7 +120,7 @@ def read_turns(row: Row, turns: list, key: str) -> list[dict]:
         if isinstance(turn.get("liked"), bool):
             message["liked"] = turn["liked"]
         messages.append(message)
-        known = {role_key, content_key, "weight", "train", "liked"}
+        known = {role_key, content_key, *WEIGHTS}
         row.in_messages |= {
             f"{key}.{name}" for name, value in turn.items() if name not in known and not is_absent(value)
         }
@@ -147,12 +148,12 @@ def read_content(content: object, place: str) -> object:
 
 
 def reads_weight(turn: dict, role: object, place: str) -> bool:
-    """Tell whether a message is to be learned from: not with `weight: 0` (OpenAI), `train: false` (axolotl) or
-    `liked: false`, a thumb down in our chat.
+    """Tell whether a message is to be learned from: not with `weight: 0` (OpenAI), `train: false` (axolotl),
+    `loss: false` (ms-swift) or `liked: false`, a thumb down in our chat.
 
     Raises DialogueError for a weight that can't be heeded.
     """
-    for key in ("weight", "train", "liked"):
+    for key in WEIGHTS:
         weight = turn.get(key)
         if is_absent(weight):
             continue

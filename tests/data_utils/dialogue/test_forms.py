@@ -66,6 +66,10 @@ READ = [
     ({"query": "c", "response": "d", "history": [["a", "b"]]}, turns("a", "b", "c", "d"), "queries", []),
     ({"system_prompt": "s", "question": "a", "response": "b"}, turns("a", "b", system="s"), "questions and resp", []),
     ({"question": "a", "answer": "b"}, turns("a", "b"), "questions and answers", []),
+    ({"instruction": "a", "context": "b", "response": "c", "category": ""}, turns("a\nb", "c"), "Dolly", []),
+    ({"instruction": "a", "context": "", "response": "c"}, turns("a", "c"), "Dolly", []),
+    ({"instruction": "a", "input": "b", "context": "x", "output": "c"}, turns("a\nb", "c"), "Alpaca", ["context"]),
+    ({"input": "a", "output": "b", "system": "s"}, turns("a", "b", system="s"), "inputs and outputs", []),
     ({"prompt": "a", "completion": "b"}, turns("a", "b"), "prompts and completions", []),
     ({"prompt": turns("a", "b", "c"), "completion": turns("", "d")[1:]}, turns("a", "b", "c", "d"), "prompts", []),
     ({"conversation": [{"human": "a", "assistant": "b"}, {"human": "c", "assistant": "d"}], "category": "x"},
@@ -83,7 +87,8 @@ def test_forms_of_other_projects_are_read_and_what_is_not_read_is_named(row, mes
 
 
 @pytest.mark.parametrize(
-    ("weight", "train"), [({"weight": 0}, False), ({"train": False}, False), ({"weight": 1}, True)]
+    ("weight", "train"),
+    [({"weight": 0}, False), ({"train": False}, False), ({"loss": False}, False), ({"weight": 1}, True)],
 )
 def test_a_reply_of_weight_0_is_read_but_not_learned(tmp_path, tokenizer, weight, train):
     messages = turns("one", "two", "three", "four")
