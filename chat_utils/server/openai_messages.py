@@ -4,6 +4,7 @@ from chat_utils.messages import clean_dialogue
 from chat_utils.server.api_error import ApiError
 from chat_utils.server.openai_parameters import NEUTRAL_IN_MESSAGES, check_neutral
 from data_utils.dialogue.checking import DialogueError
+from data_utils.dialogue.turns import TEXT_PARTS
 
 
 def parse_messages(messages: object, window: int) -> tuple[list[dict], int]:
@@ -51,7 +52,7 @@ def join_content(content: object, place: str) -> str:
         raise ApiError(400, f"{place}: 'content' must be text or a list of text parts", place)
     texts = []
     for part in parts:
-        text = part.get("text") if isinstance(part, dict) and part.get("type") == "text" else part
+        text = part.get("text") if isinstance(part, dict) and part.get("type") in TEXT_PARTS else part
         if not isinstance(text, str):
             raise ApiError(400, f"{place}: this server reads text alone, no images, sound or files", place)
         texts.append(text)

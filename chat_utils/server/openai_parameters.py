@@ -17,7 +17,7 @@ NUMBERS = {
     "temperature": (float, 0, 2), "top_p": (float, 0, 1), "top_k": (int, -1, 10**9),
     "repetition_penalty": (float, 0.01, 10), "seed": (int, -(2**63), 2**63 - 1), "n": (int, 1, MAX_CHOICES),
 }  # fmt: skip
-# What this server cannot do, with the values that ask for nothing; so do null, "", [] and {}.
+# What this server cannot do, with the values that ask for nothing; so do null, "", [] and {}, and false of any other.
 NEUTRAL = {
     # OpenAI's own
     "presence_penalty": [0], "frequency_penalty": [0], "logit_bias": [], "logprobs": [False], "top_logprobs": [0],
@@ -26,11 +26,13 @@ NEUTRAL = {
     "reasoning_effort": ["none"], "web_search_options": [], "best_of": [1], "echo": [False], "suffix": [],
     "verbosity": ["medium"], "moderation": [],
     # how others draw: vLLM, SGLang, llama.cpp, text-generation-webui
-    "min_p": [0], "top_a": [0], "typical_p": [1, 0], "tfs_z": [1], "tfs": [1], "epsilon_cutoff": [0], "eta_cutoff": [0],
+    "min_p": [0], "top_a": [0], "typical_p": [1, 0], "typ_p": [1, 0], "tfs_z": [1], "tfs": [1],
+    "epsilon_cutoff": [0], "eta_cutoff": [0], "n_keep": [0], "num_return_sequences": [1],
     "mirostat": [0], "mirostat_mode": [0], "xtc_probability": [0], "dry_multiplier": [0], "dynatemp_range": [0],
     "smoothing_factor": [0], "repeat_penalty": [1], "encoder_repetition_penalty": [1], "no_repeat_ngram_size": [0],
     "length_penalty": [1], "num_beams": [1], "use_beam_search": [False], "early_stopping": [False], "do_sample": [True],
     "penalty_alpha": [0], "guidance_scale": [1], "min_tokens": [0], "min_new_tokens": [0], "min_length": [0],
+    "prompt_lookup_num_tokens": [0],
     # what ends and what shows
     "ignore_eos": [False], "ban_eos_token": [False], "stop_token_ids": [], "include_stop_str_in_output": [False],
     "skip_special_tokens": [True], "spaces_between_special_tokens": [True, False], "detokenize": [True],
@@ -47,7 +49,11 @@ NEUTRAL_IN_MESSAGES = {"tool_calls": [], "function_call": [], "audio": []}
 # What the caller notes for itself, and hints about speed.
 NOTES = {"metadata", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"}
 NOTES |= {"parallel_tool_calls", "generation_config", "include_reasoning", "separate_reasoning", "priority"}
-NOTES |= {"request_id", "cache_prompt", "keep_alive", "id_slot", "include_obfuscation"}
+NOTES |= {"request_id", "cache_prompt", "keep_alive", "id_slot", "include_obfuscation", "reasoning_format"}
+NOTES |= {"timings_per_token", "return_progress", "stream_reasoning"}
+# What only shapes another parameter, which is refused where it asks for something.
+NOTES |= {"mirostat_tau", "mirostat_eta", "xtc_threshold", "dynatemp_exponent", "dry_base", "dry_allowed_length"}
+NOTES |= {"dry_penalty_last_n", "dry_sequence_breakers", "repeat_last_n", "smoothing_curve", "penalty_range"}
 TAKEN = {"model", "stop", "stream", "stream_options", "max_tokens", "max_completion_tokens", "user", "cache_salt"}
 TAKEN |= NUMBERS.keys()
 USED_FOR = {"repeat_penalty": "repetition_penalty", "n_predict": "max_tokens", "max_new_tokens": "max_tokens"}
@@ -66,7 +72,7 @@ def check_names(body: dict, taken: set[str]) -> None:
         elif name == "chat_template_kwargs" and isinstance(value, dict):
             asked = {key: one for key, one in value.items() if one and not is_neutral(one, NEUTRAL.get(key, []))}
             check_neutral(name, asked, [], name)
-        elif not is_neutral(value, NEUTRAL.get(name, [])):
+        elif value is not False and not is_neutral(value, NEUTRAL.get(name, [])):
             near = [USED_FOR[name]] if name in USED_FOR else get_close_matches(name[:64], taken, n=1)
             hint = f"; did you mean '{near[0]}'?" if near else ""
             raise ApiError(400, f"unknown parameter {name[:64]!r}{hint}", name[:64], "unknown_parameter")

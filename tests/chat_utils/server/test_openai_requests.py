@@ -135,7 +135,10 @@ def test_unsupported_is_refused_by_name(name):
         ({"max_completion_tokens": 300, "max_tokens": 5}, {"max_new_tokens": 256}),
         ({"repeat_penalty": 1.0, "length_penalty": 1.0, "min_p": 0.0}, {}),
         ({"stream_options": {"include_obfuscation": False, "continuous_usage_stats": False}}, {}),
-        ({"unheard_of": None, "unheard_too": []}, {}),
+        ({"unheard_of": None, "unheard_too": [], "watermark": False}, {}),
+        # llama.cpp's page and its like: what only shapes samplers that are off
+        ({"xtc_probability": 0, "xtc_threshold": 0.1, "dry_multiplier": 0, "dry_base": 1.75, "repeat_last_n": 64}, {}),
+        ({"typ_p": 1, "dynatemp_exponent": 1, "timings_per_token": True, "reasoning_format": "auto"}, {}),
         ({"top_p": 1e-320}, {"top_p": 1e-9}),
     ],
 )
@@ -158,6 +161,8 @@ def test_a_value_that_asks_for_nothing_passes(body, expected):
         ({"max_tokens": -2}, "'max_tokens' must be from -1"),
         ({"stream_options": {"continuous_usage_stats": True}}, "'continuous_usage_stats' is not supported"),
         ({"user": 5}, "'user' must be text"),
+        ({"watermark": True}, "unknown parameter 'watermark'"),
+        ({"do_sample": False}, "'do_sample' is not supported by this server; leave it out, or send True"),
     ],
 )
 def test_a_value_that_asks_for_something_else_is_refused_with_what_is_right(body, words):
@@ -228,7 +233,7 @@ def test_another_model_is_not_here():
 def test_dialogue_is_what_the_model_learned():
     messages = [
         {"role": "developer", "content": "Be kind."},
-        {"role": "system", "content": [{"type": "text", "text": "Be "}, {"type": "text", "text": "brief."}]},
+        {"role": "system", "content": [{"type": "text", "text": "Be "}, {"type": "input_text", "text": "brief."}]},
         {"role": "user", "name": "Ada", "content": "cafe\u0301"},
         {"role": "user", "content": "你好\r\n"},
         {"role": "assistant", "content": None},
