@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from data_utils.rows.shards import INDEX
+from errors import InputError
 
 HELD_OUT_SHARDS = 64  # at most so many are looked into for held-out documents
 
@@ -54,17 +55,26 @@ class TokenStream:
         found: dict[str, list[list[str]]] = {}  # of a language, the texts of each shard
         for shard in sorted(set(np.linspace(0, len(self.shards) - 1, HELD_OUT_SHARDS).astype(int))):
             left: dict[str, int] = {}
-            with (self.folder / f"{shard:05d}.eval.jsonl").open(encoding="utf-8") as lines:
-                for row in map(json.loads, lines):
-                    if row["language"] not in left:
-                        left[row["language"]] = max_bytes
-                        found.setdefault(row["language"], []).append([])
-                    if left[row["language"]] > 0:
-                        left[row["language"]] -= len(row["text"].encode())
-                        found[row["language"]][-1].append(row["text"])
+            for text, language in read_texts(self.folder / f"{shard:05d}.eval.jsonl"):
+                if language not in left:
+                    left[language] = max_bytes
+                    found.setdefault(language, []).append([])
+                if left[language] > 0:
+                    left[language] -= len(text.encode())
+                    found[language][-1].append(text)
         for language, shards in found.items():
             bytes_left = max_bytes
             for text in chain.from_iterable(zip_longest(*shards)):
                 if text is not None and bytes_left > 0:
                     bytes_left -= len(text.encode())
                     yield {"text": text, "language": language}
+
+
+def read_texts(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield (text, language) of the held-out documents of a shard; raise InputError where they are damaged."""
+    try:
+        with path.open(encoding="utf-8") as lines:
+            for row in map(json.loads, lines):
+                yield str(row["text"]), str(row["language"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: is damaged; delete {path.parent}, and it is made anew") from error

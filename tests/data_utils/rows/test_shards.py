@@ -17,6 +17,7 @@ from data_utils.rows.shards import map_ahead, tokenize_source
 from data_utils.rows.streams import TokenStream
 from data_utils.sources.source import Source, open_source
 from data_utils.text.splitting import hash_share
+from errors import InputError
 from model_utils.text_encoder import encode_texts
 
 
@@ -173,3 +174,12 @@ def test_damaged_shards_are_made_anew(tokenizer, cache, source, name, damage):
     assert tokenize_source(source, tokenizer, "key", 0.1, 2000) == folder
     if name != "00001.json":  # which nothing reads once the index is there
         assert digests(folder) == before
+
+
+@pytest.mark.parametrize("content", [b'{"text": "te', b'{"a": 1}\n', b"\xff\xfe", None])
+def test_damaged_held_out_documents_are_named(tokenizer, cache, source, content):
+    folder = tokenize_source(source, tokenizer, "key", 0.1)
+    path = folder / "00000.eval.jsonl"
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(InputError, match=rf"00000.eval.jsonl: is damaged; delete {folder}, and it is made anew"):
+        list(TokenStream(folder).read_held_out(1000))
