@@ -167,6 +167,7 @@ def load_subject(path: str) -> "Subject":
     model, tokenizer = load_checkpoint(path, device)
     engine = cache(partial(load_engine, path))  # loaded where its speed is measured
     name = (read_record(Path(path)) or {}).get("settings", {}).get("assistant_name")
+    name = name if isinstance(name, str) else None
     return Subject(Reader(Scorer(model), tokenizer), lambda asked: ask_engine(engine(), asked), name)
 
 

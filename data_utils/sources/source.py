@@ -29,6 +29,7 @@ from data_utils.text.splitting import SHARE, share_of
 from errors import InputError
 
 MANIFEST = "corpus.json"
+MAX_TIMES = 10_000
 
 
 def is_corpus_folder(path: str) -> bool:
@@ -281,7 +282,7 @@ def open_source(
     path: str, times: float = 1.0, weight: float | None = None, reading: ReadArguments | None = None
 ) -> Source:
     """Return the source that a path names, of its kind."""
-    if path in builtin.DOCUMENT_SOURCES or path in builtin.DIALOGUE_SOURCES:
+    if builtin.is_builtin_name(path):
         kind = BuiltinSource
     elif is_hub_name(path):
         kind = HubSource
@@ -320,6 +321,8 @@ def parse_times(name: str) -> tuple[str, float]:
     (('own', 8.0), ('big.txt', 5e-05), ('my.txt', 1.0))
     """
     match = re.fullmatch(r"(.+)@(\d+(?:\.\d+)?)", name)
+    if match and float(match[2]) > MAX_TIMES:
+        raise InputError(f"{name}: is repeated {MAX_TIMES:,} times at most")
     return (match[1], float(match[2])) if match else (name, 1.0)
 
 

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from data_utils.rows.replay import read_replay
+from data_utils.sources import source
 from data_utils.sources.corpus import read_corpus
 from data_utils.sources.source import open_source, open_sources
 from data_utils.text.splitting import hash_share
@@ -59,14 +60,28 @@ def test_the_record_of_the_base_says_how_to_read_and_split(tmp_path, corpus, pat
     [
         ({"corpus": ["own@3", "/home/me/private/@2"]}, "/home/me/private/"),
         ({"corpus": ["http://127.0.0.1:9/beacon.txt"]}, "http://127.0.0.1:9/beacon.txt"),
+        ({"corpus": ["http://127.0.0.1:9/beacon"]}, "http://127.0.0.1:9/beacon"),
         (
             {"corpus": ["own"], "sources": ["{path: some/data}", "{path: notes.txt}"]},
             "notes.txt, some/data",
         ),
     ],
-    ids=["a folder", "an address", "a mixture"],
+    ids=["a folder", "an address", "an address of a folder", "a mixture"],
 )
-def test_a_record_is_not_followed_to_what_only_the_user_may_name(tmp_path, named, words):
+def test_a_record_is_not_followed_to_what_only_the_user_may_name(tmp_path, monkeypatch, named, words):
+    monkeypatch.setattr(source, "has_file", lambda path: pytest.fail(f"its host was asked for {path}"))
     (tmp_path / "run.yaml").write_text(yaml.safe_dump({"status": "finished", "settings": named}))
     with pytest.raises(InputError, match=f"was trained on {words}, by its record; .* --replay_corpus"):
         find_replayed(None, str(tmp_path), None, 0.1, asked=True)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    ["[1]", "{corpus: 5}", "{corpus: [5, null]}", "{corpus: [own], eval_fraction: x}", "{corpus: [own@99999999]}",
+     "{corpus: [own], sample_by: [1]}", "{corpus: [own], mixture: 3}"],
+)  # fmt: skip
+def test_a_record_that_a_stranger_wrote_is_one_line(tmp_path, settings):
+    (tmp_path / "run.yaml").write_text(f"settings: {settings}\nstatus: finished\n")
+    with pytest.raises(InputError) as error:
+        find_replayed(None, str(tmp_path), None, 0.1, asked=True)
+    assert "\n" not in str(error.value)
