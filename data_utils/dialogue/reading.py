@@ -11,7 +11,8 @@ from datasets import Dataset, Features, List, Value, concatenate_datasets
 from data_utils.caching import cache_key, generate_rows
 from data_utils.dialogue.checking import DialogueError, check_dialogue, is_learned
 from data_utils.dialogue.forms import TEXT_FORM, convert_row
-from data_utils.readers.files import ROW_KINDS, Fault, file_suffix, judge_faults, raise_fault
+from data_utils.readers.files import ROW_KINDS, Fault, FaultLimit, file_suffix, judge_faults, raise_fault
+from data_utils.readers.limits import TooManyFaults
 from data_utils.sources.builtin import NAME_PLACEHOLDER, dialogue_text
 from data_utils.sources.corpus import repeat_rows
 from data_utils.sources.source import Source
@@ -88,17 +89,22 @@ def check_rows(
             raise_fault(fault)
         faults.append(fault)
 
-    for place, row in source.rows(part, note):
-        yield from ({**empty, "place": fault.place, "fault": fault.reason} for fault in faults)
-        faults.clear()
-        try:
-            found, form, unread = accept(split_turns(row["text"]), TEXT_FORM) if is_text else accept(row, "")
-        except DialogueError as error:
-            yield {**empty, "place": str(place), "fault": as_line(str(error))}
-            continue
-        read = {"form": form, "unread": [as_line(key)[:40] for key in unread], "place": str(place)}
-        known = {"language": row["language"]} if source.is_builtin else {}
-        yield from ({**empty, **columns, **read, **known} for columns in found)
+    tell = FaultLimit(note)
+    try:
+        for place, row in source.rows(part, tell):
+            yield from ({**empty, "place": fault.place, "fault": fault.reason} for fault in faults)
+            faults.clear()
+            try:
+                found, form, unread = accept(split_turns(row["text"]), TEXT_FORM) if is_text else accept(row, "")
+            except DialogueError as error:
+                tell(Fault(part, str(place), as_line(str(error))))
+                continue
+            tell.rows += 1
+            read = {"form": form, "unread": [as_line(key)[:40] for key in unread], "place": str(place)}
+            known = {"language": row["language"]} if source.is_builtin else {}
+            yield from ({**empty, **columns, **read, **known} for columns in found)
+    except TooManyFaults as error:
+        raise InputError(f"{part}: {error}") from error
     yield from ({**empty, "place": fault.place, "fault": fault.reason} for fault in faults)
 
 

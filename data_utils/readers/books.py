@@ -17,6 +17,7 @@ from errors import first_line
 MAX_BOOK_BYTES = 256 << 20  # of the file
 MAX_TEXT_BYTES = 64 << 20  # of all chapters, unpacked; a small zip may hold a huge file
 MAX_LIST_BYTES = 8 << 20  # of each of the two files that say what an EPUB holds
+MAX_ENTRIES, ENTRY_MARK = 100_000, b"PK\x01\x02"  # of a zip's list, which is held in memory: half a kilobyte each
 BYTES_A_LIMIT = 1_000_000
 SENTENCE_END = tuple(".?!:;\"'”’。？！：；…）)」』")
 
@@ -24,7 +25,11 @@ SENTENCE_END = tuple(".?!:;\"'”’。？！：；…）)」』")
 def read_epub(path: str, options: ReadArguments, report: Report) -> Iterator[tuple[str, dict]]:
     """Yield ("book", {"text"}) of an EPUB: its chapters in order; a broken chapter is reported and left out."""
     chapters, left = [], MAX_TEXT_BYTES
-    with zipfile.ZipFile(io.BytesIO(read_whole(path, MAX_BOOK_BYTES, report))) as book:
+    data = read_whole(path, MAX_BOOK_BYTES, report)
+    if data.count(ENTRY_MARK) > MAX_ENTRIES:
+        report("", f"the book has more than {MAX_ENTRIES:,} files")
+        return
+    with zipfile.ZipFile(io.BytesIO(data)) as book:
         for name in list_chapters(book):
             try:
                 data = read_member(book, name, left)

@@ -3,12 +3,13 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from glob import glob, has_magic
 from pathlib import Path
 from typing import NamedTuple
 
+from data_utils.readers.limits import TooManyFaults
 from data_utils.readers.opening import COMPRESSED
 from data_utils.readers.remote import ask, is_address, open_store
 from errors import InputError, first_line, say_note
@@ -190,6 +191,25 @@ def file_version(path: str | Path) -> str:
 
 MAX_BROKEN_FRACTION = 0.2  # more is no accident: the file has another form than the one that was read
 SHOWN_FAULTS = 5
+MAX_FAULTS = 20_000  # of a file; each takes some 250 bytes, and a broken row may have two
+
+
+class FaultLimit:
+    """Passes the faults of a file on; `rows` counts what is read well beside them.
+
+    Raises TooManyFaults where they are many, and more than MAX_BROKEN_FRACTION of the file.
+    """
+
+    def __init__(self, on_fault: Callable[[Fault], object]) -> None:
+        self.on_fault, self.faults, self.rows = on_fault, 0, 0
+
+    def __call__(self, fault: Fault) -> None:
+        """Pass on a fault."""
+        self.on_fault(fault)
+        self.faults += 1
+        count = self.faults + self.rows
+        if self.faults % MAX_FAULTS == 0 and self.faults > MAX_BROKEN_FRACTION * count:
+            raise TooManyFaults(f"{self.faults:,} of {count:,} rows can't be used; what follows is left out")
 
 
 def name_faults(faults: Sequence[Fault]) -> str:

@@ -41,14 +41,10 @@ def read_jsonl(path: str, _: ReadArguments, report: Report, part: Part | None = 
 
 def parse(text: str) -> object:
     """Return the value of a line of JSON; raise ValueError or RecursionError where it's none."""
-    try:
-        return DECODER.decode(text)
-    except json.JSONDecodeError:
-        if not text.endswith(","):
-            raise
-        return parse(text[:-1].rstrip())
-    except ValueError:
-        return LENIENT.decode(text)
+    value, end = decode(text, 0)
+    if text[end:].strip(" \t,"):
+        raise json.JSONDecodeError("Extra data", text, end)
+    return value
 
 
 def read_json(path: str, _: ReadArguments, report: Report) -> Iterator[tuple[int, object]]:
@@ -68,7 +64,7 @@ def scan_values(lines: Iterator[tuple[int, str]], report: Report) -> Iterator[tu
             value = held.take_value()
         except (ValueError, RecursionError) as error:
             place, reason = (
-                held.line + held.text.count("\n", 0, getattr(error, "pos", held.at)),
+                held.line_at(max(held.at, getattr(error, "pos", held.at))),
                 describe_json_fault(error),
             )
             is_further = held.skip_value()
@@ -80,10 +76,17 @@ def scan_values(lines: Iterator[tuple[int, str]], report: Report) -> Iterator[tu
 
 
 class Held:
-    """The part of a JSON text that is in memory: `text`, of which all before `at` is done, from line `line` on."""
+    """The part of a JSON text that is in memory: `text`, of which all before `at` is done."""
 
     def __init__(self, lines: Iterator[tuple[int, str]]) -> None:
-        self.lines, self.text, self.at, self.line = lines, "", 0, 1
+        self.lines, self.text, self.at = lines, "", 0
+        self.line, self.counted = 1, 0  # the number of the line at a place, up to which lines are counted
+
+    def line_at(self, place: int) -> int:
+        """Return the number of the line at a place behind `at`; lines before `at` are counted once."""
+        self.line += self.text.count("\n", self.counted, self.at)
+        self.counted = self.at
+        return self.line + self.text.count("\n", self.at, place)
 
     def read_on(self) -> bool:
         """Hold at least twice as much, without what is done; False at the end."""
@@ -95,8 +98,8 @@ class Held:
             pieces.append(line[1])
             size += len(line[1])
         if pieces:
-            self.line += self.text.count("\n", 0, self.at)
-            self.text, self.at = self.text[self.at :] + "".join(pieces), 0
+            self.line_at(self.at)
+            self.text, self.at, self.counted = self.text[self.at :] + "".join(pieces), 0, 0
         return bool(pieces)
 
     def skip_between(self) -> bool:

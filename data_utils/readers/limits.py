@@ -19,6 +19,10 @@ class OutOfTime(BaseException):
     """A document took too long. It is no Exception, which a library on the way might take for its own."""
 
 
+class TooManyFaults(OutOfTime):
+    """A file holds so many broken rows that it is given up, as one that takes too long is."""
+
+
 @contextmanager
 def limit_seconds(seconds: float) -> Generator[None]:
     """Raise OutOfTime where the work in this context takes more than some seconds of processor time; 0: no limit.

@@ -25,6 +25,7 @@ MAX_DOCUMENT_CHARACTERS = 4_000_000  # a longer text is cut at a line end, a lon
 MAX_SHEET_BYTES = 1 << 30  # of a Parquet file that is compressed once more, or of one column of a row group, unpacked
 BATCH_ROWS = 32  # read together: one text may have megabytes, and a file of some hundred bytes thousands of them
 LINE_CHARACTERS = 40  # that a line of a row counts for beside its own
+LEAST_ROW_CHARACTERS = 10_000  # a row may have, however many before it were broken
 FRONT_LINES = 100  # a block of front matter at most
 COMMENT_LINES = 10_000  # a comment at most: as much is held in memory
 
@@ -150,18 +151,20 @@ def read_csv(path: str, options: ReadArguments, report: Report) -> Iterator[tupl
 def split_rows(lines: Iterator[tuple[int, str]], report: Report) -> Iterator[tuple[int, list[str]]]:
     """Yield (line, cells) of each row of CSV; behind one that is broken reading goes on in the line after its first.
 
-    So a quote that is never closed costs its row, and not all behind it. Cells are parted by tabs where the first line
-    has one, else by commas, else by what sheets of other countries have.
+    So a quote that is never closed costs its row, and not all behind it. What is read again counts against what was
+    read well, or a sheet whose every line opens a quote would take a hundred thousand lines for each. Cells are parted
+    by tabs where the first line has one, else by commas, else by what sheets of other countries have.
     """
-    first = next(lines, (1, ""))
+    first, room = next(lines, (1, "")), 4 * MAX_DOCUMENT_CHARACTERS
     delimiter = next((mark for mark in "\t,;|" if mark in first[1]), ",")
     lines = chain([first], lines)
     waiting: deque[tuple[int, str]] = deque()  # lines that a broken row had taken
     while True:
         held: list[tuple[int, str]] = []
 
-        def feed(held: list[tuple[int, str]] = held) -> Iterator[str]:
-            left = MAX_DOCUMENT_CHARACTERS
+        most = min(max(room, LEAST_ROW_CHARACTERS), MAX_DOCUMENT_CHARACTERS)
+
+        def feed(held: list[tuple[int, str]] = held, left: int = most) -> Iterator[str]:
             while left > 0 and (line := waiting.popleft() if waiting else next(lines, None)):
                 held.append(line)
                 left -= len(line[1]) + LINE_CHARACTERS
@@ -172,9 +175,11 @@ def split_rows(lines: Iterator[tuple[int, str]], report: Report) -> Iterator[tup
         except csv.Error as error:
             report(held[0][0], f"not valid CSV: {error}")
             waiting.extendleft(reversed(held[1:]))
+            room -= sum(len(line) + LINE_CHARACTERS for _, line in held)
             continue
         if row is None:
             return
+        room = min(room + 4 * sum(len(line) for _, line in held), 4 * MAX_DOCUMENT_CHARACTERS)
         if row:
             yield held[0][0], row
 

@@ -18,6 +18,7 @@ from errors import first_line
 
 CHUNK_BYTES = 1 << 20
 MAX_PAGE_BYTES = 64 << 20
+MAX_TAGS = 100_000  # of a page: each takes a hundred bytes of memory
 BZ2_MARK = re.compile(rb"BZh[1-9]1AY&SY")
 NAMESPACE = re.compile(rb'<namespace key="(?:6|14)"[^<>]*+>([^<]++)</namespace>')  # files and categories
 TITLE = re.compile(rb"<title>([^<]*)")
@@ -65,6 +66,8 @@ def parse_page(page: bytes) -> tuple[str, str]:
     """Return (title, markup) of one page, the markup '' where it is no article; raise ParseError."""
     if b"<ns>0</ns>" not in page or b"<redirect " in page[:2000]:
         return "", ""
+    if page.count(b"<") > MAX_TAGS:  # the markup's own are entities
+        raise ET.ParseError(f"the page has more than {MAX_TAGS:,} tags")
     root = ET.fromstring(page)
     model = root.findtext("revision/model")
     markup = root.findtext("revision/text") or ""

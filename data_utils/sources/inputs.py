@@ -17,8 +17,8 @@ from huggingface_hub.errors import OfflineModeIsEnabled
 from data_utils.readers.arguments import ReadArguments
 from data_utils.readers.cells import take_text
 from data_utils.readers.contents import describe_content
-from data_utils.readers.files import KINDS, Fault, file_suffix, raise_fault
-from data_utils.readers.limits import OutOfTime
+from data_utils.readers.files import KINDS, Fault, FaultLimit, file_suffix, raise_fault
+from data_utils.readers.limits import OutOfTime, TooManyFaults
 from data_utils.readers.opening import COMPRESSED, MAX_EXPANSION, MAX_UNPACKED_BYTES, TOO_MUCH, Part
 from data_utils.readers.remote import is_address
 from data_utils.text.languages import detect_language
@@ -71,15 +71,19 @@ def read_documents_of(
         on_fault: called with each Fault, such as `faults.append`; as it is, the first fault is raised.
         part: one of several that `cut_file` made of the file; None: all of it.
     """
-    options = options or ReadArguments()
-    rows = read_rows(path, options, on_fault, part)
+    options, tell = options or ReadArguments(), FaultLimit(on_fault)
+    rows = read_rows(path, options, tell, part)
     given, most = 0, max_text_bytes(path, part)
-    for document in make_documents(rows, path, Path(path).name, options.text_column, on_fault):
-        given += len(document["text"]) + ROW_BYTES
-        if given > most:
-            on_fault(Fault(path, document["id"].rpartition(":")[2], f"{TOO_MUCH}; what follows is left out"))
-            return
-        yield document
+    try:
+        for document in make_documents(rows, path, Path(path).name, options.text_column, tell):
+            tell.rows += 1
+            given += len(document["text"]) + ROW_BYTES
+            if given > most:
+                on_fault(Fault(path, document["id"].rpartition(":")[2], f"{TOO_MUCH}; what follows is left out"))
+                return
+            yield document
+    except TooManyFaults as error:  # of rows that hold no text; broken ones are told by `read_rows`
+        on_fault(Fault(path, "", str(error)))
 
 
 def make_documents(
@@ -97,7 +101,9 @@ def make_documents(
             names = " ".join(", ".join(row)[:200].split())  # in one line, whatever stands in a header
             reason = f"no column '{column}'; it has: {names}; name one with --text_column"
             waiting.append(Fault(path, str(number), reason))
-            if len(waiting) == ROWS_WITHOUT and not was_there:
+            if was_there:
+                tell_all(waiting, on_fault)
+            elif len(waiting) == ROWS_WITHOUT:
                 break
             continue
         was_there = True
@@ -109,9 +115,7 @@ def make_documents(
             continue
         share = share_of({"text": text, SHARE: row.get(SHARE)})
         yield {"text": text, "language": detect_language(text), "source": name, "id": f"{name}:{number}", SHARE: share}
-    if was_there:
-        tell_all(waiting, on_fault)
-    elif waiting:  # told once, since it is one mistake
+    if waiting and not was_there:  # told once, since it is one mistake
         more = f"; the same in {len(waiting) - 1:,} rows behind it" if len(waiting) > 1 else ""
         more += "; what follows is left out" if len(waiting) == ROWS_WITHOUT else ""
         on_fault(waiting[0]._replace(reason=waiting[0].reason + more))
@@ -119,9 +123,9 @@ def make_documents(
 
 def tell_all(waiting: list[Fault], on_fault: Callable[[Fault], object]) -> None:
     """Tell the faults that wait, which wait no more."""
-    for fault in waiting:
+    found, waiting[:] = [*waiting], []
+    for fault in found:
         on_fault(fault)
-    waiting.clear()
 
 
 def max_text_bytes(path: str, part: Part | None) -> float:

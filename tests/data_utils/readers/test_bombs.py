@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_utils.readers import encodings, json_rows, opening
+from data_utils.readers import encodings, json_rows, opening, wikipedia
 from data_utils.readers.arguments import ReadArguments
 from data_utils.sources import inputs
 from data_utils.sources.inputs import read_documents_of
@@ -87,8 +87,8 @@ def test_a_json_value_too_long_is_a_fault(tmp_path, monkeypatch):
 
 def test_parquet_whose_one_text_is_all_its_rows(tmp_path):
     path = tmp_path / "a.parquet"
-    table = pa.table({"text": pa.array(["x" * 1_000_000]).take(pa.array([0] * 1000)).dictionary_encode()})
-    pq.write_table(table, path, compression="zstd")
+    text = pa.DictionaryArray.from_arrays(pa.array([0] * 1000, pa.int32()), pa.array(["x" * 1_000_000]))
+    pq.write_table(pa.table({"text": text}), path, compression="zstd")
     assert path.stat().st_size < 3000
     count, size, faults, peak = read(path)
     assert 0 < count < 200 and size < 110_000_000
@@ -104,6 +104,21 @@ def test_parquet_of_rows_of_nothing(tmp_path, monkeypatch):
     faults = []
     assert len(list(read_documents_of(str(path), None, faults.append))) == 10_000
     assert len(faults) == 1
+
+
+def test_a_page_of_wikipedia_with_millions_of_tags_costs_itself(tmp_path, monkeypatch):
+    monkeypatch.setattr(wikipedia, "MAX_TAGS", 1000)
+    page = "<page><title>{}</title><ns>0</ns>{}<revision><text>{}</text></revision></page>"
+    path = tmp_path / "a.xml"
+    path.write_text(page.format("One", "", "tea") + page.format("Two", "<a/>" * 2000, "x") + page.format("3", "", "x"))
+    faults = []
+    assert [document["text"] for document in read_documents_of(str(path), None, faults.append)] == [
+        "One\n\ntea",
+        "3\n\nx",
+    ]
+    assert [(fault.place, fault.reason) for fault in faults] == [
+        ("Two", "not valid XML: the page has more than 1,000 tags")
+    ]
 
 
 def write_epub(path, spine, container=b"", chapter=b"<p>tea</p>"):
@@ -137,6 +152,13 @@ def test_a_book_of_more_than_a_book_holds(tmp_path, monkeypatch):
     count, _, faults, peak = read(path)
     assert (count, len(faults)) == (0, 1)
     assert peak < 10_000_000
+
+
+def test_a_book_of_more_files_than_a_book_holds(tmp_path, monkeypatch):
+    monkeypatch.setattr("data_utils.readers.books.MAX_ENTRIES", 3)
+    path = tmp_path / "a.epub"
+    write_epub(path, "ab")
+    assert read(path)[2][0].reason == "the book has more than 3 files"
 
 
 def write_pdf(path, pages, operators):

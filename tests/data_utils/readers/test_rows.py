@@ -6,6 +6,7 @@ import datetime
 import io
 import json
 import math
+import tracemalloc
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data_utils.readers import json_rows
+from data_utils.readers import files, json_rows, rows
 from data_utils.readers.arguments import ReadArguments
 from data_utils.sources.inputs import read_documents_of
 from data_utils.sources.source import open_source
@@ -54,6 +55,16 @@ def test_json_is_read_in_the_form_that_it_has(tmp_path, monkeypatch, form, name,
     path = tmp_path / name
     path.write_text(FORMS[form], encoding="utf-8", newline="")
     assert read(path) == (TEXTS, [])
+
+
+def test_commas_behind_a_value_take_no_copies_of_it(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "tea"},,, ,\n' + "x" + "," * 200_000 + '\n{"text": "rain"} ,\n')
+    tracemalloc.start()
+    texts, [fault] = read(path)
+    assert (texts, fault.place) == (["tea", "rain"], "2")
+    assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    tracemalloc.stop()
 
 
 @pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
@@ -114,6 +125,30 @@ def test_a_name_that_stands_twice_costs_its_column(tmp_path, name):
     assert faults[0].reason == "column 'id': it is not readable: its name stands there twice"
 
 
+def test_each_broken_value_is_named_by_its_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(json_rows, "BUFFER_CHARACTERS", 50)
+    path = tmp_path / "a.json"
+    path.write_text("{x\n" * 30 + '\n{"text": "tea"}\n' + '{"a": 1,\n"b" 2\n' * 5 + '{"text": "rain"}\n')
+    texts, faults = read(path)
+    assert texts == ["tea", "rain"]
+    assert [int(fault.place) for fault in faults] == [*range(1, 31), *range(34, 44, 2)]
+
+
+@pytest.mark.parametrize("bad", ["x", '{"text": 1}', '{"other": ""}'])
+def test_a_file_of_broken_rows_is_given_up(tmp_path, monkeypatch, bad):
+    """Each fault takes memory, and a line of two bytes may be one."""
+    monkeypatch.setattr(files, "MAX_FAULTS", 10)
+    path = tmp_path / "a.jsonl"
+    good = '{"text": "tea"}'
+    path.write_text("\n".join([good, *[bad] * 50, good]))
+    texts, faults = read(path)
+    assert texts == ["tea"]
+    assert len(faults) == 11
+    assert faults[-1].reason.endswith("10 of 11 rows can't be used; what follows is left out")
+    path.write_text("\n".join([*[good] * 45, bad] * 30))
+    assert list(map(len, read(path))) == [45 * 30, 30]
+
+
 def test_deep_json_is_a_fault(tmp_path):
     for name in ("a.jsonl", "a.json"):
         path = tmp_path / name
@@ -138,6 +173,25 @@ def test_a_quote_that_is_never_closed_costs_its_row(tmp_path):
     path.write_text("text,more\n" + "\n".join(lines) + "\n")
     texts, [fault] = read(path)
     assert len(texts) == 19_999
+
+
+def test_a_sheet_whose_every_line_opens_a_quote_is_read_in_proportion(tmp_path, monkeypatch):
+    monkeypatch.setattr(rows, "MAX_DOCUMENT_CHARACTERS", 40_000)
+    monkeypatch.setattr(rows, "LEAST_ROW_CHARACTERS", 500)
+    taken, reader = [0], csv.reader
+
+    def count(feed):
+        for line in feed:
+            taken[0] += 1
+            yield line
+
+    monkeypatch.setattr(rows.csv, "reader", lambda feed, **how: reader(count(feed), **how))
+    path = tmp_path / "a.csv"
+    path.write_text("text,more\n" + 'a","b\n' * 3000 + "tea,x\n" * 100 + f"{'rain ' * 4000},x\n")
+    texts, faults = read(path)
+    assert texts == ["tea"] * 100 + ["rain " * 4000]
+    assert [fault.place for fault in faults] == [str(number) for number in range(2, 3002)]
+    assert taken[0] < 20 * 3000
 
 
 def test_cells_over_lines_and_rows_of_other_lengths(tmp_path):
