@@ -1,4 +1,7 @@
-"""Makes files as nobody should have them, of every kind that is read: each is known by its kind and number alone."""
+"""Makes files as nobody should have them, of every kind that is read: each is known by its kind and number alone.
+
+Half of them begin as a sound file of their kind, or another one; what the others hold is drawn by hypothesis.
+"""
 
 import bz2
 import gzip
@@ -13,6 +16,8 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
 
 TEXTS = ("Tea is ready, come in. ", "今天下雨，我们在家喝茶。", "Ünïcödé – it’s fine ", "お茶をどうぞ。", "x")
 # What is put in many times: it nests, opens what nothing closes, or is no text.
@@ -31,6 +36,33 @@ PACKS: dict[str, Callable[[bytes], bytes]] = {
 }
 KEYS = ("text", "messages", "conversations", "prompt", "response", "chosen", "rejected", "instruction", "output", "id")
 NAMES = ("a", "my 笔记", "-x", "a'b\"c", "a\nb", "a\x1b]0;b\x07", "C:a", "a@2", "#", "%41", "\udcb1\udcca")
+
+
+TEXT = st.text(max_size=60)
+ANY = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | TEXT | st.sampled_from(("user", "assistant", *TEXTS)),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(KEYS) | TEXT, inner, max_size=4),
+)
+ROW = st.dictionaries(st.sampled_from((*KEYS, "role", "content", "from", "value")), ANY, min_size=1, max_size=4)
+ROWS = st.lists(ROW | ANY, max_size=20).map(lambda rows: "\n".join(map(json.dumps, rows)).encode())
+CONTENT = st.one_of(
+    st.binary(max_size=2000), st.text(max_size=1000).map(lambda text: text.encode(errors="replace")), ROWS, ROWS
+)
+
+
+def draw(strategy: st.SearchStrategy[bytes], number: int) -> bytes:
+    """Return what hypothesis draws for a seed: the last of ten, since its first are simple ones."""
+    found = []
+
+    @seed(number)
+    @settings(max_examples=10, database=None, deadline=None, phases=[Phase.generate],
+              suppress_health_check=list(HealthCheck))  # fmt: skip
+    @given(strategy)
+    def keep(value: bytes) -> None:
+        found.append(value)
+
+    keep()
+    return found[-1]
 
 
 def make_value(rng: random.Random, depth: int = 3) -> object:
@@ -182,7 +214,8 @@ def spoil(data: bytes, rng: random.Random) -> bytes:
 def make_file(folder: Path, rng: random.Random, kinds: tuple[str, ...] = tuple(MAKERS)) -> Path:
     """Write a file of one of the kinds, most likely a broken one, under a name that may be odd."""
     suffix = rng.choice(kinds)
-    data = MAKERS[suffix if rng.random() < 0.9 else rng.choice(list(MAKERS))](rng)
+    make = MAKERS[suffix if rng.random() < 0.9 else rng.choice(list(MAKERS))]
+    data = make(rng) if rng.random() < 0.5 else draw(CONTENT, rng.getrandbits(32))
     for _ in range(rng.choice([0, 1, 1, 2, 3])):
         data = spoil(data, rng)
     if rng.random() < 0.25:
