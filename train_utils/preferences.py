@@ -104,8 +104,9 @@ def add_references(rows: Dataset, model: PreTrainedModel, *, key: str, batch_row
     """
 
     def compute():
-        device = model.device
-        loader = DataLoader(rows.with_format("numpy"), batch_size=batch_rows, collate_fn=collate_pairs)
+        device, data = model.device, rows.with_format("numpy")
+        own = torch.Generator()  # not the run's: adapters are drawn afterwards, and alike where the cache has these
+        loader = DataLoader(data, batch_size=batch_rows, collate_fn=collate_pairs, generator=own)
         with evaluating(model), torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             for batch in loader:
                 names = ("input_ids", "position_ids", "targets", "replies", "sizes")
