@@ -18,8 +18,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 IMPORTED = (
-    "train", "finetune_dialogue", "chat", "export", "chat_utils.engine", "train_utils.training", "train_utils.tuning",
-    "data_utils.rows.pretraining",
+    "train", "finetune_dialogue", "tune_preferences", "chat", "export", "chat_utils.engine", "train_utils.training",
+    "train_utils.tuning", "train_utils.preference_data", "data_utils.rows.pretraining",
 )  # fmt: skip
 
 
@@ -85,7 +85,14 @@ class Forked:
         return json.loads(self.server.stdout.readline())
 
     def start(
-        self, script: str, argv: list[str], *, count: int = 1, typed: bytes = b"", file_bytes: int | None = None
+        self,
+        script: str,
+        argv: list[str],
+        *,
+        count: int = 1,
+        typed: bytes = b"",
+        file_bytes: int | None = None,
+        env: dict[str, str] | None = None,
     ) -> Job:
         """Start a script on so many processes.
 
@@ -93,6 +100,7 @@ class Forked:
             script: a module whose `main` takes the arguments.
             typed: standard input.
             file_bytes: what a file that it writes may have at most.
+            env: variables beside those of this process.
         """
         self.jobs += 1
         folder = self.folder / str(self.jobs)
@@ -101,7 +109,7 @@ class Forked:
         for name in ("out", "err"):
             (folder / name).touch()
         job = {"script": script, "argv": argv, "count": count, "folder": str(folder), "file_bytes": file_bytes}
-        return Job(self, self.ask({"start": job}), folder)
+        return Job(self, self.ask({"start": job | {"env": env or {}}}), folder)
 
     def run(self, script: str, argv: list[str], **more) -> tuple[list[int], Job]:
         """Run a script to its end; return the exit codes of its processes, and what they wrote."""
@@ -136,14 +144,15 @@ def run_process(script: str, argv: list[str], folder: Path, file_bytes: int | No
         os._exit(code)
 
 
-def start_job(script: str, argv: list[str], count: int, folder: str, file_bytes: int | None) -> list[int]:
+def start_job(
+    script: str, argv: list[str], count: int, folder: str, file_bytes: int | None, env: dict[str, str]
+) -> list[int]:
     """Fork the processes of a job; return their numbers."""
-    env = {}
     if count > 1:
         with socket.socket() as listener:
             listener.bind(("localhost", 0))
             port = listener.getsockname()[1]
-        env = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+        env |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
         env |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
     pids = []
     for rank in range(count):

@@ -28,12 +28,12 @@ from train_utils.arguments import count_step_rows
 RUN_FILE = "run.yaml"
 COMPLETE_FILE = "complete.json"
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "peft")
-# Options that change where and how a run is shown or kept, not what it computes.
+# Options that change where and how a run is shown, kept or shared out, not what it computes.
 NOT_SETTINGS = {
     "output_dir", "resume_from_checkpoint", "overwrite", "report_to", "run_name", "disable_tqdm", "log_level",
     "log_level_replica", "logging_steps", "logging_first_step", "logging_strategy", "save_steps", "save_strategy",
     "save_seconds", "save_total_limit", "local_rank", "ddp_backend", "ddp_timeout", "mixed_precision", "hub_token",
-    "do_train", "do_eval",
+    "do_train", "do_eval", "fsdp", "fsdp_config",
 }  # fmt: skip
 
 
@@ -114,7 +114,7 @@ def describe_changes(before: dict[str, Any], now: dict[str, Any]) -> str:
 
     An option that one of the two versions of this code does not have counts where it was in use.
     """
-    names = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+    names = [name for name in sorted({*before, *now} - NOT_SETTINGS) if before.get(name) != now.get(name)]
     names = [name for name in names if before.get(name) or now.get(name) or (name in before and name in now)]
     words = [f"{name} was {before.get(name)}, is {now.get(name)}" for name in names[:3]]
     return "; ".join(words) + (f"; and {len(names) - 3} more" if len(names) > 3 else "")

@@ -70,6 +70,11 @@ def settle_sharding(args: Any) -> None:
     plugin = make_plugin(args)
     if args.use_cpu and isinstance(plugin.cpu_offload, CPUOffloadPolicy):
         raise ValueError("fsdp_offload_params has no effect on a CPU, where parameters are already; leave it out")
+    if plugin.cpu_ram_efficient_loading:  # accelerate's default: a base would be empty in all processes but one
+        raise ValueError(
+            "fsdp_cpu_ram_efficient_loading gives its weights to one process alone, and any may be asked for replies "
+            "or references before the training; set it to false"
+        )
 
 
 def make_plugin(args: TrainingArguments) -> FullyShardedDataParallelPlugin:
@@ -83,7 +88,7 @@ def prepare_sharding(trainer: Trainer) -> None:
     Accelerate 1.15 takes FSDP for accelerators alone and runs DDP on CPUs (AcceleratorState); all that follows in it
     and in Trainer works there as it is.
     """
-    args, state, model = trainer.args, trainer.accelerator.state, cast(nn.Module, trainer.model)
+    args, state, model = trainer.args, trainer.accelerator.state, cast(Any, trainer.model)
     if not trainer.is_fsdp_enabled:
         state.fsdp_plugin, state.distributed_type = make_plugin(args), DistributedType.FSDP
         trainer.is_fsdp_enabled = True
@@ -93,12 +98,20 @@ def prepare_sharding(trainer: Trainer) -> None:
     plugin: Any = state.fsdp_plugin
     if plugin.transformer_cls_names_to_wrap is None:
         plugin.transformer_cls_names_to_wrap = layer_classes(model)
-    if isinstance(trainer.model, PeftModel):
-        # Accelerate finds no last norm in it, and would gather the head only when it is called: our losses read it.
+    if isinstance(model, PeftModel) or shares_ends(model):
+        # Accelerate finds no last norm in an adapted model, and would gather the head when it is called alone: our
+        # losses read it. Of modules with one weight it knows two. Both models keep embedding and head with the whole.
         trainer.create_optimizer()
         vars(trainer.model).update(dict.fromkeys(ENDS, lambda: None))
     if args.activation_checkpointing:  # Trainer's would gather a layer once more
         plugin.activation_checkpointing, args.activation_checkpointing = True, False
+
+
+def shares_ends(model: Any) -> bool:
+    """Tell whether the weight of embedding or head stands in a third module too: T5's stands in four."""
+    ends = [getattr(model, name)() for name in ENDS]
+    weights = {id(end.weight) for end in ends}
+    return any(id(getattr(module, "weight", None)) in weights for module in model.modules() if module not in ends)
 
 
 class CheckShards(TrainerCallback):

@@ -1,8 +1,10 @@
 """A model sharded over processes: as on one process, on any number, and refused where that can't be."""
 
 import json
+import os
 import shutil
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -11,14 +13,14 @@ import yaml
 from accelerate.commands import launch
 from accelerate.utils.launch import prepare_multi_gpu_env
 from safetensors.torch import load_file
-from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import train
 from errors import InputError
 from model_utils.families import FAMILIES
-from train_utils import parsing, sharding
+from train_utils import parsing, reply_report, sharding
 from train_utils.arguments import RunArguments
+from train_utils.steps.fast_model import decoder_layers
 
 # Rows that no number of processes divides, and one matrix for embedding and head.
 SHAPE = {
@@ -57,12 +59,11 @@ def assert_same_run(folder: Path, other: Path) -> None:
 
 
 def test_sharded_runs_equal_one_process_and_go_on_with_another_number(forked, options, tmp_path):
-    """Muon and AdamW on 2 processes, from the middle on 4; shares of matrices and of rows are uneven."""
+    """Muon and AdamW on 2 processes, from the middle on 4 by a shipped configuration; uneven shares of rows."""
     one, two, four = (tmp_path / name for name in ("one", "two", "four"))
     batch = ["--per_device_train_batch_size"]
     assert train.main([*options, *batch, "8", "--output_dir", str(one)]) == 0
-    sharded = [*options, "--fsdp", "true", "--output_dir"]
-    codes, job = forked.run("train", [*sharded, str(two), *batch, "4"], count=2)
+    codes, job = forked.run("train", [*options, "--fsdp", "true", "--output_dir", str(two), *batch, "4"], count=2)
     assert codes == [0, 0], job.text
     size = sum(value.numel() for value in load_file(one / "model.safetensors").values())
     assert f"holds {size / 2 / 1e6:.2f} of {size / 1e6:.2f} M parameters" in job.text
@@ -75,13 +76,71 @@ def test_sharded_runs_equal_one_process_and_go_on_with_another_number(forked, op
     (four / "model.safetensors").unlink()
     record = yaml.safe_load((four / "run.yaml").read_text())
     (four / "run.yaml").write_text(yaml.safe_dump({**record, "status": "training"}))
-    resumed = [*batch, "2", "--resume_from_checkpoint", "true"]
-    codes, job = forked.run("train", [*sharded, str(four), *resumed], count=4)
+    resumed = [*batch, "2", "--resume_from_checkpoint", "true", "--output_dir", str(four)]
+    codes, job = forked.run("train", [*options, *resumed], count=4, env=launched("machines"))
     assert codes == [0] * 4, job.text
     assert_same_run(four, one)
 
 
-def test_an_encoder_and_a_decoder_on_two_processes_equal_one_and_its_accumulation(forked, options, tmp_path):
+def launched(name: str) -> dict[str, str]:
+    """Return the variables that `accelerate launch` gives each process by a shipped configuration."""
+    path = ROOT / "configs" / "accelerate" / f"{name}.yaml"
+    settings = ["--config_file", str(path), "--main_process_ip", "localhost", "train.py"]
+    args, _, _ = launch._validate_launch_command(launch.launch_command_parser().parse_args(settings))
+    return {key: value for key, value in prepare_multi_gpu_env(args).items() if os.environ.get(key) != value}
+
+
+@pytest.fixture(scope="module")
+def tuning(tiny_checkpoint, tmp_path_factory) -> dict[str, list[str]]:
+    """Options of runs of 2 steps of a script on the same tiny model, by the script."""
+    folder = tmp_path_factory.mktemp("tuning")
+    asked = [
+        (f"Where is the {word} {number}?", f"By the {word}, of course.")
+        for word in ("sea", "门")
+        for number in range(20)
+    ]
+    talks = [[{"role": "user", "content": one}, {"role": "assistant", "content": two}] for one, two in asked]
+    (folder / "talks.jsonl").write_text("\n".join(json.dumps({"messages": talk}) for talk in talks))
+    pairs = [{"prompt": one, "chosen": two, "rejected": "no " * 6} for one, two in asked]
+    (folder / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    common = ["--base", str(tiny_checkpoint), "--row_tokens", "128", "--max_steps", "2", "--eval_fraction", "0.1"]
+    common += ["--eval_strategy", "no", "--eval_on_start", "false", "--logging_steps", "1", "--save_steps", "2"]
+    common += ["--report_to", "none", "--bf16", "false", "--torch_compile", "false", "--use_cpu", "true"]
+    common += ["--neftune_noise_alpha", "unset"]  # a process draws its own noise
+    return {
+        "finetune_dialogue": [*common, "--dialogues", str(folder / "talks.jsonl")],
+        "tune_preferences": [*common, "--preferences", str(folder / "pairs.jsonl")],
+    }
+
+
+@pytest.mark.parametrize(
+    ("script", "more"),
+    [
+        ("finetune_dialogue", ["--activation_checkpointing", "true"]),
+        ("tune_preferences", ["--lora", "true"]),
+    ],
+    ids=["all weights", "adapters"],
+)
+def test_tuning_by_the_shipped_configuration_equals_one_process(forked, tuning, tmp_path, monkeypatch, script, more):
+    monkeypatch.setattr(reply_report, "QUESTIONS", 1)
+    argv, one, two = [*tuning[script], *more], tmp_path / "one", tmp_path / "two"
+    batch = "--per_device_train_batch_size"
+    assert import_module(script).main([*argv, batch, "2", "--output_dir", str(one)]) == 0
+    codes, job = forked.run(script, [*argv, batch, "1", "--output_dir", str(two)], count=2, env=launched("fsdp2"))
+    assert codes == [0, 0], job.text
+    assert "sharded: this process, one of 2, holds" in job.text
+    logs = []
+    for folder in (one, two):
+        log = json.loads((folder / "checkpoint-2" / "trainer_state.json").read_text())["log_history"]
+        logs.append([entry[name] for entry in log if "loss" in entry for name in ("loss", "grad_norm")])
+    assert len(logs[0]) == 4
+    assert logs[1] == pytest.approx(logs[0], rel=1e-3)
+    weights, expected = (load_file(folder / "model.safetensors") for folder in (two, one))
+    for name, value in expected.items():
+        torch.testing.assert_close(weights[name], value, atol=1e-4, rtol=0)
+
+
+def test_an_encoder_and_a_decoder_sharded_equal_one_process_and_its_accumulation(forked, options, tmp_path):
     """T5's own loss counts the labels of one pass alone: gradients twice as large, which Muon and AdamW hide."""
     shape = tmp_path / "t5.json"
     sizes = {"d_model": 64, "d_kv": 32, "d_ff": 96, "num_layers": 1, "num_heads": 2, "dropout_rate": 0.0}
@@ -94,7 +153,7 @@ def test_an_encoder_and_a_decoder_on_two_processes_equal_one_and_its_accumulatio
     batch = "--per_device_train_batch_size"
     assert train.main([*argv, "--output_dir", str(one), batch, "8"]) == 0
     assert train.main([*argv, "--output_dir", str(passes), batch, "4", "--gradient_accumulation_steps", "2"]) == 0
-    codes, job = forked.run("train", [*argv, "--output_dir", str(two), batch, "4"], count=2)
+    codes, job = forked.run("train", [*argv, "--fsdp", "true", "--output_dir", str(two), batch, "4"], count=2)
     assert codes == [0, 0], job.text
     for folder in folders:
         log = json.loads((folder / "checkpoint-2" / "trainer_state.json").read_text())["log_history"]
@@ -140,7 +199,11 @@ def test_what_cannot_be_done_here_is_refused_before_anything_is_prepared(argv, e
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"version": 1}, "FSDP1 is no longer developed"), ({"cpu_offload": True}, "fsdp_offload_params has no effect")],
+    [
+        ({"version": 1}, "FSDP1 is no longer developed"),
+        ({"cpu_offload": True}, "fsdp_offload_params has no effect"),
+        ({"cpu_ram_efficient_loading": True}, "fsdp_cpu_ram_efficient_loading gives its weights to one process alone"),
+    ],
 )
 def test_settings_of_fsdp_that_do_nothing_here_are_refused(settings, message, monkeypatch, tmp_path):
     monkeypatch.setattr(sharding, "check_sharding", lambda args: None)
@@ -159,17 +222,18 @@ def test_cpu_processes_of_a_sharding_configuration_are_not_started_as_ddp(kind, 
         parsing.count_asked_processes([sys.executable, "--config_file", str(path), "--cpu", "train.py"])
 
 
-@pytest.mark.parametrize("kind", [kind for kind, family in FAMILIES.items() if family.auto is AutoModelForCausalLM])
-def test_layers_of_every_causal_family_are_found_by_their_class(kind):
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_layers_of_every_family_are_found_by_their_class(kind):
     config = AutoConfig.for_model(kind)
-    config.num_hidden_layers = 2
+    config.num_hidden_layers = 4
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+        model = FAMILIES[kind].auto.from_config(config)
+    halves = [model.get_encoder(), model.get_decoder()] if FAMILIES[kind].has_encoder else [model]
     classes = sharding.layer_classes(model)
     layers = [module for module in model.modules() if type(module).__name__ in classes]
-    assert len(layers) == 2
-    stack = next(module for module in model.modules() if isinstance(module, nn.ModuleList))
-    assert layers == list(stack)
+    assert len(layers) >= 4 * len(halves)
+    assert layers == [layer for half in halves for layer in decoder_layers(half)]
+    assert sharding.shares_ends(model) == FAMILIES[kind].has_encoder
 
 
 def test_an_empty_copy_shares_no_weight_and_keeps_what_is_tied(tokenizer):
