@@ -10,12 +10,12 @@ python train.py --resume_from_checkpoint true                 # go on after a st
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from environment import begin_script
 from errors import InputError, run_script
 from options import Options, format_command, option
-from train_utils.device_options import DeviceOptions
+from train_utils.device_options import HERE, DeviceOptions
 from train_utils.parsing import parse_training
 from train_utils.run_options import EVAL_TOKENS, RunOptions
 
@@ -133,20 +133,26 @@ def main(argv: list[str] | None = None) -> int:
     return train_and_save(run, model, tokenizer, objective)
 
 
-def plan_devices(shape: ModelArguments, devices: DeviceOptions, args: RunOptions) -> int:
+def plan_devices(shape: ModelArguments, devices: DeviceOptions, args: Any) -> int:
     """Print what the model needs of devices, which need not be here, and what they make of it."""
     if not args.plan_only:
         raise InputError("command line: --devices is for a plan alone; add --plan_only true")
+    from train_utils.arguments import dtype_name
     from train_utils.plan.devices import describe_devices, measure_model
+    from train_utils.plan.machine import find_devices
     from train_utils.plan.pretraining import open_on_meta
 
+    is_here = devices.devices == HERE
+    is_full = not (args.bf16 or args.fp16) and (is_here or "bf16" in getattr(args, "given", ()))
     sizes = measure_model(
         open_on_meta(shape),
         shape.block_tokens,
         muon=args.optim == "muon",
         checkpointed=bool(args.activation_checkpointing),
-        compute_bytes=4 if args.bf16 is False and "bf16" in getattr(args, "given", ()) else 2,
+        compute_bytes=4 if is_full else 2,
     )
+    if is_here:
+        devices = find_devices(devices, args.device.type, dtype_name(args))
     print(describe_devices(sizes, devices))
     return 0
 

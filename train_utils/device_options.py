@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from options import Options, option
 
+HERE = "here"
 DEVICES = re.compile(r"(\d+)x(\d+(?:\.\d+)?)GB", re.IGNORECASE)
 
 
@@ -15,7 +16,7 @@ class DeviceOptions(Options):
 
     NEEDS: ClassVar[str] = "--devices"
 
-    devices: str | None = option(None, "With --plan_only: what a run needs of devices, COUNTxMEMORY as 8x80GB")
+    devices: str | None = option(None, "With --plan_only: what a run needs of devices, COUNTxMEMORY as 8x80GB, or here")
     device_tflops: float = option(989.0, "bf16 peak of a device in TFLOP/s (H100: 989, A100: 312)", within=(1e-3, 1e6))
     peak_share: float = option(0.4, "Share of that peak which training reaches beside waits", within=(0.01, 1))
     link_gb_per_second: float = option(450.0, "GB/s it sends to others (NVLink 4: 450)", within=(1e-3, 1e6))
@@ -24,8 +25,10 @@ class DeviceOptions(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.devices is not None and not (1 <= self.count <= 1024):
-            raise ValueError(f"--devices {self.devices}: expected is COUNTxMEMORY of 1 to 1,024 devices, as 8x80GB")
+        if self.devices not in (None, HERE) and not (1 <= self.count <= 1024):
+            raise ValueError(
+                f"--devices {self.devices}: expected is COUNTxMEMORY of 1 to 1,024 devices, as 8x80GB, or {HERE}"
+            )
 
     @property
     def count(self) -> int:

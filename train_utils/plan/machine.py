@@ -4,7 +4,7 @@ import ctypes
 import shutil
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from model_utils.shapes import flops_per_token, model_config
+from train_utils.device_options import DeviceOptions
 from train_utils.steps.fast_model import make_fast
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
@@ -75,6 +76,19 @@ def synchronize(device: str) -> None:
     """Wait until an accelerator has done what it was given; a CPU has."""
     if device != "cpu":
         torch.accelerator.synchronize()
+
+
+def find_devices(options: DeviceOptions, device: str, dtype: str) -> DeviceOptions:
+    """Return options of a plan for the devices of this machine: its GPUs, or its processor as one.
+
+    The peak is measured, unless it was given; nothing here tells links and watts.
+    """
+    count, memory = 1, psutil.virtual_memory().total
+    if device == "cuda":
+        count, memory = torch.cuda.device_count(), torch.cuda.get_device_properties(0).total_memory
+    is_given = "device_tflops" in getattr(options, "given", ())
+    peak = options.device_tflops if is_given else measure_peak(device, dtype) / 1e12
+    return replace(options, devices=f"{count}x{memory / 1e9:.1f}GB", device_tflops=peak)
 
 
 def keep_freed_memory(device: str) -> None:
