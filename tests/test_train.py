@@ -367,6 +367,18 @@ def test_rate_falls_from_the_end_of_a_warm_up_that_the_decay_would_overlap(train
     assert rates == pytest.approx([0, 0.002, 0.004, 0.006, 0.008, 0.006, 0.004, 0.002])
 
 
+def test_the_recipe_of_gpt2_runs_in_a_small_shape(train_options, tmp_path):
+    given = without(unevaluated(train_options), "--warmup_steps", "--per_device_train_batch_size", "--save_steps")
+    options = [str(ROOT / "configs" / "gpt2.yaml"), *given, "--max_steps", "4", "--logging_steps", "1"]
+    options += ["--per_device_train_batch_size", "2", "--output_dir", str(tmp_path / "out")]
+    assert train.main(options) == 0
+    log = json.loads((tmp_path / "out" / "checkpoint-4" / "trainer_state.json").read_text())["log_history"]
+    rates = [entry["learning_rate"] for entry in log if "loss" in entry]
+    assert rates == pytest.approx([6e-4 * share for share in (0, 1, 0.75, 0.25)])  # a step of warm-up, then a cosine
+    settings = yaml.safe_load((tmp_path / "out" / "run.yaml").read_text())["settings"]
+    assert (settings["weight_decay"], settings["adam_beta2"], settings["step_rows"]) == (0.1, 0.95, 8)
+
+
 def test_activations_computed_twice_give_the_same_weights(trained, train_options, tmp_path):
     options = [*train_options, "--activation_checkpointing", "true", "--output_dir", str(tmp_path / "out")]
     assert train.main(options) == 0
