@@ -27,6 +27,7 @@ UNPRINTABLE = re.compile(
 INTERRUPTED = "interrupted; what was complete before is untouched"
 # By number where Python reports it, by words where torch, safetensors and pyarrow do.
 MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO}
+PATH_ERRORS = {errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}  # the user's own
 MACHINE_WORDS = ("No space left", "File too large", "Disk quota", "I/O error", "write failed", "failed writing")
 MACHINE_WORDS += ("unexpected pos", "out of memory", "can't allocate memory")
 
@@ -142,9 +143,10 @@ def run_guarded(main: Callable[[], int | None]) -> int:
     except BrokenPipeError:  # whoever read our output has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code, message = 141, None
-    except (NotADirectoryError, IsADirectoryError) as error:
-        code, message = 2, f"{error.filename}: {error.strerror}; choose another path"
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in PATH_ERRORS:
+            say_error(f"{str(error.filename)[:200]}: {error.strerror}; choose another path")
+            return 2
         if not is_machine_fault(error):
             raise
         reason = first_line(error)

@@ -100,6 +100,13 @@ def test_full_memory_is_one_line_that_says_what_to_do(capsys):
     assert said.count("\n") == 1
 
 
+def test_a_path_that_no_system_takes_is_the_users(capsys):
+    assert end_of(lambda: Path("a" * 5000).exists() and None, capsys) == (
+        2, f"error: {'a' * 200}: File name too long; choose another path\n"
+    )  # fmt: skip
+    assert end_of(raising(IsADirectoryError(errno.EISDIR, "Is a directory", "x")), capsys)[0] == 2
+
+
 @pytest.mark.parametrize(
     "error", [ValueError("a bug"), RuntimeError("a bug"), KeyError("a bug"), FileNotFoundError(2, "a bug")]
 )
