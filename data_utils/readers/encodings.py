@@ -17,6 +17,7 @@ from data_utils.readers.opening import Report, find_break
 from data_utils.text.mojibake import NO_TEXT, count_wide, plausibility
 
 BLOCK_BYTES = 1 << 20
+ESCAPED = re.compile(rb"\x1b\$[@B(]")  # how ISO-2022-JP, whose bytes are all ASCII, begins Japanese
 MAX_LINE_BYTES = 32 << 20  # a longer line, which has to be held in memory, is reported and left out
 SAMPLE_BYTES = 1 << 16  # what an encoding is judged by
 
@@ -48,6 +49,8 @@ def detect_encoding(data: bytes, declared: tuple[str, ...] = ()) -> str:
     for mark, name in MARKS:
         if data.startswith(mark):
             return name
+    if ESCAPED.search(data) and plausibility(try_decode(data, "iso2022_jp_2") or "") >= 0.2:
+        return "iso2022_jp_2"
     if b"\0" in data[:SAMPLE_BYTES] or is_wide_chinese(data):
         return detect_wide(data[:SAMPLE_BYTES])
     errors = count_utf8_errors(data)
@@ -67,6 +70,11 @@ def detect_encoding(data: bytes, declared: tuple[str, ...] = ()) -> str:
     if ranked and ranked[0][0] >= 0.2 and (len(ranked) == 1 or ranked[1][0] <= 0.6 * ranked[0][0]):
         return ranked[0][1]
     return detect_single_byte(sample, declared)
+
+
+def tells_encoding(block: bytes) -> bool:
+    """Tell whether an encoding shows in bytes: there is more than plain ASCII."""
+    return not block.isascii() or b"\0" in block or bool(ESCAPED.search(block))
 
 
 @cache
@@ -184,7 +192,7 @@ def read_lines(
             report(number, f"the line is longer than {MAX_LINE_BYTES >> 20} MB; left out")
             number += 1
             continue
-        if encoding is None and (not block.isascii() or b"\0" in block):
+        if encoding is None and tells_encoding(block):
             try:
                 encoding = detect_encoding(block)
             except EncodingFault:

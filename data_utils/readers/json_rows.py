@@ -155,5 +155,7 @@ def decode(text: str, at: int) -> tuple[object, int]:
 def describe_json_fault(error: Exception) -> str:
     """Return in words what is wrong with JSON."""
     if isinstance(error, json.JSONDecodeError):
+        if error.doc[error.pos : error.pos + 1] in ("}", "]") and error.doc[: error.pos].rstrip()[-1:] == ",":
+            return f"not valid JSON: a comma stands before the end at column {error.colno}; leave it out"
         return f"not valid JSON: {error.msg} at column {error.colno}"
     return f"not valid JSON: {error}" if isinstance(error, ValueError) else "not valid JSON: nested too deeply"

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from data_utils.readers.arguments import ReadArguments
 from data_utils.readers.cells import name_cells, read_cells
-from data_utils.readers.encodings import EncodingFault, detect_encoding, read_blocks, read_lines
+from data_utils.readers.encodings import EncodingFault, detect_encoding, read_blocks, read_lines, tells_encoding
 from data_utils.readers.opening import MAX_EXPANSION, MAX_UNPACKED_BYTES, Part, Report, open_file, read_whole
 from data_utils.readers.remote import is_address
 from data_utils.text.splitting import SHARE
@@ -64,7 +64,7 @@ def cut_lines(path: str, size: int, part_bytes: int, options: ReadArguments) -> 
             )
             if block is None or is_list:  # a line that is too long to be held, or JSON over several lines
                 return whole
-            if encoding is None and (not block.isascii() or b"\0" in block):
+            if encoding is None and tells_encoding(block):
                 try:
                     encoding = detect_encoding(block)
                 except EncodingFault:

@@ -47,6 +47,7 @@ PLANTED_ENCODINGS = [
     *[(QUOTES * 3, name) for name in ("utf-16-le", "utf-16-be", "utf-8-sig")],
     (JAPANESE, "shift_jis"),
     (JAPANESE, "euc_jp"),
+    (f"Mail\n{JAPANESE}\nBye\n", "iso2022_jp"),
     (KOREAN, "cp949"),
     (RUSSIAN * 3, "cp1251"),
     (RUSSIAN.replace("—", "-") * 3, "koi8_r"),
