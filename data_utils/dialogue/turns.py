@@ -8,6 +8,7 @@ import json
 import math
 
 from data_utils.dialogue.checking import DialogueError
+from errors import first_line
 
 # Names that roles have elsewhere.
 ROLE_NAMES = {"human": "user", "prompter": "user", "gpt": "assistant", "chatgpt": "assistant", "developer": "system"}
@@ -55,6 +56,8 @@ class Row:
         """Return the value of a key, None where it says nothing; a cell of a sheet may hold it as JSON."""
         self.read.add(key)
         value = self.values.get(key)
+        if isinstance(value, Exception):  # of its reader
+            raise DialogueError(f"'{key}' is not readable: {first_line(value)}")
         return None if is_absent(value) else value
 
     def get_list(self, key: str) -> list:
@@ -114,6 +117,8 @@ def read_turns(row: Row, turns: list, key: str) -> list[dict]:
         if role in TOOL_ROLES:
             raise DialogueError(f"{place} has the role '{role}', but {TOOLS}; leave the row out")
         check_readable(turn, place)
+        if role == "system" and is_absent(turn.get(content_key)):  # as many write where there is none
+            continue
         message = {"role": role, "content": read_content(turn.get(content_key), f"{place} ({role})")}
         if not reads_weight(turn, role, place):
             message["weight"] = 0

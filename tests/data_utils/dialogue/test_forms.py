@@ -48,6 +48,8 @@ READ = [
         [],
     ),
     ({"messages": [{"role": "developer", "content": "s"}, *turns("a", "b")]}, turns("a", "b", system="s"), "Open", []),
+    ({"messages": [{"role": "system", "content": ""}, *turns("a", "b")]}, turns("a", "b"), "OpenAI", []),
+    ({"conversations": [{"from": "system", "value": None}, *turns("a", "b")]}, turns("a", "b"), "ShareGPT", []),
     ({"messages": turns("a", "b"), "system": "s"}, turns("a", "b", system="s"), "OpenAI", []),
     (
         {"messages": [turns("a")[0] | {"name": "Al"}, turns("a", "b")[1]], "id": 7, "tools": [], "prompt": "a"},

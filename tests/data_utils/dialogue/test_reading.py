@@ -327,6 +327,7 @@ def test_messages_without_content_are_refused_in_memory_too():
         ("bad.csv", "prompt,response\na,b\nc,d\ne,\n", 4),
         ("bad.txt", "a\nb\n\n\nc\nd\ne\n\nf\ng\n", 5),
         ("bad.txt.gz", "a\nb\n\nc\n", 4),
+        ("twice.jsonl", '{"prompt": "a", "response": "b"}\n{"prompt": "a", "prompt": "c", "response": "b"}\n', 2),
         ("broken.jsonl", '{"prompt": "a", "response": "b"}\n{"prompt": "a", \n', 2),
         ("latin.txt", b"caf\xc3\xa9\nok\n\ncaf\xe9\nok\n", 4),
         ("latin.jsonl", b'{"prompt": "a", "response": "b"}\n{"prompt": "\xe9"}\n', 2),
@@ -350,6 +351,14 @@ def test_of_several_files_the_faulty_one_is_named(tmp_path):
     bad = write_rows(tmp_path / "b.jsonl", {"messages": SHORT}, {"messages": SHORT[:1]})
     with pytest.raises(InputError, match=f"^{re.escape(bad)}:2: "):
         read_dialogues(open_sources([str(tmp_path)]))
+
+
+def test_what_is_wrong_with_json_is_said_in_words(tmp_path):
+    path = write(
+        tmp_path / "a.jsonl", '{"prompt": "a", "response": "b", }\n{"prompt": 1, "prompt": 2, "response": "b"}\n'
+    )
+    with pytest.raises(InputError, match=r"a comma stands before the end at column 34; .* its name stands there twice"):
+        read_dialogues(open_sources([path]))
 
 
 @pytest.mark.parametrize("name", ["missing.jsonl", "missing*.jsonl", "chitchats"])
