@@ -31,6 +31,7 @@ NEUTRAL = {
     "mirostat": [0], "mirostat_mode": [0], "xtc_probability": [0], "dry_multiplier": [0], "dynatemp_range": [0],
     "smoothing_factor": [0], "repeat_penalty": [1], "encoder_repetition_penalty": [1], "no_repeat_ngram_size": [0],
     "length_penalty": [1], "num_beams": [1], "use_beam_search": [False], "early_stopping": [False], "do_sample": [True],
+    "use_cache": [True],
     "penalty_alpha": [0], "guidance_scale": [1], "min_tokens": [0], "min_new_tokens": [0], "min_length": [0],
     "prompt_lookup_num_tokens": [0],
     # what ends and what shows
