@@ -160,7 +160,7 @@ def is_finished(output_dir: str, output: Path, settings: dict, overwrite: bool) 
     if ".work" not in held and not is_manifest(output / MANIFEST):
         raise InputError(f"{output}: the folder holds other files, {min(held)} first; choose another --output_dir")
     if overwrite:
-        for name in (MANIFEST, "report.json", "report.md", "report.png"):  # the last: of an older version
+        for name in (MANIFEST, "report.json", "report.md", "report.png"):
             (output / name).unlink(missing_ok=True)
         for name in ("data", ".work"):
             shutil.rmtree(output / name, ignore_errors=True)

@@ -132,6 +132,7 @@ def test_the_report_counts_every_step_and_names_what_is_broken(corpus):
     assert documents[0] - documents[-1] == dropped
     assert sum(counts["documents"] for counts in report["languages"].values()) == documents[-1]
     assert {"sources", "unicode", "length"} == report["seconds"].keys()
+    assert (corpus / "report.png").read_bytes()[:4] == b"\x89PNG"
     [(file, place, reason)] = report["faults"]
     assert file.endswith("broken.jsonl") and place == "1" and "JSON" in reason
     text = (corpus / "report.md").read_text()
@@ -312,6 +313,7 @@ def test_overwrite_leaves_what_another_process_prepares(tmp_path):
         "data",
         "report.json",
         "report.md",
+        "report.png",
     ]
 
 
@@ -447,4 +449,5 @@ def test_what_a_kill_left_half_written_is_not_in_the_corpus(tmp_path, chats):
         "data",
         "report.json",
         "report.md",
+        "report.png",
     ]

@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from data_utils.preparation.report import describe_languages, format_report, total
+from data_utils.preparation.report import describe_languages, draw_report, format_report, total
 from data_utils.preparation.tally import EXAMPLES, format_bytes, plural, read_tallies, write_json
 from data_utils.readers.files import Fault, name_faults
 from data_utils.sources.source import MANIFEST
@@ -20,6 +20,7 @@ def finish_corpus(work: Path, files: list[dict], settings: dict) -> None:
     report = merge_tallies([*read, *written])
     report["files"] = dict(Counter(file["source"] for file in files))
     report["broken"] = dict(zip(("share", "words"), measure_broken(read, files), strict=True))
+    draw_report(report, output / "report.png")
     write_json(output / "report.json", report)
     write_whole(output / "report.md", escape_unprintable(format_report(report, output.name)))
     if (work / "data").exists():

@@ -1,8 +1,10 @@
-"""Tells what became of every source, as Markdown."""
+"""Tells what became of every source, as Markdown and as a picture."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from data_utils.preparation.tally import format_bytes, plural, shorten
+from files import whole
 
 LANGUAGES = {"en": "English", "zh": "Chinese", "ja": "Japanese", "ko": "Korean"}
 SHOWN_SOURCES = 30
@@ -107,7 +109,7 @@ def show_languages(report: dict) -> list[str]:
         numbers = [counts["documents"], counts["held_out"], format_bytes(counts["bytes"])]
         rows.append([name_language(code), *numbers, percent(counts["bytes"], size), mean])
     head = ["language", "documents", "held out", "text", "share of the text", "mean length"]
-    return ["## Languages", "", *format_table(head, rows)]
+    return ["## Languages", "", *format_table(head, rows), "![languages and steps](report.png)", ""]
 
 
 def show_steps(report: dict) -> list[str]:
@@ -202,3 +204,23 @@ def show_time(report: dict) -> list[str]:
     rows.append(["all", f"{whole:,.1f}", f"{format_bytes(size / max(whole, 1e-9))}/s"])
     words = "Seconds of one core, all tasks together; the speed is that of the text which was read."
     return ["## Time", "", words, "", *format_table(["step", "seconds", "speed"], rows)]
+
+
+def draw_report(report: dict, path: Path) -> None:
+    """Draw the text by language and after each step, the same bytes for the same figures."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    ordered = sorted(report["languages"].items(), key=lambda item: (-item[1]["bytes"], item[0]))
+    languages = [name_language(code) for code, _ in ordered], [counts["bytes"] / 1e6 for _, counts in ordered]
+    steps = list(report["steps"]), [total(sources)[1] / 1e6 for sources in report["steps"].values()]
+    figure, axes = pyplot.subplots(2, 1, figsize=(8, 6), dpi=110, layout="constrained")
+    for axis, (names, sizes), title in zip(axes, (languages, steps), ("by language", "after each step"), strict=True):
+        axis.barh(names, sizes)
+        axis.invert_yaxis()
+        axis.set(title=f"text {title}", xlabel="MB")
+    with whole(path) as aside:
+        figure.savefig(aside, metadata={"Software": None})
+    pyplot.close(figure)
