@@ -5,7 +5,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from transformers import PretrainedConfig, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from data_utils.dialogue.format import stop_token_id
 from errors import InputError, first_line
@@ -24,6 +24,7 @@ def write_ctranslate2(
     """
     from ctranslate2.converters import TransformersConverter
 
+    take_own_heads()
     try:
         TransformersConverter(str(checkpoint)).convert(str(folder), quantization=quantize)
     except (ValueError, AttributeError, KeyError, RuntimeError) as error:
@@ -40,6 +41,20 @@ def write_ctranslate2(
     config = {name: value for name, value in config.items() if value is not None}
     config["eos_token"] = stop  # what ends a reply where the caller names nothing
     (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
+
+
+def take_own_heads() -> None:
+    """Let the converter take a T5Gemma's head; by itself (4.8) it takes the decoder's embedding for it."""
+    from ctranslate2.converters import transformers as converters
+
+    loader = converters._MODEL_LOADERS["T5GemmaConfig"]
+
+    def read_with_head(model: PreTrainedModel) -> Any:
+        spec = type(loader).get_model_spec(loader, model)
+        loader.set_linear(spec.decoder.projection, model.get_output_embeddings())
+        return spec
+
+    loader.get_model_spec = read_with_head
 
 
 class CTranslate2Model(ExportedFolder):
