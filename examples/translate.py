@@ -1,7 +1,7 @@
 """Lines of English into Chinese, and of Chinese into English, each in the direction that its words tell. 中英互译。
 
 python train.py --model_shape configs/models/t5gemma-5m.json --minutes 10 --output_dir ckpt_pair
-python finetune_dialogue.py --base ckpt_pair --dialogues hsk --minutes 5 --output_dir ckpt_translate
+python finetune_dialogue.py --base ckpt_pair --dialogues hsk --num_train_epochs 20 --output_dir ckpt_translate
 python chat.py --model ckpt_translate --serve &
 echo 你喜欢喝茶吗？ | python examples/translate.py
 python examples/translate.py < letter.txt > letter.zh.txt
