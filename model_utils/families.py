@@ -16,7 +16,7 @@ class Family:
     name of what it does.
 
     So many `sentinels` are kept in a new tokenizer, each in the place of a span of the source that is to be written.
-    `starts` are the fields of a config that name the token which a target begins with.
+    `inputs` name the ids that its forward takes, `starts` the fields of a config that say what a target begins with.
 
     A row's T tokens are shared out to `halves`. `attention`: operations of its training for each of them, in L D T: 12,
     half of that where it is causal, a quarter where half a row looks at half a row (3 in the encoder, 1.5 in the
@@ -34,6 +34,7 @@ class Family:
     halves: int = 1
     attention: float = 6
     sentinels: int = 0
+    inputs: tuple[str, ...] = ("input_ids",)
     starts: tuple[str, ...] = ()
 
     @property
@@ -46,7 +47,7 @@ def encoder_decoder(*projections: str) -> Family:
     """Return the row of a kind with an encoder and a decoder."""
     return Family(
         AutoModelForSeq2SeqLM, projections, batched=False, task="SEQ_2_SEQ_LM", halves=2, attention=7.5, sentinels=64,
-        starts=("bos_token_id", "decoder_start_token_id"),
+        inputs=("input_ids", "decoder_input_ids"), starts=("bos_token_id", "decoder_start_token_id"),
     )  # fmt: skip
 
 

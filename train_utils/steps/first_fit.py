@@ -25,17 +25,19 @@ SMOOTHING = 2.0  # pseudo-counts of the plain frequencies, for contexts that are
 
 def find_last_norm(model: PreTrainedModel) -> torch.nn.Module | None:
     """Return the norm before a model's head; None where bigrams can't be fitted, the head being tied or scaled."""
-    norm = getattr(model.base_model, family_of(model.config).last_norm, None)
-    tied = find_embedding(model).weight is find_head(model).weight
+    decoder = model.get_decoder()
+    norm = getattr(decoder, family_of(model.config).last_norm, None)
+    tied = find_embedding(decoder).weight is find_head(model).weight
     return norm if norm is not None and not tied and has_plain_head(model) else None
 
 
 def fit_bigrams(model: PreTrainedModel, norm: torch.nn.Module, blocks: Rows, bf16: bool, steps: int = STEPS) -> float:
     """Fit embedding and head of a new model, in place, to the pairs of tokens in blocks of T ids (B, T).
 
-    `norm` is what `find_last_norm` found. Returns the loss in nats a token of the last step.
+    `norm` is what `find_last_norm` found. An encoder begins with the embedding of its decoder. Returns the loss in nats
+    a token of the last step.
     """
-    embedding, head = find_embedding(model).weight, find_head(model).weight
+    embedding, head = find_embedding(model.get_decoder()).weight, find_head(model).weight
     device, size = embedding.device, embedding.shape[0]
     starts, following, uses = sort_pairs(count_source(blocks), size)
     unigram = torch.bincount(following, minlength=size).float() + 1
@@ -66,6 +68,8 @@ def fit_bigrams(model: PreTrainedModel, norm: torch.nn.Module, blocks: Rows, bf1
         optimizer.step()
         optimizer.zero_grad()
     model.zero_grad()
+    with torch.no_grad():
+        find_embedding(model).weight.copy_(embedding)
     return loss.item()
 
 

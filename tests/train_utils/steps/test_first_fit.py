@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from train_utils.steps.first_fit import find_last_norm, fit_bigrams
 
@@ -50,6 +50,29 @@ def test_model_predicts_pairs_and_its_layers_are_as_they_were(blocks):
     changed = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
     assert changed == {"model.embed_tokens.weight", "lm_head.weight"}
     assert all(p.grad is None for p in model.parameters())
+
+
+def test_a_decoder_with_an_encoder_is_fitted_too(blocks):
+    half = {name: value for name, value in SHAPE.items() if name not in ("model_type", "tie_word_embeddings")}
+    half |= {"query_pre_attn_scalar": 16, "layer_types": ["full_attention"], "final_logit_softcapping": None}
+    torch.manual_seed(0)
+    model, tied = (
+        AutoModelForSeq2SeqLM.from_config(
+            AutoConfig.for_model("t5gemma", encoder=dict(half), decoder=dict(half), tie_word_embeddings=is_tied)
+        )
+        for is_tied in (False, True)
+    )
+    with torch.no_grad():
+        for name, module in model.named_modules():
+            if name.endswith(("o_proj", "down_proj")):
+                module.weight.zero_()
+    assert find_last_norm(tied) is None
+    fit_bigrams(model, find_last_norm(model), blocks, bf16=False, steps=80)
+    ids = torch.arange(64)[:, None]
+    logits = model(input_ids=ids, decoder_input_ids=ids).logits[:, 0]
+    assert (logits.argmax(-1) == (torch.arange(64) + 1) % 64).float().mean() > 0.95
+    encoder, decoder = model.model.encoder.embed_tokens.weight, model.model.decoder.embed_tokens.weight
+    assert torch.equal(encoder, decoder)  # a word that is read is what it is where it is written
 
 
 def test_same_text_same_weights(blocks):
