@@ -11,6 +11,7 @@ from data_utils.text.characters import join_codes
 from data_utils.text.languages import UNSPACED
 
 FACTOR = 0x9E3779B97F4A7C15  # odd, so that it has an inverse modulo 2^64
+INVERSE = pow(FACTOR, -1, 2**64)
 MIXER = 0x9E3779B1
 SLOT_BITS = 18  # of the number of a place in a table that the processor's cache holds
 COUNTERS = 2**10  # of each document
@@ -169,8 +170,11 @@ def judge_grams(codes: np.ndarray, starts: np.ndarray, scale: int) -> str | None
     for n, limit in ((5, 0.15), (6, 0.14), (7, 0.13), (8, 0.12), (9, 0.11), (10, 0.10)):
         width = n * scale
         grams = hash_grams(sums, starts[:-width], starts[width:])
-        covered = cover_repeats(grams, width, len(starts) - 1)
-        share = 0 if covered is None else int(np.diff(starts)[covered].sum()) / total
+        ordered = np.sort(grams)
+        repeats = np.count_nonzero(ordered[1:] == ordered[:-1])
+        if repeats * int((starts[width:] - starts[:-width]).max(initial=0)) <= 0.10 * total:
+            return None
+        share = int(np.diff(starts)[cover_repeats(grams, width, len(starts) - 1)].sum()) / total
         if share > limit:
             return f"repeated_{n}_grams"
         if share <= 0.10:
@@ -194,7 +198,7 @@ def hash_grams(sums: np.ndarray, begins: np.ndarray, ends: np.ndarray) -> np.nda
 
 
 def _inverses(sums: np.ndarray) -> np.ndarray:
-    return _powers(pow(FACTOR, -1, 2**64), sums.dtype, len(sums))
+    return _powers(INVERSE, sums.dtype, len(sums))
 
 
 def _powers(factor: int, dtype: np.dtype, count: int) -> np.ndarray:
@@ -211,11 +215,8 @@ def to_buckets(grams: np.ndarray, bits: int, factor: int = MIXER) -> np.ndarray:
     return (grams * np.uint32(factor) >> np.uint32(32 - bits)).astype(np.int64)
 
 
-def cover_repeats(grams: np.ndarray, width: int, size: int) -> np.ndarray | None:
-    """Return (size,) bool, the units that lie in a gram which stood before; None where there is no such gram."""
-    ordered = np.sort(grams)
-    if not (ordered[1:] == ordered[:-1]).any():
-        return None
+def cover_repeats(grams: np.ndarray, width: int, size: int) -> np.ndarray:
+    """Return (size,) bool, the units that lie in a gram which stood before."""
     order = np.argsort(grams, kind="stable")
     is_repeat = np.zeros(len(grams), bool)
     is_repeat[order[1:]] = grams[order[1:]] == grams[order[:-1]]
