@@ -34,9 +34,9 @@ for profile, number in (("quick", 10), ("usual", 50), ("thorough", 1000)):
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "usual"))
 # Their tests are slow, all of them.
 SLOW_FILES = {
-    "test_chat.py", "test_examples.py", "test_export.py", "test_finetune_dialogue.py", "test_library.py",
-    "test_llama_cpp.py", "test_load.py", "test_page.py", "test_prepare_corpus.py", "test_pty.py", "test_server.py",
-    "test_train.py",
+    "test_bases.py", "test_chat.py", "test_encoder_decoder.py", "test_examples.py", "test_export.py",
+    "test_finetune_dialogue.py", "test_library.py", "test_llama_cpp.py", "test_load.py", "test_page.py",
+    "test_prepare_corpus.py", "test_pty.py", "test_server.py", "test_train.py", "test_tune_preferences.py",
 }  # fmt: skip
 SLOW_NAMES = {"trained", "forked", "subprocess", "fork"}  # fixtures, and what a test starts processes by
 collect_ignore = [] if hasattr(os, "fork") else ["forked.py", "pty_session.py", "chat_utils/terminal/test_pty.py"]

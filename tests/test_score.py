@@ -56,6 +56,7 @@ def options(tmp_path):
     return found
 
 
+@pytest.mark.slow
 def test_all_parts_of_two_checkpoints(tiny_checkpoint, other_checkpoint, options, tmp_path, capsys):
     assert score.main([str(tiny_checkpoint), str(other_checkpoint), *options]) == 0
     record = json.loads((tmp_path / "out" / "score.json").read_text(encoding="utf-8"))
@@ -74,6 +75,7 @@ def test_all_parts_of_two_checkpoints(tiny_checkpoint, other_checkpoint, options
     assert "minimal pairs, zh" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_nothing_is_computed_twice(tiny_checkpoint, options, tmp_path, monkeypatch):
     command = [str(tiny_checkpoint), *options, "--parts", "pairs", "dialogues"]
     command = [*command[: command.index("--text")], *command[command.index("--text") + 2 :]]
@@ -94,6 +96,7 @@ def test_nothing_is_computed_twice(tiny_checkpoint, options, tmp_path, monkeypat
     assert len(loaded) == 2
 
 
+@pytest.mark.slow
 def test_compare_says_a_sentence(tiny_checkpoint, other_checkpoint, options, capsys):
     assert score.main(["--compare", str(tiny_checkpoint), str(other_checkpoint), *options]) == 0
     assert f"{tiny_checkpoint.name} and other differ in no figure by more than chance." in capsys.readouterr().out

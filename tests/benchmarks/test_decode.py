@@ -1,8 +1,11 @@
 """The benchmark of decoding runs, and says whether the tokens are the reference's."""
 
+import pytest
+
 from benchmarks import decode
 
 
+@pytest.mark.slow
 def test_table_of_a_checkpoint(tiny_checkpoint, capfd):
     options = [str(tiny_checkpoint), "--engines", "auto", "--rounds", "1", "--tokens", "8"]
     assert decode.main(options) == 0

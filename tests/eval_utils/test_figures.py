@@ -15,6 +15,7 @@ def test_a_figure_is_the_sum_by_the_weights():
     assert make([1, 0, 0, 0]).value == 0.25
 
 
+@pytest.mark.slow
 def test_the_interval_holds_the_truth_as_often_as_it_says():
     draw = np.random.default_rng(0)
     hits = 0

@@ -35,6 +35,7 @@ def unevaluated(options: list[str]) -> list[str]:
     return [word for pair in given.items() for word in pair] + ["--eval_strategy", "no"]
 
 
+@pytest.mark.slow
 def test_bad_steps_are_skipped_and_five_in_a_row_go_back(train_options, tmp_path, monkeypatch, capsys):
     bad = [2, 6, 7, 8, 9, 10]
     break_losses(monkeypatch, set(bad))

@@ -67,6 +67,7 @@ def train(checkpoint, folder, weight: float) -> tuple[Count, dict[str, torch.Ten
     return count, load_model(str(folder)).state_dict()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("weight", "learns"), [(1.0, True), (0.0, False)])
 def test_new_way_to_train_is_a_new_objective(tiny_checkpoint, tmp_path, weight, learns):
     count, weights = train(tiny_checkpoint, tmp_path / "out", weight)

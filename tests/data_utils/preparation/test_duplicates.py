@@ -88,6 +88,7 @@ def fates_of(texts: list[str], folder, batch: int = 100) -> np.ndarray:
     return np.load(folder / "clusters" / "fates.npy")
 
 
+@pytest.mark.slow
 def test_planted_near_duplicates_are_found_and_distinct_texts_are_left(tmp_path, english, chinese):
     clean = [*english, *chinese]
     planted = [change(text) for texts in (english[7:9], chinese[7:9]) for text in texts for change in CHANGES.values()]

@@ -30,6 +30,7 @@ def plant(passage: str, text: str) -> str:
     return f"{join(words[:middle], text)} {passage} {join(words[middle:], text)}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", ["english", "chinese"])
 def test_planted_leaks_are_found(request, language):
     texts = request.getfixturevalue(language)

@@ -50,6 +50,7 @@ def test_what_unpacks_to_far_more_than_a_text_is_a_fault(tmp_path, monkeypatch, 
     assert peak < 30_000_000  # most of it is the dictionary of xz
 
 
+@pytest.mark.slow
 def test_one_call_of_an_unpacker_gives_a_little_at_a_time(tmp_path):
     path = tmp_path / "a.txt.bz2"
     path.write_bytes(bz2.compress(b"tea\n" * 2_000_000))  # 8 MB in some hundred bytes
@@ -85,6 +86,7 @@ def test_a_json_value_too_long_is_a_fault(tmp_path, monkeypatch):
     assert "a value is longer than" in faults[0].reason
 
 
+@pytest.mark.slow
 def test_parquet_whose_one_text_is_all_its_rows(tmp_path):
     path = tmp_path / "a.parquet"
     text = pa.DictionaryArray.from_arrays(pa.array([0] * 1000, pa.int32()), pa.array(["x" * 1_000_000]))
@@ -182,6 +184,7 @@ def write_pdf(path, pages, operators):
     path.write_bytes(data.getvalue())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="Windows has no such limits")
 def test_a_pdf_that_draws_for_ever_ends_at_its_limit(tmp_path):
     pytest.importorskip("pypdf")

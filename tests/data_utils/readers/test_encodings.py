@@ -169,6 +169,7 @@ def test_lost_text_is_dropped(text):
     assert repair_misread(text) is None
 
 
+@pytest.mark.slow
 def test_false_alarms_on_clean_text_are_below_one_percent(clean_texts):
     changed = [text for text in clean_texts if repair_misread(clean_text(text)) != clean_text(text)]
     print(f"mojibake: {len(changed)} false alarms in {len(clean_texts)} clean texts")

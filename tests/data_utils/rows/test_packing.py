@@ -143,6 +143,7 @@ def own_rows(tokenizer):
     return encoded, pack_dialogues(encoded, 512, tokenizer.pad_token_id)
 
 
+@pytest.mark.slow
 def test_own_dialogues_fill_their_rows(own_rows):
     encoded, rows = own_rows
     tokens = sum(map(len, encoded["input_ids"]))

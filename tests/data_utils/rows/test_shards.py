@@ -142,6 +142,7 @@ def test_reading_goes_on_at_any_document(own_documents, source, next_place):
     assert rest == list(source.read(source.parts()[part]))[start:]
 
 
+@pytest.mark.slow
 def test_files_and_built_in_sources_go_on_too(own_documents, tokenizer, cache, tmp_path):
     path = tmp_path / "notes.txt"
     path.write_text("\n\n".join(own_documents[:60]) + "\n\n \x00 \n\n", encoding="utf-8")

@@ -47,6 +47,7 @@ def messages_of(source: str) -> list[str]:
     return [message["content"] for dialogue in dialogues(source) for message in dialogue["messages"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", sources.DIALOGUE_SOURCES)
 def test_every_dialogue_is_one_and_clean(source):
     for dialogue in dialogues(source):
@@ -61,6 +62,7 @@ def test_no_dialogue_is_there_twice(source):
     assert {text: count for text, count in counts.items() if count > 1} == {}
 
 
+@pytest.mark.slow
 # Most of identity waits for its name.
 @pytest.mark.parametrize("source", sorted(sources.DIALOGUE_SOURCES.keys() - {"identity"}))
 def test_what_pretraining_reads_is_split_as_fine_tuning_splits_it(source):
