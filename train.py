@@ -174,11 +174,13 @@ def open_tokenizer(
 def open_model(shape: ModelArguments, plan: "Plan | None", tokenizer: "PreTrainedTokenizerBase") -> "PreTrainedModel":
     """Return the base, or a new model in the user's shape or the plan's; raise InputError where parts don't fit."""
     from model_utils.checkpoint import check_vocabulary, load_model, load_tokenizer
-    from model_utils.shapes import build_model, check_window
+    from model_utils.shapes import build_model, check_finite, check_window
     from model_utils.vocabulary import grow_model
     from train_utils.plan.pretraining import choose_shape
 
     model = load_model(shape.base) if shape.base else build_model(choose_shape(shape, plan), tokenizer)
+    if shape.base:
+        check_finite(model, shape.base)
     if shape.extend_vocabulary and shape.base:
         grow_model(model, load_tokenizer(shape.base), tokenizer)
     check_vocabulary(model, tokenizer, shape.base or str(shape.tokenizer))

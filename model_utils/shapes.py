@@ -111,6 +111,13 @@ def evaluating(model: nn.Module) -> Generator[None]:
         model.train(was_training)
 
 
+def check_finite(model: nn.Module, place: str) -> None:
+    """Raise InputError where a base's weights are no numbers: nothing that is trained on them would be."""
+    bad = [name for name, weights in model.named_parameters() if not bool(torch.isfinite(weights).all())]
+    if bad:
+        raise InputError(f"{place}: {len(bad)} weights, {bad[0]} first, are not finite; name another base")
+
+
 def hidden_matrices(model: PreTrainedModel) -> list[nn.Parameter]:
     """Return the weights of two dimensions outside of embeddings and head, which Muon trains."""
     embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding)]

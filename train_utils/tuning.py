@@ -17,7 +17,7 @@ from data_utils.sources.source import Source, open_sources, parse_times, parse_w
 from errors import InputError, explained
 from model_utils.chat_template import find_system, replace_system
 from model_utils.checkpoint import join_chat_tokens, load_model, load_tokenizer
-from model_utils.shapes import check_window
+from model_utils.shapes import check_finite, check_window
 from model_utils.tokenizer import tokenizer_fingerprint
 from train_utils.adapters import four_bits
 from train_utils.checkpoint import read_record
@@ -46,6 +46,7 @@ def load_base(
     tell_memory(run, base, row_tokens, adapt=adapt, in_4bit=in_4bit)
     quantization = four_bits(torch.bfloat16 if run.args.bf16 else torch.float32) if in_4bit else None
     tokenizer, model = load_tokenizer(base), load_model(base, quantization=quantization)
+    check_finite(model, base)
     set_seed(run.args.seed)
     new_ids = join_chat_tokens(model, tokenizer, base)
     if new_ids:

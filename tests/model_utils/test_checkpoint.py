@@ -1,6 +1,7 @@
 """Opening a checkpoint: what is none is told in one line, and nothing of it ever runs as code."""
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 
 from errors import InputError
 from model_utils.checkpoint import PACKAGED, find_checkpoint, load_checkpoint, load_model, load_tokenizer, read_stop_ids
+from model_utils.shapes import check_finite
 
 ROOT = Path(__file__).parents[2]
 POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{7:064d}\nsize 538090408\n"
@@ -93,6 +95,16 @@ def test_a_config_of_weights_that_are_not_there_takes_no_memory(copy):
     (copy / "config.json").write_text(json.dumps(config | large | {"num_attention_heads": 8, "layer_types": None}))
     with pytest.raises(InputError, match=r"its config asks for [\d,]+ parameters, its files have [\d,]+ bytes"):
         load_model(str(copy))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_no_numbers_are_no_base(tiny_checkpoint, value):
+    model = load_model(str(tiny_checkpoint))
+    check_finite(model, "ckpt")
+    with torch.no_grad():
+        model.lm_head.weight[3, 5] = value
+    with pytest.raises(InputError, match=r"^ckpt: 1 weights, lm_head\.weight first, are not finite"):
+        check_finite(model, "ckpt")
 
 
 def test_a_base_that_comes_by_pip_is_named_with_its_command(monkeypatch, tmp_path):
