@@ -25,8 +25,8 @@ from data_utils.sources.corpus import (
 )
 from data_utils.sources.source import Source, data_version
 from data_utils.text.splitting import SHARE
-from errors import InputError
-from files import whole
+from errors import InputError, say_note
+from files import remove, whole
 from model_utils.checkpoint import load_tokenizer
 from model_utils.tokenizer import tokenizer_fingerprint, train_tokenizer
 from model_utils.vocabulary import extend_tokenizer
@@ -230,9 +230,16 @@ def extend_base(corpus: SmallCorpus | ShardedCorpus, base: str, count: int) -> s
 
 
 def trained_folder(corpus: SmallCorpus | ShardedCorpus, vocab_size: int, sentinels: int) -> Path:
-    """Return where the tokenizer of so many tokens that is trained on a corpus is kept."""
+    """Return where the tokenizer of so many tokens that is trained on a corpus is kept; a damaged one is removed."""
     more = (sentinels,) if sentinels else ()
-    return cache_folder() / f"tokenizer-{cache_key('train_tokenizer', corpus.version(), vocab_size, *more)}"
+    folder = cache_folder() / f"tokenizer-{cache_key('train_tokenizer', corpus.version(), vocab_size, *more)}"
+    try:
+        if folder.exists():
+            load_tokenizer(str(folder))
+    except InputError as error:
+        say_note(f"{error}; it is made anew")
+        remove(folder)
+    return folder
 
 
 def count_unprepared(corpus: SmallCorpus | ShardedCorpus, path: str | None, vocab_size: int, sentinels: int = 0) -> int:
