@@ -18,7 +18,7 @@ from errors import InputError, first_line, say_note
 KINDS = {
     ".txt": "data_utils.readers.rows:read_text",
     ".md": "data_utils.readers.rows:read_markdown",
-    ".jsonl": "data_utils.readers.json_rows:read_jsonl",
+    ".jsonl": "data_utils.readers.json_rows:read_json",
     ".json": "data_utils.readers.json_rows:read_json",
     ".csv": "data_utils.readers.rows:read_csv",
     ".tsv": "data_utils.readers.rows:read_csv",

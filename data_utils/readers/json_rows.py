@@ -7,6 +7,7 @@ from itertools import chain
 
 from data_utils.readers.arguments import ReadArguments
 from data_utils.readers.cells import name_cells
+from data_utils.readers.files import file_suffix
 from data_utils.readers.opening import Part, Report
 from data_utils.readers.rows import read_file_lines
 
@@ -14,47 +15,47 @@ MAX_VALUE_CHARACTERS = 32 << 20  # of one value, which has to be held in memory
 BUFFER_CHARACTERS = 1 << 20
 BETWEEN = re.compile(r"[\s,]*+")
 LAST_SEEN = 64  # characters at the end of what was read, in which an error may be none if more is read
-DECODER = json.JSONDecoder(object_pairs_hook=name_cells)
-# A number of more digits than Python reads is no reason to lose the row.
-LENIENT = json.JSONDecoder(object_pairs_hook=name_cells, parse_int=float)
+MOST_DIGITS = 4000  # Python reads a few more, by default
+# A number of more digits is no reason to lose the row.
+DECODER = json.JSONDecoder(
+    object_pairs_hook=name_cells, parse_int=lambda digits: int(digits) if len(digits) < MOST_DIGITS else float(digits)
+)
 
 
-def read_jsonl(path: str, _: ReadArguments, report: Report, part: Part | None = None) -> Iterator[tuple[int, object]]:
+def read_json(path: str, _: ReadArguments, report: Report, part: Part | None = None) -> Iterator[tuple[int, object]]:
     """Yield (line, value) for each line that is not blank, with or without a comma behind it.
 
-    A file that begins as one list, or as an object over several lines, is read as `read_json` reads it.
+    Of a file that begins as one list, or as an object over several lines, (number, value) as far as it is whole.
     """
-    lines = ((number, line) for number, line in read_file_lines(path, report, part) if line.strip())
-    first, second = next(lines, None), next(lines, None)
-    for number, line in chain(filter(None, (first, second)), lines):
-        text = line.strip()
+    lines, is_first = read_file_lines(path, report, part), True
+    for number, line in lines:
+        if not (text := line.strip()):
+            continue
         try:
+            if is_first and text[0] == "[" and file_suffix(path) == ".json":
+                raise ValueError("one list on a line")
             value = parse(text)
         except (ValueError, RecursionError) as error:
-            if first and number == first[0] and (text[0] == "[" or text == "{"):
-                yield from scan_values(chain(filter(None, (first, second)), lines), report)
+            if is_first and (text[0] == "[" or text[-1] in "{[,"):
+                yield from scan_values(chain([(number, line)], lines), report, number)
                 return
             report(number, describe_json_fault(error))
         else:
             yield number, value
+        is_first = False
 
 
 def parse(text: str) -> object:
     """Return the value of a line of JSON; raise ValueError or RecursionError where it's none."""
-    value, end = decode(text, 0)
+    value, end = DECODER.raw_decode(text)
     if text[end:].strip(" \t,"):
         raise json.JSONDecodeError("Extra data", text, end)
     return value
 
 
-def read_json(path: str, _: ReadArguments, report: Report) -> Iterator[tuple[int, object]]:
-    """Yield (number, value) for each value of a JSON list, or for each of several values, such as JSON lines."""
-    yield from scan_values(read_file_lines(path, report), report)
-
-
-def scan_values(lines: Iterator[tuple[int, str]], report: Report) -> Iterator[tuple[int, object]]:
-    """Yield (number, value) of JSON text; behind a broken value, from the next line that begins as its own one does."""
-    held, number, in_list = Held(lines), 0, False
+def scan_values(lines: Iterator[tuple[int, str]], report: Report, line: int) -> Iterator[tuple[int, object]]:
+    """Yield (number, value) of JSON text as far as it is whole; it begins in a line of that number."""
+    held, number, in_list = Held(lines, line), 0, False
     while held.skip_between():
         if held.text[held.at] == ("]" if in_list else "["):
             in_list, held.at = not in_list, held.at + 1
@@ -63,30 +64,17 @@ def scan_values(lines: Iterator[tuple[int, str]], report: Report) -> Iterator[tu
         try:
             value = held.take_value()
         except (ValueError, RecursionError) as error:
-            place, reason = (
-                held.line_at(max(held.at, getattr(error, "pos", held.at))),
-                describe_json_fault(error),
-            )
-            is_further = held.skip_value()
-            report(place, reason + ("" if is_further else "; what stands behind it is left out"))
-            if not is_further:
-                return
-        else:
-            yield number, value
+            place = held.line + held.text.count("\n", 0, max(held.at, getattr(error, "pos", 0)))
+            report(place, f"{describe_json_fault(error)}; what stands behind it is left out")
+            return
+        yield number, value
 
 
 class Held:
     """The part of a JSON text that is in memory: `text`, of which all before `at` is done."""
 
-    def __init__(self, lines: Iterator[tuple[int, str]]) -> None:
-        self.lines, self.text, self.at = lines, "", 0
-        self.line, self.counted = 1, 0  # the number of the line at a place, up to which lines are counted
-
-    def line_at(self, place: int) -> int:
-        """Return the number of the line at a place behind `at`; lines before `at` are counted once."""
-        self.line += self.text.count("\n", self.counted, self.at)
-        self.counted = self.at
-        return self.line + self.text.count("\n", self.at, place)
+    def __init__(self, lines: Iterator[tuple[int, str]], line: int) -> None:
+        self.lines, self.text, self.at, self.line = lines, "", 0, line  # the number of the text's first line
 
     def read_on(self) -> bool:
         """Hold at least twice as much, without what is done; False at the end."""
@@ -98,8 +86,8 @@ class Held:
             pieces.append(line[1])
             size += len(line[1])
         if pieces:
-            self.line_at(self.at)
-            self.text, self.at, self.counted = self.text[self.at :] + "".join(pieces), 0, 0
+            self.line += self.text.count("\n", 0, self.at)
+            self.text, self.at = self.text[self.at :] + "".join(pieces), 0
         return bool(pieces)
 
     def skip_between(self) -> bool:
@@ -116,7 +104,7 @@ class Held:
         """Return the value that begins here and go behind it; raise ValueError or RecursionError where there's none."""
         while True:
             try:
-                value, end = decode(self.text, self.at)
+                value, end = DECODER.raw_decode(self.text, self.at)
             except json.JSONDecodeError as error:
                 # Far from the end of what is held, and no string: no more text would mend it.
                 is_certain = error.pos < len(self.text) - LAST_SEEN and not error.msg.startswith("Unterminated")
@@ -126,30 +114,6 @@ class Held:
                 if end < len(self.text) or not self.read_on():
                     self.at = end
                     return value
-
-    def skip_value(self) -> bool:
-        """Go to the next line that begins with an object, indented as this one; False where there is none."""
-        indent = self.text[self.text.rfind("\n", 0, self.at) + 1 : self.at]
-        mark = f"\n{indent}{{"
-        while indent.strip() == "":
-            place = self.text.find(mark, self.at)
-            if place >= 0:
-                self.at = place + 1
-                return True
-            self.at = max(self.at, len(self.text) - len(mark))
-            if not self.read_on():
-                return False
-        return False
-
-
-def decode(text: str, at: int) -> tuple[object, int]:
-    """Return (value, where it ends) of JSON that begins at a place."""
-    try:
-        return DECODER.raw_decode(text, at)
-    except json.JSONDecodeError:
-        raise
-    except ValueError:
-        return LENIENT.raw_decode(text, at)
 
 
 def describe_json_fault(error: Exception) -> str:

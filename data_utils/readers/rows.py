@@ -8,7 +8,7 @@ import csv
 import re
 from collections import deque
 from collections.abc import Iterator
-from itertools import chain
+from itertools import chain, islice
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,7 +27,7 @@ BATCH_ROWS = 32  # read together: one text may have megabytes, and a file of som
 LINE_CHARACTERS = 40  # that a line of a row counts for beside its own
 LEAST_ROW_CHARACTERS = 10_000  # a row may have, however many before it were broken
 FRONT_LINES = 100  # a block of front matter at most
-COMMENT_LINES = 10_000  # a comment at most: as much is held in memory
+COMMENT = re.compile(r"<!--(?:(?!-->).)*+-->")
 
 csv.field_size_limit(MAX_DOCUMENT_CHARACTERS)
 
@@ -87,34 +87,12 @@ def read_markdown(path: str, options: ReadArguments, report: Report) -> Iterator
 
 
 def strip_markdown(lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int, str]]:
-    """Yield the lines without the YAML block at the beginning and without comments that begin a line.
-
-    Either is one only where its end comes; what stands behind the end of a comment stays.
-    """
-    waiting: deque[tuple[int, str]] = deque()  # read already, to be looked at again
-    while first := waiting.popleft() if waiting else next(lines, None):
-        number, line = first
-        is_front = number == 1 and line.rstrip() == "---"  # else it is a rule
-        if not (is_front or line.lstrip().startswith("<!--")):
-            yield first
-            continue
-        block, ended = [first], not is_front and "-->" in line
-        while not ended and len(block) < (FRONT_LINES if is_front else COMMENT_LINES):
-            following = waiting.popleft() if waiting else next(lines, None)
-            if following is None:
-                break
-            block.append(following)
-            ended = following[1].rstrip() == "---" if is_front else "-->" in following[1]
-        if not ended and is_front:
-            yield first
-            waiting.extendleft(reversed(block[1:]))
-        elif not ended:  # nor has any comment an end that begins in this block
-            yield from block
-        elif not is_front:
-            number, line = block[-1]
-            rest = line.partition("-->")[2].lstrip()
-            if rest:
-                waiting.appendleft((number, rest))
+    """Yield the lines without the YAML block at the beginning, where it ends, and without lines that are a comment."""
+    start = list(islice(lines, FRONT_LINES))
+    rules = [place for place, (_, line) in enumerate(start) if line.rstrip() == "---"]
+    if rules[:1] == [0] and len(rules) > 1:
+        start = start[rules[1] + 1 :]
+    return (row for row in chain(start, lines) if not COMMENT.fullmatch(row[1].strip()))
 
 
 def join_lines(lines: Iterator[tuple[int, str]], sample_by: str) -> Iterator[tuple[int, dict]]:
