@@ -39,7 +39,6 @@ CUTS = {
 
 
 ROW_BYTES = 100  # that a row counts for beside its text
-ROWS_WITHOUT = 1000  # of a file that has no such column, before it is given up
 
 
 def cut_file(path: str, size: int, part_bytes: int, options: ReadArguments) -> list[Part]:
@@ -74,20 +73,16 @@ def read_documents_of(
     options, tell = options or ReadArguments(), FaultLimit(on_fault)
     rows = read_rows(path, options, tell, part)
     given, most = 0, max_text_bytes(path, part)
-    try:
-        for document in make_documents(rows, path, Path(path).name, options.text_column, tell):
-            tell.rows += 1
-            given += len(document["text"]) + ROW_BYTES
-            if given > most:
-                on_fault(Fault(path, document["id"].rpartition(":")[2], f"{TOO_MUCH}; what follows is left out"))
-                return
-            yield document
-    except TooManyFaults as error:  # of rows that hold no text; broken ones are told by `read_rows`
-        on_fault(Fault(path, "", str(error)))
+    for document in make_documents(rows, path, Path(path).name, options.text_column, tell):
+        given += len(document["text"]) + ROW_BYTES
+        if given > most:
+            on_fault(Fault(path, document["id"].rpartition(":")[2], f"{TOO_MUCH}; what follows is left out"))
+            return
+        yield document
 
 
 def make_documents(
-    rows: Iterable[tuple[object, dict]], path: str, name: str, column: str, on_fault: Callable[[Fault], object]
+    rows: Iterable[tuple[object, dict]], path: str, name: str, column: str, tell: FaultLimit
 ) -> Iterator[dict]:
     """Yield `{"text", "language", "source", "id", "hash_share"}` of each (place, row).
 
@@ -95,37 +90,23 @@ def make_documents(
     in the file. The text is as it was read: cleaning is a filter's. The share is that of the text, or the one that a
     corpus kept of its sources.
     """
-    name, was_there, waiting = escape_unprintable(name), False, []
-    for number, row in rows:
-        if column not in row:
-            names = " ".join(", ".join(row)[:200].split())  # in one line, whatever stands in a header
-            reason = f"no column '{column}'; it has: {names}; name one with --text_column"
-            waiting.append(Fault(path, str(number), reason))
-            if was_there:
-                tell_all(waiting, on_fault)
-            elif len(waiting) == ROWS_WITHOUT:
-                break
-            continue
-        was_there = True
-        tell_all(waiting, on_fault)
-        try:
-            text = take_text(row[column])
-        except ValueError as error:
-            on_fault(Fault(path, str(number), f"column '{column}': {error}"))
-            continue
-        share = share_of({"text": text, SHARE: row.get(SHARE)})
-        yield {"text": text, "language": detect_language(text), "source": name, "id": f"{name}:{number}", SHARE: share}
-    if waiting and not was_there:  # told once, since it is one mistake
-        more = f"; the same in {len(waiting) - 1:,} rows behind it" if len(waiting) > 1 else ""
-        more += "; what follows is left out" if len(waiting) == ROWS_WITHOUT else ""
-        on_fault(waiting[0]._replace(reason=waiting[0].reason + more))
-
-
-def tell_all(waiting: list[Fault], on_fault: Callable[[Fault], object]) -> None:
-    """Tell the faults that wait, which wait no more."""
-    found, waiting[:] = [*waiting], []
-    for fault in found:
-        on_fault(fault)
+    name = escape_unprintable(name)
+    try:
+        for number, row in rows:
+            if column not in row:
+                names = " ".join(", ".join(row)[:200].split())  # in one line, whatever stands in a header
+                tell(Fault(path, str(number), f"no column '{column}'; it has: {names}; name one with --text_column"))
+                continue
+            try:
+                text = take_text(row[column])
+            except ValueError as error:
+                tell(Fault(path, str(number), f"column '{column}': {error}"))
+                continue
+            tell.rows += 1
+            found = {"text": text, "language": detect_language(text), "source": name, "id": f"{name}:{number}"}
+            yield found | {SHARE: share_of({"text": text, SHARE: row.get(SHARE)})}
+    except TooManyFaults as error:  # of rows that hold no text; broken ones are told by `read_rows`
+        tell.on_fault(Fault(path, "", str(error)))
 
 
 def max_text_bytes(path: str, part: Part | None) -> float:

@@ -19,7 +19,16 @@ import xxhash
 import yaml
 
 from data_utils.readers.arguments import ReadArguments
-from data_utils.readers.files import Fault, file_bytes, file_suffix, file_version, find_files, judge_faults, raise_fault
+from data_utils.readers.files import (
+    Fault,
+    FaultLimit,
+    file_bytes,
+    file_suffix,
+    file_version,
+    find_files,
+    judge_faults,
+    raise_fault,
+)
 from data_utils.readers.opening import Part, open_bytes
 from data_utils.readers.remote import has_file, is_address
 from data_utils.sources import builtin
@@ -187,7 +196,7 @@ class HubSource(Source):
     def documents(self, part, start=0, on_fault=raise_fault, cut=None) -> Iterator[dict]:
         """Yield its documents as they are fetched."""
         rows = enumerate(load_hub(part, True), 1)
-        yield from islice(make_documents(rows, part, part, self.reading.text_column, on_fault), start, None)
+        yield from islice(make_documents(rows, part, part, self.reading.text_column, FaultLimit(on_fault)), start, None)
 
     def rows(self, part, on_fault=raise_fault) -> Iterator[tuple[object, Any]]:
         """Yield its rows."""

@@ -107,10 +107,6 @@ def test_a_row_without_the_column_costs_itself(tmp_path):
         ("1", "no column 'text';"),
         ("5", "no column 'text';"),
     ]
-    path.write_text("\n".join(map(json.dumps, [{"body": number} for number in range(5000)])))
-    texts, faults = read(path)
-    assert (texts, [fault.place for fault in faults]) == ([], ["1"])
-    assert faults[0].reason.endswith("--text_column; the same in 999 rows behind it; what follows is left out")
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.parquet"])
@@ -308,11 +304,6 @@ ANY_ROWS = st.lists(st.dictionaries(st.sampled_from(["text", "id", "b"]), VALUES
 def check(path, values):
     """Check that each row gave its text or a fault; `values` are those of the column, Ellipsis where it's absent."""
     texts, faults = read(path)
-    if all(value is ... for value in values):
-        [fault] = faults  # told once, of all rows
-        assert texts == [] and "no column" in fault.reason
-        assert len(values) == 1 or f"the same in {len(values) - 1} rows" in fault.reason
-        return
     expected = []
     for value in values:
         if value is None or isinstance(value, str):

@@ -95,8 +95,8 @@ def test_a_row_without_the_column_costs_itself_alone(tmp_path):
     assert [document["text"] for document in documents] == [row["text"] for row in rows if "text" in row]
     assert [fault.place for fault in faults] == ["51", "451", "851"]
     assert "no column 'text'; it has: title" in faults[0].reason
-    documents, faults = read(path, text_column="body")  # which no row has: said once
-    assert (documents, [fault.place for fault in faults]) == ([], ["1"])
+    documents, faults = read(path, text_column="body")  # which no row has
+    assert (documents, len(faults)) == ([], 1000)
 
 
 def test_a_list_in_a_column_is_lines(tmp_path):
