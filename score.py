@@ -161,10 +161,12 @@ def load_subject(path: str) -> "Subject":
     from eval_utils.likelihood_figures import Reader
     from eval_utils.parts import Subject
     from model_utils.checkpoint import load_checkpoint
+    from model_utils.shapes import check_finite
     from train_utils.checkpoint import read_record
 
     device = str(torch.accelerator.current_accelerator()) if torch.accelerator.is_available() else "cpu"
     model, tokenizer = load_checkpoint(path, device)
+    check_finite(model, path)
     engine = cache(partial(load_engine, path))  # loaded where its speed is measured
     name = (read_record(Path(path)) or {}).get("settings", {}).get("assistant_name")
     name = name if isinstance(name, str) else None
