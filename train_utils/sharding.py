@@ -9,7 +9,7 @@ from typing import Any, cast
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from peft import PeftModel
 from torch import nn
-from torch.distributed.checkpoint.state_dict import get_model_state_dict
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.fsdp import CPUOffloadPolicy
 from torch.distributed.tensor import DTensor
 from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -144,17 +144,21 @@ def copy_empty(model: nn.Module) -> nn.Module:
 
 
 def gather_weights(trainer: Trainer, empty: Any) -> Any:
-    """Put the weights of a sharded model, whole, into its empty copy, in the first process alone; all must call it."""
+    """Put the weights of a sharded model, whole, into its empty copy, in the first process alone; all must call it.
+
+    Of a base in 4 bits the adapters are enough: the finished model is made of the base's own files.
+    """
     is_first, model = trainer.is_world_process_zero(), cast(nn.Module, trainer.model)
+    in_4bit = getattr(model, "is_loaded_in_4bit", False)
     if trainer.is_deepspeed_enabled:
         weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     else:
-        weights = {}
-        for name, shard in cast(dict[str, Any], get_model_state_dict(model)).items():
+        weights, options = {}, StateDictOptions(ignore_frozen_params=in_4bit)
+        for name, shard in cast(dict[str, Any], get_model_state_dict(model, options=options)).items():
             whole = shard.full_tensor() if isinstance(shard, DTensor) else shard  # a tensor at a time, then it may go
             weights |= {name: whole.cpu()} if is_first else {}
     if is_first:
-        empty.load_state_dict(weights, assign=True)
+        empty.load_state_dict(weights, assign=True, strict=not in_4bit)
         (empty.get_base_model() if isinstance(empty, PeftModel) else empty).tie_weights()
     return empty
 
