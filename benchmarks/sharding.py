@@ -1,7 +1,8 @@
-"""Sharded training on CPU processes: kills it at random moments, also while it saves, and measures a process's memory.
+"""Sharded training on CPU processes: kills it at random moments, also while it saves; measures its memory and saving.
 
-python -m benchmarks.sharding --kills 50          # two processes, Muon and AdamW; each goes on, to the same weights
-python -m benchmarks.sharding --memory 123        # FSDP2 and DDP on 4 processes, M parameters, against the plan
+python -m benchmarks.sharding --kills 50     # two processes, Muon and AdamW; each goes on, to the same weights
+python -m benchmarks.sharding --memory 123   # FSDP2 and DDP on 4 processes, M parameters: losses, memory, the plan's
+python -m benchmarks.sharding --saving 123   # what a checkpoint takes on one process, and sharded on two
 """
 
 import argparse
@@ -14,6 +15,7 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 
 from benchmarks.faults import SCRATCH, digest, fail, make_runs, start  # first: it names the caches' folders
 
@@ -24,12 +26,12 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 import train
 from model_utils.shapes import count_parameters
-from train_utils import guard, training
+from train_utils import callbacks, guard, training
 from train_utils.checkpoint import COMPLETE_FILE, find_checkpoints
 from train_utils.plan.devices import measure_model, row_bytes, state_bytes
 from train_utils.steps.muon import local_part
 
-MEMORY_SHAPES = {31: (384, 16), 123: (768, 16)}  # M parameters: width, layers
+SHAPES = {31: (384, 16), 123: (768, 16)}  # M parameters: width, layers
 
 
 def start_all(count: int, work: Callable[[], int], log: Path) -> list[int]:
@@ -132,32 +134,38 @@ def follow_memory(found: Path) -> None:
     training.train_and_save, guard.Guard.on_pre_optimizer_step = enter, measure
 
 
-def measure_memory(options: list[str], millions: int, count: int = 4) -> int:
-    """Print what a process holds at a step by DDP and by FSDP2, beside what the plan says."""
-    width, layers = MEMORY_SHAPES[millions]
+def make_large(options: list[str], millions: int, **changes: str) -> tuple[list[str], dict]:
+    """Return options of a run of a model of so many parameters, and its shape."""
+    width, layers = SHAPES[millions]
     shape = {"model_type": "qwen3", "hidden_size": width, "intermediate_size": 3 * width, "num_hidden_layers": layers}
     shape |= {"num_attention_heads": width // 64, "num_key_value_heads": width // 64, "head_dim": 64}
     shape |= {"max_position_embeddings": 256, "tie_word_embeddings": False}
     (SCRATCH / "large.json").write_text(json.dumps(shape))
     given = dict(zip(options[::2], options[1::2], strict=True)) | {"--model_shape": str(SCRATCH / "large.json")}
-    given |= {"--max_steps": "3", "--optim": "adamw", "--save_strategy": "no", "--per_device_train_batch_size": "1"}
-    given |= {"--block_tokens": "128", "--overwrite": "true", "--warmup_steps": "1"}
-    for name in ("--save_steps", "--resume_from_checkpoint"):
-        given.pop(name)
-    words = [word for pair in given.items() for word in pair]
-    log, totals = SCRATCH / "log.txt", {}
-    for strategy, more in (("DDP", []), ("FSDP2", ["--fsdp", "true"])):
-        found = SCRATCH / f"{strategy}.json"
+    given |= {"--optim": "adamw", "--per_device_train_batch_size": "1", "--block_tokens": "128", "--overwrite": "true"}
+    del given["--resume_from_checkpoint"]
+    given |= {f"--{name}": value for name, value in changes.items()}
+    return [word for pair in given.items() for word in pair], shape
 
-        def work(more: list[str] = more, found: Path = found) -> int:
+
+def measure_memory(options: list[str], millions: int, count: int = 4) -> int:
+    """Print what a process holds at a step by DDP and by FSDP2, beside what the plan says, and their losses."""
+    del options[options.index("--save_steps") : options.index("--save_steps") + 2]
+    words, shape = make_large(options, millions, max_steps="10", save_strategy="no", warmup_steps="1")
+    log, totals, losses = SCRATCH / "log.txt", {}, {}
+    for strategy, more in (("DDP", []), ("FSDP2", ["--fsdp", "true"])):
+        found, folder = SCRATCH / f"{strategy}.json", SCRATCH / "memory"
+
+        def work(more: list[str] = more, found: Path = found, folder: Path = folder) -> int:
             follow_memory(found)
-            return train.main([*words, *more, "--output_dir", str(SCRATCH / "memory")])
+            return train.main([*words, *more, "--output_dir", str(folder)])
 
         if any(end_all(start_all(count, work, log))):
             return fail(f"{strategy} failed", log)
         held = json.loads(found.read_text())
+        losses[strategy] = [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
         with torch.device("meta"):
-            vocab = json.loads((SCRATCH / "memory" / "config.json").read_text())["vocab_size"]
+            vocab = json.loads((folder / "config.json").read_text())["vocab_size"]
             model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**shape, vocab_size=vocab))
         sizes = measure_model(model, 128, muon=False, compute_bytes=4)
         planned = state_bytes(sizes, strategy, count) | row_bytes(sizes, 1)
@@ -166,10 +174,56 @@ def measure_memory(options: list[str], millions: int, count: int = 4) -> int:
         words_of = ", ".join(f"{name} {held[name] / 1e6:,.0f} MB (plan {planned[name] / 1e6:,.0f})" for name in held)
         print(
             f"{sizes.parameters / 1e6:.0f} M parameters, {strategy} on {count} processes: {words_of}; peak of a step "
-            f"{peak / 1e6:,.0f} MB (plan {sum(planned.values()) / 1e6:,.0f})",
+            f"{peak / 1e6:,.0f} MB (plan {sum(planned.values()) / 1e6:,.0f}); losses {losses[strategy]}",
             flush=True,
         )
-    print(f"FSDP2 holds {totals['FSDP2'] / totals['DDP']:.0%} of what DDP does in weights, gradients and optimizer")
+    apart = max(abs(one - two) for one, two in zip(*losses.values(), strict=True))
+    print(
+        f"FSDP2 holds {totals['FSDP2'] / totals['DDP']:.0%} of what DDP does in weights, gradients and optimizer; "
+        f"losses of {len(losses['DDP'])} steps within {apart:.6f}"
+    )
+    return 0
+
+
+def follow_saving(found: Path) -> None:
+    """Have the first process write how long each checkpoint takes to write, and then to be synced and hashed."""
+    save, mark, seconds = training.Trainer._save_checkpoint, callbacks.mark_complete, {"write": [], "sync and hash": []}
+
+    def timed(name: str, function: Callable, *args) -> None:
+        begin = time.monotonic()
+        function(*args)
+        seconds[name].append(time.monotonic() - begin)
+
+    def mark_timed(folder: Path) -> None:
+        timed("sync and hash", mark, folder)
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        found.write_text(json.dumps(seconds | {"bytes": size}))
+
+    training.Trainer._save_checkpoint = lambda *args: timed("write", save, *args)
+    callbacks.mark_complete = mark_timed
+
+
+def measure_saving(options: list[str], millions: int) -> int:
+    """Print what a checkpoint takes: AdamW's, which is the largest, three times."""
+    words, _ = make_large(options, millions, max_steps="3", save_steps="1", warmup_steps="1")
+    log, found = SCRATCH / "log.txt", SCRATCH / "saving.json"
+    for count, more in ((1, []), (2, ["--fsdp", "true"])):
+
+        def work(more: list[str] = more) -> int:
+            follow_saving(found)
+            return train.main([*words, *more, "--output_dir", str(SCRATCH / "saving")])
+
+        if any(end_all(start_all(count, work, log) if count > 1 else [start(work, log)])):
+            return fail(f"{count} processes failed", log)
+        values = json.loads(found.read_text())
+        size, middle = values.pop("bytes"), {name: median(seconds) for name, seconds in values.items()}
+        total = sum(middle.values())
+        words_of = ", ".join(f"{name} {value:.1f} s" for name, value in middle.items())
+        print(
+            f"{millions} M parameters on {count} processes{', sharded' * bool(more)}: a checkpoint of {size / 1e9:.2f} "
+            f"GB takes {total:.1f} s ({words_of}): 2% of the time where it comes every {total / 0.02:,.0f} s",
+            flush=True,
+        )
     return 0
 
 
@@ -177,12 +231,15 @@ def main() -> int:
     """Run what is asked for; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=0)
-    parser.add_argument("--memory", type=int, choices=MEMORY_SHAPES, default=None)
+    parser.add_argument("--memory", type=int, choices=SHAPES)
+    parser.add_argument("--saving", type=int, choices=SHAPES)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     options = make_runs(SCRATCH)["train, Muon"][1]
     if args.memory:
         return measure_memory(options, args.memory)
+    if args.saving:
+        return measure_saving(options, args.saving)
     return measure_kills(options, args.kills or 50, args.seed)
 
 
