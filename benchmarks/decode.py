@@ -81,7 +81,10 @@ def generate(model, ids: list[int], sampling: Sampling, tokens: int) -> list[int
     drawn = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k}
     settings = {"do_sample": True, **drawn} if sampling.temperature else {"do_sample": False}
     output = model.generate(
-        torch.tensor([ids]), max_new_tokens=tokens, repetition_penalty=sampling.repetition_penalty, **settings
+        torch.tensor([ids], device=model.device),
+        max_new_tokens=tokens,
+        repetition_penalty=sampling.repetition_penalty,
+        **settings,
     )
     return output[0, len(ids) :].tolist()
 
