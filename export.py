@@ -96,12 +96,6 @@ class ExportOptions(Options):
         return Path(self.output_dir or f"{self.name}-{self.to}")
 
 
-def parse_export(argv: list[str] | None) -> ExportOptions:
-    """Return the options, checked against each other and against what is installed."""
-    about = f"{__doc__}\nTypes of the weights: {TYPES}\n"
-    return parse_arguments((ExportOptions,), argv, None, about, positional="model")[0]
-
-
 def check_replaceable(output: Path) -> None:
     """Raise InputError where something else than an export, or something beside it, would be lost."""
     if Path.cwd().is_relative_to(output.resolve()):
@@ -176,7 +170,8 @@ def make_writer(options: ExportOptions, model: "PreTrainedModel", tokenizer: "Pr
 
 def main(argv: list[str] | None = None) -> int:
     """Run the script; return its exit code."""
-    options = parse_export(argv)
+    about = f"{__doc__}\nTypes of the weights: {TYPES}\n"
+    (options,) = parse_arguments((ExportOptions,), argv, None, about, positional="model")
 
     from transformers.utils import logging
 

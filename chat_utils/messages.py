@@ -22,11 +22,6 @@ def longest_bytes(window: int) -> int:
     return MAX_TOKEN_BYTES * window
 
 
-def is_too_long(text: str, window: int) -> bool:
-    """Tell whether a text cannot fit in a window of N tokens."""
-    return count_bytes(text) > longest_bytes(window)
-
-
 def keep_end(dialogue: list[dict], window: int) -> tuple[list[dict], int]:
     """Return the dialogue without the oldest turns that can't fit, and how many messages these are.
 
@@ -79,7 +74,7 @@ def clean_message(text: str, role: str, window: int, number: int | None = None) 
     Raises DialogueError, which bears the `number` that it was given, also where no window of so many tokens holds it:
     that shows before the text is read.
     """
-    if is_too_long(text, window):
+    if count_bytes(text) > longest_bytes(window):
         raise too_long(role, window, number=number)
     text = clean_text(replace_surrogates(text))
     text = text if has_words(text) else ""

@@ -104,11 +104,6 @@ def decode_most(data: bytes, encoding: str) -> str | None:
     return "".join(good) if len(good) >= 0.9 * len(lines) else None
 
 
-def is_utf8(data: bytes) -> bool:
-    """Tell whether bytes are whole UTF-8."""
-    return try_decode(data + b"\n", "utf-8") is not None
-
-
 def count_utf8_errors(data: bytes) -> int:
     """Return how many places are not valid UTF-8; 0 also for a few in much that is."""
     if try_decode(data, "utf-8") is not None:
@@ -197,7 +192,7 @@ def read_lines(
                 encoding = detect_encoding(block)
             except EncodingFault:
                 encoding = "utf-8"
-                bad = [i for i, line in enumerate(io.BytesIO(block)) if not is_utf8(line)]
+                bad = [i for i, line in enumerate(io.BytesIO(block)) if try_decode(line + b"\n", "utf-8") is None]
                 if len(bad) > 1 + 0.02 * block.count(b"\n"):
                     report(number + bad[0], describe_fault(block))
                     return

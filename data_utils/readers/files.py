@@ -97,7 +97,8 @@ def find_folder_files(path: str) -> list[Path]:
         others.update(file_suffix(file) or file.name for file in found if not is_data_file(file))
     readmes = [file for file in files if re.fullmatch(r"readme([._-].*)?\.md", file.name, re.IGNORECASE)]
     readmes = readmes if any(file_suffix(file) in ROW_KINDS for file in files) else []
-    outside = [file for file in files if file.is_symlink() and not is_below(file, path)]
+    top = Path(path).resolve()
+    outside = [file for file in files if file.is_symlink() and not file.resolve().is_relative_to(top)]
     for passed, words in (
         (hidden, "hidden, left out"),
         (linked, "a linked folder, left out: name it to have it read"),
@@ -122,11 +123,6 @@ def say_passed(path: str, names: list[str], words: str) -> None:
     if names:
         more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
         say_once(f"{path}: {', '.join(names[:3])}{more}: {words}")
-
-
-def is_below(file: Path, folder: str) -> bool:
-    """Tell whether what a link leads to lies in a folder."""
-    return file.resolve().is_relative_to(Path(folder).resolve())
 
 
 @cache

@@ -52,7 +52,8 @@ def tokenize_source(
     parts = source.parts()
     typecode = "H" if len(tokenizer) <= 2**16 else "I"
     shards = read_whole_shards(folder, typecode)
-    progress = open_progress(f"tokenizing {source.path}", source.text_bytes(), count_shard_bytes(shards), "B")
+    done = sum(counts["bytes"] for shard in shards for counts in shard["languages"].values())
+    progress = open_progress(f"tokenizing {source.path}", source.text_bytes(), done, "B")
     batches = batch_documents(source, parts, eval_fraction, *(shards[-1]["next"] if shards else (0, 0)))
 
     def encode(batch: list[tuple]) -> list[tuple]:
@@ -113,11 +114,6 @@ def read_whole_shards(folder: Path, typecode: str) -> list[dict]:
             break
         shards.append(record)
     return shards
-
-
-def count_shard_bytes(shards: list[dict]) -> int:
-    """Return the bytes of text that shards hold, by their records."""
-    return sum(counts["bytes"] for shard in shards for counts in shard["languages"].values())
 
 
 def batch_documents(
