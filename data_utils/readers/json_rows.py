@@ -25,7 +25,7 @@ DECODER = json.JSONDecoder(
 def read_json(path: str, _: ReadArguments, report: Report, part: Part | None = None) -> Iterator[tuple[int, object]]:
     """Yield (line, value) for each line that is not blank, with or without a comma behind it.
 
-    Of a file that begins as one list, or as an object over several lines, (number, value) as far as it is whole.
+    Of a file that begins as one list, or as an object over several lines, (number, value) as `scan_values` does.
     """
     lines, is_first = read_file_lines(path, report, part), True
     for number, line in lines:
@@ -54,7 +54,10 @@ def parse(text: str) -> object:
 
 
 def scan_values(lines: Iterator[tuple[int, str]], report: Report, line: int) -> Iterator[tuple[int, object]]:
-    """Yield (number, value) of JSON text as far as it is whole; it begins in a line of that number."""
+    """Yield (number, value) of JSON text that begins in a line of that number.
+
+    Behind a broken value it is read on from the next line that begins as its own one does.
+    """
     held, number, in_list = Held(lines, line), 0, False
     while held.skip_between():
         if held.text[held.at] == ("]" if in_list else "["):
@@ -64,17 +67,27 @@ def scan_values(lines: Iterator[tuple[int, str]], report: Report, line: int) -> 
         try:
             value = held.take_value()
         except (ValueError, RecursionError) as error:
-            place = held.line + held.text.count("\n", 0, max(held.at, getattr(error, "pos", 0)))
-            report(place, f"{describe_json_fault(error)}; what stands behind it is left out")
-            return
-        yield number, value
+            place = held.line_at(max(held.at, getattr(error, "pos", 0)))
+            is_further = held.skip_value()
+            report(place, describe_json_fault(error) + ("" if is_further else "; what stands behind it is left out"))
+            if not is_further:
+                return
+        else:
+            yield number, value
 
 
 class Held:
     """The part of a JSON text that is in memory: `text`, of which all before `at` is done."""
 
     def __init__(self, lines: Iterator[tuple[int, str]], line: int) -> None:
-        self.lines, self.text, self.at, self.line = lines, "", 0, line  # the number of the text's first line
+        self.lines, self.text, self.at = lines, "", 0
+        self.line, self.counted = line, 0  # the number of the line at a place up to which lines are counted
+
+    def line_at(self, place: int) -> int:
+        """Return the number of the line at a place behind `at`; lines before `at` are counted once."""
+        self.line += self.text.count("\n", self.counted, self.at)
+        self.counted = self.at
+        return self.line + self.text.count("\n", self.at, place)
 
     def read_on(self) -> bool:
         """Hold at least twice as much, without what is done; False at the end."""
@@ -86,8 +99,8 @@ class Held:
             pieces.append(line[1])
             size += len(line[1])
         if pieces:
-            self.line += self.text.count("\n", 0, self.at)
-            self.text, self.at = self.text[self.at :] + "".join(pieces), 0
+            self.line_at(self.at)
+            self.text, self.at, self.counted = self.text[self.at :] + "".join(pieces), 0, 0
         return bool(pieces)
 
     def skip_between(self) -> bool:
@@ -114,6 +127,20 @@ class Held:
                 if end < len(self.text) or not self.read_on():
                     self.at = end
                     return value
+
+    def skip_value(self) -> bool:
+        """Go to the next line that begins with an object, indented as this one; False where there is none."""
+        indent = self.text[self.text.rfind("\n", 0, self.at) + 1 : self.at]
+        mark = f"\n{indent}{{"
+        while indent.strip() == "":
+            place = self.text.find(mark, self.at)
+            if place >= 0:
+                self.at = place + 1
+                return True
+            self.at = max(self.at, len(self.text) - len(mark))
+            if not self.read_on():
+                return False
+        return False
 
 
 def describe_json_fault(error: Exception) -> str:

@@ -77,13 +77,28 @@ def test_a_broken_line_of_json_costs_itself(tmp_path, name, bad):
 
 
 @pytest.mark.parametrize("buffer", [50, 1 << 20])
-def test_a_list_of_json_is_read_up_to_the_line_that_is_broken(tmp_path, monkeypatch, buffer):
+@pytest.mark.parametrize("bad", ['{"a" 2}', '{"text": ', '{"text": "x",}', "x", "{]", '{"text": "\\q"}'])
+def test_a_broken_row_of_a_list_costs_itself(tmp_path, monkeypatch, buffer, bad):
     monkeypatch.setattr(json_rows, "BUFFER_CHARACTERS", buffer)
     path = tmp_path / "a.json"
-    path.write_text("[\n" + ",\n\n".join([*map(json.dumps, ROWS[:20]), '{"a" 2}', *map(json.dumps, ROWS[20:])]) + "]\n")
+    path.write_text("[\n" + ",\n\n".join([*map(json.dumps, ROWS[:20]), bad, *map(json.dumps, ROWS[20:])]) + "]\n")
     texts, [fault] = read(path)
-    assert (texts, fault.place) == (TEXTS[:20], "42")
+    assert texts in (TEXTS, [*TEXTS[:20], *TEXTS[21:]])  # a value without an end takes the next row with it
+    assert int(fault.place) in (42, 43, 44)
+    path.write_text(json.dumps([*ROWS[:5], bad, *ROWS[5:]]).replace(json.dumps(bad), bad))  # on one line
+    texts, [fault] = read(path)
+    assert texts == TEXTS[:5]
     assert fault.reason.endswith("; what stands behind it is left out")
+
+
+def test_each_broken_value_is_named_by_its_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(json_rows, "BUFFER_CHARACTERS", 50)
+    path = tmp_path / "a.json"
+    broken = "".join(f'{{"a": {n},\n"b" 2\n}},\n' for n in range(30))
+    path.write_text("[\n" + broken + '{"text": "tea"},\n' + broken + '{"text": "rain"}\n]\n')
+    texts, faults = read(path)
+    assert texts == ["tea", "rain"]
+    assert [int(fault.place) for fault in faults] == [*range(3, 93, 3), *range(94, 184, 3)]
 
 
 def test_numbers_longer_than_python_reads_cost_nothing(tmp_path):
