@@ -37,8 +37,8 @@ class TextFormat:
         """Return rows of text to train on, of which nothing is hidden."""
         return blocks
 
-    def hide_once(self, blocks: Dataset) -> Dataset:
-        """Return rows of text as they are at each evaluation."""
+    def hide_once(self, blocks: Dataset, beside: Dataset | None = None) -> Dataset:
+        """Return rows of text as they are at each evaluation, and beside rows of dialogues."""
         return blocks
 
 
@@ -74,6 +74,12 @@ class PairFormat:
         """Return rows of text to train on, of which other parts are hidden in each epoch."""
         return DenoisedRows(blocks, **self.hidden)
 
-    def hide_once(self, blocks: Dataset) -> Dataset:
-        """Return rows of text with the same parts hidden at each evaluation."""
-        return denoise_blocks(blocks, **self.hidden)
+    def hide_once(self, blocks: Dataset, beside: Dataset | None = None) -> Dataset:
+        """Return rows of text with the same parts hidden at each evaluation.
+
+        `beside` rows of dialogues as much is hidden as their replies have room for, so that no batch is padded for it.
+        """
+        if beside is None:
+            return denoise_blocks(blocks, **self.hidden)
+        source, target = (len(beside[0][name]) for name in ("input_ids", "decoder_input_ids"))
+        return denoise_blocks(blocks, **self.hidden, share=target / (source + target))

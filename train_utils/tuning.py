@@ -105,8 +105,8 @@ def replay_text(
     count = round(len(rows) * share / (1 - share))
     key = tokenizer_fingerprint(tokenizer)
     text, held_out = read_replay(sources, tokenizer, key, row_tokens, count, eval_fraction)
-    held_out = {part: form.hide_once(blocks) for part, blocks in held_out.items()}
-    return mix_rows(rows, form.hide_once(text)) if count else rows, held_out
+    held_out = {part: form.hide_once(blocks, rows) for part, blocks in held_out.items()}
+    return mix_rows(rows, form.hide_once(text, rows)) if count else rows, held_out
 
 
 def find_replayed(

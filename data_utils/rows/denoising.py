@@ -109,11 +109,20 @@ def hide_spans(
 
 
 def denoise(
-    ids: np.ndarray, how: str, *, end_id: int, sentinels: list[int], rng: np.random.Generator
+    ids: np.ndarray,
+    how: str,
+    *,
+    end_id: int,
+    sentinels: list[int],
+    rng: np.random.Generator,
+    share: float | None = None,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return (source, target) of each document, or piece of one, in a row of ids; `how` is one of DENOISERS."""
-    kinds, share = DENOISERS[how]
-    total = round(share * len(ids))
+    """Return (source, target) of each document, or piece of one, in a row of ids.
+
+    `how` is one of DENOISERS; `share` of the ids are hidden, where it is None as many as that says.
+    """
+    kinds, usual = DENOISERS[how]
+    total = round((usual if share is None else share) * len(ids))
     pieces = cut_long(cut_documents(ids, end_id), len(ids) // 2, rng)
     lengths = np.array([len(piece) for piece in pieces])
     chosen = [kinds[number] for number in rng.integers(len(kinds), size=len(pieces))]
@@ -130,11 +139,13 @@ def denoise(
 
 
 class DenoisedRows(torch.utils.data.Dataset):
-    """Rows of text of which other parts are hidden in each epoch, determined by seed, epoch and number of the row."""
+    """Rows of text of which other parts are hidden in each epoch, determined by epoch and number of the row."""
 
-    def __init__(self, blocks, how: str, *, end_id: int, start_id: int, sentinels: list[int], seed: int = 0) -> None:
+    def __init__(
+        self, blocks, how: str, *, end_id: int, start_id: int, sentinels: list[int], share: float | None = None
+    ) -> None:
         self.blocks = blocks.with_format("numpy") if isinstance(blocks, Dataset) else blocks
-        self.how, self.seed, self.epoch = how, seed, 0
+        self.how, self.share, self.epoch = how, share, 0
         self.end_id, self.start_id, self.sentinels = end_id, start_id, sentinels
 
     def __len__(self) -> int:
@@ -149,8 +160,8 @@ class DenoisedRows(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        ids, rng = self.blocks[int(index)]["input_ids"], np.random.default_rng((self.seed, self.epoch, int(index)))
-        pairs = denoise(ids, self.how, end_id=self.end_id, sentinels=self.sentinels, rng=rng)
+        ids, rng = self.blocks[int(index)]["input_ids"], np.random.default_rng((0, self.epoch, int(index)))
+        pairs = denoise(ids, self.how, end_id=self.end_id, sentinels=self.sentinels, rng=rng, share=self.share)
         return join_sides(pairs, self.start_id)
 
 

@@ -22,6 +22,7 @@ ROW_FEATURES = Features(
 POOL = 300  # pairs that a row is filled from
 CHOSEN = 0.3  # of a side: while more is free, pairs come as they come, so that rows of one proportion aren't left over
 SIDE_STEP = 8  # tokens; the sides of a row are multiples, as a processor's registers are
+USUAL = 0.999  # of all targets fit the usual rows; for one that is longer than those, all would be padded
 
 
 def join_sides(pairs: list[SourceTarget], start_id: int) -> dict[str, np.ndarray]:
@@ -78,7 +79,9 @@ def encode_halves(
 
 
 def choose_sides(lengths: np.ndarray, row_tokens: int) -> tuple[int, int]:
-    """Return (S, T), of `row_tokens` together, in the proportion of all sources and targets; the longest of both fit.
+    """Return (S, T), of `row_tokens` together, or more, in the proportion of all sources and targets.
+
+    The longest source fits, and all but a thousandth of the targets.
 
     Args:
         lengths: (pairs, 2) tokens of each source and target, at most `row_tokens` together.
@@ -86,11 +89,12 @@ def choose_sides(lengths: np.ndarray, row_tokens: int) -> tuple[int, int]:
     >>> choose_sides(np.array([[30, 10], [30, 20]]), 128)
     (88, 40)
     """
-    source, target = lengths.max(0)
+    source, target = lengths[:, 0].max(), np.quantile(lengths[:, 1], USUAL, method="higher")
     share = lengths[:, 1].sum() / lengths.sum()
     side = round(row_tokens * share / SIDE_STEP) * SIDE_STEP
-    side = int(min(max(side, target), max(row_tokens - source, target)))
-    return max(row_tokens - side, int(source)), side
+    longest = max(row_tokens - side, source)
+    side = max(side, target, source * share / (1 - share) // SIDE_STEP * SIDE_STEP)
+    return int(longest), int(side)
 
 
 def assign_pairs(lengths: np.ndarray, sides: tuple[int, int]) -> list[list[int]]:
@@ -126,16 +130,21 @@ def assign_pairs(lengths: np.ndarray, sides: tuple[int, int]) -> list[list[int]]
 def pack_halves(encoded: Dataset, start_id: int, row_tokens: int, together: bool = True) -> Dataset:
     """Return a cached Dataset of rows from encoded pairs: several `together`, or one each for a model that mixes them.
 
-    All rows are as long as `choose_sides` says, or as their one pair.
+    All rows are as long as `choose_sides` says, the few with longer targets as these, or each as its one pair.
     """
 
     def rows() -> Iterator[dict]:
         pairs = [(np.array(row["input_ids"]), np.array(row["labels"])) for row in encoded]
         lengths = np.array([[len(source), len(target)] for source, target in pairs])
+        if not together:
+            yield from (join_sides([pair], start_id) for pair in pairs)
+            return
         sides = choose_sides(lengths, row_tokens)
-        for items in assign_pairs(lengths, sides) if together else [[item] for item in range(len(pairs))]:
-            row = join_sides([pairs[item] for item in items], start_id)
-            yield pad_row(row, sides) if together else row
+        is_long = lengths[:, 1] > sides[1]
+        for chosen, longest in ((~is_long, sides[1]), (is_long, lengths[:, 1].max())):
+            numbers, wide = np.flatnonzero(chosen), (sides[0], int(longest))
+            for items in assign_pairs(lengths[chosen], wide):
+                yield pad_row(join_sides([pairs[number] for number in numbers[items]], start_id), wide)
 
     key = cache_key("pack_halves", encoded._fingerprint, start_id, row_tokens, together)
     return generate_rows(rows, ROW_FEATURES, key, "packing dialogues")

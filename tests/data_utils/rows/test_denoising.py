@@ -92,6 +92,8 @@ def test_shares_are_met_though_documents_are_short():
 
 def test_an_epoch_hides_other_parts_and_the_same_one_the_same():
     blocks = Dataset.from_dict({"input_ids": [list(range(1, 65)), list(range(2, 66))]})
+    less = DenoisedRows(blocks, "prefix", end_id=END, start_id=7, sentinels=[], share=0.125)[0]
+    assert (len(less["input_ids"]), len(less["target_parts"])) == (56, 8)
     rows = DenoisedRows(blocks, "prefix", end_id=END, start_id=7, sentinels=[])
     first = [rows[i]["labels"].tolist() for i in range(2)]
     rows.set_epoch(1)

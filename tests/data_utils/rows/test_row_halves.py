@@ -72,6 +72,16 @@ def test_rows_are_packed_and_stacked():
     assert padded["source_parts"].tolist()[0] == [1] + [0] * 7
 
 
+def test_a_long_reply_widens_its_own_rows_alone():
+    lengths = [(13, 3)] * 2000 + [(13, 60)]
+    rows = pack_halves(Dataset.from_list([{"input_ids": [5] * s, "labels": [9] * t} for s, t in lengths]), 2, 128)
+    sides = [(len(row["input_ids"]), len(row["decoder_input_ids"])) for row in rows]
+    assert set(sides[:-1]) == {(104, 24)}
+    assert sides[-1] == (104, 60)
+    assert sum(map(sum, lengths)) / sum(map(sum, sides)) > 0.95
+    assert sum(sum(label == 9 for label in row["labels"]) for row in rows) == 2000 * 3 + 60
+
+
 def test_a_label_is_of_the_token_before():
     row = join_sides([(np.array([5, 6]), np.array([7, 8])), (np.array([9]), np.array([4]))], 1)
     assert row["labels"].tolist() == [IGNORE_LABEL, 7, 8, 4]

@@ -19,6 +19,7 @@ from transformers import (
 from data_utils.rows.halves import collate_halves, join_sides, pad_row
 from eval_utils.metrics import token_losses
 from model_utils.shapes import flops_per_token
+from train_utils.formats import PairFormat
 from train_utils.steps.halves import join_halves, keeps_pairs_apart, logits_loss, part_mask
 
 V, D = 60, 32
@@ -146,3 +147,12 @@ def test_the_loss_counts_all_labels_of_a_step():
     whole = logits_loss(logits, labels, None)
     parts = [logits_loss(logits[i : i + 1], labels[i : i + 1], torch.tensor(3)) for i in range(2)]
     torch.testing.assert_close(parts[0] + parts[1], whole)
+
+
+def test_replayed_text_fits_the_rows_of_dialogues(tokenizer):
+    form = PairFormat(build("t5gemma"), tokenizer, "prefix")
+    blocks = Dataset.from_dict({"input_ids": [[*range(2, 42)]] * 2})
+    beside = Dataset.from_dict({"input_ids": [[1] * 30], "decoder_input_ids": [[1] * 10]})
+    rows = form.hide_once(blocks, beside)
+    assert [(len(row["input_ids"]), len(row["decoder_input_ids"])) for row in rows] == [(30, 10)] * 2
+    assert len(form.hide_once(blocks)[0]["decoder_input_ids"]) == 20
