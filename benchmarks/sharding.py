@@ -6,6 +6,7 @@ python -m benchmarks.sharding --saving 123   # what a checkpoint takes on one pr
 """
 
 import argparse
+import ctypes
 import json
 import os
 import random
@@ -32,6 +33,9 @@ from train_utils.plan.devices import measure_model, row_bytes, state_bytes
 from train_utils.steps.muon import local_part
 
 SHAPES = {31: (384, 16), 123: (768, 16)}  # M parameters: width, layers
+
+
+M_MMAP_THRESHOLD = -3  # malloc.h
 
 
 def start_all(count: int, work: Callable[[], int], log: Path) -> list[int]:
@@ -110,6 +114,8 @@ def measure_kills(options: list[str], kills: int, seed: int) -> int:
 def follow_memory(found: Path) -> None:
     """Have the first process write what it holds at its third step, and its peak since the training began."""
     training.keep_freed_memory = lambda device: None  # or what was freed would count
+    libc = ctypes.CDLL(None)
+    libc.mallopt(M_MMAP_THRESHOLD, 2**16)  # tensors go back to the system when they are freed, as a GPU's do
     train_and_save, step = training.train_and_save, guard.Guard.on_pre_optimizer_step
     base = [0]
 
@@ -119,6 +125,7 @@ def follow_memory(found: Path) -> None:
 
     def measure(self, args, state, control, **kwargs):
         if state.global_step == 1:
+            libc.malloc_trim(0)
             Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
         parameters = [local_part(p) for p in kwargs["model"].parameters()]
         gradients = [local_part(p.grad) for p in kwargs["model"].parameters()]
