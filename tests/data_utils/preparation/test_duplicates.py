@@ -100,6 +100,7 @@ def test_planted_near_duplicates_are_found_and_distinct_texts_are_left(tmp_path,
     assert false_alarms < 0.01, f"{false_alarms:.2%} of {len(clean)} distinct texts"
 
 
+@pytest.mark.slow
 def test_what_only_looks_alike_stays(tmp_path, english, chinese):
     kept = [change_words(text, 0.2) for text in (*english[:20], *chinese[:20])]
     fates = fates_of([*english[:20], *chinese[:20], *kept], tmp_path)

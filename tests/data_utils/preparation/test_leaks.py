@@ -54,6 +54,7 @@ def test_planted_leaks_are_found(request, language):
     assert len(alarms) < 0.01 * len(training), [training[number][:80] for number in alarms]
 
 
+@pytest.mark.slow
 def test_a_short_quotation_of_held_out_text_is_no_leak_but_of_an_evaluation_file_it_is(english):  # noqa: F811
     passage = join(words_of(english[0])[10:30], english[0])
     text = plant(passage, english[50])

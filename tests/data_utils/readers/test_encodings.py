@@ -176,6 +176,7 @@ def test_false_alarms_on_clean_text_are_below_one_percent(clean_texts):
     assert len(changed) < 0.01 * len(clean_texts)
 
 
+@pytest.mark.slow
 def test_false_alarms_of_detection_are_below_one_percent(clean_texts):
     wrong = refused = 0
     texts = [text for text in clean_texts if not text.isascii() and len(text) >= 12][:600]

@@ -206,6 +206,7 @@ def test_what_stands_behind_compressed_data_is_told_and_costs_nothing(tmp_path, 
 # What breaks off
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["a.jsonl.gz", "a.txt.gz", "a.txt.xz", "a.jsonl.zst", "a.csv.bz2", "a.xml.gz", "a.xml.bz2", "a.warc.gz"]
 )

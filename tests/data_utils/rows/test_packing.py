@@ -152,6 +152,7 @@ def test_own_dialogues_fill_their_rows(own_rows):
     assert tokens / (512 * len(rows)) >= 0.95
 
 
+@pytest.mark.slow
 def test_packed_rows_hold_each_dialogue_once_with_its_labels(own_rows, tokenizer):
     encoded, rows = own_rows
     found = []

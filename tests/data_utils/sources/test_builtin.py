@@ -56,6 +56,7 @@ def test_every_dialogue_is_one_and_clean(source):
         assert dialogue["language"] in ("en", "zh")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["own", "chitchat", "chatterbot"])
 def test_no_dialogue_is_there_twice(source):
     counts = Counter(dialogue_text(dialogue["messages"]) for dialogue in dialogues(source))
