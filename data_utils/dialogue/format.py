@@ -5,6 +5,8 @@ is encoded by `model_utils.text_encoder`, and joined with the template's own con
 somebody who types a control token gets its letters and never forges a turn.
 """
 
+from weakref import WeakKeyDictionary
+
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
@@ -15,6 +17,7 @@ from model_utils.chat_template import cut_template
 from model_utils.text_encoder import encode_text
 
 IGNORE_LABEL = -100  # what the loss of PyTorch and transformers skips
+_template_ids: WeakKeyDictionary[PreTrainedTokenizerBase, dict[tuple[int, str], list[int]]] = WeakKeyDictionary()
 TRIAL_SECONDS, TRIAL_BYTES = 5, 2**29  # of a chat template for two messages of a letter: it may be a stranger's
 
 
@@ -35,7 +38,7 @@ def encode_messages(
         raise coded(DialogueError(reason), "template_refuses", error) from error
     except ValueError as error:
         raise DialogueError(str(error)) from error
-    control_ids = tokenizer(around, add_special_tokens=False)["input_ids"]
+    control_ids = [encode_template(tokenizer, text) for text in around]
     try:
         content_ids = [encode_text(tokenizer, message["content"]) for message in messages]
     except InputError as error:
@@ -45,6 +48,15 @@ def encode_messages(
         origin = message["role"] if is_learned(message) else "unlearned"
         parts += [(before, "template"), (ids, origin)]
     return [*parts, (control_ids[-1], "template")]
+
+
+def encode_template(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Return the ids of what a template writes, its control tokens whole; they are kept, since it writes few texts."""
+    known = _template_ids.setdefault(tokenizer, {})
+    key = len(tokenizer), text  # tokens may be added since
+    if key not in known:
+        known[key] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return list(known[key])
 
 
 def set_weights(messages: list[dict], unlearned: list[int] | None) -> list[dict]:

@@ -61,8 +61,9 @@ def encode_replies(tokenizer: PreTrainedTokenizerBase, messages: list[dict], max
     for place, message in enumerate(messages):
         if message["role"] != "assistant" or not is_learned(message):
             continue
-        before = [{**other, "weight": 0} if other["role"] == "assistant" else other for other in messages[:place]]
-        labels = encode_dialogue(tokenizer, [*before, message])["labels"]
+        labels = encode_dialogue(tokenizer, [{"role": "user", "content": "a"}, message])[
+            "labels"
+        ]  # whatever was said before
         target = [label for label in labels if label != IGNORE_LABEL]
         parts, _ = fit_messages(tokenizer, messages[:place], max_tokens - len(target), add_generation_prompt=True)
         if parts:
