@@ -152,7 +152,7 @@ def check_parameters(config: PretrainedConfig, folder: Path, place: str) -> None
         asked = count_parameters(family_of(config).auto.from_config(config, trust_remote_code=False)) if held else 0
     if asked > PACKED_PARAMETERS * held:
         sizes = f"its config asks for {asked:,} parameters, its files have {held:,} bytes"
-        raise InputError(f"{place}: {sizes}: they don't belong together")
+        raise InputError(f"{place}: {sizes}: one is cut off, or they don't belong together")
 
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:

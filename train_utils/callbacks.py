@@ -143,7 +143,16 @@ def describe_metrics(metrics: dict[str, float]) -> str:
     ):
         if prefix + name in metrics:
             words.append(f"{label} {metrics[prefix + name]:.3f}")
-    return f"held-out {language}: {', '.join(words)}".replace("  ", " ")
+    return f"{name_part(language)}: {', '.join(words)}"
+
+
+def name_part(part: str) -> str:
+    """Return what is measured in words: 'held-out zh', or pairs that are trained on too.
+
+    >>> name_part("zh"), name_part(""), name_part("training")
+    ('held-out zh', 'held-out', 'training pairs')
+    """
+    return "training pairs" if part == "training" else f"held-out {part}".strip()
 
 
 class Samples(TrainerCallback):

@@ -10,7 +10,7 @@ import json
 import platform
 import re
 import subprocess
-import warnings
+import sys
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -100,6 +100,8 @@ def prepare_folder(
         return "finished"
     last = find_last_complete(output_dir)
     if resume and resume.lower() == "true":
+        if last is None:
+            print(f"note: {output_dir}: holds no whole checkpoint; the run begins anew", file=sys.stderr)
         return str(last) if last else None
     if last is None:
         return None
@@ -235,10 +237,10 @@ def find_damage(folder: Path) -> str | None:
 
 
 def find_last_complete(output_dir: Path) -> Path | None:
-    """Return the last complete checkpoint; warn of later ones that are cut off or damaged."""
+    """Return the last complete checkpoint; name later ones that are cut off or damaged."""
     for folder in find_checkpoints(output_dir):
         damage = find_damage(folder)
         if damage is None:
             return folder
-        warnings.warn(f"{folder}: {damage}; it is skipped", stacklevel=2)
+        print(f"note: {folder}: {damage}; it is skipped", file=sys.stderr)
     return None

@@ -20,7 +20,7 @@ from files import whole, write_whole
 from model_utils.checkpoint import save_model
 from model_utils.shapes import count_parameters
 from train_utils.adapters import save_adapter
-from train_utils.callbacks import Progress, Samples
+from train_utils.callbacks import Progress, Samples, name_part
 from train_utils.checkpoint import continue_record, read_record, start_record, write_record
 from train_utils.guard import Guard
 from train_utils.objectives import Objective
@@ -169,8 +169,7 @@ def name_curve(name: str, figure: str) -> str | None:
     if not (name == f"eval_{figure}" or (name.startswith("eval_") and name.endswith(f"_{figure}"))):
         return None
     part = name.removeprefix("eval_").removesuffix(figure).strip("_")
-    label = "training pairs" if part == "training" else f"held-out {part}".strip()
-    return label + (f", {figure.removesuffix('_nats')}" if figure.endswith("_nats") else "")
+    return name_part(part) + (f", {figure.removesuffix('_nats')}" if figure.endswith("_nats") else "")
 
 
 def plot_loss(history: list[dict[str, Any]], path: Path) -> None:
@@ -251,7 +250,7 @@ def one_line(text: str) -> str:
 def find_weakness(figures: list[tuple[int, str, dict[str, float]]], samples: list[tuple[str, str]]) -> list[str]:
     """Return in words what the figures show to be weak; `figures` holds (step, part, figures by name)."""
     found = []
-    parts = dict.fromkeys(part for _, part, _ in figures)
+    parts = dict.fromkeys(part for _, part, _ in figures if part != "training")  # what is learned says nothing
     last = {part: [values for _, p, values in figures if p == part] for part in parts}
     for part, values in last.items():
         losses = [value["loss"] for value in values]

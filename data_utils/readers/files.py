@@ -64,6 +64,8 @@ def find_files(path: str) -> list[str]:
         files = find_folder_files(path)
     else:
         files = [path] if Path(path).is_file() else []
+    if not files and not is_address(path) and not has_magic(path) and not Path(path).exists():
+        raise InputError(f"{path}: no such file or folder")
     kinds = f"{' '.join(KINDS)}, each also {' '.join(COMPRESSED)}"
     if not files:
         raise InputError(f"{path}: no such file, or nothing in it that can be read ({kinds})")

@@ -13,8 +13,9 @@ from data_utils.readers.rows import read_file_lines
 
 MAX_VALUE_CHARACTERS = 32 << 20  # of one value, which has to be held in memory
 BUFFER_CHARACTERS = 1 << 20
-BETWEEN = re.compile(r"[\s,]*+")
+BETWEEN = re.compile(r"[\s,\ufeff]*+")
 LAST_SEEN = 64  # characters at the end of what was read, in which an error may be none if more is read
+COMMENTS = ("//", "/*", "#")
 MOST_DIGITS = 4000  # Python reads a few more, by default
 # A number of more digits is no reason to lose the row.
 DECODER = json.JSONDecoder(
@@ -29,7 +30,7 @@ def read_json(path: str, _: ReadArguments, report: Report, part: Part | None = N
     """
     lines, is_first = read_file_lines(path, report, part), True
     for number, line in lines:
-        if not (text := line.strip()):
+        if not (text := line.lstrip("\ufeff").strip()):  # its mark stands amid files that were joined
             continue
         try:
             if is_first and text[0] == "[" and file_suffix(path) == ".json":
@@ -148,5 +149,7 @@ def describe_json_fault(error: Exception) -> str:
     if isinstance(error, json.JSONDecodeError):
         if error.doc[error.pos : error.pos + 1] in ("}", "]") and error.doc[: error.pos].rstrip()[-1:] == ",":
             return f"not valid JSON: a comma stands before the end at column {error.colno}; leave it out"
-        return f"not valid JSON: {error.msg} at column {error.colno}"
+        if error.doc.startswith(COMMENTS, error.pos):
+            return f"not valid JSON, which has no comments: one stands at column {error.colno}; leave it out"
+        return f"not valid JSON: {error.msg.removesuffix(' at')} at column {error.colno}"
     return f"not valid JSON: {error}" if isinstance(error, ValueError) else "not valid JSON: nested too deeply"

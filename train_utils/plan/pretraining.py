@@ -94,6 +94,7 @@ def tell_rows(run: Run, corpus: SmallCorpus | ShardedCorpus, blocks: Any, row_to
     if not run.plan and isinstance(blocks, Dataset) and rows > 1.1 * MAX_EPOCHS * len(blocks):
         steps = max(1, int(MAX_EPOCHS * len(blocks) / run.step_rows))
         run.say(
-            f"note: past {MAX_EPOCHS:g} epochs a small model learns its text by heart; --max_steps {steps} are as many"
+            f"note: a small model learns a text by heart that it reads more than {MAX_EPOCHS:g} times; that is past "
+            f"--max_steps {steps}: more text would help"
         )
     return facts

@@ -158,6 +158,20 @@ def test_a_file_of_broken_rows_is_given_up(tmp_path, monkeypatch, bad):
     assert list(map(len, read(path))) == [45 * 30, 30]
 
 
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+def test_files_that_were_joined_are_read_and_comments_are_called_so(tmp_path, name):
+    path = tmp_path / name
+    path.write_text('\ufeff{"text": "one"}\n\ufeff{"text": "two"}\n', encoding="utf-8")
+    assert read(path) == (["one", "two"], [])
+    path.write_text('\ufeff[{"text": "one"},\n{"text": "two"}]\n\ufeff[{"text": "three"}]\n', encoding="utf-8")
+    assert read(path) == (["one", "two", "three"], [])
+    for comment in ("// mine", "# mine", "/* mine */"):
+        path.write_text(f'{comment}\n{{"text": "one"}}\n', encoding="utf-8")
+        texts, [fault] = read(path)
+        assert (texts, fault.place) == (["one"], "1")
+        assert fault.reason == "not valid JSON, which has no comments: one stands at column 1; leave it out"
+
+
 def test_deep_json_is_a_fault(tmp_path):
     for name in ("a.jsonl", "a.json"):
         path = tmp_path / name
