@@ -1,7 +1,7 @@
 """Teach a pretrained model to talk: base -> dialogues -> (LoRA) -> Trainer -> ckpt_chat/.
 
     python finetune_dialogue.py --base ckpt/                             # the default dialogues, English and Chinese
-    python finetune_dialogue.py --base ckpt/ --dialogues my.jsonl own@4  # your own, and the project's four times
+    python finetune_dialogue.py --base ckpt/ --dialogues my.jsonl own  # your own, and the project's
     python finetune_dialogue.py --base ckpt/ --lora true --optim adamw   # low-rank adapters instead of all weights
     accelerate launch --multi_gpu finetune_dialogue.py --base ckpt/      # all GPUs of this machine
 
