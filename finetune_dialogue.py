@@ -153,7 +153,7 @@ def prepare_dialogues(
     # Only the assistant's words and stop tokens carry labels; dialogues are packed, and none sees another.
     row_tokens = options.row_tokens
     encoded, rows, eval_rows = pack_split(train_set, held_out, tokenizer, row_tokens, form)
-    for line in form.describe(reading.dialogues, train_set, encoded, rows, tokenizer):
+    for line in form.describe(train_set, held_out, encoded, rows, tokenizer):
         run.say(line)
 
     # Replayed text against forgetting, and held-out text that shows what was forgotten.

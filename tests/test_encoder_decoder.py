@@ -133,6 +133,8 @@ def test_text_and_own_replies_are_replayed_as_pairs(chat, tuned, corpus_file, tm
     assert finetune_dialogue.main(["--base", str(chat), *evaluated, *more, "--output_dir", str(folder)]) == 0
     said = capsys.readouterr().out
     assert "replay: 2 whole replies of the base to 2 questions, 1 held out" in said
+    read, held_out = (int(number) for number in re.search(r"dialogues: (\d+) read, (\d+) held out", said).groups())
+    assert 1 < held_out < read  # one of them is the base's
     assert re.search(r"replay: [1-9]\d* rows of text among \d+", said)
     assert re.findall(r"step 3: held-out (\w+): loss [\d.]+,", said) == ["base", "zh", "text_en", "text_zh"]
 

@@ -13,8 +13,8 @@ MIN_TRAINED_SHARE = 0.005  # below it, a run learns nothing and its user should 
 
 
 def describe_dialogues(
-    dialogues: Dataset,
     train_set: Dataset,
+    held_out: Dataset,
     encoded: Dataset,
     rows: Dataset,
     tokenizer: PreTrainedTokenizerBase,
@@ -22,11 +22,11 @@ def describe_dialogues(
     """Yield the lines that say what is trained on; raise InputError where nearly nothing would be learned.
 
     Args:
-        dialogues: all that were read. train_set: those not held out. encoded: those that fit a row.
+        train_set, held_out: all that were read. encoded: those of the first that fit a row.
         rows: of T tokens each.
     """
     yield (
-        f"dialogues: {len(dialogues):,} read, {len(dialogues) - len(train_set):,} held out, "
+        f"dialogues: {len(train_set) + len(held_out):,} read, {len(held_out):,} held out, "
         f"{len(train_set) - len(encoded):,} dropped as longer than a row, {len(encoded):,} trained on"
     )
     positions, batches = len(rows) * len(rows[0]["input_ids"]), rows.with_format("numpy").iter(batch_size=1000)
@@ -43,13 +43,13 @@ def describe_dialogues(
 
 
 def describe_replies(
-    dialogues: Dataset, train_set: Dataset, encoded: Dataset, rows: Dataset, tokenizer: PreTrainedTokenizerBase
+    train_set: Dataset, held_out: Dataset, encoded: Dataset, rows: Dataset, tokenizer: PreTrainedTokenizerBase
 ) -> Iterator[str]:
     """Yield the same of dialogues that became pairs of a source and a reply."""
     replies = sum(message["role"] == "assistant" for row in train_set for message in row["messages"])
     replies -= sum(len(row["unlearned"] or []) for row in train_set)
     yield (
-        f"dialogues: {len(dialogues):,} read, {len(dialogues) - len(train_set):,} held out; {replies:,} replies to "
+        f"dialogues: {len(train_set) + len(held_out):,} read, {len(held_out):,} held out; {replies:,} replies to "
         f"learn, {replies - len(encoded):,} dropped as longer than a row, {len(encoded):,} trained on"
     )
     source, target = (sum(map(len, encoded[name])) for name in ("input_ids", "labels"))
