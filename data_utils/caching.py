@@ -20,6 +20,8 @@ from datasets.table import MemoryMappedTable
 from datasets.utils import tqdm
 from filelock import FileLock
 
+from errors import say_note
+
 LOG_SECONDS = 30
 LOG_LINE = "{desc}: {percentage:.0f}%, {n_fmt} of {total_fmt}, {rate_fmt}, {elapsed} gone, {remaining} left\n"
 
@@ -77,7 +79,7 @@ def generate_rows(
     entries = sorted(cache_folder().glob(f"{key}-*.arrow"))
     damaged = [path for path in entries if path.stem != f"{key}-{checksum(path)}"]
     for path in damaged:
-        print(f"note: {path} is damaged, and is made anew", file=sys.stderr)
+        say_note(f"{path} is damaged, and is made anew")
         path.unlink()
     entries = [path for path in entries if path not in damaged]
     path = entries[0] if entries else write_rows(tqdm(generate(**arguments), desc, unit=" rows"), features, key)

@@ -12,7 +12,6 @@ import json
 import math
 import os
 import shutil
-import sys
 from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
@@ -35,7 +34,7 @@ from transformers import (
 )
 from transformers.integrations.gguf.reader import _read_metadata, _read_tensor_table
 
-from errors import InputError, coded, explained
+from errors import InputError, coded, explained, say_note
 from model_utils.llama_library import Vocabulary, has_library
 from model_utils.same_tokens import check_tokens
 from model_utils.shapes import check_ranges, check_sizes
@@ -64,7 +63,7 @@ def import_gguf(file: Path, weights: bool = True) -> str:
             import_tokenizer(file, metadata, folder)
         if weights and not (folder / WEIGHTS_FILE).is_file():
             import_weights(file, metadata, folder)
-            print(f"note: {file} is imported into {folder}", file=sys.stderr)
+            say_note(f"{file} is imported into {folder}")
     return str(folder)
 
 

@@ -10,7 +10,6 @@ import json
 import platform
 import re
 import subprocess
-import sys
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +20,7 @@ import xxhash
 import yaml
 from transformers import TrainingArguments
 
-from errors import InputError
+from errors import InputError, say_note
 from files import LOCK_FILE, remove, remove_cut_off, sync, sync_tree, write_whole
 from train_utils.arguments import count_step_rows
 
@@ -101,7 +100,7 @@ def prepare_folder(
     last = find_last_complete(output_dir)
     if resume and resume.lower() == "true":
         if last is None:
-            print(f"note: {output_dir}: holds no whole checkpoint; the run begins anew", file=sys.stderr)
+            say_note(f"{output_dir}: holds no whole checkpoint; the run begins anew")
         return str(last) if last else None
     if last is None:
         return None
@@ -242,5 +241,5 @@ def find_last_complete(output_dir: Path) -> Path | None:
         damage = find_damage(folder)
         if damage is None:
             return folder
-        print(f"note: {folder}: {damage}; it is skipped", file=sys.stderr)
+        say_note(f"{folder}: {damage}; it is skipped")
     return None

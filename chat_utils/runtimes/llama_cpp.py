@@ -2,7 +2,6 @@
 
 import ctypes
 import os
-import sys
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,7 @@ from chat_utils.runtimes.decoder import PREFILL_TOKENS, PREFIX_CACHE_BYTES
 from chat_utils.runtimes.slots import SlotModel
 from data_utils.dialogue.format import stop_token_id
 from data_utils.readers.files import file_version
-from errors import InputError
+from errors import InputError, say_note
 from eval_utils.agreement import compare_replies
 from files import whole
 from model_utils.gguf_writer import write_gguf
@@ -192,5 +191,5 @@ def find_gguf(
             runtime.close()
         for old in folder.glob(f"{quantize}-*.gguf"):
             old.unlink()
-    print(f"note: {file} is made and verified: {agreement}", file=sys.stderr)
+    say_note(f"{file} is made and verified: {agreement}")
     return file

@@ -62,9 +62,9 @@ def find_files(path: str) -> list[str]:
         files = [name for name in sorted(glob(path, recursive=True)) if Path(name).is_file()]  # noqa: PTH207
     elif Path(path).is_dir():
         files = find_folder_files(path)
-    else:
+    elif Path(path).exists():
         files = [path] if Path(path).is_file() else []
-    if not files and not is_address(path) and not has_magic(path) and not Path(path).exists():
+    else:
         raise InputError(f"{path}: no such file or folder")
     kinds = f"{' '.join(KINDS)}, each also {' '.join(COMPRESSED)}"
     if not files:

@@ -10,7 +10,7 @@ from datasets import Dataset, Features
 from transformers import PreTrainedTokenizerBase
 
 from data_utils.caching import cache_key, generate_rows
-from data_utils.dialogue.checking import is_learned
+from data_utils.dialogue.checking import as_exchange, is_learned
 from data_utils.dialogue.format import IGNORE_LABEL, encode_dialogue
 from data_utils.dialogue.window import fit_messages
 from data_utils.rows.packing import IDS, encode_each
@@ -61,9 +61,8 @@ def encode_replies(tokenizer: PreTrainedTokenizerBase, messages: list[dict], max
     for place, message in enumerate(messages):
         if message["role"] != "assistant" or not is_learned(message):
             continue
-        labels = encode_dialogue(tokenizer, [{"role": "user", "content": "a"}, message])[
-            "labels"
-        ]  # whatever was said before
+        # Whatever was asked: a reply's labels are its own.
+        labels = encode_dialogue(tokenizer, as_exchange("a", message["content"]))["labels"]
         target = [label for label in labels if label != IGNORE_LABEL]
         parts, _ = fit_messages(tokenizer, messages[:place], max_tokens - len(target), add_generation_prompt=True)
         if parts:
