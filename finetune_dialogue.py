@@ -17,9 +17,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from data_utils.readers.arguments import LimitOptions, use_limits
 from environment import begin_script
 from errors import run_script
-from options import Options, format_command, option
+from options import format_command, option
 from train_utils.parsing import parse_training
 from train_utils.run_options import LoraOptions, TuneOptions
 
@@ -35,7 +36,7 @@ RECIPE = ROOT / "configs" / "finetune_dialogue.yaml"
 
 
 @dataclass
-class DialogueArguments(Options):
+class DialogueArguments(LimitOptions):
     """What is learned from, and by which model."""
 
     base: str = option("ckpt", "Checkpoint to start from: any language model, of a decoder alone or with an encoder")
@@ -63,6 +64,7 @@ class DialogueArguments(Options):
 def main(argv: list[str] | None = None) -> int:
     """Run the script; return its exit code."""
     options, lora, args = parse_training((DialogueArguments, LoraOptions, TuneOptions), argv, RECIPE, __doc__)
+    use_limits(options.reader_limits)
     from data_utils.caching import preparation_lock
     from data_utils.sources.source import data_version, open_sources
     from eval_utils.likelihood import window_of

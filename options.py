@@ -26,6 +26,7 @@ BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "
 EXPECTED: dict[type, str] = {bool: "true or false", int: "a whole number", float: "a number"}
 RENAMED = {  # options that are no longer there: what is told of them, in whatever script
     "output": "is now --output_dir",
+    "max_seconds": "is now --reader_limits seconds=20",
     "sources": "is now --mixture, of train.py",
     "streaming": "is gone: a large text is tokenized to shards as it is read; leave it out",
     "remove_stop_words": "is gone: no model could write a sentence without them; leave it out",
@@ -167,7 +168,12 @@ def refuse_without_effect(results: Sequence[Any], typed: Set[str]) -> None:
 def list_options(kind: Any) -> list[tuple[Field, Any]]:
     """Return the fields of a dataclass that can be given, with their types."""
     hints = get_type_hints(kind if isinstance(kind, type) else type(kind))
-    return [(option, hints[option.name]) for option in fields(kind) if option.init]
+    return [(option, hints[option.name]) for option in sorted(fields(kind), key=is_last) if option.init]
+
+
+def is_last(option: Field) -> bool:
+    """Tell whether an option, of a class that others build on, stands behind their own."""
+    return option.kw_only is True
 
 
 def read_words(

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from data_utils.preparation.arguments import CleaningArguments
-from data_utils.readers.arguments import ReadArguments
+from data_utils.readers.arguments import ReadArguments, use_limits
 from data_utils.readers.remote import check_address, has_file, is_address, send_folder
 from environment import begin_script
 from errors import InputError, run_script
@@ -67,6 +67,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the script; return its exit code."""
     kinds = (PrepareArguments, ReadArguments, CleaningArguments)
     args, reading, cleaning = parse_arguments(kinds, argv, ROOT / "configs" / "corpus" / "my_files.yaml", __doc__)
+    use_limits(reading.reader_limits)
     try:
         from data_utils.caching import cache_key
         from data_utils.preparation.executors import run_stages

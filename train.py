@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from data_utils.readers.arguments import LimitOptions, use_limits
 from environment import begin_script
 from errors import InputError, run_script
 from options import Options, format_command, option
@@ -31,7 +32,7 @@ BYTES_PER_TOKEN = 8  # more than a token of held-out text is ever worth
 
 
 @dataclass
-class CorpusArguments(Options):
+class CorpusArguments(LimitOptions):
     """What is read, and how it becomes documents."""
 
     corpus: list[str] = option(
@@ -77,6 +78,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the script; return its exit code."""
     kinds = (CorpusArguments, ModelArguments, DeviceOptions, RunOptions)
     data, shape, devices, args = parse_training(kinds, argv, RECIPE, __doc__)
+    use_limits(data.reader_limits)
     if devices.devices:
         return plan_devices(shape, devices, args)
     from transformers import set_seed

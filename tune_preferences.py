@@ -15,9 +15,10 @@ with thumbs are read too, from .jsonl .json .csv .tsv .parquet, each also .gz or
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_utils.readers.arguments import LimitOptions, use_limits
 from environment import begin_script
 from errors import run_script
-from options import Options, format_command, option, refuse_useless
+from options import format_command, option, refuse_useless
 from train_utils.parsing import parse_training
 from train_utils.run_options import LoraOptions, TuneOptions
 
@@ -26,7 +27,7 @@ RECIPE = ROOT / "configs" / "tune_preferences.yaml"
 
 
 @dataclass
-class PreferenceArguments(Options):
+class PreferenceArguments(LimitOptions):
     """What is preferred, by which model, and how much that counts."""
 
     base: str = option("ckpt_chat", "Checkpoint to start from: a chat model")
@@ -74,8 +75,8 @@ class PreferenceOptions(TuneOptions):
 
 def main(argv: list[str] | None = None) -> int:
     """Run the script; return its exit code."""
-    kinds = (PreferenceArguments, LoraOptions, PreferenceOptions)
-    options, lora, args = parse_training(kinds, argv, RECIPE, __doc__)
+    options, lora, args = parse_training((PreferenceArguments, LoraOptions, PreferenceOptions), argv, RECIPE, __doc__)
+    use_limits(options.reader_limits)
     from data_utils.sources.source import data_version, open_sources
     from model_utils.shapes import check_packing
     from train_utils.plan.apply import make_plan, rows_task, shape_of

@@ -142,11 +142,13 @@ def disk_that_is_not_waited_for(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def one_process_a_test():
-    """What a script holds until its process ends is let go at a test's end."""
+    """What a script holds until its process ends is let go at a test's end, and so are the limits that it chose."""
     import files
+    from data_utils.readers.arguments import use_limits
 
     yield
     files.release_all()
+    use_limits([])
 
 
 @pytest.fixture(scope="session")

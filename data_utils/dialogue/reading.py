@@ -12,7 +12,7 @@ from data_utils.caching import cache_key, generate_rows
 from data_utils.dialogue.checking import DialogueError, check_dialogue, is_learned
 from data_utils.dialogue.forms import TEXT_FORM, convert_row
 from data_utils.readers.files import ROW_KINDS, Fault, FaultLimit, file_suffix, judge_faults, raise_fault
-from data_utils.readers.limits import TooManyFaults
+from data_utils.readers.limits import OutOfTime, TooManyFaults, limit_document
 from data_utils.sources.builtin import NAME_PLACEHOLDER, dialogue_text
 from data_utils.sources.corpus import repeat_rows
 from data_utils.sources.source import Source
@@ -95,8 +95,9 @@ def check_rows(
             yield from ({**empty, "place": fault.place, "fault": fault.reason} for fault in faults)
             faults.clear()
             try:
-                found, form, unread = accept(split_turns(row["text"]), TEXT_FORM) if is_text else accept(row, "")
-            except DialogueError as error:
+                with limit_document():
+                    found, form, unread = accept(split_turns(row["text"]), TEXT_FORM) if is_text else accept(row, "")
+            except (DialogueError, OutOfTime) as error:
                 tell(Fault(part, str(place), as_line(str(error))))
                 continue
             tell.rows += 1
@@ -158,7 +159,9 @@ def read_parts(
             f"{file}: not read: its kind holds no dialogues beside others; name it by itself" for file in passed_over
         ]
         for part in kept:
-            key = cache_key(getattr(read, "__name__", ""), type(source), part, source.part_version(part))
+            key = cache_key(
+                getattr(read, "__name__", ""), type(source), part, source.part_version(part), source.reading
+            )
             columns = Features({**features, **NOTES})
             rows = generate_rows(read, columns, key, f"reading {part}", source=source, part=part)
             is_bad = [bool(fault) for fault in rows["fault"]]

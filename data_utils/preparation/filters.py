@@ -13,7 +13,7 @@ from datatrove.data import Document
 
 from data_utils.preparation.arguments import STEPS, CleaningArguments
 from data_utils.preparation.tally import Dropped, Tally
-from data_utils.readers.limits import OutOfTime, limit_seconds
+from data_utils.readers.limits import OutOfTime, limit_document
 from data_utils.text.boilerplate import drop_boilerplate
 from data_utils.text.characters import find_kinds
 from data_utils.text.cleaning import (
@@ -37,12 +37,8 @@ Results = list[str | Dropped]
 Step = Callable[[list[Document]], Results]
 
 
-def build_filters(options: CleaningArguments, tally: Tally, max_seconds: float = 0) -> list[Callable]:
-    """Return the steps that are on as functions of documents, in the order of STEPS: as many as can be in one.
-
-    Args:
-        max_seconds: of the processor, that a step may take for a document; 0: no limit.
-    """
+def build_filters(options: CleaningArguments, tally: Tally) -> list[Callable]:
+    """Return the steps that are on as functions of documents, in the order of STEPS: as many as can be in one."""
     if "simplified" in options.clean:
         check_variant()
     steps: dict[str, Step] = {
@@ -70,7 +66,7 @@ def build_filters(options: CleaningArguments, tally: Tally, max_seconds: float =
             blocks.append(partial(skip_boilerplate, tally=tally))
         else:
             chain = {name: steps[name] for name in names}
-            blocks.append(partial(run_steps, steps=chain, tally=tally, max_seconds=max_seconds))
+            blocks.append(partial(run_steps, steps=chain, tally=tally))
     return blocks
 
 
@@ -106,29 +102,27 @@ def check_length(text: str, language: str, min_characters: int) -> str | Dropped
     return text if size >= max(1, min_characters) else Dropped("short" if size else "empty")
 
 
-def run_steps(
-    documents: Iterable[Document], *, steps: dict[str, Step], tally: Tally, max_seconds: float = 0
-) -> Iterator[Document]:
+def run_steps(documents: Iterable[Document], *, steps: dict[str, Step], tally: Tally) -> Iterator[Document]:
     """Yield the documents that all steps keep, batch by batch, counted."""
     for batch in batches(documents):
         kept = batch
         for name, step in steps.items():
             begun = time.perf_counter()
-            results = apply_step(step, kept, max_seconds) if kept else []
+            results = apply_step(step, kept) if kept else []
             tally.seconds[name] = tally.seconds.get(name, 0) + time.perf_counter() - begun
             kept = tally.settle(name, kept, results)
         yield from kept
 
 
-def apply_step(step: Step, documents: list[Document], max_seconds: float) -> Results:
+def apply_step(step: Step, documents: list[Document]) -> Results:
     """Return what a step makes of documents; one that takes too long is dropped, whatever stands beside it."""
     try:
-        with limit_seconds(max_seconds):
+        with limit_document():
             return step(documents)
     except OutOfTime:
         if len(documents) == 1:
             return [Dropped("took too long")]
-        return [result for document in documents for result in apply_step(step, [document], max_seconds)]
+        return [result for document in documents for result in apply_step(step, [document])]
 
 
 def skip_boilerplate(documents: Iterable[Document], *, tally: Tally) -> Iterator[Document]:

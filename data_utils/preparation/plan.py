@@ -107,7 +107,7 @@ class Preparation:
         tally = Tally()
         tally.steps["read"] = {}
         documents = read_sources(self.tasks[rank], partial(read_input, reading=self.reading), tally)
-        for step in build_filters(self.cleaning, tally, self.reading.max_seconds):
+        for step in build_filters(self.cleaning, tally):
             documents = step(documents)
         how = {"near": self.settings["duplicates"] == "near", "eval_fraction": self.settings["eval_fraction"]}
         write_clean(documents, rank, self.work, **how, tally=tally)

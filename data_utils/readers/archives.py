@@ -6,11 +6,11 @@ from typing import BinaryIO
 
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 
-from data_utils.readers.arguments import ReadArguments
+from data_utils.readers.arguments import ReadArguments, current_limits, more_than
 from data_utils.readers.encodings import EncodingFault, decode_bytes
 from data_utils.readers.limits import OutOfTime
 from data_utils.readers.opening import MAX_SCAN_BYTES, Part, Report, find_break, open_file, place_cuts
-from data_utils.readers.webpages import MAX_PAGE_BYTES, decode_page, extract_text
+from data_utils.readers.webpages import decode_page, extract_text
 from errors import first_line
 
 CHUNK_BYTES = 1 << 20
@@ -18,9 +18,7 @@ GZIP_MARK = b"\x1f\x8b\x08"
 KINDS = WarcRecordType.response | WarcRecordType.conversion | WarcRecordType.resource
 
 
-def read_warc(
-    path: str, options: ReadArguments, report: Report, part: Part | None = None
-) -> Iterator[tuple[str, dict]]:
+def read_warc(path: str, _: ReadArguments, report: Report, part: Part | None = None) -> Iterator[tuple[str, dict]]:
     """Yield (address, {"text"}) of each page of a WARC, or of each text of a WET archive.
 
     A record counts only where another one, or the end, follows: else its length was wrong, and what follows is lost.
@@ -32,7 +30,7 @@ def read_warc(
                 if found:
                     yield found
                 place = record.headers.get("WARC-Target-URI") or f"byte {record.stream_pos}"
-                found = read_page_record(record, place, options, report, stream)
+                found = read_page_record(record, place, report, stream)
         except OSError as error:
             found = None
             if not find_break(stream):
@@ -41,13 +39,11 @@ def read_warc(
             yield found
 
 
-def read_page_record(
-    record: WarcRecord, place: str, options: ReadArguments, report: Report, stream: BinaryIO
-) -> tuple[str, dict] | None:
+def read_page_record(record: WarcRecord, place: str, report: Report, stream: BinaryIO) -> tuple[str, dict] | None:
     """Return (address, {"text"}) of a record, None where it holds none; a fault is reported."""
     expected = record.content_length
-    if expected > MAX_PAGE_BYTES:
-        report(place, f"the record is said to be larger than {MAX_PAGE_BYTES >> 20} MB ({expected:,} bytes)")
+    if expected > current_limits().page:
+        report(place, f"the record of {expected:,} bytes holds {more_than('page')}")
         return None
     content = record.reader.read()
     try:
@@ -55,7 +51,7 @@ def read_page_record(
             if not find_break(stream):  # which is told already
                 report(place, f"the record is shorter than its Content-Length: {len(content):,} of {expected:,} bytes")
             return None
-        text = read_record_text(record, content, options.max_seconds)
+        text = read_record_text(record, content)
     except (EncodingFault, OutOfTime, ValueError) as error:
         report(place, str(error))
         return None
@@ -64,7 +60,7 @@ def read_page_record(
     return (place, {"text": text}) if text else None  # None: a picture, a redirect, an error page: no fault, no text
 
 
-def read_record_text(record: WarcRecord, content: bytes, max_seconds: float) -> str | None:
+def read_record_text(record: WarcRecord, content: bytes) -> str | None:
     """Return the text of one record, '' where it is empty, None where it is no page."""
     if record.record_type == WarcRecordType.conversion:
         return decode_bytes(content).strip() if content else ""
@@ -75,7 +71,7 @@ def read_record_text(record: WarcRecord, content: bytes, max_seconds: float) -> 
     if not content.strip():
         return ""
     if "html" in kind:
-        return extract_text(decode_page(content, kind), max_seconds)
+        return extract_text(decode_page(content, kind))
     return decode_page(content, kind).strip() if kind.startswith("text/plain") else None
 
 

@@ -8,33 +8,31 @@ from collections.abc import Iterator
 from urllib.parse import unquote
 from xml.etree import ElementTree as ET
 
-from data_utils.readers.arguments import ReadArguments
-from data_utils.readers.limits import OutOfTime, limit_seconds
+from data_utils.readers.arguments import ReadArguments, current_limits, more_than
+from data_utils.readers.limits import OutOfTime, limit_document
 from data_utils.readers.opening import Report, read_whole
 from data_utils.readers.webpages import decode_page, extract_text
 from errors import first_line
 
-MAX_BOOK_BYTES = 256 << 20  # of the file
-MAX_TEXT_BYTES = 64 << 20  # of all chapters, unpacked; a small zip may hold a huge file
 MAX_LIST_BYTES = 8 << 20  # of each of the two files that say what an EPUB holds
-MAX_ENTRIES, ENTRY_MARK = 100_000, b"PK\x01\x02"  # of a zip's list, which is held in memory: half a kilobyte each
+ENTRY_MARK = b"PK\x01\x02"  # of a zip's list
 BYTES_A_LIMIT = 1_000_000
 SENTENCE_END = tuple(".?!:;\"'”’。？！：；…）)」』")
 
 
-def read_epub(path: str, options: ReadArguments, report: Report) -> Iterator[tuple[str, dict]]:
+def read_epub(path: str, _: ReadArguments, report: Report) -> Iterator[tuple[str, dict]]:
     """Yield ("book", {"text"}) of an EPUB: its chapters in order; a broken chapter is reported and left out."""
-    chapters, left = [], MAX_TEXT_BYTES
-    data = read_whole(path, MAX_BOOK_BYTES, report)
-    if data.count(ENTRY_MARK) > MAX_ENTRIES:
-        report("", f"the book has more than {MAX_ENTRIES:,} files")
+    chapters, left = [], current_limits().book_text
+    data = read_whole(path, "book", report)
+    if data.count(ENTRY_MARK) > current_limits().book_files:
+        report("", f"the book has {more_than('book_files')}")
         return
     with zipfile.ZipFile(io.BytesIO(data)) as book:
         for name in list_chapters(book):
             try:
                 data = read_member(book, name, left)
                 left -= len(data)
-                chapters.append(extract_text(decode_page(data), options.max_seconds, whole=True))
+                chapters.append(extract_text(decode_page(data), whole=True))
             except (Exception, OutOfTime) as error:  # as many as there are ways to be broken
                 report(name, f"not a readable chapter: {first_line(error)}")
     text = "\n\n".join(chapter for chapter in chapters if chapter)
@@ -47,7 +45,7 @@ def read_epub(path: str, options: ReadArguments, report: Report) -> Iterator[tup
 def read_member(book: zipfile.ZipFile, name: str, most: int) -> bytes:
     """Return a file of a book; raise ValueError where it's larger than `most` when unpacked."""
     if book.getinfo(name).file_size > most:  # more isn't unpacked, whatever is in it
-        raise ValueError(f"the book is larger than {MAX_TEXT_BYTES >> 20} MB when unpacked")
+        raise ValueError(f"the book's files hold {more_than('book_text')} when unpacked")
     return book.read(name)
 
 
@@ -67,7 +65,7 @@ def list_chapters(book: zipfile.ZipFile) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def read_pdf(path: str, options: ReadArguments, report: Report) -> Iterator[tuple[str, dict]]:
+def read_pdf(path: str, _: ReadArguments, report: Report) -> Iterator[tuple[str, dict]]:
     """Yield ("book", {"text"}) of a PDF: its pages, lines joined to paragraphs; a broken page is reported.
 
     A page has the time of a document, and all pages together as much for each BYTES_A_LIMIT of the file: a page of some
@@ -78,10 +76,10 @@ def read_pdf(path: str, options: ReadArguments, report: Report) -> Iterator[tupl
     from pypdf import PdfReader
 
     logging.getLogger("pypdf").setLevel(logging.ERROR)
-    data = read_whole(path, MAX_BOOK_BYTES, report)
+    data = read_whole(path, "book", report)
     pages, number = [], 0
     try:
-        with limit_seconds(options.max_seconds * (1 + len(data) / BYTES_A_LIMIT)):
+        with limit_document(1 + len(data) / BYTES_A_LIMIT):
             reader = PdfReader(io.BytesIO(data))
             if reader.is_encrypted and not reader.decrypt(""):
                 report("", "the PDF asks for a password")

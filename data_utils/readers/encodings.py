@@ -13,12 +13,12 @@ from typing import BinaryIO
 
 from charset_normalizer import from_bytes
 
+from data_utils.readers.arguments import current_limits, more_than
 from data_utils.readers.opening import Report, find_break
 from data_utils.text.mojibake import NO_TEXT, count_wide, plausibility
 
 BLOCK_BYTES = 1 << 20
 ESCAPED = re.compile(rb"\x1b\$[@B(]")  # how ISO-2022-JP, whose bytes are all ASCII, begins Japanese
-MAX_LINE_BYTES = 32 << 20  # a longer line, which has to be held in memory, is reported and left out
 SAMPLE_BYTES = 1 << 16  # what an encoding is judged by
 
 LATIN = frozenset("àâäáãåæçèéêëìíîïñòóôöõøœùúûüýÿß«»¿¡°§·–—‘’“”„…•€£©®™½¼²³ªº\xa0")
@@ -184,7 +184,7 @@ def read_lines(
     decoder, carry = None, ""
     for block in read_blocks(stream):
         if block is None:
-            report(number, f"the line is longer than {MAX_LINE_BYTES >> 20} MB; left out")
+            report(number, f"the line holds {more_than('line')}; left out")
             number += 1
             continue
         if encoding is None and tells_encoding(block):
@@ -221,13 +221,15 @@ def read_lines(
 def read_blocks(stream: BinaryIO) -> Iterator[bytes | None]:
     """Yield a stream in blocks of about BLOCK_BYTES that end where a line does; a line that breaks off is left out.
 
-    A line of more than MAX_LINE_BYTES is None.
+    A line of more than the limit is None.
     """
-    block = stream.read(BLOCK_BYTES)
+    most = current_limits().line
+    size = min(BLOCK_BYTES, most)
+    block = stream.read(size)
     while block:
         if not block.endswith(b"\n"):
-            block += (rest := stream.readline(MAX_LINE_BYTES))
-            if len(rest) == MAX_LINE_BYTES and not rest.endswith(b"\n"):
+            block += (rest := stream.readline(most))
+            if len(rest) == most and not rest.endswith(b"\n"):
                 yield from filter(None, [block[: block.rfind(b"\n") + 1]])
                 yield None
                 while not (rest := stream.readline(BLOCK_BYTES)).endswith(b"\n") and rest:
@@ -237,7 +239,7 @@ def read_blocks(stream: BinaryIO) -> Iterator[bytes | None]:
                 block = block[: block.rfind(b"\n") + 1]
         if block:
             yield block
-        block = stream.read(BLOCK_BYTES)
+        block = stream.read(size)
 
 
 def decode_lines(block: bytes, encoding: str, number: int, report: Report) -> list[str | None]:

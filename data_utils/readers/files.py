@@ -9,6 +9,7 @@ from glob import glob, has_magic
 from pathlib import Path
 from typing import NamedTuple
 
+from data_utils.readers.arguments import current_limits, more_than
 from data_utils.readers.limits import TooManyFaults
 from data_utils.readers.opening import COMPRESSED
 from data_utils.readers.remote import ask, is_address, open_store
@@ -187,15 +188,13 @@ def file_version(path: str | Path) -> str:
     return f"{stat.st_size}:{stat.st_mtime_ns}"
 
 
-MAX_BROKEN_FRACTION = 0.2  # more is no accident: the file has another form than the one that was read
 SHOWN_FAULTS = 5
-MAX_FAULTS = 20_000  # of a file; each takes some 250 bytes, and a broken row may have two
 
 
 class FaultLimit:
     """Passes the faults of a file on; `rows` counts what is read well beside them.
 
-    Raises TooManyFaults where they are many, and more than MAX_BROKEN_FRACTION of the file.
+    Raises TooManyFaults where they are more than broken_rows, and more than broken_fraction of the file.
     """
 
     def __init__(self, on_fault: Callable[[Fault], object]) -> None:
@@ -205,9 +204,10 @@ class FaultLimit:
         """Pass on a fault."""
         self.on_fault(fault)
         self.faults += 1
-        count = self.faults + self.rows
-        if self.faults % MAX_FAULTS == 0 and self.faults > MAX_BROKEN_FRACTION * count:
-            raise TooManyFaults(f"{self.faults:,} of {count:,} rows can't be used; what follows is left out")
+        count, limits = self.faults + self.rows, current_limits()
+        if self.faults % limits.broken_rows == 0 and self.faults > limits.broken_fraction * count:
+            raise TooManyFaults(f"{self.faults:,} of {count:,} rows can't be used; what follows is left out: "
+                                f"{more_than('broken_rows')}")  # fmt: skip
 
 
 def name_faults(faults: Sequence[Fault]) -> str:
@@ -224,13 +224,15 @@ def judge_faults(faults: Sequence[Fault], rows: int, skip: bool, remedy: str) ->
     """Return the line that tells which of so many rows are left out, '' for none.
 
     Raises InputError, which names them, where there are any and `skip` is false, or where they are more than
-    MAX_BROKEN_FRACTION of the rows. `remedy` says how to have them left out.
+    broken_fraction of the rows. `remedy` says how to have them left out.
     """
     if not faults:
         return ""
     count = f"{len(faults):,} of {rows:,} rows"
-    if len(faults) > MAX_BROKEN_FRACTION * rows:
-        limit = f"; {count} can't be used, more than the {MAX_BROKEN_FRACTION:.0%} that may be left out"
+    most = current_limits().broken_fraction
+    if len(faults) > most * rows:
+        limit = f"; {count} can't be used, more than the {most:.0%} that may be left out"
+        limit += f" (--reader_limits broken_fraction={min(1, 2 * most):g} allows more)" if skip else ""
         raise InputError(name_faults(faults) + (limit if rows > 1 else ""))
     if not skip:
         raise InputError(f"{name_faults(faults)}; {count} can't be used: repair them, or {remedy}")

@@ -5,13 +5,12 @@ import re
 from collections.abc import Iterator
 from itertools import chain
 
-from data_utils.readers.arguments import ReadArguments
+from data_utils.readers.arguments import ReadArguments, current_limits, more_than
 from data_utils.readers.cells import name_cells
 from data_utils.readers.files import file_suffix
 from data_utils.readers.opening import Part, Report
 from data_utils.readers.rows import read_file_lines
 
-MAX_VALUE_CHARACTERS = 32 << 20  # of one value, which has to be held in memory
 BUFFER_CHARACTERS = 1 << 20
 BETWEEN = re.compile(r"[\s,\ufeff]*+")
 LAST_SEEN = 64  # characters at the end of what was read, in which an error may be none if more is read
@@ -93,8 +92,8 @@ class Held:
     def read_on(self) -> bool:
         """Hold at least twice as much, without what is done; False at the end."""
         waiting = len(self.text) - self.at
-        if waiting > MAX_VALUE_CHARACTERS:
-            raise ValueError(f"a value is longer than {MAX_VALUE_CHARACTERS >> 20} MB")
+        if waiting > current_limits().value:
+            raise ValueError(f"a value holds {more_than('value')}")
         pieces, size = [], 0
         while size <= max(waiting, BUFFER_CHARACTERS) and (line := next(self.lines, None)):
             pieces.append(line[1])

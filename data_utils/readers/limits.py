@@ -6,13 +6,16 @@ A chat template of a stranger's is limited by the same, and in memory.
 import signal
 import threading
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 
+from data_utils.readers.arguments import current_limits, more_than
+
 REPEAT_SECONDS = 0.1  # the timer rings again: a limit around this one may have passed meanwhile
-# (Processor time at which it passes, its seconds) of each limit in force, or of one around it that passes sooner.
-_limits: list[tuple[float, float]] = []
+# Of each limit in force, or of one around it that passes sooner: (processor time at which, its seconds, its words).
+_limits: list[tuple[float, float, Callable[[], str] | None]] = []
 
 
 class OutOfTime(BaseException):
@@ -23,13 +26,21 @@ class TooManyFaults(OutOfTime):
     """A file holds so many broken rows that it is given up, as one that takes too long is."""
 
 
+def limit_document(times: float = 1) -> AbstractContextManager[None]:
+    """Raise OutOfTime where the work in this context takes more than a document may, or than some times that."""
+    return limit_seconds(current_limits().seconds * times, partial(more_than, "seconds"))
+
+
 @contextmanager
-def limit_seconds(seconds: float) -> Generator[None]:
+def limit_seconds(seconds: float, words: Callable[[], str] | None = None) -> Generator[None]:
     """Raise OutOfTime where the work in this context takes more than some seconds of processor time; 0: no limit.
 
     Processor time, so that no document is lost to a busy machine, a slow network or a laptop that slept. Python code
     and its patterns heed the limit. Compiled libraries don't, so what they are given is bounded by size. The timer's
-    signal reaches the main thread alone, and Windows has none: there the work has no limit.
+    signal reaches the main thread alone, and Windows has none: there the work has no limit. A context takes 10 us.
+
+    Args:
+        words: says what is passed.
     """
     is_main = threading.current_thread() is threading.main_thread()
     if not (seconds and is_main and hasattr(signal, "setitimer")):
@@ -38,10 +49,11 @@ def limit_seconds(seconds: float) -> Generator[None]:
 
     def ring(*_: object) -> None:
         if _limits and time.process_time() >= _limits[-1][0]:
-            raise OutOfTime(f"it took longer than {_limits[-1][1]:g} s; left out")
+            seconds, tell = _limits[-1][1:]
+            raise OutOfTime(f"it took {tell() if tell else f'longer than {seconds:g} s'}; left out")
 
     before = signal.signal(signal.SIGVTALRM, ring)
-    _limits.append(min([(time.process_time() + seconds, seconds), *_limits[-1:]]))
+    _limits.append(min([(time.process_time() + seconds, seconds, words), *_limits[-1:]], key=lambda limit: limit[0]))
     signal.setitimer(signal.ITIMER_VIRTUAL, max(_limits[-1][0] - time.process_time(), 0.001), REPEAT_SECONDS)
     try:
         yield

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from data_utils.readers.arguments import current_limits, more_than
 from data_utils.readers.remote import PatientFile, is_address
 from errors import first_line
 
@@ -25,13 +26,11 @@ else:
 
 FEED_BYTES = 1 << 14  # given to an unpacker at once
 BUFFER_BYTES = 1 << 20
-MAX_UNPACKED_BYTES, MAX_EXPANSION = 10**8, 1000  # no text packs so well: a bomb, whose kilobytes make gigabytes
-XZ_BYTES = 1 << 29  # of memory for its dictionary; xz -9 takes 65 MB
 UNPACKERS = {
     ".gz": lambda: zlib.decompressobj(wbits=31),
     ".bz2": bz2.BZ2Decompressor,
-    ".xz": lambda: lzma.LZMADecompressor(memlimit=XZ_BYTES),
-    ".zst": zstd.ZstdDecompressor,
+    ".xz": lambda: lzma.LZMADecompressor(memlimit=current_limits().dictionary),
+    ".zst": lambda: zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: window_log()}),
 }
 PADDING = b"\0\r\n"  # of a tape's block, or a line end that a tool has put behind
 MAX_SCAN_BYTES = 16 << 20  # in which a place to cut a file is looked for
@@ -41,7 +40,7 @@ BEGINNINGS = {  # of a member; of zstd also of what pzstd writes before one
 COMPRESSED = tuple(UNPACKERS)
 CUT = "the file is cut: its compressed data have no end; what stands before is read; get it again"
 MORE = "ignored trailing bytes after the compressed data"
-TOO_MUCH = f"the file unpacks to more than {MAX_EXPANSION:,} times its size"
+TOO_MUCH = "the file unpacks to "  # more than a text does
 
 Report = Callable[[object, str], None]  # (place, reason) of a fault in the file being read
 
@@ -112,10 +111,12 @@ class Unpacked(io.RawIOBase):
         try:
             data = b"" if self.fault else self.unpack(len(buffer))
         except (OSError, zlib.error, lzma.LZMAError, zstd.ZstdError) as error:
-            self.fault = f"its compressed data are broken: {first_line(error)}"
+            too_large = any(words in str(error) for words in ("Memory usage limit", "requires too much memory"))
+            told = f"unpacking them takes {more_than('dictionary')}" if too_large else first_line(error)
+            self.fault = f"its compressed data are broken: {told}" if not too_large else told
         self.size += len(data)
-        if self.size > MAX_UNPACKED_BYTES and self.size > MAX_EXPANSION * self.stream.tell():
-            data, self.fault = b"", TOO_MUCH
+        if self.size > max_unpacked_bytes(self.stream.tell()):
+            data, self.fault = b"", describe_bomb()
         buffer[: len(data)] = data
         return len(data)
 
@@ -148,6 +149,21 @@ class Unpacked(io.RawIOBase):
         return bool(data)
 
 
+def max_unpacked_bytes(size: float) -> float:
+    """Return how much text so many bytes may hold: no more than the best packing makes of text."""
+    return max(current_limits().packed, current_limits().expansion * size)
+
+
+def describe_bomb() -> str:
+    """Return in words that a file unpacks to more than a text does."""
+    return f"{TOO_MUCH}{more_than('expansion')}"
+
+
+def window_log() -> int:
+    """Return the largest window of zstd whose memory is within the limit, by its logarithm; zstd knows 10 to 31."""
+    return min(max(current_limits().dictionary.bit_length() - 1, 10), 31)
+
+
 def find_break(stream: BinaryIO) -> str:
     """Return how the data of an open file broke off, '' where they didn't, or haven't yet."""
     return getattr(getattr(stream, "raw", None), "fault", "")
@@ -159,7 +175,7 @@ def find_damage_of(stream: BinaryIO, packing: str) -> str:
     while raw.readinto(buffer):
         pass
     stream.seek(0)
-    return "" if raw.fault in (CUT, MORE, TOO_MUCH) else raw.fault
+    return "" if raw.fault in (CUT, MORE) or raw.fault.startswith(TOO_MUCH) else raw.fault
 
 
 def open_bytes(path: str) -> Any:
@@ -191,13 +207,14 @@ def open_file(
             report(f"byte {stream.tell()}" if raw.size else "", raw.fault)
 
 
-def read_whole(path: str, most: int, report: Report) -> bytes:
-    """Return all bytes of a file, b"" where they are more than `most` or break off, which is reported."""
+def read_whole(path: str, limit: str, report: Report) -> bytes:
+    """Return all bytes of a file, b"" where they are more than the limit of this name or break off, as is reported."""
+    most = getattr(current_limits(), limit)
     with open_file(path) as stream:
         data = b""  # read by pieces, since all that is asked for is reserved at once
         while len(data) <= most and (more := stream.read(BUFFER_BYTES)):
             data += more
-        fault = find_break(stream) or f"the file is larger than {most >> 20} MB" * (len(data) > most)
+        fault = find_break(stream) or f"the file holds {more_than(limit)}" * (len(data) > most)
     if fault:
         report("", fault)
     return b"" if fault else data

@@ -13,23 +13,19 @@ from itertools import chain, islice
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_utils.readers.arguments import ReadArguments
+from data_utils.readers.arguments import ReadArguments, current_limits, more_than
 from data_utils.readers.cells import name_cells, read_cells
 from data_utils.readers.encodings import EncodingFault, detect_encoding, read_blocks, read_lines, tells_encoding
-from data_utils.readers.opening import MAX_EXPANSION, MAX_UNPACKED_BYTES, Part, Report, open_file, read_whole
+from data_utils.readers.opening import Part, Report, max_unpacked_bytes, open_file, read_whole
 from data_utils.readers.remote import is_address
 from data_utils.text.splitting import SHARE
 from errors import first_line
 
-MAX_DOCUMENT_CHARACTERS = 4_000_000  # a longer text is cut at a line end, a longer row of CSV is left out
-MAX_SHEET_BYTES = 1 << 30  # of a Parquet file that is compressed once more, or of one column of a row group, unpacked
 BATCH_ROWS = 32  # read together: one text may have megabytes, and a file of some hundred bytes thousands of them
 LINE_CHARACTERS = 40  # that a line of a row counts for beside its own
 LEAST_ROW_CHARACTERS = 10_000  # a row may have, however many before it were broken
 FRONT_LINES = 100  # a block of front matter at most
 COMMENT = re.compile(r"<!--(?:(?!-->).)*+-->")
-
-csv.field_size_limit(MAX_DOCUMENT_CHARACTERS)
 
 
 def read_text(
@@ -97,14 +93,14 @@ def strip_markdown(lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int, str]
 
 def join_lines(lines: Iterator[tuple[int, str]], sample_by: str) -> Iterator[tuple[int, dict]]:
     """Yield (line, {"text"}) by what a document is: a `line`, a `paragraph` or the whole `document`."""
-    start, held, size = 1, [], 0
+    start, held, size, most = 1, [], 0, current_limits().document
     for number, line in lines:
         if line.strip() or sample_by == "document":
             start = start if held else number
             held.append(line)
             size += len(line)
         is_end = sample_by == "line" or (sample_by == "paragraph" and not line.strip())
-        if held and (is_end or size > MAX_DOCUMENT_CHARACTERS):
+        if held and (is_end or size > most):
             yield start, {"text": "".join(held).rstrip("\n")}
             held, size = [], 0
     if "".join(held).strip():
@@ -133,14 +129,16 @@ def split_rows(lines: Iterator[tuple[int, str]], report: Report) -> Iterator[tup
     read well, or a sheet whose every line opens a quote would take a hundred thousand lines for each. Cells are parted
     by tabs where the first line has one, else by commas, else by what sheets of other countries have.
     """
-    first, room = next(lines, (1, "")), 4 * MAX_DOCUMENT_CHARACTERS
+    limit = current_limits().document
+    csv.field_size_limit(limit)
+    first, room = next(lines, (1, "")), 4 * limit
     delimiter = next((mark for mark in "\t,;|" if mark in first[1]), ",")
     lines = chain([first], lines)
     waiting: deque[tuple[int, str]] = deque()  # lines that a broken row had taken
     while True:
         held: list[tuple[int, str]] = []
 
-        most = min(max(room, LEAST_ROW_CHARACTERS), MAX_DOCUMENT_CHARACTERS)
+        most = min(max(room, LEAST_ROW_CHARACTERS), limit)
 
         def feed(held: list[tuple[int, str]] = held, left: int = most) -> Iterator[str]:
             while left > 0 and (line := waiting.popleft() if waiting else next(lines, None)):
@@ -157,7 +155,7 @@ def split_rows(lines: Iterator[tuple[int, str]], report: Report) -> Iterator[tup
             continue
         if row is None:
             return
-        room = min(room + 4 * sum(len(line) for _, line in held), 4 * MAX_DOCUMENT_CHARACTERS)
+        room = min(room + 4 * sum(len(line) for _, line in held), 4 * limit)
         if row:
             yield held[0][0], row
 
@@ -173,7 +171,7 @@ def read_parquet(path: str, options: ReadArguments, report: Report, part: Part |
     is_packed = not re.search(r"\.parquet$", path, re.IGNORECASE)
     with open_file(path, decompress=False) as stream:
         try:
-            packed = pa.BufferReader(read_whole(path, MAX_SHEET_BYTES, report)) if is_packed else None
+            packed = pa.BufferReader(read_whole(path, "sheet", report)) if is_packed else None
             file = pq.ParquetFile(packed or stream)
         except pa.ArrowInvalid:
             stream.seek(0)
@@ -209,8 +207,8 @@ def check_expansion(group: pq.RowGroupMetaData, names: list[str]) -> None:
     for column in map(group.column, range(group.num_columns)):
         size = column.total_uncompressed_size
         is_read = column.path_in_schema.split(".")[0] in names
-        if is_read and size > MAX_UNPACKED_BYTES and size > MAX_EXPANSION * column.total_compressed_size:
-            raise ValueError(f"it unpacks to more than {MAX_EXPANSION:,} times its size")
+        if is_read and size > max_unpacked_bytes(column.total_compressed_size):
+            raise ValueError(f"it unpacks to {more_than('expansion')}")
 
 
 def cut_groups(path: str, size: int, part_bytes: int, _: ReadArguments) -> list[Part]:

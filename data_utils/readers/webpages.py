@@ -12,12 +12,11 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from data_utils.readers.arguments import ReadArguments
+from data_utils.readers.arguments import ReadArguments, current_limits, more_than
 from data_utils.readers.encodings import EncodingFault, decode_bytes
 from data_utils.readers.limits import OutOfTime
 from data_utils.readers.opening import Report, read_whole
 
-MAX_PAGE_BYTES = 32 << 20  # a larger record is reported and left out; Common Crawl cuts pages at 1 MB
 DECLARED = re.compile(rb"<(?:meta|\?xml)[^>]{0,200}?(?:charset|encoding)\s*=\s*+[\"']?+\s*+([\w:.-]+)", re.IGNORECASE)
 CHARSET = re.compile(r"charset\s*+=\s*+[\"']?([\w:.-]+)", re.IGNORECASE)
 # What browsers do with these names (WHATWG Encoding): pages called gb2312 hold characters of GBK, latin-1 is cp1252.
@@ -31,11 +30,11 @@ _turn = Lock()
 
 def read_html(path: str, options: ReadArguments, report: Report) -> Iterator[tuple[str, dict]]:
     """Yield ("page", {"text"}) of an HTML file: its main text, lists and headings kept, menus left out."""
-    data = read_whole(path, MAX_PAGE_BYTES, report)
+    data = read_whole(path, "page", report)
     if not data:
         return
     try:
-        text = extract_text(decode_page(data), options.max_seconds)
+        text = extract_text(decode_page(data))
     except EncodingFault as error:
         report("", f"{error}; convert the file to UTF-8")
         return
@@ -60,16 +59,17 @@ def decode_page(data: bytes, header: str = "") -> str:
     return decode_bytes(data, tuple(WIDER.get(name.lower(), name.lower()) for name in names))
 
 
-def extract_text(html: str, max_seconds: float = 0, whole: bool = False) -> str:
+def extract_text(html: str, whole: bool = False) -> str:
     """Return the main text of a page, or all of it (a chapter of a book) where `whole`.
 
-    Raises OutOfTime for a page that takes more than `max_seconds` of processor time (0: no limit) or too much memory.
+    Raises OutOfTime for a page that takes more processor time than a document may, or too much memory.
     """
+    seconds = current_limits().seconds
     options = dict.fromkeys(("alt_texts", "links", "form_fields", "noscript", "comments"), False)
     with _turn:
         process: Any = _page_process(os.getpid())
         try:
-            pickle.dump((html, options | {"main_content": not whole}, max_seconds), process.stdin)
+            pickle.dump((html, options | {"main_content": not whole}, seconds), process.stdin)
             process.stdin.flush()
             answer = pickle.load(process.stdout)
         except BaseException as error:
@@ -77,7 +77,7 @@ def extract_text(html: str, max_seconds: float = 0, whole: bool = False) -> str:
             process.communicate()
             _page_process.cache_clear()
             if isinstance(error, EOFError | BrokenPipeError | pickle.UnpicklingError):
-                raise OutOfTime(f"its HTML takes more than {max_seconds:g} s or too much memory; left out") from None
+                raise OutOfTime(f"its HTML takes too much memory, or {more_than('seconds')}; left out") from None
             raise
     if isinstance(answer, Exception):
         raise answer

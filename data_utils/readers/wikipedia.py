@@ -10,15 +10,13 @@ from collections.abc import Iterator
 from typing import BinaryIO
 from xml.etree import ElementTree as ET
 
-from data_utils.readers.arguments import ReadArguments
-from data_utils.readers.limits import OutOfTime, limit_seconds
+from data_utils.readers.arguments import ReadArguments, current_limits, more_than
+from data_utils.readers.limits import OutOfTime, limit_document
 from data_utils.readers.opening import FEED_BYTES, MAX_SCAN_BYTES, Part, Report, find_break, open_file, place_cuts
 from data_utils.readers.wikitext import FILE_PREFIXES, extract_article
 from errors import first_line
 
 CHUNK_BYTES = 1 << 20
-MAX_PAGE_BYTES = 64 << 20
-MAX_TAGS = 100_000  # of a page: each takes a hundred bytes of memory
 BZ2_MARK = re.compile(rb"BZh[1-9]1AY&SY")
 NAMESPACE = re.compile(rb'<namespace key="(?:6|14)"[^<>]*+>([^<]++)</namespace>')  # files and categories
 TITLE = re.compile(rb"<title>([^<]*)")
@@ -43,7 +41,7 @@ def read_dump(
         if not markup:
             continue
         try:
-            with limit_seconds(options.max_seconds):
+            with limit_document():
                 text = extract_article(markup, options.chinese_variant, prefixes)
         except (OutOfTime, ValueError, RecursionError, MemoryError) as error:
             report(title, f"not readable as wiki markup: {first_line(error)}")
@@ -66,8 +64,8 @@ def parse_page(page: bytes) -> tuple[str, str]:
     """Return (title, markup) of one page, the markup '' where it is no article; raise ParseError."""
     if b"<ns>0</ns>" not in page or b"<redirect " in page[:2000]:
         return "", ""
-    if page.count(b"<") > MAX_TAGS:  # the markup's own are entities
-        raise ET.ParseError(f"the page has more than {MAX_TAGS:,} tags")
+    if page.count(b"<") > current_limits().wiki_tags:  # the markup's own are entities
+        raise ET.ParseError(f"the page has {more_than('wiki_tags')}")
     root = ET.fromstring(page)
     model = root.findtext("revision/model")
     markup = root.findtext("revision/text") or ""
@@ -88,8 +86,8 @@ def cut_pages(path: str, report: Report, part: Part | None = None) -> Iterator[b
                     is_first = False
                 if start >= 0:
                     yield page[start:] + b"</page>"
-            if len(waiting) > MAX_PAGE_BYTES:
-                report("", f"no end of a page in {MAX_PAGE_BYTES >> 20} MB; left out")
+            if len(waiting) > current_limits().wiki_page:
+                report("", f"a page holds {more_than('wiki_page')}; left out")
                 waiting = b""
         if b"<page>" in waiting and not find_break(stream):
             report("", "the file ends in the middle of a page")

@@ -14,12 +14,12 @@ from datasets import Dataset, IterableDataset, load_dataset
 from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub.errors import OfflineModeIsEnabled
 
-from data_utils.readers.arguments import ReadArguments
+from data_utils.readers.arguments import ReadArguments, use_limits
 from data_utils.readers.cells import take_text
 from data_utils.readers.contents import describe_content
 from data_utils.readers.files import KINDS, Fault, FaultLimit, file_suffix, raise_fault
 from data_utils.readers.limits import OutOfTime, TooManyFaults
-from data_utils.readers.opening import COMPRESSED, MAX_EXPANSION, MAX_UNPACKED_BYTES, TOO_MUCH, Part
+from data_utils.readers.opening import COMPRESSED, Part, describe_bomb, max_unpacked_bytes
 from data_utils.readers.remote import is_address
 from data_utils.text.languages import detect_language
 from data_utils.text.splitting import SHARE, share_of
@@ -71,12 +71,13 @@ def read_documents_of(
         part: one of several that `cut_file` made of the file; None: all of it.
     """
     options, tell = options or ReadArguments(), FaultLimit(on_fault)
+    use_limits(options.reader_limits)  # where this process reads for another one
     rows = read_rows(path, options, tell, part)
     given, most = 0, max_text_bytes(path, part)
     for document in make_documents(rows, path, Path(path).name, options.text_column, tell):
         given += len(document["text"]) + ROW_BYTES
         if given > most:
-            on_fault(Fault(path, document["id"].rpartition(":")[2], f"{TOO_MUCH}; what follows is left out"))
+            on_fault(Fault(path, document["id"].rpartition(":")[2], f"{describe_bomb()}; what follows is left out"))
             return
         yield document
 
@@ -112,7 +113,7 @@ def make_documents(
 def max_text_bytes(path: str, part: Part | None) -> float:
     """Return how much text a file, or a part of one, may hold: no more than the best packing makes of text."""
     size = part.size if part else Path(path).stat().st_size if Path(path).is_file() else float("inf")
-    return max(MAX_UNPACKED_BYTES, MAX_EXPANSION * size)
+    return max_unpacked_bytes(size)
 
 
 def read_rows(

@@ -29,6 +29,7 @@ from data_utils.readers.files import (
     judge_faults,
     raise_fault,
 )
+from data_utils.readers.limits import OutOfTime, limit_document
 from data_utils.readers.opening import Part, open_bytes
 from data_utils.readers.remote import has_file, is_address
 from data_utils.sources import builtin
@@ -149,7 +150,13 @@ class Source:
         """
         faults, count = [], 0
         for count, row in enumerate(self.documents(part, start, faults.append), 1):  # noqa: B007, counted to the end
-            yield {"text": self.clean(row["text"]), **{name: row[name] for name in ("language", "source", SHARE)}}
+            try:
+                with limit_document():
+                    text = self.clean(row["text"])
+            except OutOfTime as error:
+                faults.append(Fault(part, row["id"].rpartition(":")[2], str(error)))
+                text = ""
+            yield {"text": text, **{name: row[name] for name in ("language", "source", SHARE)}}
         judge_faults(faults, count + len(faults), False, "have them left out by prepare_corpus.py")
 
 

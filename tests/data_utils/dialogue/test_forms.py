@@ -146,7 +146,7 @@ def test_bad_rows_are_left_out_where_that_is_asked_and_counted(tmp_path):
 def test_more_than_a_fifth_stops_the_run(tmp_path, bad, is_too_many):
     path = write_lines(tmp_path / "a.jsonl", 100 - bad, bad)
     if is_too_many:
-        with pytest.raises(InputError, match=r"21 of 100 rows can't be used, more than the 20% that may be left out$"):
+        with pytest.raises(InputError, match=r"21 of 100 rows can't be used, more than the 20% that may be left out"):
             read_checked(open_sources([path]), skip_bad=True)
     else:
         assert len(read_checked(open_sources([path]), skip_bad=True).dialogues) == 80

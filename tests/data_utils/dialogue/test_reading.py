@@ -23,7 +23,7 @@ from data_utils.dialogue.format import IGNORE_LABEL, encode_dialogue, encode_mes
 from data_utils.dialogue.forms import convert_row
 from data_utils.dialogue.reading import DIALOGUE_FEATURES, name_assistant, read_dialogues, split_dialogues
 from data_utils.dialogue.window import encode_prompt, fit_dialogue
-from data_utils.readers import files
+from data_utils.readers.arguments import use_limits
 from data_utils.rows.packing import encode_dialogues
 from data_utils.sources.source import open_sources
 from data_utils.text.cleaning import clean_text
@@ -339,10 +339,10 @@ def test_the_line_named_is_the_line_of_the_fault(tmp_path, name, content, line):
         read_dialogues(open_sources([path]))
 
 
-def test_a_file_of_bad_rows_is_given_up(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "MAX_FAULTS", 10)
+def test_a_file_of_bad_rows_is_given_up(tmp_path):
+    use_limits(["broken_rows=10"])
     path = write_rows(tmp_path / "a.jsonl", {"messages": SHORT}, *[{"messages": SHORT[:1]}] * 50)
-    with pytest.raises(InputError, match=r"a.jsonl: 10 of 11 rows can't be used; what follows is left out$"):
+    with pytest.raises(InputError, match=r"a.jsonl: 10 of 11 rows can't be used; what follows is left out: more"):
         read_dialogues(open_sources([path]))
 
 

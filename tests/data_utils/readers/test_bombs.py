@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_utils.readers import encodings, json_rows, opening, wikipedia
-from data_utils.readers.arguments import ReadArguments
+from data_utils.readers import encodings, json_rows, opening
+from data_utils.readers.arguments import ReadArguments, use_limits
 from data_utils.sources import inputs
 from data_utils.sources.inputs import read_documents_of
 
@@ -38,13 +38,12 @@ PACKS[".zst"] = lambda data: pa.Codec("zstd").compress(data, asbytes=True)
 
 @pytest.mark.parametrize("suffix", PACKS)
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.xml", "a.json"])
-def test_what_unpacks_to_far_more_than_a_text_is_a_fault(tmp_path, monkeypatch, suffix, name):
-    monkeypatch.setattr(opening, "MAX_UNPACKED_BYTES", 300_000)
-    monkeypatch.setattr(opening, "MAX_EXPANSION", 100)
+def test_what_unpacks_to_far_more_than_a_text_is_a_fault(tmp_path, suffix, name):
+    limits = ["packed=300kB", "expansion=100"]
     path = tmp_path / f"{name}{suffix}"
     line = {"a.jsonl": b'{"text": "tea"}\n', "a.json": b"[1,\n"}.get(name, b"tea\n")
     path.write_bytes(PACKS[suffix](line * (1_500_000 // len(line))))
-    _, size, faults, peak = read(path, sample_by="line")
+    _, size, faults, peak = read(path, sample_by="line", reader_limits=limits)
     assert any("unpacks to more than" in fault.reason for fault in faults)
     assert size < 700_000
     assert peak < 30_000_000  # most of it is the dictionary of xz
@@ -62,7 +61,7 @@ def test_one_call_of_an_unpacker_gives_a_little_at_a_time(tmp_path):
 
 
 def test_a_line_too_long_costs_itself(tmp_path, monkeypatch):
-    monkeypatch.setattr(encodings, "MAX_LINE_BYTES", 100_000)
+    use_limits(["line=100kB"])
     monkeypatch.setattr(encodings, "BLOCK_BYTES", 10_000)
     path = tmp_path / "a.jsonl"
     rows = [json.dumps({"text": text}) for text in ("one", "x" * 500_000, "two", "y" * 90_000, "z" * 120_000, "three")]
@@ -71,19 +70,19 @@ def test_a_line_too_long_costs_itself(tmp_path, monkeypatch):
     documents = [d["text"] for d in read_documents_of(str(path), None, faults.append)]
     assert [text[:5] for text in documents] == ["one", "two", "yyyyy", "three"]
     assert [(fault.place, fault.reason[:18]) for fault in faults] == [
-        ("2", "the line is longer"),
-        ("5", "the line is longer"),
+        ("2", "the line holds mor"),
+        ("5", "the line holds mor"),
     ]
 
 
 def test_a_json_value_too_long_is_a_fault(tmp_path, monkeypatch):
-    monkeypatch.setattr(json_rows, "MAX_VALUE_CHARACTERS", 50_000)
+    use_limits(["value=50000"])
     monkeypatch.setattr(json_rows, "BUFFER_CHARACTERS", 1000)
     path = tmp_path / "a.json"
     path.write_text('[{"text": "one"},\n{"text": "two"},\n[' + ",\n".join(["1"] * 100_000))
     count, _, faults, _ = read(path)
     assert count == 2
-    assert "a value is longer than" in faults[0].reason
+    assert "a value holds more than 50000 characters" in faults[0].reason
 
 
 @pytest.mark.slow
@@ -95,7 +94,7 @@ def test_parquet_whose_one_text_is_all_its_rows(tmp_path):
     count, size, faults, peak = read(path)
     assert 0 < count < 200 and size < 110_000_000
     assert peak < 100_000_000
-    assert "unpacks to more than 1,000 times its size" in faults[0].reason
+    assert "unpacks to more than 1000 times its size (--reader_limits expansion=2000 allows more)" in faults[0].reason
 
 
 def test_parquet_of_rows_of_nothing(tmp_path, monkeypatch):
@@ -108,8 +107,8 @@ def test_parquet_of_rows_of_nothing(tmp_path, monkeypatch):
     assert len(faults) == 1
 
 
-def test_a_page_of_wikipedia_with_millions_of_tags_costs_itself(tmp_path, monkeypatch):
-    monkeypatch.setattr(wikipedia, "MAX_TAGS", 1000)
+def test_a_page_of_wikipedia_with_millions_of_tags_costs_itself(tmp_path):
+    use_limits(["wiki_tags=1000"])
     page = "<page><title>{}</title><ns>0</ns>{}<revision><text>{}</text></revision></page>"
     path = tmp_path / "a.xml"
     path.write_text(page.format("One", "", "tea") + page.format("Two", "<a/>" * 2000, "x") + page.format("3", "", "x"))
@@ -119,7 +118,7 @@ def test_a_page_of_wikipedia_with_millions_of_tags_costs_itself(tmp_path, monkey
         "3\n\nx",
     ]
     assert [(fault.place, fault.reason) for fault in faults] == [
-        ("Two", "not valid XML: the page has more than 1,000 tags")
+        ("Two", "not valid XML: the page has more than 1000 tags (--reader_limits wiki_tags=2000 allows more)")
     ]
 
 
@@ -142,9 +141,9 @@ def test_a_book_that_names_a_chapter_sixty_times_reads_it_once(tmp_path):
     assert document["text"] == "tea\n\ntea"
 
 
-def test_a_book_of_more_than_a_book_holds(tmp_path, monkeypatch):
+def test_a_book_of_more_than_a_book_holds(tmp_path):
     pytest.importorskip("resiliparse")
-    monkeypatch.setattr("data_utils.readers.books.MAX_TEXT_BYTES", 1_000_000)
+    use_limits(["book_text=1MB"])
     path = tmp_path / "a.epub"
     write_epub(path, "ab", chapter=b"<p>" + b"tea " * 150_000)
     count, _, faults, _ = read(path)
@@ -156,11 +155,11 @@ def test_a_book_of_more_than_a_book_holds(tmp_path, monkeypatch):
     assert peak < 10_000_000
 
 
-def test_a_book_of_more_files_than_a_book_holds(tmp_path, monkeypatch):
-    monkeypatch.setattr("data_utils.readers.books.MAX_ENTRIES", 3)
+def test_a_book_of_more_files_than_a_book_holds(tmp_path):
+    use_limits(["book_files=3"])
     path = tmp_path / "a.epub"
     write_epub(path, "ab")
-    assert read(path)[2][0].reason == "the book has more than 3 files"
+    assert read(path)[2][0].reason == "the book has more than 3 files (--reader_limits book_files=6 allows more)"
 
 
 def write_pdf(path, pages, operators):
@@ -193,8 +192,8 @@ def test_a_pdf_that_draws_for_ever_ends_at_its_limit(tmp_path):
     assert [d["text"].count("tea") for d in read_documents_of(str(path))] == [6]
     write_pdf(path, 1000, 20_000)
     faults = []
-    list(read_documents_of(str(path), ReadArguments(max_seconds=1), faults.append))
-    assert "it took longer than 1" in faults[0].reason
+    list(read_documents_of(str(path), ReadArguments(reader_limits=["seconds=1"]), faults.append))
+    assert "it took more than 1" in faults[0].reason
     assert faults[0].place.startswith("page ")
 
 

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from data_utils.readers import webpages, wikipedia
-from data_utils.readers.arguments import ReadArguments
+from data_utils.readers.arguments import ReadArguments, use_limits
 from data_utils.readers.limits import OutOfTime, limit_seconds
 from data_utils.sources.inputs import read_documents_of
 
@@ -72,10 +72,10 @@ def test_an_article_that_takes_too_long_costs_itself_alone(tmp_path, monkeypatch
     pages = [wiki_page("One", "tea"), wiki_page("Two", "slow"), wiki_page("Three", "deep"), wiki_page("Four", "rain")]
     path.write_text("<mediawiki>" + "".join(pages) + "</mediawiki>")
     faults = []
-    documents = list(read_documents_of(str(path), ReadArguments(max_seconds=0.2), faults.append))
+    documents = list(read_documents_of(str(path), ReadArguments(reader_limits=["seconds=0.2"]), faults.append))
     assert [document["text"] for document in documents] == ["One\n\ntea", "Four\n\nrain"]
     assert [fault.place for fault in faults] == ["Two", "Three"]
-    assert "longer than 0.2 s" in faults[0].reason
+    assert "it took more than 0.2 seconds (--reader_limits seconds=0.4 allows more)" in faults[0].reason
 
 
 def test_a_page_that_takes_too_long_ends_its_parser_and_the_next_page_is_read(tmp_path):
@@ -83,9 +83,11 @@ def test_a_page_that_takes_too_long_ends_its_parser_and_the_next_page_is_read(tm
     path = tmp_path / "a.html"
     path.write_text("<html><body>" + "".join(f"<font color={n}>x<p>" for n in range(2500)))
     faults = []
-    assert list(read_documents_of(str(path), ReadArguments(max_seconds=0.5), faults.append)) == []
-    assert [fault.reason for fault in faults] == ["its HTML takes more than 0.5 s or too much memory; left out"]
-    assert webpages.extract_text("<p>今天天气很好。</p>", 1) == "今天天气很好。"
+    assert list(read_documents_of(str(path), ReadArguments(reader_limits=["seconds=0.5"]), faults.append)) == []
+    assert [fault.reason for fault in faults] == [
+        "its HTML takes too much memory, or more than 0.5 seconds (--reader_limits seconds=1 allows more); left out"
+    ]
+    assert webpages.extract_text("<p>今天天气很好。</p>") == "今天天气很好。"
 
 
 def test_a_filter_drops_the_document_that_takes_too_long_and_keeps_those_beside_it():
@@ -98,9 +100,10 @@ def test_a_filter_drops_the_document_that_takes_too_long_and_keeps_those_beside_
     def step(text, language):
         return re.sub(*FOREVER[:1], "", FOREVER[1]) if text == "slow" else text.upper()
 
+    use_limits(["seconds=0.2"])
     tally = Tally()
     texts = ["one", "slow", "two"]
     documents = [Document(text, text, metadata={"given": "a", "source": "a.txt"}) for text in texts]
-    kept = run_steps(documents, steps={"shout": each(step)}, tally=tally, max_seconds=0.2)
+    kept = run_steps(documents, steps={"shout": each(step)}, tally=tally)
     assert [document.text for document in kept] == ["ONE", "TWO"]
     assert json.loads(json.dumps(tally.reasons)) == {"shout": {"took too long": 1}}

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data_utils.readers import files, json_rows, rows
-from data_utils.readers.arguments import ReadArguments
+from data_utils.readers import json_rows, rows
+from data_utils.readers.arguments import ReadArguments, use_limits
 from data_utils.sources.inputs import read_documents_of
 from data_utils.sources.source import open_source
 from data_utils.text.splitting import hash_share
@@ -144,16 +144,16 @@ def test_a_name_that_stands_twice_costs_its_column(tmp_path, name):
 
 
 @pytest.mark.parametrize("bad", ["x", '{"text": 1}', '{"other": ""}'])
-def test_a_file_of_broken_rows_is_given_up(tmp_path, monkeypatch, bad):
+def test_a_file_of_broken_rows_is_given_up(tmp_path, bad):
     """Each fault takes memory, and a line of two bytes may be one."""
-    monkeypatch.setattr(files, "MAX_FAULTS", 10)
+    use_limits(["broken_rows=10"])
     path = tmp_path / "a.jsonl"
     good = '{"text": "tea"}'
     path.write_text("\n".join([good, *[bad] * 50, good]))
     texts, faults = read(path)
     assert texts == ["tea"]
     assert len(faults) == 11
-    assert faults[-1].reason.endswith("10 of 11 rows can't be used; what follows is left out")
+    assert faults[-1].reason.endswith("left out: more than 10 rows (--reader_limits broken_rows=20 allows more)")
     path.write_text("\n".join([*[good] * 45, bad] * 30))
     assert list(map(len, read(path))) == [45 * 30, 30]
 
@@ -199,7 +199,7 @@ def test_a_quote_that_is_never_closed_costs_its_row(tmp_path):
 
 
 def test_a_sheet_whose_every_line_opens_a_quote_is_read_in_proportion(tmp_path, monkeypatch):
-    monkeypatch.setattr(rows, "MAX_DOCUMENT_CHARACTERS", 40_000)
+    use_limits(["document=40000"])
     monkeypatch.setattr(rows, "LEAST_ROW_CHARACTERS", 500)
     taken, reader = [0], csv.reader
 

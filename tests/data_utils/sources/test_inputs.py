@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_utils.readers.arguments import ReadArguments
+from data_utils.readers.arguments import ReadArguments, use_limits
 from data_utils.readers.files import KINDS, file_suffix, find_files
 from data_utils.sources.corpus import read_corpus
 from data_utils.sources.inputs import read_documents_of
@@ -146,8 +146,8 @@ def test_markdown_keeps_what_is_no_line_of_comment(tmp_path, text, kept):
     assert texts_of(path) == [kept or text]
 
 
-def test_a_text_that_is_too_long_is_cut_at_a_line_end(tmp_path, monkeypatch):
-    monkeypatch.setattr("data_utils.readers.rows.MAX_DOCUMENT_CHARACTERS", 100)
+def test_a_text_that_is_too_long_is_cut_at_a_line_end(tmp_path):
+    use_limits(["document=100"])
     path = tmp_path / "a.txt"
     path.write_text("".join(f"line {i}\n" for i in range(40)))
     parts = texts_of(path)
