@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -126,6 +127,13 @@ def pytest_collection_modifyitems(items) -> None:
         names = {*getattr(item, "fixturenames", ()), *(function.__code__.co_names if function else ())}
         if names & SLOW_NAMES or item.path.name in SLOW_FILES:
             item.add_marker(pytest.mark.slow)
+
+
+def pytest_runtest_setup() -> None:
+    """Let a test's process begin with it, where its time is asked: a run's report measures more the longer it took."""
+    if "train_utils.clock" in sys.modules:
+        began = time.monotonic()
+        sys.modules["train_utils.clock"].start_time = lambda: began
 
 
 def pytest_collection_finish() -> None:

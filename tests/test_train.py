@@ -93,7 +93,7 @@ def test_learns(trained):
 
 def test_same_command_same_weights(trained, train_options, tmp_path, monkeypatch):
     """And figures of the finished model stand in the report of a run that has time for them."""
-    monkeypatch.setattr(short_form, "SHARE", 1.0)
+    monkeypatch.setattr(short_form, "SHARE", 1000.0)
     monkeypatch.setattr(short_form, "ENOUGH_SECONDS", 60.0)
     assert train.main([*train_options, "--output_dir", str(tmp_path / "again")]) == 0
     assert_same_weights(trained, tmp_path / "again")

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 import tune_preferences
 from data_utils.caching import generate_rows
 from errors import InputError
+from eval_utils import asking
 from tests.conftest import ROOT
 from train_utils import own_pairs, reply_report
 
@@ -32,9 +33,12 @@ def pair_file(tmp_path_factory):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def few_questions():
+def short_replies_to_few_questions():
+    """Most of a run here is replies of the tiny model, which never stops by itself."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reply_report, "QUESTIONS", 1)
+        for module in (asking, own_pairs):
+            patch.setattr(module, "MAX_TOKENS", 24)
         yield
 
 
@@ -46,6 +50,13 @@ def options(tiny_checkpoint) -> list[str]:
         "1", "--report_to", "none", "--bf16", "false", "--torch_compile", "false", "--use_cpu", "true",
         "--learning_rate", "1e-3", "--max_fall", "9",
     ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def unevaluated(options) -> list[str]:
+    """Options of a run that is not evaluated: four fifths of its time here."""
+    at = options.index("--eval_steps")
+    return [*options[:at], *options[at + 2 :], "--eval_strategy", "no", "--eval_on_start", "false"]
 
 
 @pytest.fixture(scope="module")
@@ -80,8 +91,8 @@ def test_what_is_chosen_is_preferred_on_held_out_prompts(tuned):
 
 
 @pytest.mark.parametrize("weights", ["full", "lora"])
-def test_resumes_bit_for_bit(options, pair_file, tuned, tmp_path, weights):
-    given = [*options, "--preferences", str(pair_file), *(["--lora", "true"] if weights == "lora" else [])]
+def test_resumes_bit_for_bit(options, unevaluated, pair_file, tuned, tmp_path, weights):
+    given = [*(options if weights == "full" else [*unevaluated, "--lora", "true"]), "--preferences", str(pair_file)]
     whole, again = tuned if weights == "full" else tmp_path / "whole", tmp_path / "again"
     if weights == "lora":
         assert tune_preferences.main([*given, "--output_dir", str(whole)]) == 0
@@ -96,14 +107,14 @@ def test_resumes_bit_for_bit(options, pair_file, tuned, tmp_path, weights):
     assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
 
 
-def test_pairs_are_made_from_the_model_once_for_a_seed(options, tmp_path, capsys, monkeypatch):
+def test_pairs_are_made_from_the_model_once_for_a_seed(unevaluated, tmp_path, capsys, monkeypatch):
     made = []
     monkeypatch.setattr(own_pairs, "generate_rows", lambda *a, **k: made.append(generate_rows(*a, **k)) or made[-1])
     files = [ROOT / f"data_utils/chat_data/{language}.jsonl" for language in ("en", "zh")]
     lines = [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()[:40]]
     short = [json.dumps({"messages": line["messages"][:2]}) for line in lines if line["messages"][0]["role"] == "user"]
     (tmp_path / "short.jsonl").write_text("\n".join(short))
-    few = [*options, "--dialogues", str(tmp_path / "short.jsonl"), "--max_steps", "1", "--prompts", "16"]
+    few = [*unevaluated, "--dialogues", str(tmp_path / "short.jsonl"), "--max_steps", "1", "--prompts", "16"]
     few += ["--samples", "2", "--row_tokens", "250"]
     assert tune_preferences.main([*few, "--output_dir", str(tmp_path / "a")]) == 0
     output = capsys.readouterr().out
@@ -136,27 +147,16 @@ def test_bad_input_is_one_line(options, pair_file, tmp_path, given, message):
 REWARD = "def shorter(prompt, reply):\n    return -len(reply)\n\ndef broken(prompt, reply):\n    return 1 / 0\n"
 
 
-def test_a_reward_is_learned_in_rounds_and_a_resumed_run_keeps_its_pairs(options, tmp_path, capsys):
+def test_a_reward_is_learned_in_rounds_and_a_resumed_run_keeps_its_pairs(unevaluated, tmp_path, capsys):
     (tmp_path / "my.py").write_text(REWARD)
     short = [json.dumps({"prompt": f"{word} {n}?", "response": word}) for word in WORDS for n in range(6)]
     (tmp_path / "short.jsonl").write_text("\n".join(short))
-    given = [
-        *options[:-2],
-        "--reward",
-        f"{tmp_path}/my.py:shorter",
-        "--dialogues",
-        f"{tmp_path}/short.jsonl",
-        "--rounds",
-        "4",
-        "--prompts",
-        "16",
-        "--samples",
-        "3",
-    ]
-    given[given.index("--row_tokens") + 1] = "250"
-    given[given.index("--max_steps") + 1] = "4"
-    given[given.index("--save_steps") + 1] = "2"
-    given[given.index("--warmup_steps") + 1] = "0"
+    given = dict(zip(unevaluated[::2], unevaluated[1::2], strict=True))
+    given |= {"--reward": f"{tmp_path}/my.py:shorter", "--dialogues": f"{tmp_path}/short.jsonl", "--rounds": "4"}
+    given |= {"--prompts": "16", "--samples": "3", "--row_tokens": "250", "--max_steps": "4", "--save_steps": "2"}
+    given["--warmup_steps"] = "0"
+    del given["--max_fall"]
+    given = [word for pair in given.items() for word in pair]
     whole, again = tmp_path / "whole", tmp_path / "again"
     assert tune_preferences.main([*given, "--output_dir", str(whole)]) == 0
     output = capsys.readouterr().out
@@ -183,6 +183,8 @@ def test_a_reward_is_learned_in_rounds_and_a_resumed_run_keeps_its_pairs(options
 )  # fmt: skip
 def test_a_reward_that_is_none_is_one_line(options, tmp_path, name, message):
     (tmp_path / "my.py").write_text(REWARD)
+    (tmp_path / "short.jsonl").write_text(json.dumps({"prompt": "tea?", "response": "tea"}) + "\n")
     given = [*options[:-2], "--reward", f"{tmp_path}/{name}", "--prompts", "4", "--samples", "2"]
+    given += ["--dialogues", f"{tmp_path}/short.jsonl@9"]
     with pytest.raises(InputError, match=message):
         tune_preferences.main([*given, "--output_dir", str(tmp_path / "o")])

@@ -14,7 +14,7 @@ from transformers import TrainerControl, TrainerState
 from transformers.optimization import get_constant_schedule
 
 from train_utils import clock as clock_module
-from train_utils.clock import Clock, Timetable, rate_share
+from train_utils.clock import Clock, Timetable, rate_share, start_time
 
 ROOT = Path(__file__).parents[2]
 
@@ -50,6 +50,7 @@ def test_the_time_of_a_launcher_counts(tmp_path):
 
 @pytest.mark.parametrize("hours", [1, -1])
 def test_a_clock_that_is_set_changes_nothing(monkeypatch, hours):
+    monkeypatch.setattr(clock_module, "start_time", start_time)
     before = clock_module.process_seconds()
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now + hours * 3600)
