@@ -2,7 +2,7 @@
 
 python chat.py                                  # ckpt_chat/ if there is one, else ckpt/; /help lists its commands
 python chat.py --prompt "你叫什么名字？"          # one answer
-printf 'Hello\\nTell me more\\n' | python chat.py  # a message a line, one conversation
+printf 'Hello\\nTell me more\\n' | python chat.py  # a message or a /command a line
 python chat.py --model ckpt_chat --system "Answer briefly." --temperature 0.7 --max_new_tokens 500
 python chat.py --temperature 0 --stats          # always the likeliest words; how fast they came
 python chat.py --web                            # a page to chat in, at http://127.0.0.1:8000

@@ -195,14 +195,16 @@ COMMANDS = (
     Command("quit", NOTHING, ("leave (or Ctrl-D)", "退出（或按 Ctrl-D）"), leave),
 )
 
+OTHER_NAMES = {"exit": "quit", "bye": "quit", "q": "quit", "clear": "reset", "new": "reset", "?": "help"}  # elsewhere
+
 
 def run_command(chat: "Chat", line: str) -> None:
     """Carry out a line that begins with a slash; raises Leave at /quit."""
     name = re.split(r"\s", line[1:], maxsplit=1)[0]  # a Chinese keyboard's space is wide
     argument = line[1 + len(name) :].lstrip()
     by_name = {command.name: command for command in COMMANDS}
-    if name in by_name:
-        by_name[name].run(chat, argument)
+    if command := by_name.get(OTHER_NAMES.get(name, name)):
+        command.run(chat, argument)
         return
     near = get_close_matches(name[:20], by_name, n=1)
     chat.say("near" if near else "unknown", name=name[:20], near="".join(near))

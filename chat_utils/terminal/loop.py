@@ -117,12 +117,14 @@ def answer_option(chat: Chat, prompt: str, option: str) -> None:
 
 
 def answer_lines(chat: Chat) -> None:
-    """Answer each line of standard input, as one conversation."""
+    """Answer each line of standard input, as one conversation; one that begins with a slash is a command here too."""
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="replace")
+    chat.read = lambda language, text: sys.stdin.readline()  # /edit takes the next line
     for line in sys.stdin:
-        if line.strip():
-            try:
-                chat.answer(line)
-            except DialogueError as error:
-                chat.say("refused", reason=error)
+        try:
+            take_line(chat, line.removeprefix("\ufeff"))
+        except Leave:
+            return
+        except DialogueError as error:
+            chat.say("refused", reason=error)

@@ -1,6 +1,7 @@
 """The chat as it is typed: what each command does, what is said of a reply, and that nothing ends it but the user."""
 
 import gc
+import io
 import json
 import os
 import re
@@ -14,7 +15,7 @@ from chat_utils.engine import Engine, freeze_loaded
 from chat_utils.sampling import Sampling
 from chat_utils.terminal.commands import COMMANDS, Leave
 from chat_utils.terminal.conversation import Conversation
-from chat_utils.terminal.loop import Chat, take_line, talk
+from chat_utils.terminal.loop import Chat, answer_lines, take_line, talk
 from chat_utils.terminal.prompt import MAX_HISTORY_BYTES, open_history
 from chat_utils.terminal.screen import Screen
 from chat_utils.terminal.wording import LANGUAGES, MESSAGES, REASONS, locale_language, typed_language
@@ -379,6 +380,18 @@ def test_edit_with_words_takes_them():
     chat.answer("1")
     take_line(chat, "/edit two")
     assert turns(chat) == [("user", "two"), ("assistant", "b")]
+
+
+def test_a_pipe_takes_commands_and_notes_what_is_none(monkeypatch, capsys):
+    chat = begin(["a"], ["b"], ["c"])
+    typed = "\ufeff/system Be kind.\n1\r\n\n/hepl\n /etc/passwd?\n/edit\ntwo\n/exit\nnever asked\n"
+    monkeypatch.setattr("sys.stdin", io.StringIO(typed, newline=""))
+    answer_lines(chat)
+    said = [("user", "1"), ("assistant", "a"), ("user", "two"), ("assistant", "c")]
+    assert turns(chat) == [("system", "Be kind."), *said]
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("[")][1:2] == [
+        "[no command /hepl; did you mean /help?]"
+    ]
 
 
 def test_stats_of_the_last_reply(capsys):
