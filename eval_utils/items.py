@@ -1,16 +1,18 @@
 """Items that models are measured on, read from JSONL files in the forms of published sets."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from data_utils.readers.files import find_files
+from data_utils.readers.files import Fault, FaultLimit, find_files, judge_faults
+from data_utils.readers.limits import TooManyFaults
 from data_utils.sources.inputs import read_rows
 from data_utils.text.languages import detect_language
 from errors import InputError
 from eval_utils.minimal_pairs import Pair
 
+Item = TypeVar("Item")
 KINDS: dict[type, str] = {str: "a text", list: "a list", int: "a whole number"}
 PAIR_GROUPS = ("UID", "paradigm", "phenomenon")  # of BLiMP's rows and ZhoBLiMP's, the finest first
 
@@ -36,49 +38,70 @@ class Continuation:
 
 def read_minimal_pairs(paths: list[str]) -> Iterator[Pair]:
     """Yield minimal pairs of files in BLiMP's form: sentence_good, sentence_bad, and UID for the phenomenon."""
-    for place, row in read_items(paths, {"sentence_good": str, "sentence_bad": str}):
+
+    def make(row: dict[str, Any], group: str) -> Pair:
         good, bad = row["sentence_good"], row["sentence_bad"]
         if good == bad:
-            raise InputError(f"{place}: the two sentences are the same: {good!r}")
-        group = next((str(row[name]) for name in PAIR_GROUPS if row.get(name)), Path(place).stem)
-        yield Pair(
-            good, bad, group, str(row.get("linguistics_term") or row.get("phenomenon") or ""), detect_language(good)
-        )
+            raise ValueError(f"the two sentences are the same: {good[:40]!r}")
+        group = next((str(row[name]) for name in PAIR_GROUPS if row.get(name)), group)
+        field = str(row.get("linguistics_term") or row.get("phenomenon") or "")
+        return Pair(good, bad, group, field, detect_language(good))
+
+    yield from read_items(paths, {"sentence_good": str, "sentence_bad": str}, make)
 
 
 def read_choices(paths: list[str]) -> Iterator[Choice]:
     """Yield questions of files in CORE's form: query, choices and gold, the number of the right one from 0."""
-    for place, row in read_items(paths, {"query": str, "choices": list, "gold": int}):
-        choices, gold = row["choices"], row["gold"]
+
+    def make(row: dict[str, Any], group: str) -> Choice:
+        query, choices, gold = row["query"], row["choices"], row["gold"]
         if len(choices) < 2 or not all(isinstance(choice, str) and choice.strip() for choice in choices):
-            raise InputError(f"{place}: 'choices' must be two texts or more")
+            raise ValueError("'choices' must be two texts or more")
         if not 0 <= gold < len(choices):
-            raise InputError(f"{place}: 'gold' is {gold}, but there are {len(choices)} choices, counted from 0")
-        query = row["query"]
-        yield Choice(query, tuple(join_texts(query, choice) for choice in choices), gold, Path(place).stem)
+            raise ValueError(f"'gold' is {gold}, but there are {len(choices)} choices, counted from 0")
+        return Choice(query, tuple(join_texts(query, choice) for choice in choices), gold, group)
+
+    yield from read_items(paths, {"query": str, "choices": list, "gold": int}, make)
 
 
 def read_continuations(paths: list[str]) -> Iterator[Continuation]:
     """Yield texts of files in LAMBADA's form: context and continuation."""
-    for place, row in read_items(paths, {"context": str, "continuation": str}):
-        if not row["context"].strip() or not row["continuation"].strip():
-            raise InputError(f"{place}: 'context' and 'continuation' must have words")
+
+    def make(row: dict[str, Any], group: str) -> Continuation:
         context = row["context"]
-        yield Continuation(context, join_texts(context, row["continuation"]), Path(place).stem)
+        if not context.strip() or not row["continuation"].strip():
+            raise ValueError("'context' and 'continuation' must have words")
+        return Continuation(context, join_texts(context, row["continuation"]), group)
+
+    yield from read_items(paths, {"context": str, "continuation": str}, make)
 
 
-def read_items(paths: list[str], needed: dict[str, type]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (file:line, row) of JSON lines, each with the needed keys and kinds; raise InputError for one without."""
-    count = 0
+def read_items(paths: list[str], needed: dict[str, type], make: Callable[[dict[str, Any], str], Item]) -> Iterator[Item]:
+    """Yield what `make` returns of each row, which has the needed keys and kinds, and of its file's name.
+
+    All rows are checked: raises InputError at the end, which names the first that are none, by file and line, where
+    there are any. `make` raises ValueError for a row that is no item.
+    """
+    faults, count = [], 0
     for file in (file for path in paths for file in find_files(path)):
-        for number, row in read_rows(file):
-            for name, kind in needed.items():
-                if not isinstance(row.get(name), kind) or isinstance(row.get(name), bool):
-                    wanted = KINDS[kind]
-                    needs = f"needed are {', '.join(needed)}"
-                    raise InputError(f"{file}:{number}: '{name}' is missing or not {wanted}; {needs}")
-            count += 1
-            yield f"{file}:{number}", row
+        tell = FaultLimit(faults.append)
+        try:
+            for number, row in read_rows(file, on_fault=tell):
+                try:
+                    for name, kind in needed.items():
+                        if not isinstance(row.get(name), kind) or isinstance(row.get(name), bool):
+                            needs = f"needed are {', '.join(needed)}"
+                            raise ValueError(f"'{name}' is missing or not {KINDS[kind]}; {needs}")
+                    item = make(row, Path(file).stem)
+                except ValueError as error:
+                    tell(Fault(file, str(number), str(error)))
+                    continue
+                tell.rows += 1
+                yield item
+        except TooManyFaults as error:
+            raise InputError(f"{file}: {error}") from error
+        count += tell.rows
+    judge_faults(faults, count + len(faults), False, "take them out of the file")
     if not count:
         raise InputError(f"{' '.join(paths)}: no item in it")
 
