@@ -7,6 +7,7 @@ python score.py ckpt --parts text pairs --text my.txt              # some parts,
 python score.py ckpt --pairs blimp/ --choices arc.jsonl            # published sets, in their own form
 """
 
+import sys
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -115,7 +116,12 @@ def read_files(options: ScoreOptions) -> dict[str, list]:
         "choices": read_choices,
         "continuations": read_continuations,
     }
-    return {name: list(read(paths)) for name, read in readers.items() if (paths := getattr(options, name))}
+    found = {}
+    for name, read in readers.items():
+        if paths := getattr(options, name):
+            found[name] = list(read(paths))
+            print(f"{name}: {len(found[name]):,} items of {' '.join(paths)}", file=sys.stderr)
+    return found
 
 
 def name_folders(paths: list[str]) -> dict[str, str]:
@@ -174,9 +180,11 @@ def load_subject(path: str) -> "Subject":
 
 
 def open_bar(label: str, total: int) -> "tqdm":
-    """Return a bar of so many texts, with the time left, where there is a terminal."""
+    """Return a bar of so many texts, with the time left, where there is a terminal; else tell how many there are."""
     from tqdm import tqdm
 
+    if not sys.stderr.isatty():
+        print(f"{label}: {total:,} texts", file=sys.stderr)
     return tqdm(total=total, desc=label, unit="text", leave=False, disable=None)
 
 
