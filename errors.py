@@ -40,8 +40,15 @@ def is_machine_fault(error: Exception) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's text, or its kind where it has none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """Return the first line of an error's text, with the next one where it ends in a colon; its kind where it has none.
+
+    >>> first_line(ValueError("wrong size:\n  7")), first_line(KeyError("rope"))
+    ('wrong size: 7', "'rope' is missing or unknown")
+    """
+    if isinstance(error, KeyError):
+        return f"{error} is missing or unknown"
+    first, *others = str(error).strip().splitlines() or [type(error).__name__]
+    return f"{first} {others[0].strip()}" if first.endswith(":") and others else first
 
 
 def coded(error: Fault, code: str, *values: object) -> Fault:

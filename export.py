@@ -81,7 +81,7 @@ class ExportOptions(Options):
     @property
     def checkpoint(self) -> Path:
         """The folder that is exported: of a GGUF file, the one that it was imported into."""
-        from model_utils.checkpoint import find_checkpoint
+        from model_utils.finding import find_checkpoint
 
         return Path(find_checkpoint(self.model))
 

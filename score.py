@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parse_score(argv)
 
     from eval_utils.score_report import compare_sentence, format_brief, format_text, make_table, write_scores
-    from model_utils.checkpoint import find_checkpoint
+    from model_utils.finding import find_checkpoint
 
     folders = name_folders(options.models)
     if options.compare and len(folders) < 2:

@@ -26,7 +26,8 @@ from data_utils.dialogue.checking import DialogueError
 from data_utils.dialogue.format import stop_token_id
 from data_utils.dialogue.window import encode_prompt
 from errors import InputError, explained, first_line
-from model_utils.checkpoint import find_checkpoint, find_gguf_file, load_checkpoint, load_tokenizer, read_stop_ids
+from model_utils.checkpoint import load_checkpoint, load_tokenizer, read_stop_ids
+from model_utils.finding import NO_TEMPLATE, find_checkpoint, find_gguf_file
 from model_utils.llama_library import has_library
 from model_utils.text_encoder import encode_text
 from model_utils.tokenizer import add_chat_tokens
@@ -84,7 +85,7 @@ class Engine:
                 raise InputError("--dtype float16: on a CPU it is slower than float32 in prompts; choose bfloat16")
             model, self.tokenizer = load_checkpoint(path, device, dtype)
             self.decoder = choose_decoder(model, kind, slots)
-        with explained(path, "cannot be loaded"):
+        with explained(path, NO_TEMPLATE):
             self.stop_ids = {stop_token_id(self.tokenizer), self.tokenizer.eos_token_id, *read_stop_ids(path)}
 
     @property

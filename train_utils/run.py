@@ -17,7 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from errors import InputError, escape_unprintable
 from files import hold
-from model_utils.checkpoint import find_checkpoint
+from model_utils.finding import find_checkpoint
 from train_utils.arguments import RunArguments, change_arguments, count_step_rows, wait_for_all
 from train_utils.checkpoint import collect_settings, prepare_folder, weights_version
 from train_utils.clock import Stopwatch

@@ -8,7 +8,6 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from data_utils.dialogue.checking import DialogueError
 from data_utils.dialogue.format import stop_token_id
 from data_utils.rows.replay import mix_rows, read_replay
 from data_utils.sources.builtin import is_builtin_name
@@ -17,6 +16,7 @@ from data_utils.sources.source import Source, open_sources, parse_times, parse_w
 from errors import InputError, explained
 from model_utils.chat_template import find_system, replace_system
 from model_utils.checkpoint import join_chat_tokens, load_model, load_tokenizer
+from model_utils.finding import NO_TEMPLATE
 from model_utils.shapes import check_finite, check_window
 from model_utils.tokenizer import tokenizer_fingerprint
 from train_utils.adapters import four_bits
@@ -51,10 +51,8 @@ def load_base(
     new_ids = join_chat_tokens(model, tokenizer, base)
     if new_ids:
         run.say(f"base: chat tokens added to its vocabulary: {len(new_ids)}")
-    try:
+    with explained(base, NO_TEMPLATE):
         stop_token_id(tokenizer)
-    except DialogueError as error:
-        raise InputError(f"{base}: {error}") from error
     own = find_system(tokenizer)
     if system is not None:
         replace_system(tokenizer, system)

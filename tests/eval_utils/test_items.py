@@ -75,7 +75,9 @@ def test_all_rows_are_checked_and_the_first_five_named_with_the_total(write):
         list(read_minimal_pairs(path))
     named = [f":{line}: " in str(caught.value) for line in range(90, 97)]
     assert named == [False, True, True, True, True, True, False]
-    assert str(caught.value).endswith("and 2 more; 7 of 100 rows can't be used: repair them, or take them out of the file")
+    assert str(caught.value).endswith(
+        "and 2 more; 7 of 100 rows can't be used: repair them, or take them out of the file"
+    )
 
 
 def test_files_that_are_not_there(tmp_path):

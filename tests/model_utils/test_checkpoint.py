@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from errors import InputError
-from model_utils.checkpoint import PACKAGED, find_checkpoint, load_checkpoint, load_model, load_tokenizer, read_stop_ids
+from model_utils.checkpoint import load_checkpoint, load_model, load_tokenizer, read_stop_ids
+from model_utils.finding import PACKAGED, find_checkpoint
 from model_utils.shapes import check_finite
 
 ROOT = Path(__file__).parents[2]
@@ -53,7 +54,7 @@ def test_a_bin_is_refused_with_a_command_that_converts_it(copy):
 def test_what_is_cut_short_or_missing_is_told(copy, tmp_path):
     whole = (copy / "model.safetensors").read_bytes()
     (copy / "model.safetensors").write_bytes(whole[:-1000])
-    assert "no model can be loaded" in fail_to_load(copy)
+    assert f"model.safetensors: has {len(whole) - 1000:,} bytes, its header says {len(whole):,}" in fail_to_load(copy)
     (copy / "model.safetensors").unlink()
     assert "did its training finish?" in fail_to_load(copy)
     (copy / "adapter_config.json").write_text("{}")
@@ -62,6 +63,34 @@ def test_what_is_cut_short_or_missing_is_told(copy, tmp_path):
     assert "no such checkpoint" in fail_to_load("Qwen/Qwen3-0.6B")  # HF_HUB_OFFLINE=1, and not fetched before
     (tmp_path / "notes.txt").write_text("hello")
     assert "is no GGUF file" in fail_to_load(tmp_path / "notes.txt")
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"])
+@pytest.mark.parametrize("damage", ["", "null", '{"a": 1', "<!DOCTYPE html>", "\ufeff{}"])
+def test_a_damaged_file_is_named_with_what_to_do(copy, name, damage):
+    (copy / name).write_text(damage, encoding="utf-8")
+    line = fail_to_load(copy, load_checkpoint)
+    assert line.startswith(f"{copy / name}: is n")
+    assert line.endswith("; it is cut off or damaged: get this file again")
+
+
+@pytest.mark.parametrize("damage", [b"", b"<!DOCTYPE html>", b"\2\0\0\0\0\0\0\0[]", b"\xff" * 99])
+def test_damaged_weights_are_named(copy, damage):
+    (copy / "model.safetensors").write_bytes(damage)
+    assert fail_to_load(copy).startswith(f"{copy}/model.safetensors: is no file of safetensors; it is cut off")
+
+
+def test_files_that_are_missing_are_named(copy):
+    (copy / "tokenizer.json").unlink()
+    assert "holds no tokenizer (tokenizer.json is missing)" in fail_to_load(copy, load_tokenizer)
+    (copy / "config.json").unlink()
+    assert "holds weights and no config.json" in fail_to_load(copy)
+
+
+def test_weights_of_another_shape_are_named(copy):
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"vocab_size": 10}))
+    assert fail_to_load(copy) == f"{copy}: weights are of another shape: lm_head.weight and 1 more"
 
 
 def test_a_shard_that_is_missing_is_told(tiny_checkpoint, tmp_path):

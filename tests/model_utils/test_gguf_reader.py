@@ -20,7 +20,8 @@ from chat_utils.runtimes.slots import SlotDecoder
 from data_utils.dialogue.format import stop_token_id
 from errors import InputError
 from model_utils import gguf_reader, gguf_writer
-from model_utils.checkpoint import find_checkpoint, load_checkpoint, load_model, load_tokenizer, read_stop_ids
+from model_utils.checkpoint import load_checkpoint, load_model, load_tokenizer, read_stop_ids
+from model_utils.finding import find_checkpoint
 from tests.conftest import own_texts
 
 WIDE = {  # rows of 256 numbers, which the K types need

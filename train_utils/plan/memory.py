@@ -7,7 +7,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from errors import InputError
-from model_utils.checkpoint import find_checkpoint
+from model_utils.finding import find_checkpoint
 from model_utils.shapes import build_from, open_config
 from train_utils.plan.apply import on_meta
 from train_utils.plan.devices import MASTER_BYTES, Sizes, measure_model, row_bytes, state_bytes

@@ -12,8 +12,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from data_utils.rows.pretraining import ShardedCorpus, SmallCorpus, count_unprepared
 from data_utils.sources.corpus import split_languages
-from model_utils.checkpoint import find_checkpoint, load_model, load_tokenizer
+from model_utils.checkpoint import load_model, load_tokenizer
 from model_utils.families import family_of
+from model_utils.finding import find_checkpoint
 from model_utils.shapes import build_from, build_model, model_config, open_config, read_shape
 from model_utils.tokenizer import bytes_per_token, describe_compression, train_tokenizer
 from train_utils.plan.apply import make_plan, on_meta, shape_of, text_task
