@@ -14,9 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from chat_utils.sampling import ENGINES, PRECISIONS, Sampling
-from chat_utils.server.settings import ServerOptions
+from chat_utils.server.settings import ServerOptions, check_packages, open_socket
 from environment import begin_script
 from errors import InputError, run_script
+from model_utils.finding import check_checkpoint
 from options import Options, option, parse_arguments, refuse_useless
 
 SAMPLE_PROMPTS = ("Hello! How are you today?", "What is your name?", "你好！", "你叫什么名字？")
@@ -70,8 +71,14 @@ def find_model() -> str:
 def main(argv: list[str] | None = None) -> int:
     """Run the script; return its exit code."""
     options, sampling, server_options = parse_chat(argv)
+    is_server = options.web or options.serve
+    model = options.model or find_model()
+    check_checkpoint(model)
+    if is_server:
+        check_packages()
+        open_socket(server_options.host, server_options.port).close()
     from chat_utils.engine import Engine, freeze_loaded, load_engine
-    from chat_utils.server.serve import check_packages, serve
+    from chat_utils.server.serve import serve
     from chat_utils.terminal.conversation import Conversation
     from chat_utils.terminal.loop import Chat, answer_lines, answer_option, talk
     from chat_utils.terminal.prompt import default_history
@@ -79,15 +86,11 @@ def main(argv: list[str] | None = None) -> int:
     from data_utils.dialogue.checking import DialogueError
 
     # 1. Engine: the checkpoint and what computes its replies.
-    is_server = options.web or options.serve
-    if is_server:
-        check_packages()
-
     def load(path: str) -> Engine:
         slots = server_options.slots if is_server else 1  # rows of a step, or windows, that one user would pay for
         return load_engine(path, options.engine, dtype=options.dtype, slots=slots)
 
-    engine = load(options.model or find_model())
+    engine = load(model)
     freeze_loaded()
     try:
         # A caller of the server may ask for a longer reply than the default, up to the whole window.

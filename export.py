@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from environment import begin_script
 from errors import InputError, first_line, run_script
 from files import whole
+from model_utils.finding import check_checkpoint, find_checkpoint
 from model_utils.llama_library import FILE_TYPES, check_quantizer
 from options import Options, format_command, option, parse_arguments
 
@@ -81,8 +82,6 @@ class ExportOptions(Options):
     @property
     def checkpoint(self) -> Path:
         """The folder that is exported: of a GGUF file, the one that it was imported into."""
-        from model_utils.finding import find_checkpoint
-
         return Path(find_checkpoint(self.model))
 
     @property
@@ -172,6 +171,9 @@ def main(argv: list[str] | None = None) -> int:
     """Run the script; return its exit code."""
     about = f"{__doc__}\nTypes of the weights: {TYPES}\n"
     (options,) = parse_arguments((ExportOptions,), argv, None, about, positional="model")
+    check_checkpoint(options.model)
+    if options.to:
+        check_replaceable(options.output)
 
     from transformers.utils import logging
 
@@ -190,7 +192,6 @@ def main(argv: list[str] | None = None) -> int:
         types, default, _ = FORMS[options.to]
         chosen = options.quantize or default
         record: dict[str, Any] = {"checkpoint": options.name, "form": options.to}
-        check_replaceable(options.output)
         with whole(options.output) as partial:
             partial.mkdir()
             writer = make_writer(options, model, tokenizer)

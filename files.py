@@ -129,14 +129,19 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
+def check_link(folder: Path) -> None:
+    """Raise InputError for a folder that is a link to nowhere."""
+    if folder.is_symlink() and not folder.exists():
+        raise InputError(f"{folder}: is a link to {folder.readlink()}, which is not there; make it, or choose another")
+
+
 @contextmanager
 def one_writer(folder: Path) -> Generator[None]:
     """Hold a folder, made if need be, for this process alone; raise InputError where another one holds it.
 
     The lock is the system's: it is free as soon as the process is gone, however it went.
     """
-    if folder.is_symlink() and not folder.exists():
-        raise InputError(f"{folder}: is a link to {folder.readlink()}, which is not there; make it, or choose another")
+    check_link(folder)
     is_new = not folder.exists()
     make_folder(folder)
     path = folder / LOCK_FILE

@@ -54,16 +54,15 @@ class DialogueArguments(LimitOptions):
         "Share of rows that is pretraining text, against forgetting; 0: only measured; unset: 0.15 if it is built in",
         within=(0, 0.95),
     )
-    replay_corpus: list[str] | None = option(
-        None, "That text, as --corpus of train.py; unset: the base's", needs="--replay"
-    )
+    replay_corpus: list[str] | None = option(None, "That text, as --corpus of train.py; unset: the base's")
     replay_replies: int = option(0, "Questions the base answers first, to learn its replies too", within=(0, 10_000))
     load_in_4bit: bool = option(False, "Base in 4 bits (QLoRA); needs requirements/qlora.txt", needs="--lora true")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the script; return its exit code."""
-    options, lora, args = parse_training((DialogueArguments, LoraOptions, TuneOptions), argv, RECIPE, __doc__)
+    kinds = (DialogueArguments, LoraOptions, TuneOptions)
+    options, lora, args = parse_training(kinds, argv, RECIPE, __doc__, check_finetuning)
     use_limits(options.reader_limits)
     from data_utils.caching import preparation_lock
     from data_utils.sources.source import data_version, open_sources
@@ -122,6 +121,18 @@ def main(argv: list[str] | None = None) -> int:
     return train_and_save(run, model, tokenizer, objective)
 
 
+def check_finetuning(options: DialogueArguments, _: LoraOptions, args: TuneOptions) -> None:
+    """Raise InputError for what the options name and isn't there."""
+    from data_utils.dialogue.files import choose_parts
+    from data_utils.sources.source import open_sources
+    from train_utils.places import check_places
+
+    sources = open_sources(options.dialogues)
+    for source in sources:
+        choose_parts(source)
+    check_places(args, [*sources, *open_sources(options.replay_corpus or [])], options.base)
+
+
 def prepare_dialogues(
     run: "Run", options: DialogueArguments, tokenizer: "PreTrainedTokenizerBase", form: "TextFormat | PairFormat"
 ) -> tuple["Dataset", dict[str, "Dataset"], "Dataset", dict[str, object]]:
@@ -159,10 +170,10 @@ def prepare_dialogues(
         run.say(line)
 
     # Replayed text against forgetting, and held-out text that shows what was forgotten.
-    asked = options.replay is not None
+    asked = options.replay is not None or bool(options.replay_corpus)
     replayed = find_replayed(run, options.base, options.replay_corpus, options.eval_fraction, asked=asked)
     if replayed:
-        how = {"share": options.replay if asked else REPLAY_SHARE, "row_tokens": row_tokens}
+        how = {"share": REPLAY_SHARE if options.replay is None else options.replay, "row_tokens": row_tokens}
         mixed, held_out_text = replay_text(rows, form, tokenizer, replayed, **how)
         run.say(f"replay: {len(mixed) - len(rows):,} rows of text among {len(mixed):,}")
         rows, eval_rows = mixed, eval_rows | held_out_text

@@ -68,16 +68,19 @@ def main(argv: list[str] | None = None) -> int:
     kinds = (PrepareArguments, ReadArguments, CleaningArguments)
     args, reading, cleaning = parse_arguments(kinds, argv, ROOT / "configs" / "corpus" / "my_files.yaml", __doc__)
     use_limits(reading.reader_limits)
+    from data_utils.sources.source import MANIFEST, open_source
+
+    check_address(args.output_dir)
+    for path in (*args.sources, *args.eval_files):
+        open_source(path).parts()
     try:
         from data_utils.caching import cache_key
         from data_utils.preparation.executors import run_stages
         from data_utils.preparation.plan import Preparation, divide_files, list_inputs
-        from data_utils.sources.source import MANIFEST
     except ModuleNotFoundError as error:
         raise InputError(
             f"preparing a corpus needs {error.name}; run: pip install -r requirements/corpus.txt"
         ) from error
-    check_address(args.output_dir)
     output = local_folder(args.output_dir)
 
     # 1. What there is to read, and whether this was begun before.

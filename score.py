@@ -74,18 +74,12 @@ def parse_score(argv: list[str] | None) -> ScoreOptions:
 def main(argv: list[str] | None = None) -> int:
     """Run the script; return its exit code."""
     options = parse_score(argv)
+    folders = name_folders(options.models)
+    check_scoring(options, folders)
 
     from eval_utils.score_report import compare_sentence, format_brief, format_text, make_table, write_scores
-    from model_utils.finding import find_checkpoint
 
-    folders = name_folders(options.models)
-    if options.compare and len(folders) < 2:
-        raise InputError(
-            f"command line: --compare {options.compare[0]}: is the same checkpoint twice; name another one"
-        )
     # 1. Items: those of files are read first, since a mistake in them should not wait for a model.
-    for path in folders.values():
-        find_checkpoint(path)
     files = read_files(options)
     # 2. Figures: part by part, so that what one took is kept when the next is interrupted.
     scores = {name: measure_checkpoint(path, options, files) for name, path in folders.items()}
@@ -100,6 +94,24 @@ def main(argv: list[str] | None = None) -> int:
     print(escape_unprintable(shown))  # names of groups stand in files
     print(f"more in {options.output_dir}/score.md, score.json and score.png")
     return 0
+
+
+def check_scoring(options: ScoreOptions, folders: dict[str, str]) -> None:
+    """Raise InputError for what the options name and isn't there, before anything slow is imported."""
+    from data_utils.readers.files import find_files
+    from data_utils.sources.source import open_sources
+    from model_utils.finding import check_checkpoint
+
+    if options.compare and len(folders) < 2:
+        raise InputError(
+            f"command line: --compare {options.compare[0]}: is the same checkpoint twice; name another one"
+        )
+    for path in folders.values():
+        check_checkpoint(path)
+    for source in open_sources([*(options.text or []), *(options.dialogues or [])]):
+        source.parts()
+    for path in (*(options.pairs or []), *(options.choices or []), *(options.continuations or [])):
+        find_files(path)
 
 
 def read_files(options: ScoreOptions) -> dict[str, list]:
@@ -168,7 +180,7 @@ def load_subject(path: str) -> "Subject":
     from eval_utils.parts import Subject
     from model_utils.checkpoint import load_checkpoint
     from model_utils.shapes import check_finite
-    from train_utils.checkpoint import read_record
+    from train_utils.places import read_record
 
     device = str(torch.accelerator.current_accelerator()) if torch.accelerator.is_available() else "cpu"
     model, tokenizer = load_checkpoint(path, device)

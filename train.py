@@ -77,7 +77,7 @@ class ModelArguments(Options):
 def main(argv: list[str] | None = None) -> int:
     """Run the script; return its exit code."""
     kinds = (CorpusArguments, ModelArguments, DeviceOptions, RunOptions)
-    data, shape, devices, args = parse_training(kinds, argv, RECIPE, __doc__)
+    data, shape, devices, args = parse_training(kinds, argv, RECIPE, __doc__, check_pretraining)
     use_limits(data.reader_limits)
     if devices.devices:
         return plan_devices(shape, devices, args)
@@ -133,6 +133,17 @@ def main(argv: list[str] | None = None) -> int:
     facts, row_tokens = facts | {"tokenizer": key}, shape.block_tokens
     objective = language_objective(model, blocks, held_out, tokenizer, row_tokens=row_tokens, facts=facts, **more)
     return train_and_save(run, model, tokenizer, objective)
+
+
+def check_pretraining(data: CorpusArguments, shape: ModelArguments, devices: DeviceOptions, args: RunOptions) -> None:
+    """Raise InputError for what the options name and isn't there."""
+    from data_utils.sources.source import open_sources
+    from train_utils.places import check_places, find_shape
+
+    if not shape.base:
+        find_shape(shape.model_shape)
+    sources = [] if devices.devices else open_sources(data.corpus, data.mixture, data.sample_by, data.text_column)
+    check_places(args, sources, shape.base, shape.tokenizer)
 
 
 def plan_devices(shape: ModelArguments, devices: DeviceOptions, args: Any) -> int:

@@ -73,9 +73,12 @@ class PreferenceOptions(TuneOptions):
     output_dir: str = option("ckpt_tuned", "Folder of the checkpoint, its report and curves")
 
 
+KINDS = (PreferenceArguments, LoraOptions, PreferenceOptions)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the script; return its exit code."""
-    options, lora, args = parse_training((PreferenceArguments, LoraOptions, PreferenceOptions), argv, RECIPE, __doc__)
+    options, lora, args = parse_training(KINDS, argv, RECIPE, __doc__, check_tuning)
     use_limits(options.reader_limits)
     from data_utils.sources.source import data_version, open_sources
     from model_utils.shapes import check_packing
@@ -133,6 +136,20 @@ def main(argv: list[str] | None = None) -> int:
         next_step=format_command("python", "chat.py", "--model", run.folder),
     )
     return train_and_save(run, model, tokenizer, objective)
+
+
+def check_tuning(options: PreferenceArguments, _: LoraOptions, args: PreferenceOptions) -> None:
+    """Raise InputError for what the options name and isn't there."""
+    from data_utils.dialogue.files import choose_parts
+    from data_utils.sources.source import open_sources
+    from train_utils.places import check_places, find_reward
+
+    if options.reward:
+        find_reward(options.reward)
+    sources = open_sources(options.preferences or options.dialogues)
+    for source in sources:
+        choose_parts(source)
+    check_places(args, sources, options.base)
 
 
 if __name__ == "__main__":

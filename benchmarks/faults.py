@@ -47,8 +47,8 @@ from train_utils.checkpoint import (
     find_checkpoints,
     find_damage,
     mark_complete,
-    read_record,
 )
+from train_utils.places import read_record
 
 for module in ("train_utils.training", "train_utils.tuning", "train_utils.objectives", "data_utils.dialogue.report"):
     import_module(module)  # once: a killed run is a fork that has them already

@@ -71,9 +71,6 @@ def read_shape(shape: Path | dict, vocab_size: int) -> PretrainedConfig:
         values = shape if isinstance(shape, dict) else json.loads(shape.read_text(encoding="utf-8"))
         check_sizes(values, str(shape))
         config = AutoConfig.for_model(**values)
-    except FileNotFoundError as error:
-        known = ", ".join(sorted(str(path) for path in Path(__file__).parents[1].glob("configs/models/*.json")))
-        raise InputError(f"{shape}: no such model shape; there are: {known}") from error
     except (ValueError, TypeError, KeyError, StrictDataclassError) as error:
         raise InputError(f"{shape}: not a model shape: {' '.join(str(error).split())}") from error
     for part in list_parts(config):

@@ -141,7 +141,27 @@ def test_built_in_text_is_replayed_unasked_and_a_file_of_the_record_is_not_read(
         (tmp_path / "run.yaml").write_text(yaml.safe_dump({"settings": settings, "status": "finished"}))
         replayed = find_replayed(run, str(tmp_path), None, 0.02, asked=False)
         assert (replayed and ([source.path for source in replayed[0]], replayed[1])) == (found and (found, 0.1))
-    assert said == ["replay: none of /etc/passwd; --replay 0.15 --replay_corpus /etc/passwd has some"]
+    assert said == ["replay: none of /etc/passwd; --replay_corpus /etc/passwd has some"]
+
+
+OWN = "corpus: [own]"
+
+
+@pytest.mark.parametrize(
+    "record",
+    ["", "settings: [", "[]", "corpus: 5", f"{OWN}, eval_fraction: x", f"{OWN}, mixture: [5]", f"{OWN}, sample_by: a"],
+)
+def test_a_record_that_is_none_is_named_and_stops_nothing(record, tmp_path):
+    is_settings = "corpus" in record
+    (tmp_path / "run.yaml").write_text(f"{{status: a, settings: {{{record}}}}}" if is_settings else record)
+    said: list[str] = []
+    run = SimpleNamespace(say=said.append)
+    assert find_replayed(run, str(tmp_path), None, 0.02, asked=False) is None
+    assert len(said) == 1
+    assert said[0].startswith(f"replay: none; {tmp_path}/run.yaml: can't be followed: ")
+    assert said[0].endswith("; mend it, or move it away and name the text with --replay_corpus")
+    with pytest.raises(InputError, match="--replay_corpus"):
+        find_replayed(run, str(tmp_path), None, 0.02, asked=True)
 
 
 def test_replay_needs_to_know_the_text(options, tiny_checkpoint, tmp_path):
@@ -323,7 +343,7 @@ def test_half_a_base_is_refused(trained, options, tmp_path):
             (base / file.name).write_bytes(file.read_bytes())
     weights = base / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
-    with pytest.raises(InputError, match="half: no model can be loaded"):
+    with pytest.raises(InputError, match=r"half.model\.safetensors: has .* bytes, its header says .*; it is cut off"):
         finetune_dialogue.main([*options, "--base", str(base), "--output_dir", str(tmp_path / "out")])
 
 

@@ -405,10 +405,11 @@ def test_a_killed_worker_is_told_and_the_rest_is_kept(tmp_path):
     assert 1 in executor.get_incomplete_ranks()
 
 
-def test_a_missing_package_is_one_line(monkeypatch):
+def test_a_missing_package_is_one_line(monkeypatch, tmp_path):
+    (tmp_path / "a.txt").write_text("a")
     monkeypatch.setitem(sys.modules, "data_utils.preparation.executors", None)
     with pytest.raises(InputError, match=r"requirements/corpus\.txt"):
-        prepare.main([])
+        prepare.main(["--sources", str(tmp_path)])
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("configs/corpus/*.yaml")), ids=lambda path: path.stem)

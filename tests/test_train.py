@@ -205,7 +205,7 @@ def test_plan_is_shown_and_nothing_is_trained(corpus_file, tmp_path, capsys, fas
     for part in ("M parameters, width ", "4,096 tokens", "epochs", "FLOPs", "memory", "disk", "more than 3 times"):
         assert part in output
     assert not (tmp_path / "out").exists()
-    with pytest.raises(InputError, match="--plan_only needs --minutes"):
+    with pytest.raises(InputError, match="--plan_only has no effect without --minutes or --devices"):
         train.main(["--corpus", str(corpus_file), "--plan_only", "true", "--output_dir", str(tmp_path / "out")])
 
 

@@ -21,10 +21,10 @@ import yaml
 from transformers import TrainingArguments
 
 from errors import InputError, say_note
-from files import LOCK_FILE, remove, remove_cut_off, sync, sync_tree, write_whole
+from files import remove, remove_cut_off, sync, sync_tree, write_whole
 from train_utils.arguments import count_step_rows
+from train_utils.places import RUN_FILE, check_output, read_record
 
-RUN_FILE = "run.yaml"
 COMPLETE_FILE = "complete.json"
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "peft")
 # Options that change where and how a run is shown, kept or shared out, not what it computes.
@@ -62,10 +62,7 @@ def prepare_folder(
     Returns the checkpoint to resume from, None for a new run, or "finished" where this very run is already done. Raises
     InputError where the folder holds something else that would be lost, such as the `base` that the run starts from.
     """
-    if base and Path(base).resolve() == output_dir.resolve():
-        raise InputError(f"{output_dir}: is the --base too, which would be lost; choose another --output_dir")
-    if output_dir.exists() and not output_dir.is_dir():
-        raise InputError(f"{output_dir}: is a file; choose another --output_dir")
+    check_output(output_dir, base)
     record = read_record(output_dir)
     if resume and resume.lower() not in ("true", "false"):
         damage = find_damage(Path(resume))
@@ -79,15 +76,7 @@ def prepare_folder(
         if changed:
             raise InputError(f"{output_dir}: cannot go on with other settings ({changed})")
         return resume
-    if record is None:
-        others = {path.name for path in output_dir.iterdir()} - {LOCK_FILE} if output_dir.is_dir() else set()
-        if others:
-            raise InputError(
-                f"{output_dir}: holds {min(others)} and no run, which --overwrite true alone would replace; choose "
-                "another --output_dir"
-            )
-        return None
-    if overwrite:
+    if record is None or overwrite:
         return None
     changed = describe_changes(record["settings"], settings)
     if changed:
@@ -125,16 +114,6 @@ def weights_version(base: str | None) -> str | None:
     """Return what changes when the weights of a base checkpoint change; None where there are none here."""
     files = sorted(Path(base).glob("*.safetensors")) if base else []
     return ",".join(f"{file.stat().st_size}:{file.stat().st_mtime_ns}" for file in files) or None
-
-
-def read_record(folder: Path) -> dict[str, Any] | None:
-    """Return a run's record, or None where the folder holds none."""
-    try:
-        record = yaml.safe_load((folder / RUN_FILE).read_text(encoding="utf-8"))
-    except (FileNotFoundError, yaml.YAMLError, UnicodeDecodeError):
-        return None
-    is_record = isinstance(record, dict) and isinstance(record.get("settings"), dict) and "status" in record
-    return record if is_record else None
 
 
 def start_record(output_dir: Path, script: str, settings: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:

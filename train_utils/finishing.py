@@ -21,9 +21,10 @@ from model_utils.checkpoint import save_model
 from model_utils.shapes import count_parameters
 from train_utils.adapters import save_adapter
 from train_utils.callbacks import Progress, Samples, name_part
-from train_utils.checkpoint import continue_record, read_record, start_record, write_record
+from train_utils.checkpoint import continue_record, start_record, write_record
 from train_utils.guard import Guard
 from train_utils.objectives import Objective
+from train_utils.places import read_record
 from train_utils.run import Run
 
 Callback = TypeVar("Callback")

@@ -7,6 +7,7 @@ import ast
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
@@ -19,16 +20,18 @@ from errors import InputError
 from options import parse_arguments
 
 
-def parse_training(kinds: tuple[type, ...], argv: list[str] | None, recipe: Path, description: str) -> tuple[Any, ...]:
+def parse_training(
+    kinds: tuple[type, ...], argv: list[str] | None, recipe: Path, description: str, check: Callable[..., object]
+) -> tuple[Any, ...]:
     """Parse the options of a script that trains; the last of `kinds`, RunOptions or its child, with TrainingArguments.
 
-    Help and mistakes are told before what training needs is imported. `accelerate launch` on CPUs gets the processes
-    that it was asked for.
+    Help and mistakes are told before what training needs is imported, those that `check` finds in the parsed options
+    too. `accelerate launch` on CPUs gets the processes that it was asked for.
     """
     *others, options = kinds
     trained: Any = options
     if "--help_all" not in (sys.argv if argv is None else argv):  # which lists Trainer's too
-        parse_arguments(kinds, argv, recipe, description, other_names=trainer_names())
+        check(*parse_arguments(kinds, argv, recipe, description, other_names=trainer_names()))
     start_cpu_processes()
     from train_utils.arguments import add_trainer_options
 

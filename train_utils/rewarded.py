@@ -28,6 +28,7 @@ from eval_utils.scorecard import Answer
 from files import write_whole
 from model_utils.shapes import evaluating
 from train_utils.own_pairs import Asked, sample_replies
+from train_utils.places import find_reward
 from train_utils.reply_report import measure_nats
 
 Reward = Callable[[str, str], float]
@@ -39,9 +40,7 @@ def load_reward(name: str) -> Reward:
 
     It takes the user's last message and a reply, and returns a number, the higher the better.
     """
-    path, _, function = name.rpartition(":")
-    if not path or not Path(path).is_file():
-        raise InputError(f"--reward {name}: FILE.py:FUNCTION is expected, of a file that is there")
+    path, function = find_reward(name)
     try:
         module = runpy.run_path(path)
     except Exception as error:  # the user's own code may raise anything

@@ -33,7 +33,7 @@ class RunOptions(Options):
     minutes: float | None = option(
         None, "The best model of so many minutes, all told; replaces steps", within=(0.1, 1e6)
     )
-    plan_only: bool = option(False, "Print the plan and leave; needs --minutes, or --devices of train.py")
+    plan_only: bool = option(False, "Print the plan and leave", needs="--minutes or --devices")
     max_steps: int = option(-1, "Optimizer steps of the run; -1: by --num_train_epochs")
     num_train_epochs: float = option(3.0, "How often the run sees each row, instead of --max_steps")
     learning_rate: float | None = option(None, "Peak rate of AdamW; unset: by the width and the batch", within=(0, 100))

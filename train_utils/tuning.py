@@ -13,18 +13,20 @@ from data_utils.rows.replay import mix_rows, read_replay
 from data_utils.sources.builtin import is_builtin_name
 from data_utils.sources.corpus import split_languages
 from data_utils.sources.source import Source, open_sources, parse_times, parse_weight
-from errors import InputError, explained
+from errors import InputError, explained, first_line
 from model_utils.chat_template import find_system, replace_system
 from model_utils.checkpoint import join_chat_tokens, load_model, load_tokenizer
 from model_utils.finding import NO_TEMPLATE
 from model_utils.shapes import check_finite, check_window
 from model_utils.tokenizer import tokenizer_fingerprint
+from options import format_command
 from train_utils.adapters import four_bits
-from train_utils.checkpoint import read_record
 from train_utils.formats import PairFormat, TextFormat
+from train_utils.places import RUN_FILE, read_record
 from train_utils.plan.memory import tell_memory
 from train_utils.run import Run
 
+UNFOLLOWED, MEND = "can't be followed", "mend it, or move it away and name the text with --replay_corpus"
 REPLAY_SHARE = 0.15  # of the rows, by default: held-out Chinese costs 2.25 bits a byte afterwards, instead of 2.78
 
 
@@ -118,24 +120,32 @@ def find_replayed(
     settings = (read_record(Path(base)) or {}).get("settings", {})
     chosen = corpus or settings.get("corpus")
     mixture = settings.get("mixture") or settings.get("sources")  # as it was called
+    file = Path(base) / RUN_FILE
+    if not chosen and file.exists() and not settings and not asked:
+        run.say(f"replay: none; {file}: {UNFOLLOWED}: it is no record of a run; {MEND}")
     if not (chosen or asked):
         return None
     if not chosen:
         raise InputError(f"{base}: has no record of its corpus; say with --replay_corpus what text to replay")
     reading = (settings.get("sample_by", "paragraph"), settings.get("text_column", "text"))
-    with explained(base, "its record can't be followed"):  # a stranger's may hold anything
+    try:
         share = float(settings.get("eval_fraction", eval_fraction))
         # By their names: to open an address asks its host.
         paths = map(parse_weight, mixture) if mixture and not corpus else map(parse_times, chosen)
         named = sorted({path for path, _ in paths if not is_builtin_name(path)})
+        sources = [] if named and not corpus else open_sources(chosen, None if corpus else mixture, *reading)
+    except (InputError, ValueError, TypeError, AttributeError) as error:  # a stranger's may hold anything
+        problem = f"{file}: {UNFOLLOWED}: {first_line(error)}; {MEND}"
+        if asked:
+            raise InputError(problem) from error
+        run.say(f"replay: none; {problem}")
+        return None
     if named and not asked:
-        run.say(
-            f"replay: none of {', '.join(named)}; --replay {REPLAY_SHARE} --replay_corpus {' '.join(named)} has some"
-        )
+        run.say(f"replay: none of {', '.join(named)}; {format_command('--replay_corpus', *named)} has some")
         return None
     if named and not corpus:  # whoever wrote the record could name any folder or address
         raise InputError(
             f"{base}: was trained on {', '.join(named)}, by its record; to have that read here, give it with "
             "--replay_corpus"
         )
-    return open_sources(chosen, None if corpus else mixture, *reading), share
+    return sources, share

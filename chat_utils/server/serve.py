@@ -7,7 +7,6 @@ python chat.py --web                            # the same, and a page to chat i
 import logging
 import os
 import signal
-import socket
 import sys
 import threading
 import webbrowser
@@ -15,35 +14,11 @@ from typing import Any
 
 from chat_utils.engine import Engine
 from chat_utils.sampling import Sampling
-from chat_utils.server.settings import ServerOptions
-from errors import InputError
+from chat_utils.server.settings import ServerOptions, open_socket
 
 # Whoever computes in Python, as in reading a request, keeps the interpreter from replies for so long, again and again:
 # at Python's own 5 ms a first piece came after 23 ms beside such work, at this after 7, and alone after 3.
 SWITCH_SECONDS = 0.0005
-
-
-def check_packages() -> None:
-    """Raise InputError where the server's packages are missing, before a checkpoint is loaded for nothing."""
-    try:
-        import starlette  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ImportError as error:
-        raise InputError(f"the server needs {error.name}; run: pip install -r requirements/web.txt") from error
-
-
-def open_socket(host: str, port: int) -> socket.socket:
-    """Return a bound socket; raises InputError that says why there is none."""
-    try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen()  # who calls before the server runs waits a moment
-    except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"--host {host} --port {port}: {reason}; choose another address or port") from error
-    return listener
 
 
 def has_display() -> bool:

@@ -1,10 +1,12 @@
-"""The server's options: where it listens, who may call, and how much it takes on."""
+"""The server's options: where it listens, who may call, how much it takes on; checked before a model is loaded."""
 
 import os
+import socket
 from dataclasses import dataclass
 from typing import ClassVar
 
 from chat_utils.sampling import SLOTS
+from errors import InputError
 from options import Options, option
 
 
@@ -37,3 +39,26 @@ class ServerOptions(Options):
         self.api_key = self.api_key or os.environ.get("CHAT_API_KEY") or None
         if self.api_key is not None and not (self.api_key.isascii() and self.api_key.isprintable()):
             raise ValueError("--api_key must be printable ASCII, since it travels in a header")
+
+
+def check_packages() -> None:
+    """Raise InputError where the server's packages are missing, before a checkpoint is loaded for nothing."""
+    try:
+        import starlette  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise InputError(f"the server needs {error.name}; run: pip install -r requirements/web.txt") from error
+
+
+def open_socket(host: str, port: int) -> socket.socket:
+    """Return a bound socket; raises InputError that says why there is none."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen()  # who calls before the server runs waits a moment
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"--host {host} --port {port}: {reason}; choose another address or port") from error
+    return listener

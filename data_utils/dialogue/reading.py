@@ -10,8 +10,9 @@ from datasets import Dataset, Features, List, Value, concatenate_datasets
 
 from data_utils.caching import cache_key, generate_rows
 from data_utils.dialogue.checking import DialogueError, check_dialogue, is_learned
+from data_utils.dialogue.files import choose_parts
 from data_utils.dialogue.forms import TEXT_FORM, convert_row
-from data_utils.readers.files import ROW_KINDS, Fault, FaultLimit, file_suffix, judge_faults, raise_fault
+from data_utils.readers.files import Fault, FaultLimit, file_suffix, judge_faults, raise_fault
 from data_utils.readers.limits import OutOfTime, TooManyFaults, limit_document
 from data_utils.sources.builtin import NAME_PLACEHOLDER, dialogue_text
 from data_utils.sources.corpus import repeat_rows
@@ -20,8 +21,6 @@ from data_utils.text.languages import detect_language
 from data_utils.text.splitting import hash_share
 from errors import InputError, escape_unprintable
 
-DIALOGUE_KINDS = (*ROW_KINDS, ".txt")
-NOT_DIALOGUES = ("dataset_infos.json", "dataset_info.json", "state.json")  # lie beside the data of a cloned dataset
 MESSAGES = List({"role": Value("string"), "content": Value("string")})
 # `unlearned`: the numbers of the messages that are not learned from, from the end (-1 is the last): turns are dropped
 # from the front.
@@ -47,23 +46,6 @@ class Reading:
     dialogues: Dataset
     lines: list[str]
     left_out: str
-
-
-def choose_parts(source: Source) -> tuple[list[str], list[str]]:
-    """Return (parts that hold dialogues, files that are passed over) of a source.
-
-    In a folder, a .txt beside files of another kind is a note or a licence. Raises InputError where nothing is left.
-    """
-    if not source.files:
-        return source.parts(), []
-    kinds = {file: file_suffix(file) for file in source.files}
-    kept = [file for file in kinds if kinds[file] in DIALOGUE_KINDS and Path(file).name not in NOT_DIALOGUES]
-    if Path(source.path).is_dir() and {kinds[file] for file in kept} > {".txt"}:
-        kept = [file for file in kept if kinds[file] != ".txt"]
-    if not kept:
-        kinds_read = f"dialogues are read from {' '.join(DIALOGUE_KINDS)}"
-        raise InputError(f"{source.files[0]}: {kinds_read}; this is text; give it to train.py --corpus")
-    return kept, [file for file in kinds if file not in kept]
 
 
 def split_turns(text: str) -> list[dict]:

@@ -9,10 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
-
-from datasets import Dataset, IterableDataset, load_dataset
-from datasets.exceptions import DatasetNotFoundError
-from huggingface_hub.errors import OfflineModeIsEnabled
+from typing import TYPE_CHECKING
 
 from data_utils.readers.arguments import ReadArguments, use_limits
 from data_utils.readers.cells import take_text
@@ -24,6 +21,9 @@ from data_utils.readers.remote import is_address
 from data_utils.text.languages import detect_language
 from data_utils.text.splitting import SHARE, share_of
 from errors import InputError, escape_unprintable, first_line
+
+if TYPE_CHECKING:  # it takes seconds to import
+    from datasets import Dataset, IterableDataset
 
 # (Kind, compression) -> the function that cuts a large file into parts. What is compressed as a whole is read from its
 # beginning; CSV and Markdown have quotes and blocks across lines; a book or page is one document.
@@ -178,8 +178,12 @@ def is_hub_name(path: str) -> bool:
     return is_name and not Path(path).exists() and file_suffix(path.partition(":")[0]) == ""
 
 
-def load_hub(name: str, streaming: bool = False) -> Dataset | IterableDataset:
+def load_hub(name: str, streaming: bool = False) -> "Dataset | IterableDataset":
     """Load the training split of a hub dataset; raise InputError where it is not to be had."""
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetNotFoundError
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
     try:
         path, _, configuration = name.partition(":")
         return load_dataset(path, configuration or None, split="train", streaming=streaming)

@@ -14,8 +14,8 @@ from transformers import PreTrainedModel
 from errors import InputError
 from model_utils.shapes import count_parameters, find_embedding, find_head, flops_per_token, hidden_matrices
 from train_utils.arguments import RunArguments, dtype_name
-from train_utils.checkpoint import read_record
 from train_utils.clock import process_seconds
+from train_utils.places import read_record
 from train_utils.plan.machine import measure_machine, measure_training
 from train_utils.plan.rule import MAX_TUNING_EPOCHS, Plan, Shape, Task, choose_plan, describe_plan, muon_flops
 from train_utils.run import Run, count_cores

@@ -17,11 +17,10 @@ from model_utils.families import family_of
 from model_utils.finding import find_checkpoint
 from model_utils.shapes import build_from, build_model, model_config, open_config, read_shape
 from model_utils.tokenizer import bytes_per_token, describe_compression, train_tokenizer
+from train_utils.places import find_shape
 from train_utils.plan.apply import make_plan, on_meta, shape_of, text_task
 from train_utils.plan.rule import MAX_EPOCHS, Plan
 from train_utils.run import Run
-
-ROOT = Path(__file__).parents[2]
 
 
 def plan_pretraining(run: Run, corpus: SmallCorpus | ShardedCorpus, options: Any) -> Run:
@@ -70,11 +69,6 @@ def open_on_meta(options: Any) -> PreTrainedModel:
     else:
         config = read_shape(find_shape(options.model_shape), options.vocab_size)
     return on_meta(build_from, config, place)
-
-
-def find_shape(path: str) -> Path:
-    """Return the user's own shape file, or the shipped one of that path."""
-    return Path(path) if Path(path).is_file() else ROOT / path
 
 
 def tell_compression(run: Run, documents: Dataset, tokenizer: PreTrainedTokenizerBase, reference: str) -> None:

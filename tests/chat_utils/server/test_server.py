@@ -19,8 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from chat_utils.sampling import Sampling
-from chat_utils.server.serve import has_display, open_socket
-from chat_utils.server.settings import ServerOptions
+from chat_utils.server.serve import has_display
+from chat_utils.server.settings import ServerOptions, check_packages, open_socket
 from data_utils.dialogue.checking import DialogueError
 from errors import InputError
 
@@ -531,8 +531,6 @@ def test_command_line_faults_are_one_line(tiny_checkpoint, monkeypatch):
 
 
 def test_missing_package_names_the_file(monkeypatch):
-    from chat_utils.server.serve import check_packages
-
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     with pytest.raises(InputError, match=r"pip install -r requirements/web\.txt"):
         check_packages()

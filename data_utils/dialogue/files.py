@@ -1,0 +1,30 @@
+"""Chooses the files of a source that hold dialogues or preferences; light to import."""
+
+from pathlib import Path
+
+from data_utils.readers.files import ROW_KINDS, file_suffix
+from data_utils.sources.builtin import DIALOGUE_SOURCES
+from data_utils.sources.source import Source
+from errors import InputError
+
+DIALOGUE_KINDS = (*ROW_KINDS, ".txt")
+NOT_DIALOGUES = ("dataset_infos.json", "dataset_info.json", "state.json")  # lie beside the data of a cloned dataset
+
+
+def choose_parts(source: Source) -> tuple[list[str], list[str]]:
+    """Return (parts that hold dialogues, files that are passed over) of a source.
+
+    In a folder, a .txt beside files of another kind is a note or a licence. Raises InputError where nothing is left.
+    """
+    if source.is_builtin and source.path not in DIALOGUE_SOURCES:
+        raise InputError(f"{source.path}: has no dialogues; built-in sources that do: {' '.join(DIALOGUE_SOURCES)}")
+    if not source.files:
+        return source.parts(), []
+    kinds = {file: file_suffix(file) for file in source.files}
+    kept = [file for file in kinds if kinds[file] in DIALOGUE_KINDS and Path(file).name not in NOT_DIALOGUES]
+    if Path(source.path).is_dir() and {kinds[file] for file in kept} > {".txt"}:
+        kept = [file for file in kept if kinds[file] != ".txt"]
+    if not kept:
+        kinds_read = f"dialogues are read from {' '.join(DIALOGUE_KINDS)}"
+        raise InputError(f"{source.files[0]}: {kinds_read}; this is text; give it to train.py --corpus")
+    return kept, [file for file in kinds if file not in kept]
