@@ -18,12 +18,14 @@ def measure_speed(ask: Ask, model: PreTrainedModel) -> list[Figure]:
     ask([(prompts[0], 0)])  # what is made once is no part of a reply
     answers = [answer for prompt in prompts for answer in ask([(prompt, 0)]) if answer.tokens > 1]
     after_first = [max(answer.seconds - answer.first_token_seconds, 1e-9) for answer in answers]
+    tokens, first = [float(answer.tokens - 1) for answer in answers], [1000 * a.first_token_seconds for a in answers]
     figures = [
-        Figure("tokens a second", "speed", "tokens/s", False, [float(a.tokens - 1) for a in answers], after_first),
-        Figure("time to the first token", "speed", "ms", True, [1000 * a.first_token_seconds for a in answers]),
+        Figure("tokens a second", tokens, after_first, part="speed", unit="tokens/s"),
+        Figure("time to the first token", first, part="speed", unit="ms", lower_is_better=True),
     ]
+    memory = [decoding_bytes(model) / 1e6]
     return (figures if answers else []) + [
-        Figure("memory to decode", "speed", "MB", True, [decoding_bytes(model) / 1e6])
+        Figure("memory to decode", memory, part="speed", unit="MB", lower_is_better=True)
     ]
 
 

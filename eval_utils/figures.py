@@ -1,6 +1,6 @@
 """Figures of checkpoints with their uncertainty: what each item adds, intervals by bootstrap, differences by pairs."""
 
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 
 import numpy as np
 
@@ -17,12 +17,13 @@ class Figure:
     """
 
     name: str
-    part: str
-    unit: str
-    lower_is_better: bool
     values: list[float]
     weights: list[float] = field(default_factory=list)
     groups: list[str] = field(default_factory=list)  # of each item, for shares by phenomenon
+    _: KW_ONLY
+    part: str
+    unit: str = "%"
+    lower_is_better: bool = False
 
     def __post_init__(self) -> None:
         self.weights = self.weights or [1.0] * len(self.values)
@@ -83,7 +84,7 @@ class Difference:
 def compare_figures(figure: Figure, other: Figure) -> Difference | None:
     """Return how a figure differs from another's on the items that both have, drawn together; None where none do.
 
-    >>> a, b = (Figure("pairs", "pairs", "%", False, [*values, 1.0]) for values in ([0, 1, 0, 1] * 30, [1] * 120))
+    >>> a, b = (Figure("pairs", [*values, 1.0], part="pairs") for values in ([0, 1, 0, 1] * 30, [1] * 120))
     >>> difference = compare_figures(b, a)
     >>> round(difference.value, 2), difference.is_better, difference.beyond_chance
     (0.5, True, True)

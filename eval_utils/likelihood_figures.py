@@ -89,8 +89,9 @@ def per_byte(part: str, name: str, rows: list[tuple[str, float, int]]) -> list[F
     languages: dict[str, list[tuple[float, int]]] = defaultdict(list)
     for language, nats, size in rows:
         languages[language].append((nats / LN2, size))
+    unit: dict = {"part": part, "unit": "bits/byte", "lower_is_better": True}
     return [
-        Figure(f"{name}, {language}", part, "bits/byte", True, [bits for bits, _ in found], [size for _, size in found])
+        Figure(f"{name}, {language}", [bits for bits, _ in found], [float(size) for _, size in found], **unit)
         for language, found in sorted(languages.items())
     ]
 
@@ -130,8 +131,10 @@ def shares(part: str, name: str, rows: list[tuple[str, str, float]]) -> list[Fig
         languages[language].append((group, right))
     return [
         Figure(
-            f"{name}, {language}" if language else name, part, "%", False, [right for _, right in found],
+            f"{name}, {language}" if language else name,
+            [right for _, right in found],
             groups=[group for group, _ in found],
+            part=part,
         )
         for language, found in sorted(languages.items())
-    ]  # fmt: skip
+    ]

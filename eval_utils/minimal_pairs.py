@@ -64,10 +64,10 @@ def make_pairs(language: str, count: int = PAIRS, seed: int = SEED) -> Iterator[
     """
     data = yaml.safe_load((DATA / f"pairs_{language}.yaml").read_text(encoding="utf-8"))
     words = {name: [str(entry) for entry in entries] for name, entries in data["words"].items()}
-    made = [
-        list(make_phenomenon(Pair("", "", name, field, language), templates, words, count, seed))
-        for name, (field, *templates) in data["phenomena"].items()
-    ]
+    made = []
+    for name, (field, *templates) in data["phenomena"].items():
+        kind = Pair("", "", phenomenon=name, field=field, language=language)
+        made.append(list(make_phenomenon(kind, templates, words, count, seed)))
     for row in zip(*made, strict=True):
         yield from row
 

@@ -38,7 +38,7 @@ Scores = dict[str, list[Figure]]  # of each checkpoint
 def format_value(figure: Figure, value: float) -> str:
     """Return a value in the figure's unit, without the unit's name unless it is %.
 
-    >>> format_value(Figure("a", "", "%", False, [1.0]), 0.5)
+    >>> format_value(Figure("a", [1.0], part=""), 0.5)
     '50.0%'
     """
     if figure.unit == "%":

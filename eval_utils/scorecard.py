@@ -88,7 +88,7 @@ def measure_scorecard(
             seen += [(name, dialogue[-1]["content"], found) for dialogue, found in zip(dialogues, replies, strict=True)]
         else:
             values = [share(map(check, found)) for check, found in zip(checks, replies, strict=True)]
-            figures.append(Figure(name, "replies", "%", False, values))
+            figures.append(Figure(name, values, part="replies"))
     return [*judge_prompts(seen), *figures]
 
 
@@ -101,7 +101,7 @@ def judge_prompts(seen: list[tuple[str, str, list[Answer]]]) -> list[Figure]:
         "on the topic": lambda language, prompt, answer: is_on_topic(prompt, answer.text),
     }
     return [
-        Figure(name, "replies", "%", False, [share(check(lang, text, a) for a in found) for lang, text, found in seen])
+        Figure(name, [share(check(lang, text, a) for a in found) for lang, text, found in seen], part="replies")
         for name, check in checks.items()
     ]
 

@@ -1,6 +1,7 @@
 """The house stays as CONTRIBUTING draws it: calls go down, no circles, small functions, a name is defined once."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections import defaultdict
@@ -22,6 +23,7 @@ LEVEL_OF = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 MAX_LINES, MAX_PARAMETERS = 60, 6
 HEAVY = ("torch", "transformers", "datasets", "tokenizers", "pyarrow", "datatrove", "peft", "matplotlib")
 GIVEN = {"block_attention_forward"}  # its signature is transformers'
+PLAIN = {"int", "float", "str", "bool"}
 OPENINGS = {"what", "who", "whom", "whose", "how", "where", "when", "why", "whether", "which"}
 # Who may ask whether a model has an encoder: the table of families, the objective, and what computes its replies.
 ASKING = {"model_utils.families", "train_utils.objectives", "model_utils.reply_steps"}
@@ -93,6 +95,48 @@ def test_functions_are_short_and_take_few_parameters():
             wide.append(f"{module}.{node.name}: {len(names)} parameters")
     assert not long
     assert not wide
+
+
+def list_signatures() -> dict[str, list[list[tuple[str, set[str]]]]]:
+    """Return the parameters of each function and class of the product by its name: their names and plain types."""
+    signatures = defaultdict(list)
+    for tree in parse_modules().values():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                made = next((part for part in node.body if getattr(part, "name", "") == "__init__"), None)
+                fields = [(part.target.id, part.annotation) for part in node.body if isinstance(part, ast.AnnAssign)]
+            elif isinstance(node, FUNCTIONS):
+                made, fields = node, []
+            else:
+                continue
+            if made:
+                named = [*made.args.posonlyargs, *made.args.args]
+                fields = [(part.arg, part.annotation) for part in named if part.arg not in ("self", "cls")]
+            signatures[node.name].append([
+                (name, PLAIN & set(ast.unparse(kind).split(" | ")) if kind else set()) for name, kind in fields
+            ])  # fmt: skip
+    return signatures
+
+
+def tells_what_it_is(argument: ast.expr, parameter: str) -> bool:
+    """Tell whether an argument is called as its parameter, so that a wrong place would be seen."""
+    words = re.findall(r"\w+", ast.unparse(argument))
+    return any(parameter in word for word in words) or bool(words and words[-1] in parameter)
+
+
+def test_values_that_could_be_swapped_unseen_are_given_by_name():
+    """In a call with more than three arguments by place, of those of one plain type."""
+    signatures, unseen = list_signatures(), []
+    for module, tree in parse_modules().items():
+        for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call) and len(node.args) > 3):
+            name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+            for parameters in signatures[name]:
+                pairs = list(zip(call.args, parameters, strict=False))
+                kinds = [kind for argument, (parameter, plain) in pairs for kind in plain
+                         if not tells_what_it_is(argument, parameter)]  # fmt: skip
+                if len(kinds) > len(set(kinds)) and len(parameters) >= len(call.args):
+                    unseen.append(f"{module}:{call.lineno}: {ast.unparse(call)[:80]}")
+    assert not unseen
 
 
 def test_a_name_is_defined_once():

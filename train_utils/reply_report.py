@@ -76,7 +76,7 @@ class ReplyReport:
         figures = judge_prompts([(detect_language(asked.truth), asked.question, found) for asked, found in pairs])
         if self.reward:
             values = [sum(self.reward(asked.question, a.text) for a in found) / REPLIES for asked, found in pairs]
-            figures.append(Figure("mean reward", "replies", "", False, values))
+            figures.append(Figure("mean reward", values, part="replies", unit=""))
         name = self.prompts[0].name if self.prompts else None
         limit = max(1, round(QUESTIONS * self.share))
         with evaluating(model):

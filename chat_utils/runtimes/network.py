@@ -200,8 +200,9 @@ def read_llama(model: PreTrainedModel) -> Network | None:
     half = head_width // 2
     rotation = (cos[0, :, None, :half] + 1j * sin[0, :, None, :half]).numpy().astype(np.complex64)
     return Network(
-        as_array(body.embed_tokens.weight), None, rotation, layers, read_norm(body.norm), read_linear(model.lm_head),
-        heads, kv_heads, head_width, config.max_position_embeddings,
+        embedding=as_array(body.embed_tokens.weight), positions=None, rotation=rotation, layers=layers,
+        norm=read_norm(body.norm), head=read_linear(model.lm_head), heads=heads, kv_heads=kv_heads,
+        head_width=head_width, window=config.max_position_embeddings,
     )  # fmt: skip
 
 
@@ -222,8 +223,9 @@ def read_gpt2(model: PreTrainedModel) -> Network:
         for block in body.h
     ]  # fmt: skip
     return Network(
-        as_array(body.wte.weight), as_array(body.wpe.weight), None, layers, read_norm(body.ln_f),
-        read_linear(model.lm_head), config.n_head, config.n_head, config.n_embd // config.n_head, config.n_positions,
+        embedding=as_array(body.wte.weight), positions=as_array(body.wpe.weight), rotation=None, layers=layers,
+        norm=read_norm(body.ln_f), head=read_linear(model.lm_head), heads=config.n_head, kv_heads=config.n_head,
+        head_width=config.n_embd // config.n_head, window=config.n_positions,
     )  # fmt: skip
 
 

@@ -106,7 +106,7 @@ class Jobs:
             job.tell(index, None, None)
         except (DialogueError, InputError) as error:
             place, code = "messages" if job.request.kind == "chat" else "prompt", getattr(error, "code", None)
-            job.tell(index, None, ApiError(400, str(error), place, code))
+            job.tell(index, None, ApiError(400, str(error), place, code=code))
         except BaseException as error:  # a panic of tokenizers is no Exception, and the caller waits for it as well
             job.tell(index, None, error)
 

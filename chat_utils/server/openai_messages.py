@@ -40,7 +40,7 @@ def parse_messages(messages: object, window: int) -> tuple[list[dict], int]:
         return clean_dialogue(dialogue, window)
     except DialogueError as error:
         place = turns[error.number - 1]["place"] if error.number else "messages"
-        raise ApiError(400, f"{place}: {error}", place, error.code) from error
+        raise ApiError(400, f"{place}: {error}", place, code=error.code) from error
 
 
 def join_content(content: object, place: str) -> str:

@@ -76,7 +76,7 @@ def check_names(body: dict, taken: set[str]) -> None:
         elif value is not False and not is_neutral(value, NEUTRAL.get(name, [])):
             near = [USED_FOR[name]] if name in USED_FOR else get_close_matches(name[:64], taken, n=1)
             hint = f"; did you mean '{near[0]}'?" if near else ""
-            raise ApiError(400, f"unknown parameter {name[:64]!r}{hint}", name[:64], "unknown_parameter")
+            raise ApiError(400, f"unknown parameter {name[:64]!r}{hint}", name[:64], code="unknown_parameter")
 
 
 def is_neutral(value: object, neutral: list) -> bool:
@@ -91,7 +91,7 @@ def check_neutral(name: str, value: object, neutral: list, place: str) -> None:
     if not is_neutral(value, neutral):
         words = "".join(f" or {one!r}" for one in neutral)
         message = f"'{name}' is not supported by this server; leave it out{words and f', or send{words[3:]}'}"
-        raise ApiError(400, message, place, "unsupported_parameter")
+        raise ApiError(400, message, place, code="unsupported_parameter")
 
 
 def read_kind(body: dict, name: str, kind: type[Kind]) -> Kind | None:
@@ -99,7 +99,7 @@ def read_kind(body: dict, name: str, kind: type[Kind]) -> Kind | None:
     value = body.get(name)
     if value is not None and not isinstance(value, kind):
         words: dict[type, str] = {bool: "true or false", dict: "an object", str: "text", list: "a list"}
-        raise ApiError(400, f"'{name}' must be {words[kind]}", name, "invalid_type")
+        raise ApiError(400, f"'{name}' must be {words[kind]}", name, code="invalid_type")
     return value
 
 
@@ -110,17 +110,17 @@ def read_number(body: dict, name: str, kind: type, low: float, high: float) -> f
         return None
     whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
     if isinstance(value, bool) or not isinstance(value, int | float) or (kind is int and not whole):
-        raise ApiError(400, f"'{name}' must be a {'whole ' if kind is int else ''}number", name, "invalid_type")
+        raise ApiError(400, f"'{name}' must be a {'whole ' if kind is int else ''}number", name, code="invalid_type")
     if not low <= value <= high:
-        raise ApiError(400, f"'{name}' must be from {low:g} to {high:g}", name, "invalid_value")
+        raise ApiError(400, f"'{name}' must be from {low:g} to {high:g}", name, code="invalid_value")
     return kind(value)
 
 
 def read_max_tokens(body: dict, name: str, window: int) -> int | None:
     """Return the longest reply that a request asks for, no more than the window; -1 asks for all of it."""
-    value = read_number(body, name, int, -1, 2**63)
+    value = read_number(body, name, int, low=-1, high=2**63)
     if value is None:
         return None
     if value == 0:
-        raise ApiError(400, f"'{name}' must be 1 or more; -1: as long as the window allows", name, "invalid_value")
+        raise ApiError(400, f"'{name}' must be 1 or more; -1: as long as the window allows", name, code="invalid_value")
     return window if value < 0 else min(int(value), window)

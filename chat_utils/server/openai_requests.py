@@ -63,7 +63,7 @@ def parse_request(
     check_names(body, TAKEN | {"messages" if kind == "chat" else "prompt"})
     if body.get("model") not in (None, "", model):
         name = f"{body['model']!r}"[:100]
-        raise ApiError(404, f"the model {name} is not here; this server has '{model}'", "model", "model_not_found")
+        raise ApiError(404, f"the model {name} is not here; this server has '{model}'", "model", code="model_not_found")
     n = int(read_number(body, "n", *NUMBERS["n"]) or 1)
     sampling = read_sampling(body, window, defaults)
     dropped = 0
@@ -137,7 +137,7 @@ def read_generation_config(body: dict) -> dict:
     config = parse_json(text.encode("utf-8", "replace"))
     names = {name: bounds for name, bounds in NUMBERS.items() if name not in ("seed", "n")}
     values = {name: read_number(config, name, *bounds) for name, bounds in names.items()}
-    values["max_new_tokens"] = read_number(config, "max_new_tokens", int, 1, 10**9)
+    values["max_new_tokens"] = read_number(config, "max_new_tokens", int, low=1, high=10**9)
     return values | ({"temperature": 0.0} if config.get("do_sample") is False else {})
 
 

@@ -193,7 +193,7 @@ class ChatServer:
         """Raise ApiError for a model that is not here."""
         if name != self.engine.name:
             raise ApiError(404, f"that model is not here; this server has '{self.engine.name}'", "model",
-                           "model_not_found")  # fmt: skip
+                           code="model_not_found")  # fmt: skip
 
     # Replies
 

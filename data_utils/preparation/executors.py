@@ -55,7 +55,8 @@ class LocalExecutor(LocalPipelineExecutor):
         ranks = self.get_incomplete_ranks()
         sizes = self.stage.sizes or [1] * self.tasks
         done = sum(sizes) - sum(sizes[rank] for rank in ranks)
-        with open_progress(self.stage.name, sum(sizes), done, "B" if self.stage.sizes else " tasks") as bar:
+        unit = "B" if self.stage.sizes else " tasks"
+        with open_progress(self.stage.name, sum(sizes), done=done, unit=unit) as bar:
             if min(self.workers, len(ranks)) < 2 or not can_share_work():
                 for rank in ranks:
                     run_task(dill.dumps(self), rank)

@@ -58,7 +58,7 @@ def divide_files(files: list[dict], task_megabytes: float, reading: ReadArgument
     pieces = []
     for file in files:
         piece = {"path": file["path"], "given": file["source"]}
-        parts = cut_file(file["path"], file["bytes"], task_bytes, reading)
+        parts = cut_file(file["path"], file["bytes"], part_bytes=task_bytes, options=reading)
         if len(parts) == 1:
             pieces.append(piece | {"bytes": file["bytes"]})
         else:

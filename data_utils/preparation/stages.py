@@ -84,7 +84,7 @@ def read_sources(task: list[dict], read: Callable[..., Iterator[dict]], tally: T
             documents += 1
             metadata = {name: row[name] for name in ("language", "source", SHARE)}
             metadata |= {"given": piece["given"], "bytes": utf8_bytes(row["text"])}
-            tally.count("read", piece["given"], 1, metadata["bytes"])
+            tally.count("read", piece["given"], documents=1, size=metadata["bytes"])
             yield Document(row["text"], row["id"], metadata=metadata)
             begun = time.perf_counter()
         seconds += time.perf_counter() - begun
@@ -135,7 +135,7 @@ def write_corpus(rank: int, work: Path, watches_leaks: bool) -> None:
         rows = pa.Table.from_batches([table])
         for kind, name in FATES.items():
             for row in rows.filter(pa.array(fate == kind)).to_pylist():
-                tally.drop("duplicates", name, row["text"], row["source"], id=row["id"])
+                tally.drop("duplicates", name, text=row["text"], source=row["source"], id=row["id"])
         rows = rows.filter(pa.array(fate == KEPT))
         tally.count_table("duplicates", rows)
         if watches_leaks:
@@ -164,7 +164,7 @@ def drop_leaks(rows: pa.Table, numbers: list[int], leaks: dict[int, int], places
     for text, row in zip([leaks[number] for number in numbers if number in leaks], dropped, strict=True):
         more = {} if text < 0 else {"place": places[text]}
         reason = "held out and held by training" if text < 0 else "holds evaluation text"
-        tally.drop("leaks", reason, row["text"], row["source"], id=row["id"], **more)
+        tally.drop("leaks", reason, text=row["text"], source=row["source"], id=row["id"], **more)
     return rows.filter(pa.array([not leak for leak in is_leak], pa.bool_()))
 
 

@@ -50,7 +50,7 @@ class Tally:
         self.faults += [[fault.file, fault.place, mask_example(fault.reason)] for fault in faults]
         self.unread_bytes += piece["bytes"] if faults and not documents else 0
 
-    def count(self, step: str, given: str, documents: int, size: int) -> None:
+    def count(self, step: str, given: str, *, documents: int, size: int) -> None:
         """Add documents of a source, as it was given, that a step let through."""
         counts = self.steps.setdefault(step, {}).setdefault(given, [0, 0])
         counts[0] += documents
@@ -61,7 +61,7 @@ class Tally:
         kept = []
         for doc, result in zip(documents, results, strict=True):
             if isinstance(result, Dropped):
-                self.drop(step, result.reason, doc.text, doc.metadata["source"])
+                self.drop(step, result.reason, text=doc.text, source=doc.metadata["source"])
                 continue
             if result != doc.text:
                 examples = self.changed.setdefault(step, [])
@@ -69,11 +69,11 @@ class Tally:
                     before, after = show_difference(doc.text, result)
                     examples.append({"id": doc.id, "before": before, "after": after})
                 doc.text, doc.metadata["bytes"] = result, utf8_bytes(result)
-            self.count(step, doc.metadata["given"], 1, doc.metadata["bytes"])
+            self.count(step, doc.metadata["given"], documents=1, size=doc.metadata["bytes"])
             kept.append(doc)
         return kept
 
-    def drop(self, step: str, reason: str, text: str, source: str, **more: str) -> None:
+    def drop(self, step: str, reason: str, *, text: str, source: str, **more: str) -> None:
         """Count a dropped document and keep the first ones as examples."""
         self.reasons[step][reason] += 1
         examples = self.examples.setdefault(f"{step}: {reason}", [])
@@ -84,7 +84,7 @@ class Tally:
         """Count the rows of a table for each source."""
         sizes = pa.table({"given": rows["given"], "bytes": pc.binary_length(rows["text"])})
         for row in sizes.group_by("given").aggregate([("bytes", "sum"), ("bytes", "count")]).to_pylist():
-            self.count(step, row["given"], row["bytes_count"], row["bytes_sum"])
+            self.count(step, row["given"], documents=row["bytes_count"], size=row["bytes_sum"])
 
     def write(self, path: Path, **more: object) -> None:
         """Write all of it for the report."""

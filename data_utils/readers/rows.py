@@ -71,10 +71,10 @@ def cut_lines(path: str, size: int, part_bytes: int, options: ReadArguments) -> 
             end = len(block) if ends_by_line else block.rfind(b"\n\n") + 2
             if is_due and end > 1 and offset + end < size - part_bytes // 2:
                 place, line = offset + end, number + block.count(b"\n", 0, end)
-                parts.append(Part(start, place, place - start, first))
+                parts.append(Part(start, place, size=place - start, first=first))
                 start, first = place, line
             offset, number = offset + len(block), number + block.count(b"\n")
-    return [*parts, Part(start, size, size - start, first)]
+    return [*parts, Part(start, size, size=size - start, first=first)]
 
 
 def read_markdown(path: str, options: ReadArguments, report: Report) -> Iterator[tuple[int, dict]]:
@@ -220,8 +220,8 @@ def cut_groups(path: str, size: int, part_bytes: int, _: ReadArguments) -> list[
             row_group = metadata.row_group(group)
             packed = sum(row_group.column(place).total_compressed_size for place in range(row_group.num_columns))
             if held and held + packed > part_bytes:
-                parts.append(Part(start, group, held, first))
+                parts.append(Part(start, group, size=held, first=first))
                 start, first, held = group, number, 0
             held, number = held + packed, number + row_group.num_rows
-        parts.append(Part(start, metadata.num_row_groups, held, first))
+        parts.append(Part(start, metadata.num_row_groups, size=held, first=first))
     return parts

@@ -84,7 +84,7 @@ def share_out(wanted: np.ndarray, lengths: np.ndarray, total: int) -> np.ndarray
     return counts
 
 
-def split_randomly(total: int, parts: int, least: int, rng: np.random.Generator) -> np.ndarray:
+def split_randomly(total: int, rng: np.random.Generator, *, parts: int, least: int) -> np.ndarray:
     """Return `parts` random numbers of at least `least` that are `total` together."""
     cuts = np.sort(rng.integers(0, total - parts * least + 1, parts - 1)) if parts > 1 else np.empty(0, int)
     return np.diff(np.concatenate([[0], cuts, [total - parts * least]])) + least
@@ -97,8 +97,8 @@ def hide_spans(
 
     Between two spans a token stays. Source: Raffel et al. 2020, figure 2.
     """
-    hidden_lengths = split_randomly(hidden, spans, 1, rng)
-    kept = split_randomly(len(ids) - hidden - (spans - 1), spans + 1, 0, rng)
+    hidden_lengths = split_randomly(hidden, rng, parts=spans, least=1)
+    kept = split_randomly(len(ids) - hidden - (spans - 1), rng, parts=spans + 1, least=0)
     kept[1:-1] += 1
     source, target, place = [], [], 0
     for sentinel, before, length in zip(sentinels, kept, hidden_lengths, strict=False):

@@ -53,7 +53,7 @@ def tokenize_source(
     typecode = "H" if len(tokenizer) <= 2**16 else "I"
     shards = read_whole_shards(folder, typecode)
     done = sum(counts["bytes"] for shard in shards for counts in shard["languages"].values())
-    progress = open_progress(f"tokenizing {source.path}", source.text_bytes(), done, "B")
+    progress = open_progress(f"tokenizing {source.path}", source.text_bytes(), done=done, unit="B")
     batches = batch_documents(source, parts, eval_fraction, *(shards[-1]["next"] if shards else (0, 0)))
 
     def encode(batch: list[tuple]) -> list[tuple]:

@@ -199,7 +199,8 @@ class HubSource(Source):
     def documents(self, part, start=0, on_fault=raise_fault, cut=None) -> Iterator[dict]:
         """Yield its documents as they are fetched."""
         rows = enumerate(load_hub(part, True), 1)
-        yield from islice(make_documents(rows, part, part, self.reading.text_column, FaultLimit(on_fault)), start, None)
+        column, tell = self.reading.text_column, FaultLimit(on_fault)
+        yield from islice(make_documents(rows, part, name=part, column=column, tell=tell), start, None)
 
     def rows(self, part, on_fault=raise_fault) -> Iterator[tuple[object, Any]]:
         """Yield its rows."""

@@ -7,7 +7,9 @@ from eval_utils.figures import Figure, compare_figures
 
 
 def make(values, weights=None, lower=False, unit="%") -> Figure:
-    return Figure("f", "pairs", unit, lower, list(map(float, values)), list(map(float, weights or [])))
+    return Figure(
+        "f", list(map(float, values)), list(map(float, weights or [])), part="pairs", unit=unit, lower_is_better=lower
+    )
 
 
 def test_a_figure_is_the_sum_by_the_weights():

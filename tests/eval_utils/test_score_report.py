@@ -7,15 +7,15 @@ from eval_utils.score_report import BETTER, MEANINGS, WORSE, compare_sentence, f
 
 
 def bits(value: float) -> Figure:
-    return Figure("held-out text, en", "text", "bits/byte", True, [value, value + 0.1] * 50)
+    return Figure("held-out text, en", [value, value + 0.1] * 50, part="text", unit="bits/byte", lower_is_better=True)
 
 
 def pairs(right: int) -> Figure:
-    return Figure("minimal pairs, en", "pairs", "%", False, [1.0] * right + [0.0] * (100 - right))
+    return Figure("minimal pairs, en", [1.0] * right + [0.0] * (100 - right), part="pairs")
 
 
 def speed(value: float) -> Figure:
-    return Figure("tokens a second", "speed", "tokens/s", False, [value] * 5)
+    return Figure("tokens a second", [value] * 5, part="speed", unit="tokens/s")
 
 
 def test_marks_are_by_more_than_chance():
