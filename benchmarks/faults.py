@@ -39,14 +39,11 @@ import finetune_dialogue
 import train
 from data_utils.sources.builtin import own_files
 from errors import run_guarded
-from files import write_whole
+from files import COMPLETE_FILE, find_damage, mark_complete, write_whole
 from train_utils import callbacks
 from train_utils.checkpoint import (
-    COMPLETE_FILE,
     checkpoint_step,
     find_checkpoints,
-    find_damage,
-    mark_complete,
 )
 from train_utils.places import read_record
 

@@ -10,7 +10,6 @@ a restart on another number of processes. Measured: what a process, a new one ea
 """
 
 import argparse
-import json
 import multiprocessing
 import random
 import sys
@@ -22,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
+from data_utils.caching import keep_json
 from data_utils.rows.mixture import ROUNDS, Mixture, find_draw, permute_index, scramble
 from data_utils.rows.shards import INDEX, SHARD_TOKENS, is_whole
 from data_utils.rows.streams import TokenStream
@@ -58,7 +58,7 @@ def write_streams(folder: Path, rows: int) -> None:
             counts = {"documents": tokens // ROW_TOKENS, "bytes": 4 * tokens, "tokens": tokens}
             shards.append({"tokens": tokens, "next": [len(shards), 0], "languages": {"en": counts}})
             left -= tokens
-        (place / INDEX).write_text(json.dumps({"format": 2, "dtype": "uint16", "shards": shards}))
+        keep_json(place / INDEX, {"format": 3, "dtype": "uint16", "shards": shards})
 
 
 def start_process(folder: str, process: int) -> tuple[float, int, float]:

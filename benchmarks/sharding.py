@@ -26,9 +26,10 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import train
+from files import COMPLETE_FILE
 from model_utils.shapes import count_parameters
 from train_utils import callbacks, guard, training
-from train_utils.checkpoint import COMPLETE_FILE, find_checkpoints
+from train_utils.checkpoint import find_checkpoints
 from train_utils.plan.devices import measure_model, row_bytes, state_bytes
 from train_utils.steps.muon import local_part
 

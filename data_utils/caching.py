@@ -1,15 +1,16 @@
 """Keeps what was prepared, so that it is found again; of several processes one prepares while the others wait.
 
-prepared/KEY-CHECKSUM.arrow     rows that a step made: KEY names all that determines them, CHECKSUM their bytes
+prepared/KEY-HASH.arrow     rows that a step made: KEY names all that determines them, HASH is of their bytes
 """
 
-import hashlib
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import tqdm as progress
@@ -21,6 +22,7 @@ from datasets.utils import tqdm
 from filelock import FileLock
 
 from errors import say_note
+from files import hash_file, write_whole
 
 LOG_SECONDS = 30
 LOG_LINE = "{desc}: {percentage:.0f}%, {n_fmt} of {total_fmt}, {rate_fmt}, {elapsed} gone, {remaining} left\n"
@@ -77,7 +79,7 @@ def generate_rows(
         desc: what a progress bar says meanwhile.
     """
     entries = sorted(cache_folder().glob(f"{key}-*.arrow"))
-    damaged = [path for path in entries if path.stem != f"{key}-{checksum(path)}"]
+    damaged = [path for path in entries if path.stem != f"{key}-{hash_file(path)}"]
     for path in damaged:
         say_note(f"{path} is damaged, and is made anew")
         path.unlink()
@@ -100,7 +102,7 @@ def write_rows(rows: tqdm, features: Features, key: str) -> Path:
                 else:
                     writer.write(row)
             writer.finalize()
-        return aside.rename(aside.with_name(f"{key}-{checksum(aside)}.arrow"))
+        return aside.rename(aside.with_name(f"{key}-{hash_file(aside)}.arrow"))
     finally:
         aside.unlink(missing_ok=True)
 
@@ -111,7 +113,26 @@ def open_progress(name: str, total: int, done: int, unit: str) -> progress.tqdm:
     return progress.tqdm(total=total, initial=done, desc=name, unit=unit, unit_scale=unit == "B", **every)
 
 
-def checksum(path: Path) -> str:
-    """Return a checksum of a file; some gigabytes a second."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, xxhash.xxh3_64).hexdigest()
+def keep_json(path: Path, value: Any) -> None:
+    """Write a value to a file as a line of JSON, and below it the line's hash."""
+    line = json.dumps(value, sort_keys=True, ensure_ascii=False).encode(errors="backslashreplace").decode()
+    write_whole(path, f"{line}\n{hash_text(line)}\n")
+
+
+def find_json(path: Path) -> Any:
+    """Return the value that a file of `keep_json` holds; None where there is none, or a damaged one, as is said."""
+    try:
+        line, _, found = path.read_text(encoding="utf-8").rstrip("\n").rpartition("\n")
+    except FileNotFoundError:
+        return None
+    except ValueError:  # no UTF-8 any more
+        line, found = "", "damaged"
+    if found == hash_text(line):
+        return json.loads(line)
+    say_note(f"{path} is damaged, and is made anew")
+    return None
+
+
+def hash_text(text: str) -> str:
+    """Return a hash of a text."""
+    return xxhash.xxh3_128(text.encode()).hexdigest()

@@ -1,14 +1,12 @@
 """Text and dialogues of the built-in sources that every default run holds out, chosen by the hash of their text."""
 
-import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 
-from data_utils.caching import cache_folder, cache_key
+from data_utils.caching import cache_folder, cache_key, find_json, keep_json
 from data_utils.sources import builtin
 from data_utils.text.cleaning import clean_text
 from data_utils.text.splitting import hash_share
-from files import write_whole
 
 EVAL_FRACTION = 0.02  # the scripts' default: what a model trained with a smaller one knows is no longer held out
 TEXT_BYTES = 64_000  # of each language
@@ -19,8 +17,8 @@ def read_held_out() -> dict[str, list[dict]]:
     """Return the held-out `documents` and `dialogues`, in an order by hash that no source has a hand in; made once."""
     versions = [builtin.source_version(name) for name in (*builtin.DOCUMENT_SOURCES, *builtin.DIALOGUE_SOURCES)]
     path = cache_folder() / f"held-out-{cache_key(*versions, EVAL_FRACTION)}.json"
-    if path.exists():
-        return json.loads(path.read_text(encoding="utf-8"))
+    if (found := find_json(path)) is not None:
+        return found
     documents, dialogues = [], []
     for read in builtin.DOCUMENT_SOURCES.values():
         documents += ((hash_share(row["text"]), row) for row in read())
@@ -33,7 +31,7 @@ def read_held_out() -> dict[str, list[dict]]:
     held_out = {"documents": keep_held_out(documents), "dialogues": keep_held_out(dialogues)}
     for row in held_out["documents"]:
         row["text"] = clean_text(row["text"])
-    write_whole(path, json.dumps(held_out, ensure_ascii=False))
+    keep_json(path, held_out)
     return held_out
 
 

@@ -1,13 +1,11 @@
 """Keeps the figures of a checkpoint, so that nothing is computed twice: by its files, the items and this code."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
-from data_utils.caching import cache_folder, cache_key, hash_code
+from data_utils.caching import cache_folder, cache_key, find_json, hash_code, keep_json
 from data_utils.sources import builtin
 from eval_utils.figures import Figure
-from files import write_whole
 
 KEPT = (".safetensors", ".json", ".jinja", ".gguf")  # files of a checkpoint that its figures depend on
 
@@ -24,12 +22,10 @@ def find_scores(path: str, part: str, items: list, limit: int | None) -> Path:
 
 def read_scores(place: Path) -> list[Figure] | None:
     """Return the figures of a file, None where they are not there."""
-    try:
-        return [Figure(**record) for record in json.loads(place.read_text(encoding="utf-8"))]
-    except (OSError, ValueError, TypeError):
-        return None
+    found = find_json(place)
+    return None if found is None else [Figure(**record) for record in found]
 
 
 def keep_scores(place: Path, figures: list[Figure]) -> None:
     """Write figures to a file."""
-    write_whole(place, json.dumps([asdict(figure) for figure in figures], ensure_ascii=False))
+    keep_json(place, [asdict(figure) for figure in figures])

@@ -5,16 +5,14 @@ Read beside 120 replies of a small model to 40 prompts, of which 34 were on the 
 topic, and 5% of those to another question.
 """
 
-import json
 import math
 import re
 from collections import Counter, defaultdict
 from functools import cache
 from heapq import nlargest
 
-from data_utils.caching import cache_folder, cache_key
+from data_utils.caching import cache_folder, cache_key, find_json, keep_json
 from data_utils.sources import builtin
-from files import write_whole
 
 NEAREST = 2  # questions that are like the one asked
 RARE = 4.0  # log of how many exchanges there are to one with a unit; commoner ones tell no topic
@@ -83,13 +81,14 @@ def load_index() -> TopicIndex:
     """Return the index of the built-in dialogues, which is made once."""
     names = ("own", "chatterbot", "hsk")
     path = cache_folder() / f"topics-{cache_key(*map(builtin.source_version, names), list_units.__code__.co_code)}.json"
-    if not path.exists():
+    exchanges = find_json(path)
+    if exchanges is None:
         exchanges = []
         for row in (row for name in names for row in builtin.DIALOGUE_SOURCES[name]()):
             said = [list_units(message["content"]) for message in row["messages"] if message["role"] != "system"]
             exchanges += zip(said[::2], said[1::2], strict=False)
-        write_whole(path, json.dumps(exchanges, ensure_ascii=False))
-    return TopicIndex(json.loads(path.read_text(encoding="utf-8")))
+        keep_json(path, exchanges)
+    return TopicIndex(exchanges)
 
 
 def is_on_topic(question: str, reply: str) -> bool:

@@ -35,6 +35,7 @@ from transformers import (
 from transformers.integrations.gguf.reader import _read_metadata, _read_tensor_table
 
 from errors import InputError, coded, explained, say_note
+from files import COMPLETE_FILE, find_damage, mark_complete, remove, write_whole
 from model_utils.llama_library import Vocabulary, has_library
 from model_utils.same_tokens import check_tokens
 from model_utils.shapes import check_ranges, check_sizes
@@ -59,12 +60,34 @@ def import_gguf(file: Path, weights: bool = True) -> str:
     folder = Path(constants.HF_HOME) / "imported" / f"{file.stem}-{xxhash.xxh64(os.fsencode(name)).hexdigest()[:8]}"
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"), explained(str(file), "cannot be imported"):
-        if not (folder / RECORD_FILE).is_file():
+        if not is_as_written(folder):
             import_tokenizer(file, metadata, folder)
         if weights and not (folder / WEIGHTS_FILE).is_file():
             import_weights(file, metadata, folder)
             say_note(f"{file} is imported into {folder}")
     return str(folder)
+
+
+_checked: set[tuple[Path, int]] = set()  # folders whose hashes were compared, and when their mark was written
+
+
+def is_as_written(folder: Path) -> bool:
+    """Tell whether a folder's files are as they were written, once in a process; what isn't is said and removed.
+
+    It takes what reading the weights takes, before they are read again from the system's memory.
+    """
+    mark = folder / COMPLETE_FILE
+    if (known := (folder, mark.stat().st_mtime_ns if mark.exists() else 0)) in _checked:
+        return True
+    if damage := find_damage(folder):
+        if mark.exists():
+            say_note(f"{folder}: {damage}; it is made anew")
+        for path in folder.iterdir():
+            if path.name != ".lock":
+                remove(path)
+        return False
+    _checked.add(known)
+    return True
 
 
 def read_metadata(file: Path) -> dict:
@@ -126,7 +149,8 @@ def import_tokenizer(file: Path, metadata: dict, folder: Path) -> None:
     record |= {
         name: metadata[key] for name in ("architecture", "name", "license") if (key := f"general.{name}") in metadata
     }
-    (folder / RECORD_FILE).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_whole(folder / RECORD_FILE, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    mark_complete(folder)
 
 
 def choose_pad(tokenizer: PreTrainedTokenizerBase, stops: list[int]) -> None:
@@ -181,3 +205,4 @@ def import_weights(file: Path, metadata: dict, folder: Path) -> None:
     for path in sorted(partial.iterdir(), key=lambda path: path.name == WEIGHTS_FILE):
         path.replace(folder / path.name)
     partial.rmdir()
+    mark_complete(folder)

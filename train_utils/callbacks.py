@@ -16,8 +16,8 @@ from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
 from errors import RunError, escape_unprintable
+from files import mark_complete
 from model_utils.shapes import evaluating
-from train_utils.checkpoint import mark_complete
 from train_utils.clock import Clock, Stopwatch
 from train_utils.plan.machine import synchronize
 from train_utils.steps.muon import local_part

@@ -5,8 +5,6 @@ ckpt/checkpoint-N/      for resuming: Trainer's state; `complete.json`, written 
 ckpt/model.safetensors  the trained model beside its config, tokenizer and chat template: the one checkpoint form
 """
 
-import hashlib
-import json
 import platform
 import re
 import subprocess
@@ -16,16 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import xxhash
 import yaml
 from transformers import TrainingArguments
 
 from errors import InputError, say_note
-from files import remove, remove_cut_off, sync, sync_tree, write_whole
+from files import find_damage, remove, remove_cut_off, write_whole
 from train_utils.arguments import count_step_rows
 from train_utils.places import RUN_FILE, check_output, read_record
 
-COMPLETE_FILE = "complete.json"
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "peft")
 # Options that change where and how a run is shown, kept or shared out, not what it computes.
 NOT_SETTINGS = {
@@ -178,40 +174,6 @@ def find_checkpoints(output_dir: Path) -> list[Path]:
     """Return the checkpoints of a run, whole or not, the last one first."""
     folders = [path for path in output_dir.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
     return sorted(folders, key=checkpoint_step, reverse=True)
-
-
-def mark_complete(folder: Path) -> None:
-    """Sync a checkpoint, and write size and hash of every file beside them, last of all: what lacks it was cut off."""
-    sync_tree(folder)
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / COMPLETE_FILE)
-    files = {path.relative_to(folder).as_posix(): [path.stat().st_size, hash_file(path)] for path in paths}
-    write_whole(folder / COMPLETE_FILE, json.dumps(files))
-    sync(folder.parent)
-
-
-def hash_file(path: Path) -> str:
-    """Return a hash of a file's content, by which damage is noticed."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
-
-
-def find_damage(folder: Path) -> str | None:
-    """Return in words what a checkpoint lacks; None where every file is there as it was written."""
-    try:
-        files = json.loads((folder / COMPLETE_FILE).read_text(encoding="utf-8"))
-        for name, written in files.items():
-            size, digest = written if isinstance(written, list) else (written, None)  # sizes alone, as once
-            path = folder / name
-            if path.stat().st_size != size or (digest and hash_file(path) != digest):
-                return f"{name} is damaged"
-    except FileNotFoundError as error:
-        name = Path(error.filename).name
-        return "was cut off while being written" if name == COMPLETE_FILE else f"{name} is missing"
-    except OSError as error:
-        return f"{error.filename} can't be read: {error.strerror}"
-    except (ValueError, AttributeError):
-        return f"{COMPLETE_FILE} is damaged"
-    return None
 
 
 def find_last_complete(output_dir: Path) -> Path | None:

@@ -18,7 +18,7 @@ from data_utils.dialogue.format import stop_token_id
 from data_utils.readers.files import file_version
 from errors import InputError, say_note
 from eval_utils.agreement import compare_replies
-from files import whole
+from files import hash_file, whole
 from model_utils.gguf_writer import write_gguf
 from model_utils.llama_library import load_library, tokenize
 from model_utils.same_tokens import check_tokens
@@ -163,7 +163,8 @@ def find_gguf(
 ) -> Path:
     """Return a checkpoint's verified GGUF file in this user's cache; made first where there is none of these weights.
 
-    None is taken from the checkpoint's own folder: whoever made that could have put any file there.
+    Its name ends in the hash of its bytes, which is compared: a second for each 2 to 5 GB of them. None is taken from
+    the checkpoint's own folder: whoever made that could have put any file there.
 
     Args:
         load: returns the model and its tokenizer; called where the file is made.
@@ -174,14 +175,17 @@ def find_gguf(
     version = xxhash.xxh64(" ".join(file_version(part) for part in parts).encode()).hexdigest()
     place = checkpoint.resolve()
     folder = Path(HF_HOME) / "gguf" / f"{place.name}-{xxhash.xxh64(os.fsencode(place)).hexdigest()}"
-    file = folder / f"{quantize}-{version}.gguf"
-    if file.is_file():
-        return file
+    for file in folder.glob(f"{quantize}-{version}-*.gguf"):
+        if file.stem.endswith(hash_file(file)):
+            return file
+        say_note(f"{file} is damaged, and is made anew")
+        file.unlink()
     try:
         import gguf  # noqa: F401
     except ImportError as error:
         raise InputError("the package gguf is not installed: pip install -r requirements/export.txt") from error
     model, tokenizer = load()
+    file = folder / f"{quantize}-{version}.gguf"
     with whole(file) as partial:
         for kind in ("f32", quantize):
             write_gguf(model, tokenizer, stop_token_id(tokenizer), partial, kind)
@@ -191,5 +195,6 @@ def find_gguf(
             runtime.close()
         for old in folder.glob(f"{quantize}-*.gguf"):
             old.unlink()
+    file = file.rename(file.with_stem(f"{file.stem}-{hash_file(file)}"))
     say_note(f"{file} is made and verified: {agreement}")
     return file

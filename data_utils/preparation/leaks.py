@@ -175,7 +175,7 @@ def write_leaks(rank: int, work: Path) -> None:
     offset = int(SignatureFolder(work / "signatures").offsets[rank])
     fates = np.load(work / "clusters" / "fates.npy", mmap_mode="r")
     leaks = [np.zeros((0, 2), np.int64)]
-    file = pq.ParquetFile(work / "clean" / f"{rank:05d}.parquet")
+    file = pq.ParquetFile(work / "clean" / f"{rank:05d}.parquet", page_checksum_verification=True)
     for batch in file.iter_batches(64, columns=["text", "held_out"], use_threads=False):
         kept = fates[offset : offset + len(batch)] == KEPT
         documents = np.flatnonzero(kept) + offset

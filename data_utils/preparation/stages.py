@@ -52,7 +52,11 @@ class ShardWriter:
             # A dictionary helps where values repeat; for texts it would cost time alone.
             dictionary = [name for name in ("language", "source", "given") if name in self.schema.names]
             self.writer = pq.ParquetWriter(
-                self.aside, self.schema, compression=self.compression, use_dictionary=dictionary
+                self.aside,
+                self.schema,
+                compression=self.compression,
+                use_dictionary=dictionary,
+                write_page_checksum=True,
             )
         table = pa.concat_tables([self.schema.empty_table(), *self.tables])
         self.writer.write_table(table, row_group_size=max(len(table), 1))
@@ -127,7 +131,7 @@ def write_corpus(rank: int, work: Path, watches_leaks: bool) -> None:
     writer = ShardWriter(work / "data" / f"{rank:05d}.parquet", COLUMNS)
     languages: dict[str, dict[str, int]] = {}
     kept_examples: dict[str, list] = {}
-    file = pq.ParquetFile(work / "clean" / f"{rank:05d}.parquet")
+    file = pq.ParquetFile(work / "clean" / f"{rank:05d}.parquet", page_checksum_verification=True)
     for table in file.iter_batches(500, use_threads=False):
         fate = np.asarray(fates[offset : offset + len(table)])
         numbers = (np.flatnonzero(fate == KEPT) + offset).tolist()

@@ -172,7 +172,7 @@ def read_parquet(path: str, options: ReadArguments, report: Report, part: Part |
     with open_file(path, decompress=False) as stream:
         try:
             packed = pa.BufferReader(read_whole(path, "sheet", report)) if is_packed else None
-            file = pq.ParquetFile(packed or stream)
+            file = pq.ParquetFile(packed or stream, page_checksum_verification=True)
         except pa.ArrowInvalid:
             stream.seek(0)
             if packed and not packed.size():  # told already

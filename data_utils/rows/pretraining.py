@@ -26,7 +26,7 @@ from data_utils.sources.corpus import (
 from data_utils.sources.source import Source, data_version
 from data_utils.text.splitting import SHARE
 from errors import InputError, say_note
-from files import remove, whole
+from files import find_damage, mark_complete, remove, whole
 from model_utils.checkpoint import load_tokenizer
 from model_utils.tokenizer import tokenizer_fingerprint, train_tokenizer
 from model_utils.vocabulary import extend_tokenizer
@@ -213,6 +213,7 @@ def prepare_tokenizer(
         with whole(folder) as aside:
             texts = corpus.sample(share, MAX_SAMPLE_BYTES)
             train_tokenizer(texts, vocab_size, sentinels).save_pretrained(aside)
+            mark_complete(aside)
     tokenizer = load_tokenizer(path or str(folder))
     return tokenizer, tokenizer_fingerprint(tokenizer)
 
@@ -222,10 +223,12 @@ def extend_base(corpus: SmallCorpus | ShardedCorpus, base: str, count: int) -> s
     tokenizer = load_tokenizer(base)
     key = cache_key("extend_base", corpus.version(), tokenizer_fingerprint(tokenizer), count)
     folder = cache_folder() / f"tokenizer-{key}"
+    remove_damaged(folder)
     if not folder.exists():
         with whole(folder) as aside:
             texts = corpus.sample(SAMPLE_BYTES * max(count, MIN_SAMPLE_TOKENS), MAX_SAMPLE_BYTES)
             extend_tokenizer(tokenizer, texts, count, aside)
+            mark_complete(aside)
     return str(folder)
 
 
@@ -233,13 +236,15 @@ def trained_folder(corpus: SmallCorpus | ShardedCorpus, vocab_size: int, sentine
     """Return where the tokenizer of so many tokens that is trained on a corpus is kept; a damaged one is removed."""
     more = (sentinels,) if sentinels else ()
     folder = cache_folder() / f"tokenizer-{cache_key('train_tokenizer', corpus.version(), vocab_size, *more)}"
-    try:
-        if folder.exists():
-            load_tokenizer(str(folder))
-    except InputError as error:
-        say_note(f"{error}; it is made anew")
-        remove(folder)
+    remove_damaged(folder)
     return folder
+
+
+def remove_damaged(folder: Path) -> None:
+    """Remove a folder of the cache that isn't as it was written, so that it is made anew."""
+    if folder.exists() and (damage := find_damage(folder)):
+        say_note(f"{folder}: {damage}; it is made anew")
+        remove(folder)
 
 
 def count_unprepared(corpus: SmallCorpus | ShardedCorpus, path: str | None, vocab_size: int, sentinels: int = 0) -> int:

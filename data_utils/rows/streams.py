@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_utils.caching import find_json
 from data_utils.rows.shards import INDEX
 from errors import InputError
 
@@ -19,7 +20,7 @@ class TokenStream:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        index = find_json(folder / INDEX)
         self.dtype, self.shards = np.dtype(index["dtype"]), index["shards"]
         self.ends = np.cumsum([shard["tokens"] for shard in self.shards], dtype=np.int64)
         self.open_shard = lru_cache(64)(self._open_shard)  # a mapped file holds a file descriptor

@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 import yaml
@@ -36,7 +37,7 @@ from data_utils.sources import builtin
 from data_utils.sources.inputs import is_hub_name, load_hub, make_documents, read_documents_of, read_rows
 from data_utils.text.cleaning import clean_text
 from data_utils.text.splitting import SHARE, share_of
-from errors import InputError
+from errors import InputError, first_line, is_machine_fault
 
 MANIFEST = "corpus.json"
 MAX_TIMES = 10_000
@@ -277,8 +278,20 @@ class FolderSource(FileSource):
         return text
 
     def documents(self, part, start=0, on_fault=raise_fault, cut=None) -> Iterator[dict]:
-        """Yield the documents of a Parquet file, without reading the row groups before `start`."""
-        with open_bytes(part) as stream, pq.ParquetFile(stream) as file:
+        """Yield the documents of a Parquet file, without reading the row groups before `start`.
+
+        Raises InputError where a page of it isn't as it was written, by the page's own checksum.
+        """
+        try:
+            yield from self.read_groups(part, start)
+        except (pa.ArrowException, OSError) as error:
+            if is_machine_fault(error) or isinstance(error, FileNotFoundError):
+                raise
+            raise InputError(f"{part}: is damaged: {first_line(error)}; copy or prepare the corpus again") from error
+
+    def read_groups(self, part: str, start: int) -> Iterator[dict]:
+        """Yield the documents of a Parquet file from document `start` on."""
+        with open_bytes(part) as stream, pq.ParquetFile(stream, page_checksum_verification=True) as file:
             columns = [name for name in ("text", "language", "source", "id", SHARE) if name in file.schema_arrow.names]
             for group in range(file.num_row_groups):
                 rows = file.metadata.row_group(group).num_rows

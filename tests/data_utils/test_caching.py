@@ -11,6 +11,7 @@ import datasets
 import pytest
 
 from data_utils import caching
+from data_utils.caching import find_json, keep_json
 from data_utils.dialogue import reading
 from data_utils.dialogue.reading import name_assistant, read_dialogues
 from data_utils.rows.packing import encode_dialogues, pack_dialogues, pack_documents, tokenize_documents
@@ -254,3 +255,15 @@ def test_a_damaged_entry_is_made_anew_with_one_line(tmp_path, monkeypatch, capsy
     assert sorted(notes) == [f"note: {entry} is damaged, and is made anew" for entry in entries]
     assert prepare() == first
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("damage", [b"", b"[1, 2]", b"\xff", None])
+def test_damaged_json_of_the_cache_is_made_anew_with_one_line(tmp_path, capsys, damage):
+    path = tmp_path / "a.json"
+    assert find_json(path) is None
+    keep_json(path, {"figure": 0.5, "text": "茶 \ud800"})
+    assert find_json(path) == {"figure": 0.5, "text": "茶 \ud800"}
+    assert capsys.readouterr().err == ""
+    path.write_bytes(path.read_bytes().replace(b"0.5", b"0.7") if damage is None else damage)
+    assert find_json(path) is None
+    assert capsys.readouterr().err == f"note: {path} is damaged, and is made anew\n"

@@ -144,6 +144,14 @@ def test_a_file_is_imported_once_and_its_tokenizer_alone_where_that_is_enough(ma
     monkeypatch.setattr(gguf_reader, "import_tokenizer", None)
     assert load_model(str(file)).config.model_type == "qwen3"
     assert load_tokenizer(str(folder)).get_vocab() == tokenizer.get_vocab()
+    monkeypatch.undo()
+    weights = folder / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:])
+    monkeypatch.setattr(gguf_reader, "_checked", set())  # as in another process
+    load_model(str(file))
+    assert f"note: {folder}: model.safetensors is damaged; it is made anew" in capsys.readouterr().err
+    assert weights.read_bytes() == whole
 
 
 def test_a_file_that_is_only_talked_to_goes_to_llama_cpp(make_file):

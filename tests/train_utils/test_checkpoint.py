@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 
 import files
 from errors import InputError
+from files import find_damage, mark_complete
 from model_utils.checkpoint import save_model
 from train_utils import checkpoint
 from train_utils.arguments import RunArguments
@@ -20,9 +21,7 @@ from train_utils.checkpoint import (
     collect_settings,
     continue_record,
     describe_changes,
-    find_damage,
     find_last_complete,
-    mark_complete,
     prepare_folder,
     read_record,
     start_record,
@@ -340,8 +339,7 @@ def test_mark_lists_every_file_and_may_be_written_again(out):
 
 def test_a_checkpoint_is_on_the_disk_before_its_mark_is(out, monkeypatch):
     folder, seen = make_checkpoint(out, 5, mark=False), []
-    for module in (checkpoint, files):
-        monkeypatch.setattr(module, "sync", lambda path: seen.append(path.name))
+    monkeypatch.setattr(files, "sync", lambda path: seen.append(path.name))
     mark_complete(folder)
     assert set(seen[:4]) == {"model.safetensors", "optimizer.pt", "nested", "checkpoint-5"}
     assert seen[4:] == ["complete.json", "checkpoint-5", "ckpt"]

@@ -163,18 +163,39 @@ def test_map_ahead_keeps_the_order_and_passes_faults_on():
         list(map_ahead(lambda n: 1 // (n - 3), range(50)))
 
 
-@pytest.mark.parametrize("damage", ["truncated", "empty", "gone"])
-@pytest.mark.parametrize("name", ["00001.bin", "00001.json", "index.json"])
-def test_damaged_shards_are_made_anew(tokenizer, cache, source, name, damage):
+@pytest.mark.parametrize("damage", ["truncated", "empty", "gone", "one byte"])
+@pytest.mark.parametrize("name", ["00001.bin", "00001.npy", "00001.eval.jsonl", "00001.json", "index.json"])
+def test_damaged_shards_are_made_anew(tokenizer, cache, source, capsys, name, damage):
     folder = tokenize_source(source, tokenizer, "key", 0.1, 2000)
     before = digests(folder)
-    content = (folder / name).read_bytes()
+    content = bytearray((folder / name).read_bytes())
     (folder / name).unlink()
-    if damage != "gone":
+    if damage == "one byte":
+        content[len(content) // 2] ^= 1
+        (folder / name).write_bytes(content)
+    elif damage != "gone":
         (folder / name).write_bytes(content[: len(content) // 2 if damage == "truncated" else 0])
     assert tokenize_source(source, tokenizer, "key", 0.1, 2000) == folder
     if name != "00001.json":  # which nothing reads once the index is there
         assert digests(folder) == before
+        if damage == "one byte":
+            [note] = [line for line in capsys.readouterr().err.splitlines() if "note: " in line]
+            assert f"note: {folder / name} is damaged" in note
+
+
+def test_one_process_of_a_launch_compares_the_hashes(tokenizer, cache, source, monkeypatch):
+    folder = tokenize_source(source, tokenizer, "key", 0.1, 2000)
+    compared, compare = [], shards.hash_file
+    monkeypatch.setattr(shards, "hash_file", lambda path: compared.append(path) or compare(path))
+    monkeypatch.setattr(shards, "CHECKED_BYTES", 0)  # with its bar
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    tokenize_source(source, tokenizer, "key", 0.1, 2000)
+    assert len(compared) == len(list(folder.glob("*.bin"))) * 3
+    tokenize_source(source, tokenizer, "key", 0.1, 2000)
+    assert len(compared) == len(list(folder.glob("*.bin"))) * 3
+    monkeypatch.setattr(os, "getppid", os.getpid)  # another launch
+    tokenize_source(source, tokenizer, "key", 0.1, 2000)
+    assert len(compared) == len(list(folder.glob("*.bin"))) * 6
 
 
 @pytest.mark.parametrize("content", [b'{"text": "te', b'{"a": 1}\n', b"\xff\xfe", None])

