@@ -19,13 +19,12 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from fnmatch import fnmatch
-from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from environment import begin_script
-from errors import InputError, first_line, run_script
+from errors import run_script
+from export_utils.files import RECORD_FILE, check_replaceable, copy_words, list_files, push
 from files import whole
 from model_utils.finding import check_checkpoint, find_checkpoint
 from model_utils.llama_library import FILE_TYPES, check_quantizer
@@ -42,10 +41,6 @@ FORMS = {
     "onnx": (("float32", "int8"), "float32", ("onnx", "onnxscript", "onnxruntime")),
     "peft": (("float32",), "float32", ("peft",)),
 }
-WORD_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
-RECORD_FILE = "export.json"  # what a folder was exported from; only a folder that has it is replaced
-
-
 TYPES = "; ".join(f"{form}: {', '.join(types)} ({default})" for form, (types, default, _) in FORMS.items())
 
 
@@ -93,35 +88,6 @@ class ExportOptions(Options):
     def output(self) -> Path:
         """The folder that is written."""
         return Path(self.output_dir or f"{self.name}-{self.to}")
-
-
-def check_replaceable(output: Path) -> None:
-    """Raise InputError where something else than an export, or something beside it, would be lost."""
-    if Path.cwd().is_relative_to(output.resolve()):
-        raise InputError(f"--output_dir {output}: the folder of this command or one around it; name a new one")
-    if not output.exists():
-        return
-    try:
-        written = {RECORD_FILE, *json.loads((output / RECORD_FILE).read_text(encoding="utf-8"))["files"]}
-    except (OSError, ValueError, LookupError, TypeError):  # no record, or none of ours
-        written = set()
-    others = set(list_files(output)) - written if output.is_dir() else {output.name}
-    if others:
-        raise InputError(
-            f"{output}: holds {min(others)}, which no export is known to have written; name a new --output_dir"
-        )
-
-
-def list_files(folder: Path) -> list[str]:
-    """Return the files of a folder and of those in it, by their paths there."""
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
-
-
-def copy_words(checkpoint: Path, folder: Path) -> None:
-    """Copy what a model speaks by: tokenizer, chat template, generation settings with the stop token."""
-    for name in WORD_FILES:
-        if (checkpoint / name).is_file():
-            shutil.copy(checkpoint / name, folder)
 
 
 def make_writer(options: ExportOptions, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> Callable:
@@ -222,39 +188,6 @@ def main(argv: list[str] | None = None) -> int:
     if options.push:
         push(source, options.push)
     return 0
-
-
-def list_public(folder: Path) -> list[str]:
-    """Return the files that are uploaded of a folder: an export's, or those by which a checkpoint is loaded.
-
-    Not run.yaml and report.md, which hold paths of this machine and held-out text, nor whatever else lies there.
-    """
-    files = list_files(folder)
-    if RECORD_FILE in files:
-        return [RECORD_FILE, *json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))["files"]]
-    names = {"config.json", "model.safetensors.index.json", "README.md", "LICENSE", *WORD_FILES}
-    return [name for name in files if name in names or fnmatch(name, "model*.safetensors")]
-
-
-def push(folder: Path, repository: str) -> None:
-    """Upload a model to a repository of the hub, made private where it isn't there yet; say what goes where."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
-
-    api = HfApi()
-    try:
-        api.create_repo(repository, private=True, exist_ok=True)
-        readers = "private" if api.repo_info(repository).private else "public: everybody can read it"
-        files = list_public(folder)
-        print(f"{repository} is {readers}; uploading {', '.join(files)}")
-        place = api.upload_folder(repo_id=repository, folder_path=folder, allow_patterns=[escape(n) for n in files])
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        status = getattr(getattr(error, "response", None), "status_code", None)
-        advice = (
-            "; log in with: hf auth login" if status in (401, 403) or isinstance(error, LocalTokenNotFoundError) else ""
-        )
-        raise InputError(f"--push {repository}: {first_line(error)}{advice}") from error
-    print(f"pushed to {place.repo_url if hasattr(place, 'repo_url') else repository}")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from errors import InputError
 from eval_utils import agreement
 from eval_utils.agreement import MAX_TIES, MIN_AGREEMENT, PROMPTS, TIE
 from export_utils.ctranslate2 import CTranslate2Model
+from export_utils.files import check_replaceable, list_public
 from export_utils.ollama import make_modelfile, split_template
 from model_utils.checkpoint import load_checkpoint, save_model
 from model_utils.reply_steps import open_reply
@@ -116,7 +117,7 @@ def test_a_folder_with_another_export_json_is_left(folder, record):
     (folder / "mine").mkdir()
     (folder / "mine" / "export.json").write_text(record)
     with pytest.raises(InputError, match=r"mine: holds export\.json, which no export is known to have written"):
-        export.check_replaceable(folder / "mine")
+        check_replaceable(folder / "mine")
 
 
 # Ollama
@@ -366,7 +367,7 @@ def test_of_an_export_its_files_are_uploaded(tmp_path):
     for name in ("a[1].gguf", "notes.txt"):
         (tmp_path / name).touch()
     (tmp_path / "export.json").write_text(json.dumps({"files": ["a[1].gguf"]}))
-    assert export.list_public(tmp_path) == ["export.json", "a[1].gguf"]
+    assert list_public(tmp_path) == ["export.json", "a[1].gguf"]
 
 
 def test_a_hub_that_cannot_be_reached_is_one_line(tiny_checkpoint, folder, monkeypatch):
