@@ -90,7 +90,8 @@ def may_be_hub_name(path: str) -> bool:
 
 def check_folder(folder: Path, weights: bool = True) -> None:
     """Raise InputError where a folder is no checkpoint, or a file of it is damaged, with the reason in one line."""
-    for file in sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*.json")):
+    weights_of = [file for kind in ("model", "adapter_model") for file in sorted(folder.glob(f"{kind}*.safetensors"))]
+    for file in [*weights_of, *sorted(folder.glob("*.json"))]:
         state = file.stat()
         check_file(file, state.st_size, state.st_mtime_ns)
     if not weights:
