@@ -13,9 +13,10 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from data_utils.readers.arguments import LimitOptions, use_limits
 from environment import begin_script
 from errors import InputError, escape_unprintable, run_script
-from options import Options, option, parse_arguments, refuse_useless
+from options import option, parse_arguments, refuse_useless
 
 if TYPE_CHECKING:  # these take seconds to import
     from tqdm import tqdm
@@ -31,7 +32,7 @@ PARTS = ("text", "dialogues", "pairs", "choices", "continuations", "replies", "s
 
 
 @dataclass
-class ScoreOptions(Options):
+class ScoreOptions(LimitOptions):
     """What is measured on what."""
 
     models: list[str] = option(["ckpt_chat"], "Checkpoints; may stand first, without --models", replaced_by="--compare")
@@ -74,6 +75,7 @@ def parse_score(argv: list[str] | None) -> ScoreOptions:
 def main(argv: list[str] | None = None) -> int:
     """Run the script; return its exit code."""
     options = parse_score(argv)
+    use_limits(options.reader_limits)
     folders = name_folders(options.models)
     check_scoring(options, folders)
 

@@ -9,7 +9,7 @@ from data_utils.readers.files import Fault, FaultLimit, find_files, judge_faults
 from data_utils.readers.limits import TooManyFaults
 from data_utils.sources.inputs import read_rows
 from data_utils.text.languages import detect_language
-from errors import InputError
+from errors import InputError, say_note
 from eval_utils.minimal_pairs import Pair
 
 Item = TypeVar("Item")
@@ -81,8 +81,9 @@ def read_items(
 ) -> Iterator[Item]:
     """Yield what `make` returns of each row, which has the needed keys and kinds, and of its file's name.
 
-    All rows are checked: raises InputError at the end, which names the first that are none, by file and line, where
-    there are any. `make` raises ValueError for a row that is no item.
+    `make` raises ValueError for a row that is no item. Published sets have some (BLiMP has 7 pairs of equal sentences
+    among 67,000): they are left out, and the first are named by file and line at the end. InputError is raised there
+    where too many are none.
     """
     faults, count = [], 0
     for file in (file for path in paths for file in find_files(path)):
@@ -103,7 +104,8 @@ def read_items(
         except TooManyFaults as error:
             raise InputError(f"{file}: {error}") from error
         count += tell.rows
-    judge_faults(faults, count + len(faults), False, "take them out of the file")
+    if left_out := judge_faults(faults, count + len(faults), True, ""):
+        say_note(left_out)
     if not count:
         raise InputError(f"{' '.join(paths)}: no item in it")
 
