@@ -51,7 +51,9 @@ def test_each_command_parses(script, words, monkeypatch):
     for name in ("parse_training", "parse_arguments"):
         if parse := getattr(module, name, None):
 
-            def parse_and_stop(*given, parse=parse, **more):
+            def parse_and_stop(*given, parse=parse, name=name, **more):
+                if name == "parse_training":
+                    given = (*given[:-1], lambda *options: None)  # not what they name: files of an example
                 parse(*given, **more)
                 raise ParsedError
 
