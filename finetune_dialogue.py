@@ -157,7 +157,7 @@ def prepare_dialogues(
         "held out": len(held_out),
         "sources": dict(Counter(train_set["source"])),
     }
-    facts |= {"rows": reading.left_out} if reading.left_out else {}
+    facts |= reading.facts
 
     if options.replay_replies:
         own = replay_replies(run, options.base, form.model, options.replay_replies, train_set)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from data_utils.readers.files import Fault, FaultLimit, find_files, judge_faults
+from data_utils.readers.files import EMPTY_FILE, Fault, FaultLimit, find_files, judge_faults, pass_empty
 from data_utils.readers.limits import TooManyFaults
 from data_utils.sources.inputs import read_rows
 from data_utils.text.languages import detect_language
@@ -86,7 +86,7 @@ def read_items(
     where too many are none.
     """
     faults, count = [], 0
-    for file in (file for path in paths for file in find_files(path)):
+    for named, file in ((path, file) for path in paths for file in find_files(path)):
         tell = FaultLimit(faults.append)
         try:
             for number, row in read_rows(file, on_fault=tell):
@@ -103,6 +103,9 @@ def read_items(
                 yield item
         except TooManyFaults as error:
             raise InputError(f"{file}: {error}") from error
+        if faults and faults[-1].reason == EMPTY_FILE:
+            pass_empty(file, named)
+            faults.pop()
         count += tell.rows
     if left_out := judge_faults(faults, count + len(faults), True, ""):
         say_note(left_out)

@@ -35,11 +35,12 @@ MEASURED_ROWS = 64  # of the training rows, to see how far they are learned
 
 @dataclass(frozen=True)
 class Preferences:
-    """Preferences to train on and held-out ones, and what reports on replies to held-out prompts."""
+    """Preferences to train on and held-out ones, what reports on replies to held-out prompts, facts of the reading."""
 
     train: Dataset
     held_out: Dataset
     report: ReplyReport
+    facts: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,11 @@ class Prepared:
 
 def find_preferences(run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: Any) -> Preferences:
     """Return the preferences that options of tune_preferences.py name: of files, or what the model makes of prompts."""
-    seed = run.args.seed
+    seed, facts = run.args.seed, {}
     with preparation_lock():
         if options.preferences:
             reading = read_pairs(open_sources(options.preferences), options.skip_bad_dialogues)
+            facts = reading.facts
             for line in reading.lines:
                 run.say(line)
             train, held_out = split_dialogues(reading.dialogues, options.eval_fraction, "prompt")
@@ -77,7 +79,7 @@ def find_preferences(run: Run, model: PreTrainedModel, tokenizer: PreTrainedToke
             train, held_out = made
         chosen = asked[:: max(1, len(asked) // REPORT_PROMPTS)]
         report = ReplyReport(model, tokenizer, chosen, seed=seed)
-    return Preferences(train, held_out, report)
+    return Preferences(train, held_out, report, facts)
 
 
 def ask_dialogues(
@@ -127,7 +129,12 @@ def prepare_rows(run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenize
     held_out = {part: found_rows for part, found_rows in held_out.items() if len(found_rows)}
     if not len(rows) or not held_out:
         raise InputError("no preference is left to train on and to measure with; give more, or larger --row_tokens")
-    facts = {"pairs": len(found.train), "held out": len(found.held_out), "kinds": dict(Counter(found.train["source"]))}
+    facts: dict[str, Any] = {
+        "pairs": len(found.train),
+        "held out": len(found.held_out),
+        "kinds": dict(Counter(found.train["source"])),
+    }
+    facts |= found.facts
     return Prepared(rows, {"training": thin_rows(rows, MEASURED_ROWS), **held_out}, found.report, facts)
 
 

@@ -1,18 +1,20 @@
 """Reads dialogues from files, hub datasets and built-in sources, checks all, tells what was read, and splits them."""
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import xxhash
 from datasets import Dataset, Features, List, Value, concatenate_datasets
 
 from data_utils.caching import cache_key, generate_rows
 from data_utils.dialogue.checking import DialogueError, check_dialogue, is_learned
 from data_utils.dialogue.files import choose_parts
 from data_utils.dialogue.forms import TEXT_FORM, convert_row
-from data_utils.readers.files import Fault, FaultLimit, file_suffix, judge_faults, raise_fault
+from data_utils.readers.files import Fault, FaultLimit, file_suffix, judge_faults, pass_empty, raise_fault
 from data_utils.readers.limits import OutOfTime, TooManyFaults, limit_document
 from data_utils.sources.builtin import NAME_PLACEHOLDER, dialogue_text
 from data_utils.sources.corpus import repeat_rows
@@ -32,20 +34,21 @@ DIALOGUE_FEATURES = Features(
         "source": Value("string"),
     }
 )
-# What was read with it: the name of the form, the keys that were not read, and the place and reason of a fault.
+# What was read with it: the name of the form, place and reason of a fault, the keys that were not read, and a hash of
+# what was said.
 NOTES = Features(
-    {"form": Value("string"), "unread": List(Value("string")), "place": Value("string"), "fault": Value("string")}
+    {**dict.fromkeys(("form", "place", "fault", "hash"), Value("string")), "unread": List(Value("string"))}
 )
 SKIP_OPTION = "--skip_bad_dialogues"
 
 
 @dataclass
 class Reading:
-    """Dialogues that were read, the lines that tell how, and the line that tells what was left out ('' for nothing)."""
+    """Dialogues that were read, the lines that tell how, and facts for the report: rows left out, rows that repeat."""
 
     dialogues: Dataset
     lines: list[str]
-    left_out: str
+    facts: dict[str, str]
 
 
 def split_turns(text: str) -> list[dict]:
@@ -63,7 +66,7 @@ def check_rows(
     can't be read.
     """
     faults: list[Fault] = []
-    empty = {**empty, "source": escape_unprintable(Path(part).name), "form": "", "unread": [], "fault": ""}
+    empty = {**empty, "source": escape_unprintable(Path(part).name), "form": "", "unread": [], "fault": "", "hash": ""}
     is_text = file_suffix(part) == ".txt"
 
     def note(fault: Fault) -> None:
@@ -85,7 +88,9 @@ def check_rows(
             tell.rows += 1
             read = {"form": form, "unread": [as_line(key)[:40] for key in unread], "place": str(place)}
             known = {"language": row["language"]} if source.is_builtin else {}
-            yield from ({**empty, **columns, **read, **known} for columns in found)
+            for columns in found:
+                said = json.dumps([columns[key] for key in sorted(columns.keys() - {"language"})])
+                yield {**empty, **columns, **read, **known, "hash": xxhash.xxh64_hexdigest(said.encode())}
     except TooManyFaults as error:
         raise InputError(f"{part}: {error}") from error
     yield from ({**empty, "place": fault.place, "fault": fault.reason} for fault in faults)
@@ -134,7 +139,7 @@ def read_parts(
     Raises InputError that names the first of the bad rows by file and line, unless `skip_bad` leaves them out and they
     are few.
     """
-    parts, lines, faults, count = [], [], [], 0
+    parts, lines, faults, hashes, count = [], [], [], [], 0
     for source in sources:
         kept, passed_over = choose_parts(source)
         lines += [
@@ -149,13 +154,23 @@ def read_parts(
             is_bad = [bool(fault) for fault in rows["fault"]]
             bad = rows.select([number for number, found in enumerate(is_bad) if found])
             faults += [Fault(part, row["place"], row["fault"]) for row in bad]
-            if not source.is_builtin:
+            if source.files and not len(rows):
+                pass_empty(part, source.path)
+            elif not source.is_builtin:
                 count += len(rows)
                 lines.append(describe_file(part, rows))
+                hashes += [row for row, found in zip(rows["hash"], is_bad, strict=True) if not found]
             good = rows.select([number for number, found in enumerate(is_bad) if not found]) if len(bad) else rows
             parts.append(repeat_rows(good.select_columns(list(features)), source.times))
     left_out = judge_faults(faults, count, skip_bad, f"leave them out with {SKIP_OPTION} true")
-    return Reading(concatenate_datasets(parts), lines + [left_out] * bool(left_out), left_out)
+    dialogues = concatenate_datasets(parts)
+    if not len(dialogues):
+        raise InputError(f"{', '.join(source.path for source in sources)}: no row in it; name files that hold some")
+    facts = {"rows": left_out} if left_out else {}
+    if repeated := len(hashes) - len(set(hashes)):
+        facts["repeated"] = f"{repeated:,} of {len(hashes):,} rows say word for word what another says; all are kept"
+        lines.append(f"repeated: {facts['repeated']}")
+    return Reading(dialogues, lines + [left_out] * bool(left_out), facts)
 
 
 def read_checked(sources: list[Source], skip_bad: bool = False) -> Reading:

@@ -34,6 +34,7 @@ KINDS = {
     ".pdf": "data_utils.readers.books:read_pdf",
 }
 ROW_KINDS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+EMPTY_FILE = "the file is empty"
 HIDDEN_FOLDERS = ("__MACOSX",)  # beside those that begin with a dot, such as .git and .ipynb_checkpoints
 NO_TEXT = re.compile(r"-multistream-index\d*\.txt")  # lies beside a Wikipedia dump: places and titles
 
@@ -132,6 +133,13 @@ def say_passed(path: str, names: list[str], words: str) -> None:
 def say_once(message: str) -> None:
     """Print a note on standard error the first time that it comes up; files are looked for more than once."""
     say_note(message)
+
+
+def pass_empty(file: str, named: str) -> None:
+    """Say that a file of those that a path stands for is empty; raise InputError where it was `named` by itself."""
+    if file == named:
+        raise InputError(f"{file}: {EMPTY_FILE}")
+    say_once(f"{file}: {EMPTY_FILE}, left out")
 
 
 def find_remote_files(path: str) -> list[str]:

@@ -62,7 +62,9 @@ class SmallCorpus:
 
     def describe(self) -> str:
         """Return in words what was read."""
-        return "{documents:,} documents read, {empty:,} empty dropped, {kept:,} kept".format(**self.counts)
+        words = "{documents:,} documents read, {empty:,} empty dropped, {kept:,} kept".format(**self.counts)
+        repeated = self.counts["repeated"]
+        return words + (f", {repeated:,} of them copies of others (prepare_corpus.py drops such)" if repeated else "")
 
     def version(self) -> str:
         """Return what changes when the training documents change."""

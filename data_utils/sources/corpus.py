@@ -7,6 +7,7 @@ import pyarrow.compute as pc
 from datasets import Dataset, Features, Value, concatenate_datasets
 
 from data_utils.caching import cache_key, generate_rows
+from data_utils.readers.files import pass_empty
 from data_utils.sources.source import Source
 from data_utils.text.splitting import SHARE, hash_share
 from errors import InputError
@@ -19,21 +20,29 @@ DOCUMENT_FEATURES = Features(
 def read_corpus(sources: list[Source]) -> tuple[Dataset, dict[str, int]]:
     """Read the documents of sources, clean them and drop the empty ones.
 
-    Returns a Dataset with `text`, `language`, `source` and `hash_share`, and the counts `documents`, `empty`, `kept`.
+    Returns a Dataset with `text`, `language`, `source` and `hash_share`, and the counts `documents`, `empty`, `kept`
+    and `repeated`: those of files whose text another one has too.
     Raises InputError for what cannot be read, and where nothing is left.
     """
-    parts = []
+    parts, shares = [], []
     for source in sources:
         found = []
         for part in source.parts():
             key = cache_key("read", type(source), part, source.part_version(part), source.reading)
             found.append(generate_rows(source.read, DOCUMENT_FEATURES, key, f"reading {part}", part=part))
-        parts.append(repeat_rows(concatenate_datasets(found), source.times))
+            if source.files and not len(found[-1]):  # of a cache that another source filled, too
+                pass_empty(part, source.path)
+        rows = concatenate_datasets(found)
+        if not source.is_builtin:
+            shares.append(rows.data.column(SHARE).to_numpy()[count_characters(rows) > 0])
+        parts.append(repeat_rows(rows, source.times))
     documents = concatenate_datasets(parts)
     filled = np.flatnonzero(count_characters(documents))
     if not len(filled):
         raise InputError("the corpus is empty: no document holds any text after cleaning")
+    hashed = np.concatenate([np.empty(0), *shares])  # the share is a hash of the text
     counts = {"documents": len(documents), "empty": len(documents) - len(filled), "kept": len(filled)}
+    counts["repeated"] = len(hashed) - len(np.unique(hashed))
     return documents.select(filled) if counts["empty"] else documents, counts
 
 

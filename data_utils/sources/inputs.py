@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from data_utils.readers.arguments import ReadArguments, use_limits
 from data_utils.readers.cells import take_text
 from data_utils.readers.contents import describe_content
-from data_utils.readers.files import KINDS, Fault, FaultLimit, file_suffix, raise_fault
+from data_utils.readers.files import EMPTY_FILE, KINDS, Fault, FaultLimit, file_suffix, raise_fault
 from data_utils.readers.limits import OutOfTime, TooManyFaults
 from data_utils.readers.opening import COMPRESSED, Part, describe_bomb, max_unpacked_bytes
 from data_utils.readers.remote import is_address
@@ -166,7 +166,7 @@ def read_rows(
         after = f" after row {rows_read:,}" if rows_read else ""
         report("", f"not readable as {Path(path).name.partition('.')[2]}{after}: {first_line(error)}")
     if not rows_read and not faults and part is None:
-        report("", "the file is empty")
+        report("", EMPTY_FILE)
 
 
 # The hub

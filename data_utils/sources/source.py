@@ -21,6 +21,7 @@ import yaml
 
 from data_utils.readers.arguments import ReadArguments
 from data_utils.readers.files import (
+    EMPTY_FILE,
     Fault,
     FaultLimit,
     file_bytes,
@@ -28,6 +29,7 @@ from data_utils.readers.files import (
     file_version,
     find_files,
     judge_faults,
+    pass_empty,
     raise_fault,
 )
 from data_utils.readers.limits import OutOfTime, limit_document
@@ -159,6 +161,8 @@ class Source:
                 text = ""
             yield {"text": text, **{name: row[name] for name in ("language", "source", SHARE)}}
         judge_faults(faults, count + len(faults), False, "have them left out by prepare_corpus.py")
+        if not count and not start and self.files:
+            pass_empty(part, self.path)
 
 
 class BuiltinSource(Source):
@@ -230,11 +234,16 @@ class FileSource(Source):
 
     def documents(self, part, start=0, on_fault=raise_fault, cut=None) -> Iterator[dict]:
         """Yield the documents of a file."""
-        yield from islice(read_documents_of(part, self.reading, on_fault, cut), start, None)
+        yield from islice(read_documents_of(part, self.reading, self.spare_empty(part, on_fault), cut), start, None)
 
     def rows(self, part, on_fault=raise_fault) -> Iterator[tuple[object, Any]]:
         """Yield the rows of a file; of a text file its paragraphs, lines or all of it."""
-        yield from read_rows(part, replace(self.reading, text_column=""), on_fault, row_types=(dict, list))
+        tell = self.spare_empty(part, on_fault)
+        yield from read_rows(part, replace(self.reading, text_column=""), tell, row_types=(dict, list))
+
+    def spare_empty(self, part: str, on_fault: Callable[[Fault], object]) -> Callable[[Fault], object]:
+        """Return what is told of faults: not that a file is empty, where others are read with it."""
+        return on_fault if part == self.path else lambda fault: fault.reason == EMPTY_FILE or on_fault(fault)
 
 
 class FolderSource(FileSource):

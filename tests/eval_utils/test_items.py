@@ -80,6 +80,14 @@ def test_all_rows_are_checked_and_the_first_bad_ones_named_with_the_total(write,
         list(read_minimal_pairs(path))
 
 
+def test_an_empty_file_of_items_costs_itself_alone(write, tmp_path):
+    write({"sentence_good": "a", "sentence_bad": "b"})
+    (tmp_path / "empty.jsonl").write_text("")
+    assert len(list(read_minimal_pairs([str(tmp_path)]))) == 1
+    with pytest.raises(InputError, match=r"empty\.jsonl: the file is empty"):
+        list(read_minimal_pairs([str(tmp_path / "empty.jsonl")]))
+
+
 def test_files_that_are_not_there(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         list(read_minimal_pairs([str(tmp_path / "none.jsonl")]))

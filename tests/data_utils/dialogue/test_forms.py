@@ -12,9 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_utils.dialogue.checking import DialogueError, check_dialogue
+from data_utils.dialogue.files import choose_parts
 from data_utils.dialogue.format import IGNORE_LABEL
 from data_utils.dialogue.forms import FORMS, convert_row
-from data_utils.dialogue.reading import choose_parts, read_checked, read_dialogues, read_part
+from data_utils.dialogue.pairs import read_pairs
+from data_utils.dialogue.reading import read_checked, read_dialogues, read_part
 from data_utils.dialogue.turns import UNREADABLE, is_absent
 from data_utils.rows.packing import encode_dialogues
 from data_utils.sources.source import open_source, open_sources
@@ -138,8 +140,8 @@ def test_bad_rows_are_left_out_where_that_is_asked_and_counted(tmp_path):
     (tmp_path / "a.jsonl").open("a").write('{"messages": [\n')
     reading = read_checked(open_sources([f"{path}@2", "own"]), skip_bad=True)
     assert len([source for source in reading.dialogues["source"] if source == "a.jsonl"]) == 2 * 94
-    assert reading.left_out.startswith(f"left out: 6 of 100 rows: {path}:95: the last message must be")
-    assert reading.lines == [f"{path}: read as OpenAI messages (94)", reading.left_out]
+    assert reading.facts["rows"].startswith(f"left out: 6 of 100 rows: {path}:95: the last message must be")
+    assert reading.lines == [f"{path}: read as OpenAI messages (94)", reading.facts["rows"]]
 
 
 @pytest.mark.parametrize(("bad", "is_too_many"), [(20, False), (21, True)])
@@ -154,7 +156,7 @@ def test_more_than_a_fifth_stops_the_run(tmp_path, bad, is_too_many):
 
 def test_keys_that_were_not_read_are_told_with_their_number(tmp_path):
     path = tmp_path / "a.jsonl"
-    rows = [{"messages": turns("a", "b"), "id": 1}, {"prompt": "a", "response": "b", "id": 2, "score": 0.5}]
+    rows = [{"messages": turns("a", "b"), "id": 1}, {"prompt": "a", "response": "c", "id": 2, "score": 0.5}]
     path.write_text("\n".join(map(json.dumps, rows)))
     [line] = read_checked(open_sources([str(path)])).lines
     assert line == (
@@ -162,7 +164,35 @@ def test_keys_that_were_not_read_are_told_with_their_number(tmp_path):
     )
 
 
+def test_rows_that_repeat_are_counted_over_all_files(tmp_path):
+    rows = [{"messages": turns("a", "b")}, {"prompt": " a", "response": "b"}, {"messages": turns("a", "c")}]
+    for name in ("a.jsonl", "b.jsonl"):
+        (tmp_path / name).write_text("\n".join(map(json.dumps, rows)))
+    reading = read_checked(open_sources([f"{tmp_path}@2", "own"]))
+    assert reading.facts == {"repeated": "4 of 6 rows say word for word what another says; all are kept"}
+    assert reading.lines[-1] == f"repeated: {reading.facts['repeated']}"
+    pairs = [{"prompt": "a", "chosen": "b", "rejected": c} for c in "cdcc"]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    assert read_pairs(open_sources([str(tmp_path / "pairs.jsonl")])).facts["repeated"].startswith("2 of 4 rows")
+
+
 # Folders
+
+
+def test_an_empty_file_costs_itself_in_a_folder_alone(tmp_path, capsys):
+    (tmp_path / "a.jsonl").write_text(json.dumps({"messages": turns("a", "b")}))
+    empty = {"b.jsonl": "", "c.jsonl": "\n\n", "d.csv": "prompt,response\n", "e.json": "[]"}
+    for name, text in empty.items():
+        (tmp_path / name).write_text(text)
+    reading = read_checked(open_sources([str(tmp_path)]))
+    assert len(reading.dialogues) == 1
+    assert len(reading.lines) == 1
+    assert capsys.readouterr().err.splitlines() == [f"note: {tmp_path / n}: the file is empty, left out" for n in empty]
+    with pytest.raises(InputError, match=r"b\.jsonl: the file is empty"):
+        read_checked(open_sources([str(tmp_path / "b.jsonl")]))
+    (tmp_path / "a.jsonl").write_text("")
+    with pytest.raises(InputError, match=rf"^{tmp_path}: no row in it"):
+        read_checked(open_sources([str(tmp_path)]))
 
 
 def test_a_readme_a_licence_and_a_description_of_the_data_are_no_dialogues(tmp_path):

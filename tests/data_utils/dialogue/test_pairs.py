@@ -97,5 +97,5 @@ def test_bad_preferences_are_left_out_where_that_is_asked(tmp_path):
     path = write(tmp_path / "a.jsonl", *[good] * 9, {"prompt": "a", "chosen": "b"})
     reading = read_pairs(open_sources([path]), skip_bad=True)
     assert len(reading.dialogues) == 9
-    assert reading.left_out.startswith(f"left out: 1 of 10 rows: {path}:10: 'rejected' is missing")
+    assert reading.facts["rows"].startswith(f"left out: 1 of 10 rows: {path}:10: 'rejected' is missing")
     assert reading.lines[0] == f"{path}: read as chosen and rejected replies (9); keys not read: 'score' (9)"

@@ -118,7 +118,7 @@ def test_a_dialogue_that_takes_too_long_is_a_fault_of_its_row(tmp_path, monkeypa
     path.write_text("".join(row.format(word) for word in ("one", "slow", "two", "3", "4", "5")))
     found = reading.read_checked(open_sources([str(path)]), skip_bad=True)
     assert len(found.dialogues) == 5
-    assert "a.jsonl:2: it took more than 0.1 seconds (--reader_limits seconds=0.2 allows more)" in found.left_out
+    assert "a.jsonl:2: it took more than 0.1 seconds (--reader_limits seconds=0.2 allows more)" in found.facts["rows"]
     with limit_document(), pytest.raises(OutOfTime):
         re.match(r"(a|a)*b", "a" * 60)
 

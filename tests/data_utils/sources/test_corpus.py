@@ -18,6 +18,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from data_utils.readers.files import find_files
+from data_utils.rows.pretraining import open_corpus
 from data_utils.sources.corpus import DOCUMENT_FEATURES, read_corpus, split_train_eval
 from data_utils.sources.source import data_version, open_source, open_sources, parse_times
 from data_utils.text.cleaning import clean_text, drop_stop_words
@@ -484,3 +485,21 @@ def test_a_tiny_text_still_has_a_held_out_part(text):
 def test_one_letter_cannot_be_split():
     with pytest.raises(InputError, match=r"corpus is too small: .*give more text"):
         split_train_eval(make_corpus(["x"]), 0.02)
+
+
+def test_an_empty_file_costs_itself_in_a_folder_alone_and_copies_are_counted(tmp_path, capsys):
+    for name in ("a.txt", "b.txt"):
+        write(tmp_path / name, "One.\n\nTwo.\n")
+    for name, text in {"c.txt": "", "d.txt": "\n \n", "e.csv": "text\n", "f.jsonl": ""}.items():
+        write(tmp_path / name, text)
+    corpus = open_corpus(open_sources([str(tmp_path)]), 0.1)
+    assert corpus.describe().startswith("4 documents read, 0 empty dropped, 4 kept, 2 of them copies of others")
+    said = capsys.readouterr().err
+    for name in ("c.txt", "d.txt", "e.csv", "f.jsonl"):
+        assert f"note: {tmp_path / name}: the file is empty, left out\n" in said
+    with pytest.raises(InputError, match=r"c\.txt: the file is empty"):
+        read_corpus(open_sources([str(tmp_path / "c.txt")]))
+    for name in ("a.txt", "b.txt"):
+        write(tmp_path / name, "")
+    with pytest.raises(InputError, match="the corpus is empty"):
+        read_corpus(open_sources([str(tmp_path)]))
