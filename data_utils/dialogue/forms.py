@@ -3,10 +3,20 @@ takes a Row and returns messages, and give it a line there.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from data_utils.dialogue.checking import DialogueError, as_exchange
-from data_utils.dialogue.turns import Row, add_system, is_absent, name_kind, read_turns
+from data_utils.dialogue.turns import (
+    MEDIA,
+    ROLE_KEYS,
+    Row,
+    add_system,
+    is_absent,
+    name_kind,
+    read_turns,
+    split_transcript,
+    take_turns,
+)
 
 
 def read_messages(row: Row) -> list[dict]:
@@ -16,13 +26,69 @@ def read_messages(row: Row) -> list[dict]:
 
 def read_conversations(row: Row) -> list[dict]:
     """Return the messages of ShareGPT's form, or of minimind's, which has OpenAI's keys under that name."""
-    return add_system(row, read_turns(row, row.get_list("conversations"), "conversations"))
+    return talk_reader("conversations")(row)
+
+
+TALKS = ("data", "dialog", "dialogue")  # UltraChat, DailyDialog
+
+
+def talk_reader(key: str) -> Callable[[Row], list[dict]]:
+    """Return a function that reads the messages under a key, or, where a published set has them, texts in turn."""
+
+    def read_talk(row: Row) -> list[dict]:
+        turns = row.get_list(key)
+        if turns and key in TALKS and all(isinstance(turn, str) for turn in turns):
+            return add_system(row, take_turns(turns))
+        if key == "data":
+            raise DialogueError(
+                f"'{key}' must be a list of texts in turn; if it holds rows, let the file hold it alone"
+            )
+        return add_system(row, read_turns(row, turns, key))
+
+    return read_talk
+
+
+def read_contents(row: Row) -> list[dict]:
+    """Return the messages of Gemini's form, whose system prompt has parts too."""
+    messages = read_turns(row, row.get_list("contents"), "contents")
+    for key in ("systemInstruction", "system_instruction"):
+        system = row.get(key)
+        if isinstance(system, dict):
+            messages = read_turns(row, [{**system, "role": "system"}], key) + messages
+    return messages
+
+
+def read_mapping(row: Row) -> list[dict]:
+    """Return the messages of a conversation of ChatGPT's export: those on the way to the one that was seen last."""
+    nodes: Any = row.get("mapping")
+    if not isinstance(nodes, dict) or not all(isinstance(node, dict) for node in nodes.values()):
+        raise DialogueError("'mapping' must be an object of messages, as ChatGPT exports it")
+    place, way = row.get("current_node") or next(reversed(nodes)), []
+    while place in nodes and len(way) <= len(nodes):
+        way.append(nodes[place].get("message"))
+        place = nodes[place].get("parent")
+    turns = []
+    for message in filter(None, reversed(way)):
+        content, author = message.get("content") or {}, message.get("author") or {}
+        words = content.get("parts") if content.get("content_type") == "text" else None
+        if words is None or not all(isinstance(part, str) for part in words):
+            raise DialogueError(f"a message of '{content.get('content_type')}' stands in it, but {MEDIA}; leave it out")
+        if "".join(words).strip():  # hidden ones have none
+            turns.append({"role": author.get("role"), "content": "".join(words)})
+        row.in_messages |= {f"mapping.{key}" for key, value in message.items()
+                            if key not in ("author", "content") and not is_absent(value)}  # fmt: skip
+    return read_turns(row, turns, "mapping")
 
 
 def read_conversation(row: Row) -> list[dict]:
     """Return the messages of Firefly's form, pairs of `human` and `assistant`, or XTuner's `input` and `output`."""
     messages: list[dict] = []
-    for number, pair in enumerate(row.get_list("conversation"), 1):
+    turns = row.get_list("conversation")
+    if turns and all(
+        isinstance(turn, str) or (isinstance(turn, dict) and {*ROLE_KEYS} & turn.keys()) for turn in turns
+    ):
+        return talk_reader("conversation")(row)
+    for number, pair in enumerate(turns, 1):
         turn = Row(pair if isinstance(pair, dict) else {})
         asked, answered = ("human", "assistant") if "human" in turn.values else ("input", "output")
         if not {asked, answered} <= turn.values.keys():
@@ -63,7 +129,9 @@ def pair_reader(asked: str, answered: str, system: str = "system") -> Callable[[
             if isinstance(row.get(key), list):
                 messages += read_turns(row, row.get_list(key), key)
             else:
-                messages.append({"role": role, "content": row.get_text(key)})
+                text = row.get_text(key)
+                told = split_transcript(text) if role == "user" else None
+                messages += told or [{"role": role, "content": text}]
         return add_system(row, messages, system)
 
     return read_pair
@@ -91,6 +159,25 @@ FORMS = (
     Form("inputs and outputs", ("input", "output"), pair_reader("input", "output")),
 )
 EXPECTED = "; ".join("/".join(form.keys) for form in FORMS)
+# What a question and its answer are called besides.
+ASKED = ("prompt", "question", "query", "instruction", "input", "inputs", "input_text", "user", "human", "q")
+ASKED += ("问题", "提问", "问", "用户", "指令", "输入")
+ANSWERED = ("response", "answer", "completion", "output", "outputs", "target", "targets", "output_text", "reply")
+ANSWERED += ("assistant", "gpt", "bot", "a", "答案", "回答", "答", "助手", "输出", "回复")
+FORMS += tuple(
+    Form(f"{asked} and {answered}", (asked, answered), pair_reader(asked, answered))
+    for asked in ASKED
+    for answered in ANSWERED
+    if (asked, answered) not in {form.keys for form in FORMS}
+)
+FORMS += tuple(
+    Form(f"messages under '{key}'", (key,), talk_reader(key))
+    for key in ("dialogue", "dialog", "chat", "chat_messages", "items", "data")
+)
+FORMS += (
+    Form("Gemini contents", ("contents",), read_contents),
+    Form("ChatGPT's export", ("mapping", "current_node"), read_mapping),
+)
 LIST_FORM, TEXT_FORM = "a list of messages", "lines of user and assistant in turn"
 
 
@@ -103,11 +190,15 @@ def find_form(values: dict) -> Form:
         for form in FORMS:
             if all(holds(values.get(key)) for key in form.keys):
                 return form
-    if {"chosen", "rejected"} <= values.keys():
-        raise DialogueError("chosen and rejected are a pair of replies; give these rows to tune_preferences.py")
+    for pair in (("chosen", "rejected"), ("preferred_output", "non_preferred_output")):
+        if {*pair} <= values.keys():
+            raise DialogueError(f"{' and '.join(pair)} are a pair of replies; give these rows to tune_preferences.py")
     if {"role", "content"} <= values.keys() or {"from", "value"} <= values.keys():
         raise DialogueError('this is one message; a dialogue is a list of them: {"messages": [...]}')
     keys = ", ".join(sorted(str(key)[:40] for key, value in values.items() if value is not None)[:12]) or "none"
+    for key, value in values.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict) and len(values) < 5:
+            keys += f" ('{str(key)[:40]}' holds objects: if these are the rows, write that list alone)"
     raise DialogueError(f"unknown form with the keys {keys}; expected: {EXPECTED}")
 
 
@@ -124,6 +215,13 @@ def convert_row(values: object) -> tuple[list[dict], str, list[str]]:
         return read_turns(row, values, "the list"), LIST_FORM, row.unread()
     if not isinstance(values, dict):
         raise DialogueError(f"an object or a list of messages is expected, not {name_kind(values)}")
-    row, form = Row(values), find_form(values)
+    try:
+        form = find_form(values)
+    except DialogueError:
+        plain = {str(key).strip().lower(): value for key, value in values.items()}  # as headers of sheets are written
+        if len(plain) < len(values) or plain.keys() == values.keys():
+            raise
+        values, form = plain, find_form(plain)
+    row = Row(values)
     messages = form.read(row)
     return messages, form.name, row.unread()

@@ -12,7 +12,7 @@ from datasets import Dataset, Features, Value
 from data_utils.dialogue.checking import DialogueError, check_dialogue
 from data_utils.dialogue.forms import FORMS, convert_row
 from data_utils.dialogue.reading import MESSAGES, Reading, check_rows, read_parts
-from data_utils.dialogue.turns import Row, is_absent, name_kind, read_turns
+from data_utils.dialogue.turns import Row, is_absent, name_kind, read_turns, split_transcript
 from data_utils.sources.source import Source
 from data_utils.text.languages import detect_language
 
@@ -37,7 +37,7 @@ def read_side(row: Row, key: str) -> list[dict]:
     if value is None:
         raise DialogueError(f"'{key}' is missing or empty; a pair has a chosen and a rejected reply")
     if isinstance(value, str) and not value.lstrip().startswith(("[{", '{"')):
-        return [{"role": "assistant", "content": value}]
+        return split_transcript(value) or [{"role": "assistant", "content": value}]
     if isinstance(value, dict):
         return read_turns(row, [value], key)
     return read_turns(row, row.get_list(key), key)
@@ -46,7 +46,7 @@ def read_side(row: Row, key: str) -> list[dict]:
 def read_prompt(row: Row) -> list[dict]:
     """Return what both sides answer, by the keys of any form of dialogue; nothing where the sides hold it."""
     for key in ("prompt", "messages", "conversations"):
-        value = row.get(key)
+        value = None if key == "messages" and isinstance(row.values.get("prompt"), str) else row.get(key)
         if isinstance(value, list) or (isinstance(value, str) and value.lstrip().startswith("[{")):
             return with_system(row, read_turns(row, row.get_list(key), key))
     for key in ("prompt", "question", "query", "instruction"):
@@ -72,6 +72,8 @@ def part_sides(prompt: list[dict], chosen: list[dict], rejected: list[dict]) -> 
                 "'chosen' and 'rejected' answer other prompts; they may differ in the last message only"
             )
         prompt = chosen[:-1]
+    if chosen[:-1] == rejected[:-1] and all(message in chosen for message in prompt):
+        prompt = chosen[:-1] or prompt  # of which the prompt may be the last question alone
     if not prompt:
         raise DialogueError("there is no prompt: give 'prompt', or whole dialogues in 'chosen' and 'rejected'")
     for side, name in ((chosen, "chosen"), (rejected, "rejected")):
@@ -89,6 +91,7 @@ def convert_pair(values: object) -> tuple[list[Sides], str, list[str]]:
         values = {"messages": values}
     if not isinstance(values, dict):
         raise DialogueError(f"an object is expected, not {name_kind(values)}")
+    values = rename_sides(values)
     row = Row(values)
     if {"chosen", "rejected"} & values.keys():
         chosen, rejected = read_side(row, "chosen"), read_side(row, "rejected")
@@ -96,6 +99,7 @@ def convert_pair(values: object) -> tuple[list[Sides], str, list[str]]:
     label = next((key for key in ("label", "kto_tag") if key in values), None)
     if label:
         liked = row.get(label)
+        liked = {"true": True, "false": False, "1": 1, "0": 0}.get(str(liked).strip().lower(), liked)  # of a sheet
         if not isinstance(liked, bool) and liked not in (0, 1):
             raise DialogueError(f"'{label}' must be true (liked) or false, not {name_kind(values[label])}")
         rest = {key: value for key, value in values.items() if key != label}
@@ -105,6 +109,21 @@ def convert_pair(values: object) -> tuple[list[Sides], str, list[str]]:
         return convert_rated(values)
     keys = ", ".join(sorted(str(key)[:40] for key, value in values.items() if not is_absent(value))[:12]) or "none"
     raise DialogueError(f"unknown form with the keys {keys}; expected: {PAIR_EXPECTED}")
+
+
+def rename_sides(values: dict) -> dict:
+    """Return a row of OpenAI's form, or of ms-swift's, with `prompt`, `chosen` and `rejected`; another as it is."""
+    rest = dict(values)
+    if {"input", "preferred_output", "non_preferred_output"} <= values.keys():
+        given = rest.pop("input")
+        given = given if isinstance(given, dict) else {"messages": given}
+        sides = {"chosen": rest.pop("preferred_output"), "rejected": rest.pop("non_preferred_output")}
+        return {**rest, **{key: value for key, value in given.items() if key != "messages"},
+                "prompt": given.get("messages"), **sides}  # fmt: skip
+    if isinstance(values.get("messages"), list) and "rejected_response" in values:
+        messages, rejected = rest.pop("messages"), rest.pop("rejected_response")
+        return {**rest, "prompt": messages[:-1], "chosen": messages[-1:], "rejected": rejected}
+    return values
 
 
 def convert_rated(values: dict) -> tuple[list[Sides], str, list[str]]:
@@ -139,7 +158,9 @@ def check_pair(sides: Sides) -> dict:
 def read_pair_part(source: Source, part: str) -> Iterator[dict]:
     """Yield a row for each preference of a part of a source, or for each of its rows that is none with its fault."""
 
-    def accept(values: object, _: str) -> tuple[list[dict], str, list[str]]:
+    def accept(values: object, named: str) -> tuple[list[dict], str, list[str]]:
+        if named:
+            raise DialogueError(f"lines of text are no preferences; expected: {PAIR_EXPECTED}")
         found, form, unread = convert_pair(values)
         return [check_pair(sides) for sides in found], form, unread
 

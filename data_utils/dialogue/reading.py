@@ -1,6 +1,7 @@
 """Reads dialogues from files, hub datasets and built-in sources, checks all, tells what was read, and splits them."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from data_utils.caching import cache_key, generate_rows
 from data_utils.dialogue.checking import DialogueError, check_dialogue, is_learned
 from data_utils.dialogue.files import choose_parts
 from data_utils.dialogue.forms import TEXT_FORM, convert_row
+from data_utils.dialogue.turns import take_turns
 from data_utils.readers.files import Fault, FaultLimit, file_suffix, judge_faults, pass_empty, raise_fault
 from data_utils.readers.limits import OutOfTime, TooManyFaults, limit_document
 from data_utils.sources.builtin import NAME_PLACEHOLDER, dialogue_text
@@ -39,6 +41,10 @@ DIALOGUE_FEATURES = Features(
 NOTES = Features(
     {**dict.fromkeys(("form", "place", "fault", "hash"), Value("string")), "unread": List(Value("string"))}
 )
+# Who speaks, before a line of plain text, and when, as WhatsApp and WeChat write it.
+ASKS, ANSWERS = "user|human|question|q|用户|人类|问题|问", "assistant|ai|bot|gpt|answer|a|助手|助理|机器人|回答|答"
+LABEL = re.compile(rf"(?:({ASKS})|{ANSWERS})\s*[:：]\s*", re.IGNORECASE)
+STAMP = re.compile(r"\W?\d{1,4}[-/.年]\d{1,2}[-/.月]\d{1,4}日?,?\s+\d{1,2}:\d\d")
 SKIP_OPTION = "--skip_bad_dialogues"
 
 
@@ -52,8 +58,25 @@ class Reading:
 
 
 def split_turns(text: str) -> list[dict]:
-    """Return the messages of a paragraph of plain text: lines of user and assistant in turn."""
-    return [{"role": ("user", "assistant")[i % 2], "content": line} for i, line in enumerate(text.split("\n"))]
+    """Return the messages of a paragraph of plain text: lines of user and assistant in turn, or with labels.
+
+    Raises DialogueError for a messenger's export, and where the first line has a label and another has none.
+
+    >>> split_turns("Q: Tea?\\nA: Yes.")
+    [{'role': 'user', 'content': 'Tea?'}, {'role': 'assistant', 'content': 'Yes.'}]
+    """
+    lines = text.split("\n")
+    if STAMP.match(lines[0]):
+        raise DialogueError("a date stands before the words, as messengers export them; write who says what: "
+                            '{"messages": [{"role": "user", "content": "..."}, ...]}')  # fmt: skip
+    labels = [LABEL.match(line) for line in lines]
+    if not labels[0]:
+        return take_turns(lines)
+    bare = next((line for line, label in zip(lines, labels, strict=True) if not label), None)
+    if bare is not None:
+        raise DialogueError(f"the first line has a label, {labels[0][0].strip()}, and {bare[:40]!r} has none")
+    return [{"role": "user" if label[1] else "assistant", "content": line[label.end() :]}
+            for line, label in zip(lines, labels, strict=True) if label]  # fmt: skip
 
 
 def check_rows(

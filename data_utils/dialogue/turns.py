@@ -4,14 +4,20 @@ What a row holds beside its form is never dropped in silence: what was not read 
 change the dialogue (calls of tools, pictures, dislikes) is refused by its key.
 """
 
+import contextlib
 import json
 import math
+import re
+from typing import Any
 
-from data_utils.dialogue.checking import DialogueError
+from data_utils.dialogue.checking import ROLES, DialogueError
 from errors import first_line
 
-# Names that roles have elsewhere.
-ROLE_NAMES = {"human": "user", "prompter": "user", "gpt": "assistant", "chatgpt": "assistant", "developer": "system"}
+# Names that roles have elsewhere, in small letters.
+ROLE_NAMES = dict.fromkeys(("human", "prompter", "用户"), "user") | {"developer": "system", "系统": "system"}
+ROLE_NAMES |= dict.fromkeys(("gpt", "chatgpt", "model", "ai", "助手"), "assistant")
+# Where a message has its role and its words; OpenAI's and ShareGPT's first.
+ROLE_KEYS, CONTENT_KEYS = ("role", "from", "speaker", "author", "sender"), ("content", "value", "text", "parts")
 TOOL_ROLES = ("tool", "function", "observation", "function_call", "ipython")
 TOOLS = "calls of tools aren't learned here"
 MEDIA = "only text is learned here"
@@ -19,6 +25,7 @@ MEDIA = "only text is learned here"
 UNREADABLE = {"tools": TOOLS, "functions": TOOLS, "tool_calls": TOOLS, "function_call": TOOLS, "tool_call_id": TOOLS}
 UNREADABLE |= dict.fromkeys(("image", "images", "audio", "audios", "video", "videos", "files"), MEDIA)
 WEIGHTS = ("weight", "train", "loss", "liked")
+TRANSCRIPT = re.compile(r"(?:\A|\n\n)\s*(Human|Assistant):")
 TEXT_PARTS = ("text", "input_text", "output_text")
 KINDS: dict[type, str] = {
     bool: "true or false",
@@ -58,12 +65,16 @@ class Row:
         value = self.values.get(key)
         if isinstance(value, Exception):  # of its reader
             raise DialogueError(f"'{key}' is not readable: {first_line(value)}")
+        if isinstance(value, bytes):  # as older Spark and Hive write text
+            with contextlib.suppress(UnicodeDecodeError):
+                value = value.decode()
         return None if is_absent(value) else value
 
     def get_list(self, key: str) -> list:
         """Return the list of a key, of which JSON may stand in a cell of a sheet; raise DialogueError where it is none.
 
-        A row that holds nothing there has an empty list.
+        A row that holds nothing there has an empty list. An object of lists, as `datasets` writes a list of objects to
+        Parquet, is that list.
         """
         value = self.get(key)
         if isinstance(value, str):
@@ -71,6 +82,9 @@ class Row:
                 value = json.loads(value)
             except (ValueError, RecursionError) as error:
                 raise DialogueError(f"'{key}' is not valid JSON: {error}") from error
+        if isinstance(value, dict) and all(isinstance(column, list) for column in value.values()):
+            with contextlib.suppress(ValueError):  # of other lengths
+                value = [dict(zip(value, turn, strict=True)) for turn in zip(*value.values(), strict=True)]
         if value is not None and not isinstance(value, list):
             raise DialogueError(f"'{key}' must be a list, not {name_kind(value)}")
         return value or []
@@ -100,20 +114,28 @@ def check_readable(values: dict, place: str) -> None:
 
 
 def read_turns(row: Row, turns: list, key: str) -> list[dict]:
-    """Return a list of `{role, content}` or `{from, value}` as messages; `key` is where it stands in the row."""
+    """Return a list of `{role, content}` or `{from, value}` as messages; `key` is where it stands in the row.
+
+    The keys of LangChain's messages and of a few exports are known too.
+    """
     messages = []
-    for number, turn in enumerate(turns, 1):
-        place = f"message {number}"
+    for number, given in enumerate(turns, 1):
+        place, turn = f"message {number}", open_turn(given)
         if not isinstance(turn, dict):
             expected = "each must be an object with 'role' and 'content', or 'from' and 'value'"
             raise DialogueError(f"'{key}': {place} is {name_kind(turn)}; {expected}")
-        role_key, content_key = ("role", "content") if {"role", "content"} & turn.keys() else ("from", "value")
+        role_key, content_key = (
+            next((name for name in names if not is_absent(turn.get(name))), names[0])
+            for names in (ROLE_KEYS, CONTENT_KEYS)
+        )
         if is_absent(turn.get(role_key)):
             found = ", ".join(sorted(map(str, turn))[:8]) or "none"
             raise DialogueError(f"{place} has no role: 'role' and 'content' are expected, or 'from' and 'value'; its "
                                 f"keys: {found}")  # fmt: skip
         role = turn[role_key]
-        role = ROLE_NAMES.get(role, role) if isinstance(role, str) else role
+        if isinstance(role, str):
+            small = role.strip().lower()
+            role = ROLE_NAMES.get(small, small if small in (*ROLES, *TOOL_ROLES) else role)
         if role in TOOL_ROLES:
             raise DialogueError(f"{place} has the role '{role}', but {TOOLS}; leave the row out")
         check_readable(turn, place)
@@ -132,6 +154,39 @@ def read_turns(row: Row, turns: list, key: str) -> list[dict]:
     return messages
 
 
+def open_turn(turn: Any) -> object:
+    """Return a message as an object: one of Parquet's maps, or LangChain's `{type, data: {content}}`."""
+    if isinstance(turn, list) and turn and all(isinstance(pair, tuple) and len(pair) == 2 for pair in turn):
+        turn = dict(turn)
+    if isinstance(turn, dict) and turn.get("type") in ("human", "ai", "system") and not turn.keys() & {*ROLE_KEYS}:
+        data = turn.get("data")
+        return {"role": turn["type"], **(data if isinstance(data, dict) else {}), **{
+            name: value for name, value in turn.items() if name not in ("type", "data")
+        }}  # fmt: skip
+    return turn
+
+
+def take_turns(texts: list[str]) -> list[dict]:
+    """Return texts as messages of user and assistant in turn."""
+    return [{"role": ("user", "assistant")[number % 2], "content": text} for number, text in enumerate(texts)]
+
+
+def split_transcript(text: str) -> list[dict] | None:
+    """Return the messages of Anthropic's transcripts, None for another text; an answer that is to come is left out.
+
+    >>> split_transcript("\\n\\nHuman: Tea?\\n\\nAssistant:")
+    [{'role': 'user', 'content': 'Tea?'}]
+    """
+    before, *pieces = TRANSCRIPT.split(text)
+    if before.strip() or pieces[:1] != ["Human"] or "Assistant" not in pieces:
+        return None
+    messages = [
+        {"role": "user" if name == "Human" else "assistant", "content": words.strip()}
+        for name, words in zip(pieces[::2], pieces[1::2], strict=True)
+    ]
+    return messages if messages[-1]["content"] else messages[:-1]
+
+
 def read_content(content: object, place: str) -> object:
     """Return the text of a message's content, of which a list of text parts is joined; raise DialogueError for others.
 
@@ -144,7 +199,7 @@ def read_content(content: object, place: str) -> object:
         raise DialogueError(f"{place} has no text in 'content': {name_kind(content)} stands there")
     texts = []
     for part in content:
-        kind, text = part.get("type"), part.get("text")
+        kind, text = part.get("type", "text" if part.keys() == {"text"} else None), part.get("text")
         if kind not in TEXT_PARTS or not isinstance(text, str):
             raise DialogueError(f"{place} has a part of type {str(kind)[:40]!r} in 'content'; {MEDIA}: "
                                 '[{"type": "text", "text": "..."}]')  # fmt: skip
@@ -171,7 +226,8 @@ def reads_weight(turn: dict, role: object, place: str) -> bool:
 
 def add_system(row: Row, messages: list[dict], key: str = "system") -> list[dict]:
     """Return the messages after the system's of the row's own key, where there is one."""
-    system = row.get_text(key)
+    parts = row.get(key)
+    system = read_content(parts, f"'{key}'") if isinstance(parts, list) else row.get_text(key)
     if not system:
         return messages
     if messages and messages[0]["role"] == "system":

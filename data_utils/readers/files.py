@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data_utils.readers.arguments import current_limits, more_than
+from data_utils.readers.contents import describe_content
 from data_utils.readers.limits import TooManyFaults
 from data_utils.readers.opening import COMPRESSED
 from data_utils.readers.remote import ask, is_address, open_store
@@ -73,7 +74,8 @@ def find_files(path: str) -> list[str]:
         raise InputError(f"{path}: no such file, or nothing in it that can be read ({kinds})")
     for file in files:
         if file_suffix(file) not in KINDS:
-            raise InputError(f"{file}: unknown file type; use one of {kinds}")
+            found = "" if is_address(path) else describe_content(str(file), "")
+            raise InputError(f"{file}: {found or 'unknown file type'}; use one of {kinds}")
     return [str(file) for file in files]
 
 

@@ -132,8 +132,9 @@ def split_rows(lines: Iterator[tuple[int, str]], report: Report) -> Iterator[tup
     limit = current_limits().document
     csv.field_size_limit(limit)
     first, room = next(lines, (1, "")), 4 * limit
-    delimiter = next((mark for mark in "\t,;|" if mark in first[1]), ",")
-    lines = chain([first], lines)
+    named = re.fullmatch(r"sep=(.)\s*", first[1], re.IGNORECASE)  # which Excel heeds, and some write for it
+    delimiter = named[1] if named else next((mark for mark in "\t,;|" if mark in first[1]), ",")
+    lines = lines if named else chain([first], lines)
     waiting: deque[tuple[int, str]] = deque()  # lines that a broken row had taken
     while True:
         held: list[tuple[int, str]] = []

@@ -31,7 +31,7 @@ PLAIN_ASCII = bytes(range(32, 127)) + b"\n\t"
 
 def read_codes(text: str) -> np.ndarray:
     """Return (N,) uint32, the code of each character, those without letters above MAX_CODE as one."""
-    return np.minimum(np.frombuffer(text.encode("utf-32-le", "replace"), np.uint32), MAX_CODE)
+    return np.minimum(np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32), MAX_CODE)
 
 
 def join_codes(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:

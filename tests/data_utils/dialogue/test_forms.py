@@ -79,7 +79,64 @@ READ = [
     ({"conversation": [{"human": "a", "assistant": "b"}, {"human": "c", "assistant": "d"}], "category": "x"},
      turns("a", "b", "c", "d"), "Firefly", ["category"]),
     ({"conversation": [{"system": "s", "input": "a", "output": "b"}]}, turns("a", "b", system="s"), "Firefly", []),
+    ({"conversation": turns("a", "b"), "model": "m"}, turns("a", "b"), "Firefly", ["model"]),
+    ({"dialog": ["a", "b", "c", "d"], "act": [1]}, turns("a", "b", "c", "d"), "messages under 'dialog'", ["act"]),
+    ({"conversations": {"from": ["human", "gpt"], "value": ["a", "b"]}}, turns("a", "b"), "ShareGPT", []),
+    ({"id": "0", "data": ["a", "b"]}, turns("a", "b"), "messages under 'data'", ["id"]),
+    ({"dialogue": [{"speaker": "User", "text": "a"}, {"speaker": "AI", "text": "b"}]}, turns("a", "b"), "mess", []),
+    ({"messages": [{"role": "USER", "content": "a"}, {"role": "model", "value": "b"}]}, turns("a", "b"), "OpenAI", []),
+    ({"messages": [{"type": "human", "content": "a"}, {"type": "ai", "data": {"content": "b", "id": 7}}]},
+     turns("a", "b"), "OpenAI", ["messages.id"]),
+    ({"chat_messages": [{"sender": "human", "text": "a", "uuid": "1"}, {"sender": "assistant", "text": "b"}]},
+     turns("a", "b"), "messages under 'chat_messages'", ["chat_messages.uuid"]),
+    ({"systemInstruction": {"parts": [{"text": "s"}]}, "contents": [
+        {"role": "user", "parts": [{"text": "a"}]}, {"role": "model", "parts": [{"text": "b"}, {"text": "c"}]}]},
+     turns("a", "bc", system="s"), "Gemini", []),
+    ({"system": [{"text": "s"}], "messages": [{"role": "user", "content": [{"text": "a"}]}, turns("", "b")[1]]},
+     turns("a", "b", system="s"), "OpenAI", []),
+    ({"Question": "a", " Answer": "b"}, turns("a", "b"), "questions and answers", []),
+    ({"input": "a", "target": "b", "kind": "x"}, turns("a", "b"), "input and target", ["kind"]),
+    ({"问题": "a", "答案": "b"}, turns("a", "b"), "问题 and 答案", []),
+    ({"prompt": "\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant:", "completion": " d"},
+     turns("a", "b", "c", "d"), "prompts and completions", []),
+    ({"title": "t", "current_node": "4", "mapping": {
+        "1": {"message": None, "parent": None},
+        "2": {"message": {"author": {"role": "system"}, "content": {"content_type": "text", "parts": [""]}},
+              "parent": "1"},
+        "3": {"message": {"author": {"role": "user"}, "content": {"content_type": "text", "parts": ["a"]}, "id": 5},
+              "parent": "2"},
+        "left": {"message": {"author": {"role": "assistant"}, "content": {"content_type": "text", "parts": ["x"]}},
+                 "parent": "3"},
+        "4": {"message": {"author": {"role": "assistant"}, "content": {"content_type": "text", "parts": ["b"]}},
+              "parent": "3"}}}, turns("a", "b"), "ChatGPT", ["title", "mapping.id"]),
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "messages"),
+    [
+        ("User: a\nAssistant: b", turns("a", "b")),
+        ("问：茶？\n答：好。\n问: 水？\n答: 不。", turns("茶？", "好。", "水？", "不。")),
+        ("a\nA: b", turns("a", "A: b")),
+        ("User: a\nb", "the first line has a label, User:, and 'b' has none"),
+        ("12/31/23, 10:15 PM - Bob: hi\n12/31/23, 10:16 PM - Al: yes", "a date stands before the words"),
+        ("2024-01-01 10:00:00 张三\n你好", "a date stands before the words"),
+    ],
+)
+def test_labels_of_plain_text_are_no_words(tmp_path, text, messages):
+    path = tmp_path / "a.txt"
+    path.write_text(text, encoding="utf-8")
+    if isinstance(messages, str):
+        with pytest.raises(InputError, match=f"a.txt:1: {messages}"):
+            read_dialogues(open_sources([str(path)]))
+    else:
+        assert read_dialogues(open_sources([str(path)]))["messages"][0] == messages
+
+
+def test_half_a_character_costs_itself(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text(r'{"prompt": "a\ud83d", "response": "茶\udc00\ud83d\ude00"}', encoding="utf-8")
+    assert read_dialogues(open_sources([str(path)]))["messages"][0] == turns("a", "茶😀")
 
 
 @pytest.mark.parametrize(("row", "messages", "form", "unread"), READ, ids=[json.dumps(row[0])[:50] for row in READ])

@@ -40,6 +40,18 @@ READ = [
         [(turns("a"), "b", "c")],
     ),
     ({"prompt": "a", "completion": "b", "label": True}, [(turns("a"), "b", "")]),
+    ({"prompt": "a", "completion": "b", "label": "False"}, [(turns("a"), "", "b")]),
+    ({"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: a\n\nAssistant: c"}, [(turns("a"), "b", "c")]),
+    ({"prompt": "\n\nHuman: a\n\nAssistant:", "chosen": " b", "rejected": " c"}, [(turns("a"), "b", "c")]),
+    (
+        {"prompt": "c", "chosen": turns("a", "b", "c", "d"), "rejected": turns("a", "b", "c", "e"), "messages": [5]},
+        [(turns("a", "b", "c"), "d", "e")],
+    ),
+    (
+        {"input": {"messages": turns("a"), "tools": []}, "preferred_output": REPLY, "non_preferred_output": WORSE},
+        [(turns("a"), "茶", "水")],
+    ),
+    ({"messages": turns("a", "b"), "rejected_response": "c"}, [(turns("a"), "b", "c")]),
     ({"prompt": turns("a"), "completion": turns("", "b")[1:], "label": False}, [(turns("a"), "", "b")]),
     ({"messages": turns("a", "b"), "kto_tag": False}, [(turns("a"), "", "b")]),
     (
