@@ -3,6 +3,7 @@
 As a program it is that process: it reads a request a line, to start a script or to wait for what was started.
 """
 
+import gc
 import json
 import os
 import resource
@@ -171,6 +172,11 @@ def main() -> None:
     import_module("environment").begin_script()
     for module in IMPORTED:
         import_module(module)
+    # Else each process does it again: measures the processor, looks at every character, and passes over what stays.
+    import_module("train_utils.plan.machine").measure_peak("cpu", "fp32")
+    import_module("data_utils.text.characters").kind_table()
+    gc.collect()
+    gc.freeze()
     for line in sys.stdin:
         request = json.loads(line)
         if "start" in request:
