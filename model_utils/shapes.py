@@ -26,7 +26,7 @@ HEAD_SIZE = 64  # of a model that a plan makes
 LARGEST = {
     "max_position_embeddings": 2**20, "num_hidden_layers": 1000, "hidden_size": 2**17, "intermediate_size": 2**20,
     "num_attention_heads": 2**12, "num_key_value_heads": 2**12, "head_dim": 2**12, "vocab_size": 2**24,
-    "num_labels": 2**16,
+    "num_labels": 2**16, "sliding_window": 2**31, "attention_chunk_size": 2**31,
 }  # fmt: skip
 
 

@@ -24,6 +24,8 @@ def read_epub(path: str, _: ReadArguments, report: Report) -> Iterator[tuple[str
     """Yield ("book", {"text"}) of an EPUB: its chapters in order; a broken chapter is reported and left out."""
     chapters, left = [], current_limits().book_text
     data = read_whole(path, "book", report)
+    if not data:  # which is told
+        return
     if data.count(ENTRY_MARK) > current_limits().book_files:
         report("", f"the book has {more_than('book_files')}")
         return
@@ -77,6 +79,8 @@ def read_pdf(path: str, _: ReadArguments, report: Report) -> Iterator[tuple[str,
 
     logging.getLogger("pypdf").setLevel(logging.ERROR)
     data = read_whole(path, "book", report)
+    if not data:  # which is told
+        return
     pages, number = [], 0
     try:
         with limit_document(1 + len(data) / BYTES_A_LIMIT):

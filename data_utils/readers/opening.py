@@ -6,8 +6,10 @@ end that something is wrong, not where. bzip2 checks each block, and is read up 
 """
 
 import bz2
+import errno
 import io
 import lzma
+import os
 import sys
 import zlib
 from collections.abc import Callable, Generator
@@ -29,10 +31,11 @@ BUFFER_BYTES = 1 << 20
 UNPACKERS = {
     ".gz": lambda: zlib.decompressobj(wbits=31),
     ".bz2": bz2.BZ2Decompressor,
-    ".xz": lambda: lzma.LZMADecompressor(memlimit=current_limits().dictionary),
+    ".xz": lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=current_limits().dictionary),
     ".zst": lambda: zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: window_log()}),
 }
 PADDING = b"\0\r\n"  # of a tape's block, or a line end that a tool has put behind
+MAX_EMPTY = 1000  # members that hold nothing, one after the other: a file of them would take hours
 MAX_SCAN_BYTES = 16 << 20  # in which a place to cut a file is looked for
 BEGINNINGS = {  # of a member; of zstd also of what pzstd writes before one
     ".gz": b"\x1f\x8b", ".bz2": b"BZh", ".xz": b"\xfd7zXZ", ".zst": (b"\x28\xb5\x2f\xfd", b"\x50\x2a\x4d\x18"),
@@ -96,6 +99,7 @@ class Unpacked(io.RawIOBase):
         self.stream, self.packing = stream, packing
         self.unpacker: Any = None  # of the member that is read
         self.waiting, self.fault, self.size = b"", "", 0  # size: of what is unpacked
+        self.empty = 0  # members since the last one that held something
 
     def readable(self) -> bool:
         """Tell that it can be read."""
@@ -129,11 +133,15 @@ class Unpacked(io.RawIOBase):
             unpacked = unpacker.decompress(data, most)
             self.waiting = getattr(unpacker, "unconsumed_tail", b"") if is_fed else self.waiting
             if unpacker.eof:
-                self.waiting, self.unpacker = unpacker.unused_data, None
+                self.waiting, self.unpacker, self.empty = unpacker.unused_data, None, self.empty + 1
+                if self.empty > MAX_EMPTY and not unpacked:
+                    self.fault = f"its compressed data are {MAX_EMPTY:,} members of nothing, one after the other"
+                    return b""
             elif is_fed and not data and not unpacked:
                 self.fault = CUT
                 return b""
             if unpacked:
+                self.empty = 0
                 return unpacked
         return b""
 
@@ -179,8 +187,35 @@ def find_damage_of(stream: BinaryIO, packing: str) -> str:
 
 
 def open_bytes(path: str) -> Any:
-    """Open a file or an address as a stream of its bytes."""
-    return io.BufferedReader(PatientFile(path), BUFFER_BYTES) if is_address(path) else Path(path).open("rb")
+    """Open a file or an address as a stream of its bytes; raise ValueError for a file that is a hole."""
+    if is_address(path):
+        return io.BufferedReader(PatientFile(path), BUFFER_BYTES)
+    file = Path(path).open("rb", BUFFER_BYTES)  # noqa: SIM115, for whoever asked
+    size = os.fstat(file.fileno()).st_size
+    if size > current_limits().packed and is_hole(file.fileno(), size):
+        file.close()
+        raise ValueError("almost all of the file is a hole, without data on the disk; get it again")
+    return file
+
+
+def is_hole(handle: int, size: int) -> bool:
+    """Tell whether less of an open file than a thousandth, of its limit for packed ones, stands on the disk at all.
+
+    A copy that was cut off leaves such a file, and an archive can hold one of any size in some hundred bytes.
+    """
+    if not hasattr(os, "SEEK_DATA"):
+        return False
+    held = end = 0
+    try:
+        while size > max_unpacked_bytes(held):
+            start = os.lseek(handle, end, os.SEEK_DATA)
+            end = os.lseek(handle, start, os.SEEK_HOLE)
+            held += end - start
+    except OSError as error:  # no data behind `end`; others come of a system that doesn't tell
+        return error.errno == errno.ENXIO
+    finally:
+        os.lseek(handle, 0, os.SEEK_SET)
+    return False
 
 
 @contextmanager
@@ -211,9 +246,11 @@ def read_whole(path: str, limit: str, report: Report) -> bytes:
     """Return all bytes of a file, b"" where they are more than the limit of this name or break off, as is reported."""
     most = getattr(current_limits(), limit)
     with open_file(path) as stream:
-        data = b""  # read by pieces, since all that is asked for is reserved at once
-        while len(data) <= most and (more := stream.read(BUFFER_BYTES)):
-            data += more
+        pieces, size = [], 0  # since all that is asked for is reserved at once
+        while size <= most and (more := stream.read(BUFFER_BYTES)):
+            pieces.append(more)
+            size += len(more)
+        data = b"".join(pieces)
         fault = find_break(stream) or f"the file holds {more_than(limit)}" * (len(data) > most)
     if fault:
         report("", fault)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -72,6 +73,27 @@ def test_a_damaged_file_is_named_with_what_to_do(copy, name, damage):
     line = fail_to_load(copy, load_checkpoint)
     assert line.startswith(f"{copy / name}: is n")
     assert line.endswith("; it is cut off or damaged: get this file again")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "chat_template.jinja", "special_tokens_map.json"])
+def test_a_pipe_or_a_device_is_not_waited_for(copy, name):
+    (copy / name).unlink(missing_ok=True)
+    os.mkfifo(copy / name)
+    assert fail_to_load(copy) == f"{copy / name}: is no file but a pipe, a socket or a device; delete it"
+    (copy / name).unlink()
+    (copy / name).symlink_to("/dev/zero")
+    assert fail_to_load(copy) == f"{copy / name}: is no file but a pipe, a socket or a device; delete it"
+    (copy / name).unlink()
+    (copy / name).symlink_to("gone")
+    assert fail_to_load(copy) == f"{copy / name}: is a link to gone, which is not there; get this file again"
+
+
+@pytest.mark.parametrize("name", ["config.json", "chat_template.jinja"])
+def test_a_text_that_would_take_all_memory_is_told(copy, name):
+    with (copy / name).open("ab") as file:
+        file.truncate(10**12)
+    assert "has 1,000,000,000,000 bytes, more than any such file" in fail_to_load(copy)
 
 
 @pytest.mark.parametrize("damage", [b"", b"<!DOCTYPE html>", b"\2\0\0\0\0\0\0\0[]", b"\xff" * 99])

@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import lzma
+import os
 import signal
 import tracemalloc
 import zipfile
@@ -207,3 +208,42 @@ def test_no_memory_for_a_file_is_a_fault_of_that_file(tmp_path, monkeypatch):
     faults = []
     assert list(read_documents_of(str(path), None, faults.append)) == []
     assert "MemoryError" in faults[0].reason
+
+
+@pytest.mark.parametrize("suffix", PACKS)
+def test_members_of_nothing_end_the_file(tmp_path, suffix):
+    path = tmp_path / f"a.txt{suffix}"
+    nothing, tea = PACKS[suffix](b""), PACKS[suffix](b"tea\n")
+    path.write_bytes(nothing * 900 + tea + nothing * 900)  # as bgzip and pzstd may leave some
+    assert read(path)[0] == 1
+    path.write_bytes(nothing * 3000 + tea)
+    assert ["1,000 members of nothing" in fault.reason for fault in read(path)[2]] == [True]
+
+
+def test_zeros_are_no_xz(tmp_path):
+    path = tmp_path / "a.txt.xz"  # as LZMA alone they are a hundred thousand members of 13 bytes
+    path.write_bytes(bytes(100_000))
+    assert "not supported" in read(path)[2][0].reason
+
+
+@pytest.mark.skipif(not hasattr(os, "SEEK_DATA"), reason="the system knows no holes")
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.epub", "a.parquet", "a.txt.gz", "a.xml"])
+def test_a_file_that_is_a_hole_is_told_at_once(tmp_path, name):
+    path = tmp_path / name
+    with path.open("wb") as file:
+        file.write(b"tea\n" * 1000)
+        file.truncate(10**12)
+    if path.stat().st_blocks * 512 > 10**9:
+        pytest.skip("the file system has no holes")
+    count, _, faults, _ = read(path)
+    assert (count, len(faults)) == (0, 1)
+    assert "is a hole" in faults[0].reason
+    assert inputs.cut_file(str(path), 10**12, 10**6, ReadArguments()) == [(0, 10**12, 10**12, 1)]
+
+
+@pytest.mark.parametrize("name", ["a.epub", "a.pdf"])
+def test_a_book_too_large_is_told_once(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes({"a.epub": b"PK\3\4", "a.pdf": b"%PDF-1.4"}[name] + bytes(2_000_000))
+    _, _, [fault], _ = read(path, reader_limits=["book=1MB"])
+    assert fault.reason == "the file holds more than 1MB (--reader_limits book=2MB allows more)"

@@ -350,10 +350,11 @@ def test_fast_training_returns_no_logits(shape):
     ("name", "value"),
     [("max_position_embeddings", 0), ("max_position_embeddings", -1), ("max_position_embeddings", 20_000_000),
      ("num_hidden_layers", 1_000_000), ("hidden_size", 0), ("num_attention_heads", -4),
-     ("num_hidden_layers", 10**12), ("num_labels", 10**12)],
+     ("num_hidden_layers", 10**12), ("num_labels", 10**12), ("sliding_window", -5)],
 )  # fmt: skip
 def test_a_size_that_is_none_takes_no_memory(name, value, tokenizer):
     config = {"model_type": "qwen3", "hidden_size": 64, "num_hidden_layers": 1} | {name: value}
+    config |= {"use_sliding_window": True, "layer_types": ["sliding_attention"]} if name == "sliding_window" else {}
     with pytest.raises(InputError, match=f"its config says {name} {value}; from 1 to [0-9,]+ is expected"):
         build_model(config, tokenizer)
 
