@@ -119,10 +119,10 @@ def denoise(
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return (source, target) of each document, or piece of one, in a row of ids.
 
-    `how` is one of DENOISERS; `share` of the ids are hidden, where it is None as many as that says.
+    `how` is one of DENOISERS; `share` of the ids are hidden, where it is None as many as that says, and one at least.
     """
     kinds, usual = DENOISERS[how]
-    total = round((usual if share is None else share) * len(ids))
+    total = max(round((usual if share is None else share) * len(ids)), 1)
     pieces = cut_long(cut_documents(ids, end_id), len(ids) // 2, rng)
     lengths = np.array([len(piece) for piece in pieces])
     chosen = [kinds[number] for number in rng.integers(len(kinds), size=len(pieces))]

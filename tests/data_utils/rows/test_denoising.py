@@ -44,6 +44,7 @@ def test_source_and_target_give_the_text_back(how, texts, seed):
     pairs = hide(row, how, seed)
     assert [token for pair in pairs for token in restore(*pair)] == row.tolist()
     assert all(len(source) for source, _ in pairs)
+    assert len(row) < 2 or any(len(target) for _, target in pairs)  # a decoder can't run on nothing
 
 
 @settings(max_examples=60, deadline=None)
