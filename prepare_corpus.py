@@ -109,11 +109,12 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         shutil.rmtree(work)
 
-        # 3. What it came to; to object storage it goes whole, the manifest last.
+        # 3. To object storage it goes whole, the manifest last; and what it came to.
+        if is_address(args.output_dir):
+            send_folder(output, args.output_dir, last=MANIFEST)
         for line in describe_result(args.output_dir, output, cleaning.languages):
             print(line)
         if is_address(args.output_dir):
-            send_folder(output, args.output_dir, last=MANIFEST)
             shutil.rmtree(output)
     return 0
 

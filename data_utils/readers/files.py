@@ -149,7 +149,8 @@ def find_remote_files(path: str) -> list[str]:
     system, place = open_store(path)
     try:
         if has_magic(place):
-            names = [name for name in ask(path, lambda: system.glob(place)) if system.isfile(name)]
+            found = ask(path, lambda: system.glob(place, detail=True))
+            names = [name for name, info in found.items() if info["type"] == "file"]
         elif file_suffix(place) in KINDS or not ask(path, lambda: system.isdir(place)):
             return [path] if ask(path, lambda: system.exists(place)) else []
         else:

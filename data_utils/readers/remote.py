@@ -20,6 +20,9 @@ from errors import InputError, RunError, first_line, say_note
 
 PAUSE_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # between tries: half a minute, which outlasts a store that is busy
 FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotImplementedError)  # another try finds the same
+# Of botocore and aiohttp, whose errors are no OSErrors: what is another try's business, as these are: timeouts, broken
+# connections, "slow down".
+FAULTS = {"HTTPClientError", "ConnectionError", "IncompleteReadError", "ResponseParserError", "ClientError"}
 SECRET = re.compile(r"://[^/?#]*@|[?&;][^=&]*(token|signature|secret|passw|credential|key|sig)[^=&]*=", re.IGNORECASE)
 
 repeated: Counter[str] = Counter()  # how often what was asked of an address was asked again
@@ -44,23 +47,34 @@ def check_address(path: str) -> None:
         )
 
 
+def is_fault(error: Exception) -> bool:
+    """Tell whether a store failed to answer, so that it may be asked again: no wrong name, and no missing key.
+
+    >>> is_fault(TimeoutError()), is_fault(ValueError("Invalid endpoint"))
+    (True, False)
+    """
+    return isinstance(error, OSError) or any(kind.__name__ in FAULTS for kind in type(error).__mro__)
+
+
 def ask(path: str, action: Callable[[], Found]) -> Found:
-    """Do what asks a store for something, again after each fault; raise RunError where it fails to the end."""
-    for pause in PAUSE_SECONDS:
+    """Do what asks a store for something, again after each fault; raise RunError where it fails to the end.
+
+    Raises FINAL as they are, and InputError for what no other try changes.
+    """
+    for pause in (*PAUSE_SECONDS, None):
         try:
             return action()
         except FINAL:
             raise
-        except OSError:  # what stores raise: timeouts, broken connections, "slow down"
-            repeated[path] += 1
-            time.sleep(pause)
-    try:
-        return action()
-    except FINAL:
-        raise
-    except OSError as error:
-        tries = len(PAUSE_SECONDS) + 1
-        raise RunError(f"{path}: failed in {tries} tries, {first_line(error)}; try again later") from error
+        except Exception as error:
+            if not is_fault(error):
+                raise InputError(f"{path}: cannot be opened: {first_line(error)}") from error
+            if pause is None:
+                tries = len(PAUSE_SECONDS) + 1
+                raise RunError(f"{path}: failed in {tries} tries, {first_line(error)}; try again later") from error
+        repeated[path] += 1
+        time.sleep(pause)
+    raise AssertionError("the last try returns or raises")
 
 
 def open_store(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -78,28 +92,36 @@ def has_file(path: str) -> bool:
         return Path(path).is_file()
     system, place = open_store(path)
     try:
-        return ask(path, lambda: system.isfile(place))
-    except PermissionError as error:
+        return ask(path, lambda: system.info(place)["type"]) == "file"  # isfile would take any fault for a no
+    except FileNotFoundError:
+        return False
+    except FINAL as error:
         raise InputError(f"{path}: cannot be opened: {first_line(error)}") from error
 
 
 def send_folder(folder: Path, address: str, last: str) -> None:
-    """Copy a folder to an address, one file after the other; raise RunError where the store fails to the end.
+    """Copy a folder to an address, one file after the other.
 
     Args:
         last: the file that makes it whole: what stands there of it is deleted first, and it is sent last.
+    Raises InputError where nothing may be written there, RunError where the store fails to the end.
     """
     system, place = open_store(address.rstrip("/"))
-    if has_file(f"{address.rstrip('/')}/{last}"):
-        ask(address, lambda: system.rm_file(f"{place}/{last}"))
     names = sorted(str(file.relative_to(folder).as_posix()) for file in folder.rglob("*") if file.is_file())
     names = [*(name for name in names if name != last and not name.startswith(".")), last]
-    for name in tqdm(names, f"to {address}", unit=" files", disable=None):
-        there = f"{place}/{name}"
-        ask(address, lambda name=name, there=there: system.put_file(str(folder / name), there))
-        size = ask(address, lambda there=there: system.size(there))
-        if size not in (None, (folder / name).stat().st_size):
-            raise RunError(f"{address}/{name}: arrived with {size} bytes; the same command sends it again")
+    try:
+        if has_file(f"{address.rstrip('/')}/{last}"):
+            ask(address, lambda: system.rm_file(f"{place}/{last}"))
+        for name in tqdm(names, f"to {address}", unit=" files", disable=None):
+            there = f"{place}/{name}"
+            ask(address, lambda name=name, there=there: system.put_file(str(folder / name), there))
+            size = ask(address, lambda there=there: system.size(there))
+            if size not in (None, (folder / name).stat().st_size):
+                raise RunError(f"{address}/{name}: arrived with {size} bytes; the same command sends it again")
+    except FINAL as error:
+        raise InputError(
+            f"{address}: cannot be written: {first_line(error)}; all is kept in {folder}, and the same command sends it"
+        ) from error
 
 
 class PatientFile(io.RawIOBase):

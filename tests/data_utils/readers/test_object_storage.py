@@ -96,3 +96,33 @@ def test_a_bucket_that_is_not_there_and_keys_in_an_address_are_one_line(storage)
         open_source("s3://nowhere/x.jsonl").versions()
     with pytest.raises(InputError, match="the address holds a password or a key"):
         open_source("s3://someone:hunter2@corpora/raw").versions()
+
+
+def test_a_store_that_cannot_be_asked_is_one_line(storage, tmp_path, monkeypatch):
+    """The libraries' errors for these are no OSErrors, and a fault of the store is no answer."""
+    (tmp_path / "corpus.json").write_text("{}")
+    with pytest.raises(InputError, match=r"s3://nowhere/x: cannot be written: .*does not exist; all is kept in"):
+        remote.send_folder(tmp_path, "s3://nowhere/x", last="corpus.json")
+    with pytest.raises(InputError, match="cannot be opened: Parameter validation failed: Invalid bucket name"):
+        is_corpus_folder("s3://No_Where!!/x")
+    with monkeypatch.context() as patched, pytest.raises(RunError, match="failed in 3 tries"):
+        patched.setattr(storage, "info", lambda *_, **__: (_ for _ in ()).throw(TimeoutError("slow down")))
+        is_corpus_folder(f"{BUCKET}/talk")
+
+
+@pytest.mark.parametrize(
+    ("library", "error", "kind", "words"),
+    [
+        ("aiohttp", "ClientPayloadError", RunError, "failed in 3 tries"),
+        ("botocore.exceptions", "NoCredentialsError", InputError, "cannot be opened: Unable to locate credentials"),
+    ],
+)
+def test_errors_that_are_no_os_errors_are_one_line(library, error, kind, words, monkeypatch):
+    monkeypatch.setattr(remote, "PAUSE_SECONDS", (0.0,) * 2)
+    raised = getattr(pytest.importorskip(library), error)
+
+    def fail() -> None:
+        raise raised()
+
+    with pytest.raises(kind, match=f"s3://a/b: {words}"):
+        remote.ask("s3://a/b", fail)
