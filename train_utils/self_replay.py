@@ -4,6 +4,7 @@ What it answers to questions of general knowledge is learned on beside what is n
 each evaluation shows what was forgotten. Source: Shenfeld et al. 2025 (what a model would say itself moves it least).
 """
 
+import contextlib
 import re
 from collections.abc import Iterable, Iterator
 
@@ -13,7 +14,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from data_utils.caching import cache_key, generate_rows
-from data_utils.dialogue.checking import as_exchange
+from data_utils.dialogue.checking import DialogueError, as_exchange
 from data_utils.dialogue.format import stop_token_id
 from data_utils.dialogue.reading import DIALOGUE_FEATURES
 from data_utils.dialogue.window import encode_prompt
@@ -87,12 +88,16 @@ def dialogue_bytes(dialogues: Iterable[dict]) -> int:
 def write_replies(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: list[str], seed: int
 ) -> list[tuple[str, str]]:
-    """Return (question, reply) for those questions that a model answers within REPLY_TOKENS."""
-    window = window_of(model)
-    prompts = [encode_prompt(tokenizer, as_exchange(text, "")[:1], window, REPLY_TOKENS)[0] for text in questions]
+    """Return (question, reply) for those questions that a model answers within REPLY_TOKENS and its window."""
+    window, prompts = window_of(model), {}
+    for text in questions:
+        with contextlib.suppress(DialogueError):  # a window of few tokens has no room for question and reply
+            prompts[text], _ = encode_prompt(tokenizer, as_exchange(text, "")[:1], window, REPLY_TOKENS)
+    if not prompts:
+        return []
     drawn = {"do_sample": True, "temperature": 0.7, "top_p": 0.9, "max_new_tokens": REPLY_TOKENS}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        found = continue_together(model.eval(), prompts, [stop_token_id(tokenizer)], **drawn)
+        found = continue_together(model.eval(), list(prompts.values()), [stop_token_id(tokenizer)], **drawn)
     replies = [decode_text(tokenizer, ids).strip() if has_stopped else "" for ids, has_stopped in found]
-    return [pair for pair in zip(questions, replies, strict=True) if pair[1]]
+    return [pair for pair in zip(prompts, replies, strict=True) if pair[1]]

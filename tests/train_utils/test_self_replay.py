@@ -2,6 +2,8 @@
 
 import pytest
 
+from model_utils.checkpoint import load_checkpoint
+from train_utils import self_replay
 from train_utils.self_replay import QUESTION, SHARE, count_repeats, dialogue_bytes, list_questions
 
 
@@ -26,3 +28,14 @@ def test_a_base_is_asked_what_is_not_about_itself():
     assert all(QUESTION.match(text) for text in questions)
     assert not [text for text in questions if {"you", "your", "name"} & set(text.lower().rstrip("?").split())]
     assert list_questions(40) == questions[:40]
+
+
+def test_a_question_without_room_in_the_window_is_left_out(tiny_checkpoint, monkeypatch):
+    model, tokenizer = load_checkpoint(str(tiny_checkpoint))
+    monkeypatch.setattr(self_replay, "window_of", lambda model: 140)
+    monkeypatch.setattr(
+        self_replay, "continue_together", lambda model, prompts, *_, **__: [([300], True)] * len(prompts)
+    )
+    short, long = "What is tea?", "What is tea? " * 20
+    assert [pair[0] for pair in self_replay.write_replies(model, tokenizer, [long, short], 0)] == [short]
+    assert self_replay.write_replies(model, tokenizer, [long], 0) == []
