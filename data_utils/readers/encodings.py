@@ -21,6 +21,10 @@ BLOCK_BYTES = 1 << 20
 ESCAPED = re.compile(rb"\x1b\$[@B(]")  # how ISO-2022-JP, whose bytes are all ASCII, begins Japanese
 SAMPLE_BYTES = 1 << 16  # what an encoding is judged by
 
+NOTHING_PRINTED = "control characters, or others that stand in no text; leave the file out"
+LEAST_SAMPLE = 64  # characters that a file is judged by
+UNPRINTED, MAX_UNPRINTED = re.compile(r"[\0-\x08\x0e-\x1a\x1c-\x1f]"), 0.05
+
 LATIN = frozenset("àâäáãåæçèéêëìíîïñòóôöõøœùúûüýÿß«»¿¡°§·–—‘’“”„…•€£©®™½¼²³ªº\xa0")
 MULTIBYTE = ("gb18030", "big5hkscs", "cp950", "cp932", "euc_jp", "cp949")
 MARKS = (  # the longer first: UTF-32's begins as UTF-16's
@@ -48,6 +52,8 @@ def detect_encoding(data: bytes, declared: tuple[str, ...] = ()) -> str:
     """
     for mark, name in MARKS:
         if data.startswith(mark):
+            if name != "utf-8-sig":
+                check_text(try_decode(data[:SAMPLE_BYTES], name))
             return name
     if ESCAPED.search(data) and plausibility(try_decode(data, "iso2022_jp_2") or "") >= 0.2:
         return "iso2022_jp_2"
@@ -70,6 +76,17 @@ def detect_encoding(data: bytes, declared: tuple[str, ...] = ()) -> str:
     if ranked and ranked[0][0] >= 0.2 and (len(ranked) == 1 or ranked[1][0] <= 0.6 * ranked[0][0]):
         return ranked[0][1]
     return detect_single_byte(sample, declared)
+
+
+def check_text(text: str | None) -> None:
+    """Raise EncodingFault for what bytes with a mark give if they are no text: a picture, a sound or a program."""
+    if text is None or not is_printed(text) or len(NO_TEXT.findall(text)) > MAX_UNPRINTED * len(text):
+        raise EncodingFault(NOTHING_PRINTED)
+
+
+def is_printed(text: str) -> bool:
+    """Tell whether a text has next to no control characters."""
+    return len(UNPRINTED.findall(text)) <= MAX_UNPRINTED * len(text)
 
 
 def tells_encoding(block: bytes) -> bool:
@@ -128,7 +145,7 @@ def detect_wide(sample: bytes) -> str:
     found = []
     for name in ("utf-16-le", "utf-16-be"):
         text = try_decode(sample, name)
-        if text and not NO_TEXT.search(text) and "\0" not in text:
+        if text and not NO_TEXT.search(text) and "\0" not in text and is_printed(text):
             ascii_share = sum(c < "\x7f" for c in text) / len(text)
             if ascii_share > 0.7 or plausibility(text) >= 0.2:
                 found.append(name)
@@ -199,6 +216,10 @@ def read_lines(
                 if block.count(b"\0") > 0.01 * len(block):
                     report(number, "zero bytes: no text, or UTF-16 that cannot be told apart")
                     return
+            sample = block[:SAMPLE_BYTES].decode(errors="ignore")
+            if encoding.startswith("utf-8") and len(sample) >= LEAST_SAMPLE and not is_printed(sample):
+                report(number, NOTHING_PRINTED)
+                return
         if encoding in ("utf-16", "utf-16-le", "utf-16-be", "utf-32"):
             decoder = decoder or codecs.getincrementaldecoder(encoding)()
             try:

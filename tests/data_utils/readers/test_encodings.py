@@ -1,6 +1,8 @@
 """Planted wrong encodings and mojibake: all found, and nothing found where nothing is wrong."""
 
 import io
+import random
+import struct
 
 import pytest
 from hypothesis import given
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 
 from data_utils.readers.arguments import ReadArguments
 from data_utils.readers.encodings import EncodingFault, decode_bytes, detect_encoding, read_lines
-from data_utils.sources.inputs import read_documents_of
+from data_utils.sources.inputs import read_documents_of, read_rows
 from data_utils.text.cleaning import clean_text
 from data_utils.text.mojibake import repair_misread
 
@@ -199,3 +201,29 @@ def test_what_is_declared_decides_where_little_is_to_be_seen():
 
 def test_planted_cases_are_many_enough():
     assert len(PLANTED_ENCODINGS) + len(PLANTED_MOJIBAKE) >= 55
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-8-sig", "utf-32"])
+@pytest.mark.parametrize("text", ["Tea is warm.\n" * 20, "今天天气很好，我们去公园。\n" * 20])
+def test_text_of_wide_characters_is_one(encoding, text, tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(text.encode(encoding))
+    assert "".join(row["text"] for _, row in read_rows(str(path), ReadArguments("document"))) == text
+
+
+@pytest.mark.parametrize(
+    ("kind", "before"),
+    [(kind, mark) for kind in ("noise", "numbers") for mark in (b"", b"\xff\xfe", b"\xfe\xff", b"\xef\xbb\xbf")]
+    + [("controls", b""), ("controls", b"\xef\xbb\xbf")],
+)
+def test_bytes_that_are_no_text_are_a_fault_of_their_file(kind, before, tmp_path):
+    draw = random.Random(kind)
+    data = {
+        "noise": draw.randbytes(3000),
+        "numbers": struct.pack("<1000H", *(draw.randrange(60_000) for _ in range(1000))),
+        "controls": "".join(chr(draw.choice([*range(1, 9), *range(192, 250)])) for _ in range(3000)).encode(),
+    }[kind]
+    path, faults = tmp_path / "a.txt", []
+    path.write_bytes(before + data)
+    assert not list(read_rows(str(path), ReadArguments("document"), faults.append))
+    assert len(faults) == 1
