@@ -5,6 +5,7 @@ Precedence: dataclass, then YAML, then command line. Light to import, so that he
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -33,6 +34,11 @@ RENAMED = {  # options that are no longer there: what is told of them, in whatev
 }
 
 
+PATHS = {  # options whose values are paths
+    "base", "choices", "compare", "continuations", "corpus", "dialogues", "eval_files", "history", "model", "models",
+    "model_shape", "output_dir", "pairs", "preferences", "replay_corpus", "resume_from_checkpoint", "sources", "text",
+    "tokenizer",
+}  # fmt: skip
 UNSET = "unset"  # what help shows for no value, and what takes a recipe's value back
 
 
@@ -233,6 +239,8 @@ def convert(option: tuple[Field, Any], words: list[str], place: str) -> Any:
         raise InputError(f"{place}: one value is expected, not {len(words)}")
     values = []
     for word in words:
+        if option[0].name in PATHS and re.match(r"~[/\\]", word):  # no shell has seen a word of YAML, or behind a "="
+            word = str(Path(word).expanduser())  # noqa: PLW2901
         try:
             values.append(BOOLEANS[word.lower()] if kind is bool else kind(word))
         except (KeyError, ValueError) as error:

@@ -28,6 +28,15 @@ class Port(Options):
     kind: str = option("tcp", "protocol", choices=("tcp", "udp"))
 
 
+@dataclass
+class Paths(Options):
+    """Options of which some are paths."""
+
+    corpus: list[str] = option([], "Files")
+    output_dir: str = option("out", "Folder")
+    prompt: str = option("", "Words")
+
+
 def parse(*argv: str, recipe: Path | None = None, positional: str | None = None) -> Port:
     return parse_arguments((Port,), list(argv), recipe, "Listens.", positional=positional)[0]
 
@@ -107,6 +116,16 @@ def test_mistakes_of_a_yaml_name_it(tmp_path, text, message):
     with pytest.raises(InputError) as caught:
         parse(str(path))
     assert str(caught.value) == f"{path}{message}"
+
+
+def test_a_path_in_the_home_is_found_where_no_shell_has_seen_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    recipe = tmp_path / "a.yaml"
+    recipe.write_text("corpus: [~/a.txt, b/~/c.txt, ~b]\n")
+    [found] = parse_arguments((Paths,), [str(recipe), "--output_dir=~/out", "--prompt", "~/x"], None, "")
+    assert found.corpus == [str(tmp_path / "a.txt"), "b/~/c.txt", "~b"]
+    assert (found.output_dir, found.prompt) == (str(tmp_path / "out"), "~/x")
 
 
 def test_an_option_without_effect_is_refused_on_the_command_line_alone(tmp_path):

@@ -1,8 +1,9 @@
 """Chooses the files of a source that hold dialogues or preferences; light to import."""
 
+import os
 from pathlib import Path
 
-from data_utils.readers.files import ROW_KINDS, file_suffix
+from data_utils.readers.files import ROW_KINDS, file_suffix, name_first
 from data_utils.sources.builtin import DIALOGUE_SOURCES
 from data_utils.sources.source import Source
 from errors import InputError
@@ -26,5 +27,20 @@ def choose_parts(source: Source) -> tuple[list[str], list[str]]:
         kept = [file for file in kept if kinds[file] != ".txt"]
     if not kept:
         kinds_read = f"dialogues are read from {' '.join(DIALOGUE_KINDS)}"
-        raise InputError(f"{source.files[0]}: {kinds_read}; this is text; give it to train.py --corpus")
-    return kept, [file for file in kinds if file not in kept]
+        raise InputError(f"{source.files[0]}: {kinds_read}; give a text to train.py --corpus")
+    return kept, sorted(kinds.keys() - set(kept))
+
+
+def describe_passed(source: Source, passed_over: list[str]) -> list[str]:
+    """Return the lines that name the files of a source which `choose_parts` passed over, one for each kind."""
+    kinds: dict[str, list[str]] = {}
+    for file in passed_over:
+        kinds.setdefault(file_suffix(file), []).append(file)
+    lines = []
+    for kind, files in kinds.items():
+        names = name_first([os.path.relpath(file, source.path) for file in files])
+        why = f"no dialogues are read from {kind}, left out"
+        if kind in DIALOGUE_KINDS:
+            why = "not read beside other kinds; name it by itself" if kind == ".txt" else "describes the data, left out"
+        lines.append(f"{source.path}: {names}: {why}")
+    return lines

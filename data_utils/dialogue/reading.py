@@ -13,7 +13,7 @@ from datasets import Dataset, Features, List, Value, concatenate_datasets
 
 from data_utils.caching import cache_key, generate_rows
 from data_utils.dialogue.checking import DialogueError, check_dialogue, is_learned
-from data_utils.dialogue.files import choose_parts
+from data_utils.dialogue.files import choose_parts, describe_passed
 from data_utils.dialogue.forms import TEXT_FORM, convert_row
 from data_utils.dialogue.turns import take_turns
 from data_utils.readers.files import Fault, FaultLimit, file_suffix, judge_faults, pass_empty, raise_fault
@@ -165,9 +165,7 @@ def read_parts(
     parts, lines, faults, hashes, count = [], [], [], [], 0
     for source in sources:
         kept, passed_over = choose_parts(source)
-        lines += [
-            f"{file}: not read: its kind holds no dialogues beside others; name it by itself" for file in passed_over
-        ]
+        lines += describe_passed(source, passed_over)
         for part in kept:
             key = cache_key(
                 getattr(read, "__name__", ""), type(source), part, source.part_version(part), source.reading

@@ -15,6 +15,7 @@ from data_utils.readers.limits import TooManyFaults
 from data_utils.readers.opening import COMPRESSED
 from data_utils.readers.remote import ask, is_address, open_store
 from errors import InputError, first_line, say_note
+from files import check_link
 
 # Kind -> the function that reads it, as module:function: a library that only one kind needs is loaded with that kind.
 KINDS = {
@@ -36,6 +37,7 @@ KINDS = {
 }
 ROW_KINDS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 EMPTY_FILE = "the file is empty"
+SHOWN_KINDS = 20
 HIDDEN_FOLDERS = ("__MACOSX",)  # beside those that begin with a dot, such as .git and .ipynb_checkpoints
 NO_TEXT = re.compile(r"-multistream-index\d*\.txt")  # lies beside a Wikipedia dump: places and titles
 
@@ -59,16 +61,21 @@ def find_files(path: str) -> list[str]:
 
     Raises InputError where there are none, or where one is of no kind that can be read.
     """
+    if not path:
+        raise InputError("an empty path; name a file or a folder")
     if is_address(path):
         files = find_remote_files(path)
     elif has_magic(path) and not Path(path).exists():
         files = [name for name in sorted(glob(path, recursive=True)) if Path(name).is_file()]  # noqa: PTH207
     elif Path(path).is_dir():
         files = find_folder_files(path)
-    elif Path(path).exists():
-        files = [path] if Path(path).is_file() else []
+    elif Path(path).is_file():
+        files = [path]
     else:
-        raise InputError(f"{path}: no such file or folder")
+        check_link(Path(path))
+        is_there = Path(path).exists()
+        what = "is a pipe or a device; write what it gives to a file" if is_there else "no such file or folder"
+        raise InputError(f"{path}: {what}")
     kinds = f"{' '.join(KINDS)}, each also {' '.join(COMPRESSED)}"
     if not files:
         raise InputError(f"{path}: no such file, or nothing in it that can be read ({kinds})")
@@ -98,7 +105,7 @@ def find_folder_files(path: str) -> list[Path]:
         linked += [Path(folder, name) for name in folders if Path(folder, name).is_symlink()]
         shown = [Path(folder, name) for name in names if not is_hidden(name)]
         found = [file for file in shown if file.is_file()]
-        gone += [file for file in shown if not file.exists()]
+        gone += [file for file in shown if not file.is_file()]  # links to nowhere, pipes
         files += filter(is_data_file, found)
         others.update(file_suffix(file) or file.name for file in found if not is_data_file(file))
     readmes = [file for file in files if re.fullmatch(r"readme([._-].*)?\.md", file.name, re.IGNORECASE)]
@@ -113,9 +120,8 @@ def find_folder_files(path: str) -> list[Path]:
         (outside, "leads out of the folder, read"),
     ):
         say_passed(path, [str(file.relative_to(path)) for file in passed], words)
-    say_passed(
-        path, [f"{kind} ({count:,})" for kind, count in others.most_common()], "of no kind that is read, left out"
-    )
+    kinds = [f"{kind} ({count:,})" for kind, count in others.most_common()]
+    say_passed(path, kinds, "of no kind that is read, left out", most=SHOWN_KINDS)
     return sorted(set(files) - set(readmes))
 
 
@@ -124,11 +130,19 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name in HIDDEN_FOLDERS
 
 
-def say_passed(path: str, names: list[str], words: str) -> None:
+def say_passed(path: str, names: list[str], words: str, most: int = 3) -> None:
     """Say what of a folder is passed over, or read though one may not expect it."""
     if names:
-        more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
-        say_once(f"{path}: {', '.join(names[:3])}{more}: {words}")
+        say_once(f"{path}: {name_first(names, most)}: {words}")
+
+
+def name_first(names: Sequence[str], most: int = 3) -> str:
+    """Return the first names of many in words.
+
+    >>> name_first(["a", "b", "c", "d", "e"])
+    'a, b, c and 2 more'
+    """
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
 @cache

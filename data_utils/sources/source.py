@@ -356,8 +356,8 @@ def parse_times(name: str) -> tuple[str, float]:
     (('own', 8.0), ('big.txt', 5e-05), ('my.txt', 1.0))
     """
     match = re.fullmatch(r"(.+)@(\d+(?:\.\d+)?)", name)
-    if match and float(match[2]) > MAX_TIMES:
-        raise InputError(f"{name}: is repeated {MAX_TIMES:,} times at most")
+    if match and not 0 < float(match[2]) <= MAX_TIMES:
+        raise InputError(f"{name}: is repeated {MAX_TIMES:,} times at most, and more than 0")
     return (match[1], float(match[2])) if match else (name, 1.0)
 
 

@@ -164,3 +164,29 @@ def test_large_strings_and_lists_of_strings(tmp_path):
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"text": [["one", "two"], [], None]}), path)
     assert [d["text"] for d in read_documents_of(str(path))] == ["one\ntwo", "", ""]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes among its files")
+def test_what_is_no_file_is_told_as_what_it_is(tmp_path, capsys):
+    (tmp_path / "a.txt").write_text("a")
+    (tmp_path / "gone.txt").symlink_to("nowhere.txt")
+    os.mkfifo(tmp_path / "pipe.txt")
+    for number in range(30):
+        (tmp_path / f"a.kind{number:02}").write_text("a")
+    assert find_files(str(tmp_path)) == [str(tmp_path / "a.txt")]
+    said = capsys.readouterr().err
+    assert "pipe.txt: can't be opened, left out" in said
+    assert said.count(".kind") == 20
+    assert " and 10 more: of no kind that is read" in said
+    for name, words in {
+        "gone.txt": "is a link to nowhere.txt, which is not there",
+        "pipe.txt": "is a pipe or a device; write what it gives to a file",
+        "none.txt": "no such file or folder",
+    }.items():
+        with pytest.raises(InputError, match=f"{name}: {words}"):
+            find_files(str(tmp_path / name))
+    with pytest.raises(InputError, match="an empty path"):
+        find_files("")
+    (tmp_path / "a.xlsx").write_bytes(b"PK\x03\x04....xl/workbook.xml")
+    with pytest.raises(InputError, match=r"a\.xlsx: this is an Excel sheet; save it as CSV; use one of"):
+        find_files(str(tmp_path / "a.xlsx"))
