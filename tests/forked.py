@@ -175,6 +175,10 @@ def main() -> None:
     # Else each process does it again: measures the processor, looks at every character, and passes over what stays.
     import_module("train_utils.plan.machine").measure_peak("cpu", "fp32")
     import_module("data_utils.text.characters").kind_table()
+    # And a tuning's report asks fewer questions, for shorter replies: they would be most of its time.
+    import_module("train_utils.reply_report").QUESTIONS = 1
+    for module in ("eval_utils.asking", "train_utils.own_pairs"):
+        import_module(module).MAX_TOKENS = 24
     gc.collect()
     gc.freeze()
     for line in sys.stdin:
