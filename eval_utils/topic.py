@@ -8,7 +8,7 @@ topic, and 5% of those to another question.
 import math
 import re
 from collections import Counter, defaultdict
-from functools import cache
+from functools import cache, lru_cache
 from heapq import nlargest
 
 from data_utils.caching import cache_folder, cache_key, find_json, keep_json
@@ -18,6 +18,8 @@ NEAREST = 2  # questions that are like the one asked
 RARE = 4.0  # log of how many exchanges there are to one with a unit; commoner ones tell no topic
 OTHERS = 0.3  # weight of a unit of the questions like it and their replies, beside 1 for one of the question itself
 LEAST = 1.5  # what the rare units of a reply on the topic weigh
+RUN = re.compile(r"[\u3400-\u9fff]+|[a-z']+|\d+")
+ENDING = re.compile(r"(?<=\w{3})(ing|ed|es|s|'s)$")
 
 
 def list_units(text: str) -> list[str]:
@@ -27,12 +29,18 @@ def list_units(text: str) -> list[str]:
     ['my', 'dog', 'are', 'sleep', '小', '狗', '小狗']
     """
     units = []
-    for run in re.findall(r"[\u3400-\u9fff]+|[a-z']+|\d+", text.lower()):
+    for run in RUN.findall(text.lower()):
         if run[0] >= "\u3400":
             units += [*run, *(run[i : i + 2] for i in range(len(run) - 1))]
         else:
-            units.append(re.sub(r"(?<=\w{3})(ing|ed|es|s|'s)$", "", run))
+            units.append(cut_ending(run))
     return units
+
+
+@lru_cache(2**16)
+def cut_ending(word: str) -> str:
+    """Return an English word without its ending."""
+    return ENDING.sub("", word)
 
 
 class TopicIndex:
