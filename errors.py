@@ -32,11 +32,16 @@ MACHINE_WORDS = ("No space left", "File too large", "Disk quota", "I/O error", "
 MACHINE_WORDS += ("unexpected pos", "out of memory", "can't allocate memory")
 
 
-def is_machine_fault(error: Exception) -> bool:
+def is_machine_fault(error: BaseException) -> bool:
     """Tell whether an error is the machine's: a full disk, no permission, no memory."""
     if isinstance(error, OSError) and error.errno in MACHINE_ERRORS:
         return True
     return any(word in str(error) for word in MACHINE_WORDS)
+
+
+def is_panic(error: BaseException) -> bool:
+    """Tell whether a library in Rust gave up: pyo3's PanicException is no Exception, and no module holds it."""
+    return type(error).__name__ == "PanicException"
 
 
 def first_line(error: BaseException) -> str:
@@ -64,8 +69,8 @@ def explained(place: str, what: str) -> Generator[None]:
         yield
     except InputError:
         raise
-    except Exception as error:
-        if is_machine_fault(error):
+    except BaseException as error:
+        if not (isinstance(error, Exception) or is_panic(error)) or is_machine_fault(error):
             raise
         reason = first_line(error)
         if "trust_remote_code" in str(error):
@@ -150,7 +155,10 @@ def run_guarded(main: Callable[[], int | None]) -> int:
     except BrokenPipeError:  # whoever read our output has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code, message = 141, None
-    except Exception as error:
+    except BaseException as error:
+        if is_panic(error):
+            say_error(f"a library gave up ({first_line(error)}): the tokenizer or a text is damaged; take another")
+            return 2
         if isinstance(error, OSError) and error.errno in PATH_ERRORS:
             say_error(f"{str(error.filename)[:200]}: {error.strerror}; choose another path")
             return 2

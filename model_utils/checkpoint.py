@@ -20,7 +20,7 @@ from transformers import (
 from transformers.utils import logging
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from errors import InputError, coded, explained
+from errors import InputError, coded, explained, say_note
 from files import remove, sync, sync_tree
 from model_utils.families import family_of, start_token_id
 from model_utils.finding import TOKENIZER_FILES, find_checkpoint
@@ -32,12 +32,14 @@ PACKED_PARAMETERS = 8  # in a byte at most
 
 @contextlib.contextmanager
 def hide_progress() -> Generator[None]:
-    """Keep transformers' progress bars out of the output of whoever loads a checkpoint."""
-    was_enabled = logging.is_progress_bar_enabled()
+    """Keep transformers' progress bars and its lists of names, of any length, out of what is said of a checkpoint."""
+    was_enabled, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
+        logging.set_verbosity(verbosity)
         if was_enabled:
             logging.enable_progress_bar()
 
@@ -64,6 +66,8 @@ def load_model(
         if keys:
             first, *others = sorted(str(key[0] if isinstance(key, tuple) else key) for key in keys)
             raise InputError(f"{path}: weights are {what}: {first}{f' and {len(others)} more' if others else ''}")
+    if unused := loading["unexpected_keys"]:
+        say_note(f"{path}: {len(unused):,} weights are none of its model's and left out, {min(unused)} first")
     return model
 
 

@@ -144,8 +144,13 @@ def check_file(file: Path, size: int, _: int) -> None:
         elif file.name in JSON_FILES:
             opened.seek(0)
             try:
-                reason = "" if isinstance(json.loads(opened.read().decode()), dict) else "is no JSON object"
-            except (ValueError, RecursionError) as error:
+                value = json.loads(opened.read().decode())
+                reason = "" if isinstance(value, dict) else "is no JSON object"
+                if not reason and file.name.endswith(".index.json"):
+                    names = set(map(str, value.get("weight_map", {}).values()))
+                    outside = sorted(name for name in names if Path(name).name != name)
+                    reason = f"names {outside[0]}, no file of this folder" if outside else ""
+            except (ValueError, RecursionError, AttributeError, TypeError) as error:
                 reason = f"is not valid JSON ({first_line(error)})"
     if reason:
         raise InputError(f"{file}: {reason}; it is cut off or damaged: get this file again")

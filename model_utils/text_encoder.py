@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from errors import InputError, first_line
+from errors import InputError, first_line, is_panic
 from model_utils.tokenizer import is_byte_level
 
 LONG_CHARACTERS = 1_000_000  # the tokenizer needs about 100 bytes a token while it works: longer texts go in pieces
@@ -91,8 +91,8 @@ def encode_batch(backend: Tokenizer, texts: list[str], add_special_tokens: bool 
     """Return the ids of texts; raise InputError that names the first one on which the tokenizer's code gives up."""
     try:
         return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=add_special_tokens)]
-    except BaseException as error:  # pyo3's PanicException is no Exception, and no module holds it
-        if type(error).__name__ != "PanicException":
+    except BaseException as error:
+        if not is_panic(error):
             raise
         reason = first_line(error)
     if len(texts) > 1:

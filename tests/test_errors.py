@@ -1,6 +1,7 @@
 """How a script ends: its exit code, and one line for the person who typed the command."""
 
 import errno
+import json
 import os
 import shutil
 import signal
@@ -11,8 +12,9 @@ from pathlib import Path
 
 import pytest
 from safetensors import SafetensorError
+from tokenizers import Tokenizer
 
-from errors import InputError, run_script
+from errors import InputError, explained, run_guarded, run_script
 
 
 def end_of(main, capsys) -> tuple[int, str]:
@@ -155,6 +157,16 @@ def test_reader_who_has_left_is_no_fault(when):
     _, said = process.communicate("go\n", timeout=30)
     assert said == ""
     assert process.returncode == 141
+
+
+def test_a_panic_of_a_library_in_rust_is_a_line(tokenizer, capsys):
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    content["normalizer"] = {"type": "Replace", "pattern": {"String": ""}, "content": "a"}
+    broken = Tokenizer.from_str(json.dumps(content))
+    assert run_guarded(lambda: broken.encode("tea")) == 2
+    assert "error: a library gave up (index out of bounds" in capsys.readouterr().err
+    with pytest.raises(InputError, match=r"^a: cannot be read: index out of bounds"), explained("a", "cannot be read"):
+        broken.encode("tea")
 
 
 def test_interrupt_before_a_script_begins_is_a_line_too():

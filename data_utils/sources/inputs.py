@@ -20,7 +20,7 @@ from data_utils.readers.opening import COMPRESSED, Part, describe_bomb, max_unpa
 from data_utils.readers.remote import is_address
 from data_utils.text.languages import detect_language
 from data_utils.text.splitting import SHARE, share_of
-from errors import InputError, escape_unprintable, first_line
+from errors import InputError, escape_unprintable, first_line, is_panic
 
 if TYPE_CHECKING:  # it takes seconds to import
     from datasets import Dataset, IterableDataset
@@ -161,7 +161,7 @@ def read_rows(
         need = f"reading it needs {error.name}; run: pip install -r requirements/corpus.txt"
         raise InputError(f"{path}: {need}") from error
     except BaseException as error:  # each format and compression has its own
-        if not isinstance(error, Exception | OutOfTime) and type(error).__name__ != "PanicException":  # of Rust's
+        if not isinstance(error, Exception | OutOfTime) and not is_panic(error):
             raise
         after = f" after row {rows_read:,}" if rows_read else ""
         report("", f"not readable as {Path(path).name.partition('.')[2]}{after}: {first_line(error)}")

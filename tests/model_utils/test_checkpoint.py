@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from errors import InputError
 from model_utils.checkpoint import load_checkpoint, load_model, load_tokenizer, read_stop_ids
@@ -87,6 +87,20 @@ def test_a_pipe_or_a_device_is_not_waited_for(copy, name):
     (copy / name).unlink()
     (copy / name).symlink_to("gone")
     assert fail_to_load(copy) == f"{copy / name}: is a link to gone, which is not there; get this file again"
+
+
+@pytest.mark.parametrize("name", ["../private.safetensors", "/etc/passwd", "a/model.safetensors"])
+def test_an_index_of_weights_names_files_of_its_folder(copy, name):
+    (copy / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"model.norm.weight": name}}))
+    assert f"model.safetensors.index.json: names {name}, no file of this folder" in fail_to_load(copy)
+
+
+def test_weights_of_no_use_are_one_line(copy, capsys):
+    weights = load_file(copy / "model.safetensors")
+    save_file(weights | {f"evil{n}": torch.zeros(1) for n in range(500)}, copy / "model.safetensors", {"format": "pt"})
+    load_model(str(copy))
+    said = capsys.readouterr().err
+    assert said == f"note: {copy}: 500 weights are none of its model's and left out, evil0 first\n"
 
 
 @pytest.mark.parametrize("name", ["config.json", "chat_template.jinja"])
