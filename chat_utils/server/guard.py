@@ -60,7 +60,8 @@ def is_own_name(name: str, allowed_hosts: list[str]) -> bool:
 def check_origin(request: Request, allowed_hosts: list[str]) -> None:
     """Raise ApiError (403) for what a page of another origin sends, whatever a browser lets it send."""
     host = request.headers.get("host", "")
-    if not is_own_name(read_netloc(host)[0], allowed_hosts):
+    is_nameless = "host" not in request.headers  # HTTP/1.0, as load balancers ask; browsers always name one
+    if not is_nameless and not is_own_name(read_netloc(host)[0], allowed_hosts):
         raise ApiError(403, f"the host {host[:100]!r} is not this server's; name it with --allowed_hosts", code="host")
     origin = request.headers.get("origin")
     if origin is not None and read_netloc(urlsplit(origin).netloc) != read_netloc(host):
@@ -96,6 +97,9 @@ class BodyReader:
 
     async def _collect(self, request: Request, parts: list[bytes]) -> None:
         size, most = 0, self._options.max_body_bytes
+        told = request.headers.get("content-length", "")
+        if told.isdecimal() and int(told) > max(most, DRAINED_BYTES):
+            raise ApiError(413, f"the body has more than {most:,} bytes", code="request_too_large")
         async for part in request.stream():
             size += len(part)
             if size <= most:

@@ -119,11 +119,13 @@ def parse_json(data: bytes) -> dict:
     try:
         body = replace_surrogates(json.loads(data.decode("utf-8-sig")))
     except UnicodeDecodeError as error:
-        raise ApiError(400, f"the body is not UTF-8: byte {error.start} is wrong") from error
+        what = "compressed by gzip; send it as it is" if data.startswith(b"\x1f\x8b") else "not UTF-8"
+        raise ApiError(400, f"the body is {what}: byte {error.start} is wrong") from error
     except RecursionError as error:
         raise ApiError(400, "the body's JSON is nested too deeply") from error
     except ValueError as error:
-        raise ApiError(400, f"the body is not valid JSON: {error}") from error
+        why = error if isinstance(error, json.JSONDecodeError) else "a number has too many digits"
+        raise ApiError(400, f"the body is not valid JSON: {why}") from error
     if not isinstance(body, dict):
         raise ApiError(400, "the body must be a JSON object")
     return body

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import re
 import time
 import traceback
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
@@ -47,6 +48,7 @@ def tidy_path(path: str) -> str:
     >>> [tidy_path(path) for path in ("/v1//chat/completions/", "/chat/completions", "//", "/v1/models/a b")]
     ['/v1/chat/completions', '/v1/chat/completions', '/', '/v1/models/a b']
     """
+    path = re.sub(r"^https?://[^/]*", "", path)  # as proxies ask
     parts = [part for part in path.split("/") if part]
     if parts and parts[0] in ("chat", "completions", "models"):
         parts.insert(0, "v1")
@@ -135,9 +137,10 @@ class ChatServer:
 
     async def refuse(self, request: Request, error: Exception) -> Response:
         """Answer what has no route."""
+        allowed = (getattr(error, "headers", None) or {}).get("Allow", "another method")
         words = {
             404: "no such address here; the API is at /v1/chat/completions, /v1/completions and /v1/models",
-            405: f"{request.method} is not possible at this address",
+            405: f"{request.method} is not possible at this address; it takes {allowed}",
         }
         status = getattr(error, "status_code", 404)
         return write_error(request, ApiError(status, words[status]))

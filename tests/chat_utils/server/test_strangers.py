@@ -282,6 +282,32 @@ def test_a_host_is_a_name_and_nothing_else(server_url, host):
     assert call(server_url, "/v1/models", Host=host)[0] in (400, 403)
 
 
+@pytest.mark.parametrize(
+    ("request_line", "headers", "body", "expected"),
+    [
+        ("GET /health HTTP/1.0", "", b"", ["200 OK", "replies_open"]),  # as a load balancer asks
+        ("GET /health HTTP/1.0", "Origin: http://evil.example\r\n", b"", ["403 Forbidden"]),
+        ("GET http://127.0.0.1/health HTTP/1.1", "Host: 127.0.0.1\r\n", b"", ["200 OK", "replies_open"]),
+        ("GET /v1/chat/completions HTTP/1.1", "Host: localhost\r\n", b"", ["405 Method", "it takes POST"]),
+        ("POST /v1/chat/completions HTTP/1.1", "Host: localhost\r\nContent-Length: 99999999999\r\n", b"{",
+         ["413 ", "the body has more than"]),
+        ("POST /v1/chat/completions HTTP/1.1", "Host: localhost\r\nContent-Length: 4\r\n", b"\x1f\x8b\x08\0",
+         ["400 Bad", "compressed by gzip; send it as it is"]),
+        ("POST /v1/chat/completions HTTP/1.1", "Host: localhost\r\nContent-Length: 5000\r\n", b"9" * 5000,
+         ["400 Bad", "a number has too many digits"]),
+    ],
+)  # fmt: skip
+def test_requests_as_machines_write_them(server_url, request_line, headers, body, expected):
+    place = urlsplit(server_url)
+    with socket.create_connection((place.hostname, place.port), timeout=10) as caller:
+        caller.sendall(f"{request_line}\r\n{headers}\r\n".encode() + body)
+        answer = b""
+        while not all(words.encode() in answer for words in expected):
+            more = caller.recv(65536)
+            assert more, answer
+            answer += more
+
+
 def test_events_hold_no_line_end_that_a_client_may_cut_at(server_url):
     said = "a\u2028b\u2029c\x85d\r\n\x0b\x0c\x1c\x1d\x1ee你好"
     event = write_event({"said": said}).decode()
