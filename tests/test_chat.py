@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -162,4 +163,6 @@ def test_half_a_checkpoint_is_one_line(tiny_checkpoint, tmp_path, forked):
     codes, done = forked.run("chat", ["--model", str(tmp_path), "--prompt", "Hi"])
     assert codes == [2]
     assert len(done.err.strip().splitlines()) == 1
-    assert done.err.startswith(f"error: {weights}: has 5,000 bytes, its header says  cut off")
+    assert re.search(
+        f"^error: {re.escape(str(weights))}: has 5,000 bytes, its header says [0-9,]+; it is cut", done.err
+    )

@@ -179,16 +179,18 @@ def test_interrupt_before_a_script_begins_is_a_line_too():
 
 
 @pytest.mark.parametrize(
-    "script", ["train.py", "finetune_dialogue.py", "chat.py", "export.py here --to peft", "-m prepare_corpus"]
-)
-def test_interrupt_while_a_script_imports_is_a_line(tmp_path, script):
+    "script", ["train.py", "finetune_dialogue.py --base MODEL", "chat.py --model MODEL", "export.py MODEL --to peft",
+               "-m prepare_corpus --sources README.md"]
+)  # fmt: skip
+def test_interrupt_while_a_script_imports_is_a_line(tiny_checkpoint, tmp_path, script):
     for package in ("transformers", "datasets"):
         (tmp_path / package).mkdir()
         (tmp_path / package / "__init__.py").write_text("raise KeyboardInterrupt")
     source = Path(find_spec("transformers").origin).with_name("training_args.py")
     shutil.copy(source, tmp_path / "transformers")  # whose options are read from it beforehand, without importing it
+    words = script.replace("MODEL", str(tiny_checkpoint)).split()
     ended = subprocess.run(
-        [sys.executable, *script.split()], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False,
+        [sys.executable, *words], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False,
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
     )  # fmt: skip
     assert ended.returncode in (130, -signal.SIGINT)  # a shell shows 130 for both

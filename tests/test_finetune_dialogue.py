@@ -316,7 +316,7 @@ def bad_dialogues(folder: Path) -> dict[str, tuple[str, str]]:
             "empty.jsonl:2: message 2",
         ),
         "no reply": (write("last.jsonl", turns(("user", "a"))), "last.jsonl:1: the last message"),
-        "unknown form": (write("form.jsonl", {"q": "a", "a": "b"}), "form.jsonl:1: unknown form with the keys a, q"),
+        "unknown form": (write("form.jsonl", {"x": "a", "y": "b"}), "form.jsonl:1: unknown form with the keys x, y"),
         "odd lines": (write("odd.txt", "one\ntwo\n\nthree\n"), "odd.txt:4: the last message"),
     }
 
