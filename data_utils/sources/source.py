@@ -40,6 +40,7 @@ from data_utils.sources.inputs import is_hub_name, load_hub, make_documents, rea
 from data_utils.text.cleaning import clean_text
 from data_utils.text.splitting import SHARE, share_of
 from errors import InputError, first_line, is_machine_fault
+from options import YAML_FAULTS
 
 MANIFEST = "corpus.json"
 MAX_TIMES = 10_000
@@ -367,7 +368,7 @@ def parse_weight(text: str) -> tuple[str, float]:
         value = yaml.safe_load(text)
         weight = float(value.get("weight", 1))
         path = str(value["path"])
-    except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
+    except YAML_FAULTS as error:
         raise InputError(f"--mixture {text}: '{{path: ..., weight: ...}}' is expected for each source") from error
     if set(value) - {"path", "weight"} or not 0 < weight < float("inf"):
         raise InputError(f"--mixture {text}: only path and a weight above 0 are expected")

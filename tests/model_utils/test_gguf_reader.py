@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -181,9 +182,13 @@ def test_another_tokenizer_than_llama_cpps_is_refused(make_file, monkeypatch):
 
 def test_a_pointer_and_a_cut_file_are_told_in_one_line(make_file, tmp_path):
     whole, layers = make_file("qwen3", "q8_0").read_bytes(), b"qwen3.block_count\4\0\0\0"
+    words = [(b"general.architecture", b"qwen3"), (b"split.count", b"x")]
+    fields = [struct.pack(f"<Q{len(a)}sIQ{len(b)}s", len(a), a, 8, len(b), b) for a, b in words]
+    part = b"GGUF" + struct.pack("<IQQ", 3, 0, len(words)) + b"".join(fields)
     for name, data, message in (
         ("cut", whole[:-1000], r"is cut short: [\d,]+ bytes of [\d,]+; fetch it again"),
         ("start", whole[:2000], "is cut short or damaged; fetch it again"),
+        ("part", part, "is one of x parts; join them"),
         ("pointer", b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),
         ("page", b"<!DOCTYPE html>", "is no GGUF file"),
         ("deep", whole.replace(layers + b"\2\0\0\0", layers + b"\xff" * 4), "says num_hidden_layers 4294967295"),

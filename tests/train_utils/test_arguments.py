@@ -148,6 +148,12 @@ def test_no_in_yaml_means_the_word_where_an_option_takes_words(tmp_path):
         ("rate: 1\nfiles: [a\ncount: 2", [], ["default.yaml:3: not valid YAML"]),
         ("rate: 1\n\tcount: 2", [], ["default.yaml:2: not valid YAML"]),
         ("rate: 1\nname: \x07", [], ["default.yaml", "not valid YAML"]),
+        ("name: !!bool x", [], ["default.yaml", "not valid YAML"]),
+        ("name: 2026-99-99", [], ["default.yaml", "not valid YAML: month must be in 1..12"]),
+        ("name: !!timestamp x", [], ["default.yaml", "not valid YAML"]),
+        ("files: &a [*a]", [], ["default.yaml", "not valid YAML"]),
+        ("files: " + "[" * 5000, [], ["default.yaml", "not valid YAML"]),
+        ("files: [[a]]", [], ["default.yaml: files: a value or a list of values is expected"]),
     ],
 )
 def test_bad_options_are_one_line_that_says_where(parse, text, argv, parts):

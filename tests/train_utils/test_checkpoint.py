@@ -160,7 +160,9 @@ def test_output_dir_that_is_a_file_is_one_line(out):
     assert str(caught.value).startswith(f"{out}: ")
 
 
-@pytest.mark.parametrize("text", ["", "status: [\n", "just words\n", "name: another tool\n"])
+@pytest.mark.parametrize(
+    "text", ["", "status: [\n", "just words\n", "name: another tool\n", "a: !!int x\n", "[" * 5000]
+)
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_foreign_record_is_no_run_of_ours(out, text, overwrite):
     out.mkdir()
