@@ -11,7 +11,7 @@ from errors import InputError
 from export_utils.folder import ExportedFolder
 from model_utils.checkpoint import load_model
 from model_utils.reply_steps import open_reply
-from model_utils.shapes import find_embedding
+from model_utils.shapes import find_embedding, resize_vocabulary
 
 
 class AdaptedModel(ExportedFolder):
@@ -27,7 +27,7 @@ class AdaptedModel(ExportedFolder):
         except InputError as error:
             raise InputError(f"the adapter's base {error}") from error
         if len(self.tokenizer) > find_embedding(model).num_embeddings:
-            model.resize_token_embeddings(len(self.tokenizer))
+            resize_vocabulary(model, len(self.tokenizer))
         self.model: Any = PeftModel.from_pretrained(model, folder).eval()
 
     def close(self) -> None:

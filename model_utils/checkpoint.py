@@ -24,7 +24,7 @@ from errors import InputError, coded, explained, say_note
 from files import remove, sync, sync_tree
 from model_utils.families import family_of, start_token_id
 from model_utils.finding import TOKENIZER_FILES, find_checkpoint
-from model_utils.shapes import count_parameters, find_embedding, open_config
+from model_utils.shapes import count_parameters, find_embedding, open_config, resize_vocabulary
 from model_utils.tokenizer import add_chat_tokens, save_tokenizer
 
 PACKED_PARAMETERS = 8  # in a byte at most
@@ -132,7 +132,7 @@ def join_chat_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
     add_chat_tokens(tokenizer)
     if len(tokenizer) > find_embedding(model).num_embeddings:
         with hide_progress():
-            model.resize_token_embeddings(len(tokenizer))
+            resize_vocabulary(model, len(tokenizer))
     return list(range(before, len(tokenizer)))
 
 

@@ -12,6 +12,7 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import (
     AutoConfig,
+    EncoderDecoderModel,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -95,6 +96,19 @@ def find_embedding(model: PreTrainedModel) -> nn.Embedding:
 def find_head(model: PreTrainedModel) -> nn.Linear:
     """Return what makes logits of a model's last hidden states."""
     return cast(nn.Linear, model.get_output_embeddings())
+
+
+def resize_vocabulary(model: PreTrainedModel, rows: int, **settings: bool) -> None:
+    """Give a model rows for so many tokens: in both halves, and in the config of each.
+
+    EncoderDecoderModel has transformers resize two models, and T5Gemma2's encoder keeps the old number in its config.
+    """
+    before = find_embedding(model).num_embeddings
+    for part in (model.encoder, model.decoder) if isinstance(model, EncoderDecoderModel) else (model,):
+        cast(PreTrainedModel, part).resize_token_embeddings(rows, **settings)
+    for config in [part.config.get_text_config() for part in model.modules() if isinstance(part, PreTrainedModel)]:
+        if getattr(config, "vocab_size", None) == before:
+            config.vocab_size = rows
 
 
 @contextmanager

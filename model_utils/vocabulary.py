@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from errors import InputError
 from files import write_whole
-from model_utils.shapes import find_embedding, find_head
+from model_utils.shapes import find_embedding, find_head, resize_vocabulary
 from model_utils.tokenizer import cut_long_runs, is_byte_level, save_tokenizer
 
 FIRST_MARK = 0xF0000  # a private letter of Unicode for each old token, by its id
@@ -91,7 +91,7 @@ def grow_model(model: PreTrainedModel, old: PreTrainedTokenizerBase, new: PreTra
     ids = range(len(old), len(new))
     pieces = old.backend_tokenizer.model
     rows = max(find_embedding(model).num_embeddings, len(new))
-    model.resize_token_embeddings(rows, mean_resizing=False)
+    resize_vocabulary(model, rows, mean_resizing=False)
     names = new.convert_ids_to_tokens(list(ids))
     replaced = [[piece.id for piece in pieces.tokenize(name)] for name in names]
     for weight in {find_embedding(model).weight, find_head(model).weight}:

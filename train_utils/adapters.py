@@ -13,7 +13,7 @@ from errors import InputError, first_line
 from files import whole
 from model_utils.checkpoint import load_model
 from model_utils.families import family_of
-from model_utils.shapes import find_embedding, find_head
+from model_utils.shapes import find_embedding, find_head, resize_vocabulary
 
 
 def add_adapters(
@@ -108,7 +108,7 @@ def save_adapter(model: PeftModel, folder: Path) -> PreTrainedModel:
     if getattr(base, "is_loaded_in_4bit", False):
         plain, rows = load_model(base.name_or_path), len(base.get_input_embeddings().weight)
         if rows > find_embedding(plain).num_embeddings:
-            plain.resize_token_embeddings(rows)  # of added tokens, whose rows stand in the adapter
+            resize_vocabulary(plain, rows)  # of added tokens, whose rows stand in the adapter
         model = PeftModel.from_pretrained(plain, str(folder))
     was_tied = getattr(model.config, "tie_word_embeddings", False)
     merged = model.merge_and_unload()

@@ -19,7 +19,7 @@ from data_utils.sources.source import open_sources
 from errors import InputError
 from eval_utils.likelihood import window_of
 from model_utils.checkpoint import load_model
-from model_utils.shapes import find_embedding
+from model_utils.shapes import find_embedding, resize_vocabulary
 from model_utils.tokenizer import tokenizer_fingerprint
 from train_utils.own_pairs import Asked, make_own_pairs, pick_prompts, sample_replies
 from train_utils.preferences import add_references
@@ -153,7 +153,7 @@ def prepare_rewarded(run: Run, model: PreTrainedModel, tokenizer: PreTrainedToke
         reason = f"{len(pairs)} pairs of held-out replies differ in it, none fits in --row_tokens {options.row_tokens}"
         raise InputError(f"--reward {options.reward}: {reason}; nothing could be learned")
     reference = load_model(options.base)
-    reference.resize_token_embeddings(find_embedding(model).num_embeddings)
+    resize_vocabulary(reference, find_embedding(model).num_embeddings)
     score_replies(reference)
     folder = run.folder / "rounds"
     if not run.resume:

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from errors import InputError
 from model_utils.checkpoint import load_tokenizer
+from model_utils.shapes import find_embedding, resize_vocabulary
 from model_utils.tokenizer import bytes_per_token, train_tokenizer
 from model_utils.vocabulary import extend_tokenizer, grow_model
 from tests.conftest import own_texts
@@ -73,3 +74,33 @@ def test_another_kind_of_tokenizer_is_refused(tmp_path):
     words = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="a")
     with pytest.raises(InputError, match="no byte-level BPE"):
         extend_tokenizer(words, ["a"], 10, tmp_path)
+
+
+HALF = {
+    "vocab_size": 64, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 1,
+    "num_key_value_heads": 1, "head_dim": 16, "layer_types": ["full_attention"], "pad_token_id": 0,
+}  # fmt: skip
+BERT = {**HALF, "model_type": "bert"}
+IMAGES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1, "image_size": 32, "patch_size": 16}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {
+            "model_type": "encoder-decoder",
+            "encoder": BERT,
+            "decoder": {**BERT, "is_decoder": True, "add_cross_attention": True},
+        },
+        {"model_type": "t5gemma2", "encoder": {"text_config": HALF, "vision_config": IMAGES}, "decoder": HALF},
+    ],
+    ids=lambda config: config["model_type"],
+)
+def test_both_halves_get_rows_and_are_opened_again(config, tmp_path):
+    model = AutoModelForSeq2SeqLM.from_config(AutoConfig.for_model(**config))
+    resize_vocabulary(model, 70)
+    model.save_pretrained(tmp_path)
+    again = AutoModelForSeq2SeqLM.from_pretrained(tmp_path)
+    assert find_embedding(again).num_embeddings == again.get_decoder().get_input_embeddings().num_embeddings == 70
+    ids = torch.tensor([[1, 69]])
+    assert again(input_ids=ids, decoder_input_ids=ids).logits.shape[-1] == 70
