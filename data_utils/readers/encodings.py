@@ -22,6 +22,12 @@ ESCAPED = re.compile(rb"\x1b\$[@B(]")  # how ISO-2022-JP, whose bytes are all AS
 SAMPLE_BYTES = 1 << 16  # what an encoding is judged by
 
 NOTHING_PRINTED = "control characters, or others that stand in no text; leave the file out"
+LEAST_THAI = 12
+THAI, THAI_MARK = re.compile("[\u0e01-\u0e5b]"), re.compile("[\u0e31\u0e34-\u0e3a\u0e47-\u0e4e]")
+THAI_MARKED = re.compile("(?<=[\u0e01-\u0e2e\u0e31\u0e34-\u0e3a\u0e47-\u0e4e])[\u0e31\u0e34-\u0e3a\u0e47-\u0e4e]")
+WIDE_RUN, BEFORE_LETTER = re.compile(r"[^\0-\x7f]+"), re.compile("[\u0e01-\u0e5b][A-Za-z@_`]")
+HAN = re.compile("[\u3040-\u9fff\uac00-\ud7af\uff66-\uff9f]")
+BEHIND_LETTER = re.compile(f"(?<=[A-Za-z]){HAN.pattern}")
 LEAST_SAMPLE = 64  # characters that a file is judged by
 UNPRINTED, MAX_UNPRINTED = re.compile(r"[\0-\x08\x0e-\x1a\x1c-\x1f]"), 0.05
 
@@ -65,10 +71,12 @@ def detect_encoding(data: bytes, declared: tuple[str, ...] = ()) -> str:
     start = next(i for i, byte in enumerate(data) if byte > 127) if not data.isascii() else 0
     start = data.rfind(b"\n", 0, start) + 1
     sample = data[start : start + SAMPLE_BYTES]
+    if is_thai(decode_most(sample, "cp874") or ""):
+        return "cp874"
     scores = {}
     for name in dict.fromkeys((*filter(is_encoding, declared), *MULTIBYTE)):
         text = decode_most(sample, name)
-        if text is not None:
+        if text is not None and not is_latin(text):
             # EUC-JP read as GB18030 keeps its kana, in the same rows of both, and gets other Han characters.
             is_japanese = name == "gb18030" and 5 * sum("ぁ" <= c <= "ゖ" for c in text) > len(text)
             scores.setdefault(text, (plausibility(text) / (2 if is_japanese else 1), name))
@@ -76,6 +84,20 @@ def detect_encoding(data: bytes, declared: tuple[str, ...] = ()) -> str:
     if ranked and ranked[0][0] >= 0.2 and (len(ranked) == 1 or ranked[1][0] <= 0.6 * ranked[0][0]):
         return ranked[0][1]
     return detect_single_byte(sample, declared)
+
+
+def is_thai(text: str) -> bool:
+    """Tell whether bytes read as Thai are: marks stand on consonants, words have any number of bytes."""
+    letters, marks, runs = len(THAI.findall(text)), len(THAI_MARK.findall(text)), WIDE_RUN.findall(text)
+    is_known = letters >= 0.9 * count_wide(text) and letters >= LEAST_THAI and marks > 0.05 * letters
+    is_single = any(len(run) % 2 for run in runs) and not BEFORE_LETTER.search(text)
+    return is_known and is_single and len(THAI_MARKED.findall(text)) >= 0.98 * marks
+
+
+def is_latin(text: str) -> bool:
+    """Tell whether bytes read as Chinese or Japanese are Latin letters: the few Han ones stand behind a letter."""
+    han = len(HAN.findall(text))
+    return 0 < han < 0.2 * len(text) and len(BEHIND_LETTER.findall(text)) > 0.5 * han
 
 
 def check_text(text: str | None) -> None:
@@ -166,7 +188,7 @@ def detect_single_byte(sample: bytes, declared: tuple[str, ...]) -> str:
             and share < 0.2
             and sum(c.lower() in LATIN for c in wide) >= 0.98 * len(wide)
         ):
-            joined = len(re.findall(r"[a-z][À-ÖØ-Þ][a-z]|[A-Za-z][«»¿¡°§©®½¼²³ªº][a-z]|[à-ÿ]{3}", text))
+            joined = len(re.findall(r"[a-z][À-ÖØ-Þ][a-z]|[A-Za-z][«»¿¡°§©®½¼²³ªº„”“][a-z]|[à-ÿ]{3}", text))
             if joined <= 0.02 * len(wide):
                 return "cp1252"
     best = from_bytes(sample).best()

@@ -227,3 +227,16 @@ def test_bytes_that_are_no_text_are_a_fault_of_their_file(kind, before, tmp_path
     path.write_bytes(before + data)
     assert not list(read_rows(str(path), ReadArguments("document"), faults.append))
     assert len(faults) == 1
+
+
+THAI = "วันนี้อากาศดีมาก\nเราจะไปดื่มชาที่สวนสาธารณะกับเพื่อน\n"
+DOS = "Das Wetter ist schön, für Gäste gibt es heißen Tee und süße Kekse.\n"
+
+
+@pytest.mark.parametrize("times", [1, 3, 40])
+def test_bytes_of_other_letters_are_never_read_as_chinese(times):
+    assert detect_encoding((THAI * times).encode("cp874")) == "cp874"
+    with pytest.raises(EncodingFault):
+        detect_encoding((DOS * times).encode("cp437"))
+    assert detect_encoding((ZH * times).encode("gb2312")) == "gb18030"
+    assert detect_encoding(("Python 编程很简单, API接口和HTTP协议。\n" * times).encode("gb18030")) == "gb18030"
