@@ -158,7 +158,7 @@ def read_hsk() -> Iterator[dict]:
 def read_own(source: str = "own") -> Iterator[dict]:
     """Yield this project's own dialogues (MIT), one JSON object a line, the name still a placeholder.
 
-    `identity`: those among them that greet or ask for the name, which are few and need more repeats than others.
+    `identity`: those that greet, ask for the name or for its languages: few, which need more repeats than others.
     """
     for path in own_files(source):
         with path.open(encoding="utf-8") as lines:
