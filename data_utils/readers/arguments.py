@@ -86,7 +86,7 @@ def show_amount(limits: Limits, name: str, times: int = 1) -> str:
     """
     amount = getattr(limits, name) * times
     if Limits.__dataclass_fields__[name].metadata["unit"] == "bytes":
-        for unit, factor in (("GiB", 1 << 30), ("GB", 10**9), ("MiB", 1 << 20), ("MB", 10**6)):
+        for unit, factor in (("GiB", 1 << 30), ("GB", 10**9), ("MiB", 1 << 20), ("MB", 10**6), ("kB", 1000), ("B", 1)):
             if amount % factor == 0:
                 return f"{amount // factor}{unit}"
     return f"{amount:g}" if isinstance(amount, float) else str(amount)

@@ -89,7 +89,7 @@ def test_what_is_broken_is_named_with_the_option_that_reads_it(tmp_path):
         faults = []
         reading = ReadArguments(reader_limits=[f"{name}=1000"])
         list(read_documents_of(str(tmp_path / file), reading, faults.append))
-        assert f"--reader_limits {name}=2000 allows more" in faults[0].reason, file
+        assert f"--reader_limits {name}=2kB allows more" in faults[0].reason, file
 
 
 def test_every_limit_stands_in_both_pages_of_trust():
