@@ -60,7 +60,7 @@ class TargetWriter(nn.Module):
         """Return `logits`, and `present`, a pair of each layer."""
         own, cross = (fill_cache([layer[half] for layer in past_key_values]) for half in ("decoder", "encoder"))
         # Of what the encoder returned only the length is asked, where the cross cache is full.
-        read = torch.zeros(*encoder_attention_mask.shape, self.model.get_encoder().config.hidden_size)
+        read = torch.zeros(*encoder_attention_mask.shape, self.model.get_encoder().config.get_text_config().hidden_size)
         output = self.model(
             encoder_outputs=BaseModelOutput(last_hidden_state=read),
             attention_mask=encoder_attention_mask,

@@ -30,6 +30,7 @@ def add_adapters(
     check_targets(model, modules, targets)
     ends = [model.get_input_embeddings(), model.get_output_embeddings()][: 1 if is_tied(model) else 2]
     rows = {name_module(model, end): new_ids for end in ends} if new_ids else None
+    check_new_rows(model, list(rows or {}))
     # peft leaves out the head of "all-linear" by its last name alone, and T5Gemma's has two; tied, it has no adapter.
     head = next(name for name, module in model.named_modules() if module is model.get_output_embeddings())
     config = LoraConfig(
@@ -66,6 +67,21 @@ def check_targets(model: PreTrainedModel, modules: str | list[str], targets: str
             )
 
 
+def check_new_rows(model: PreTrainedModel, names: list[str]) -> None:
+    """Raise InputError where modules whose new rows are to be learned share a matrix: merged, one would replace all.
+
+    So it is in T5Gemma2, and in two models that EncoderDecoderModel joins.
+    """
+    found = [
+        module.weight
+        for name, module in model.named_modules()
+        if any(f".{name}".endswith(f".{wanted}") for wanted in names)
+    ]
+    if len(set(found)) < len(found):
+        kind = model.config.model_type
+        raise InputError(f"--lora true: halves of a {kind} model share the rows of new tokens; leave it out")
+
+
 def is_adaptable(module: nn.Module) -> bool:
     """Tell whether an adapter can stand beside a module: a linear layer, GPT-2's transposed one, an embedding."""
     return isinstance(module, nn.Linear | nn.Embedding) or type(module).__name__ == "Conv1D"
@@ -77,8 +93,14 @@ def is_tied(model: PreTrainedModel) -> bool:
 
 
 def name_module(model: PreTrainedModel, wanted: nn.Module) -> str:
-    """Return the last part of a module's name."""
-    return next(name.rpartition(".")[2] for name, module in model.named_modules() if module is wanted)
+    """Return the last part of a module's name, which its like in another half has too; all of it where others have it.
+
+    The head of a BERT that decodes is called `decoder`, as that half itself.
+    """
+    whole = next(name for name, module in model.named_modules() if module is wanted)
+    last = whole.rpartition(".")[2]
+    alike = [module for name, module in model.named_modules() if name.rpartition(".")[2] == last]
+    return last if all(map(is_adaptable, alike)) else whole
 
 
 def four_bits(compute_type: torch.dtype) -> BitsAndBytesConfig:

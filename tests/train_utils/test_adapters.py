@@ -3,12 +3,12 @@
 import pytest
 import torch
 from peft import PeftModel
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from errors import InputError
 from model_utils.checkpoint import load_model
-from model_utils.shapes import count_parameters
-from train_utils.adapters import add_adapters, four_bits, save_adapter
+from model_utils.shapes import count_parameters, find_head
+from train_utils.adapters import add_adapters, four_bits, name_module, save_adapter
 from train_utils.steps.fast_model import make_fast
 
 SIZE = {
@@ -105,3 +105,14 @@ def test_a_target_that_cannot_be_adapted_is_told_in_one_line(targets, message):
     with pytest.raises(InputError, match=message) as error:
         add_adapters(build(tie_word_embeddings=True), 4, 8, targets)
     assert "\n" not in str(error.value)
+
+
+def test_new_rows_that_two_modules_share_are_refused():
+    """Each would learn rows of its own, and the merged matrix could hold one of them."""
+    half = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "vocab_size": 20, "model_type": "bert"}
+    writes = {**half, "is_decoder": True, "add_cross_attention": True}
+    config = AutoConfig.for_model("encoder-decoder", encoder=half, decoder=writes)
+    model = AutoModelForSeq2SeqLM.from_config(config)
+    assert name_module(model, find_head(model)) == "decoder.cls.predictions.decoder"
+    with pytest.raises(InputError, match="halves of a encoder-decoder model share the rows"):
+        add_adapters(model, 2, 4, "all-linear", new_ids=[18, 19])
