@@ -225,7 +225,7 @@ def test_load_names_the_folder_that_holds_no_tokenizer(tmp_path, content):
         path.mkdir()
         (path / "tokenizer.json").write_text(content)
         (path / "config.json").write_text('{"model_type": "qwen3"}')
-    with pytest.raises(InputError, match=f"^{re.escape(str(path))}: no (tokenizer can|such checkpoint).") as error:
+    with pytest.raises(InputError, match=f"^{re.escape(str(path))}(/tokenizer.json: is not valid|: no such)") as error:
         load_tokenizer(str(path))
     assert "\n" not in str(error.value)
 
