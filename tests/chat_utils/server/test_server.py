@@ -61,14 +61,14 @@ def test_whole_and_streamed_replies_are_the_engines(server_url, slow_engine, mon
     assert len(chunks) > 4
 
 
-def test_system_option_reaches_the_model(slow_engine, monkeypatch):
+def test_system_option_reaches_the_model(slow_engine, tiny_checkpoint, monkeypatch):
     """From the command line on."""
     import chat as script
 
     seen = {}
     monkeypatch.setattr("chat_utils.engine.load_engine", lambda *_, **__: slow_engine)
     monkeypatch.setattr("chat_utils.server.serve.serve", lambda *_, **more: seen.update(more) or 0)
-    assert script.main(["--serve", "--model", "ckpt", "--system", "Be kind."]) == 0
+    assert script.main(["--serve", "--model", str(tiny_checkpoint), "--system", "Be kind."]) == 0
     with run_server(slow_engine, system=seen["system"]) as url:
         usage = chat(url)[1]["usage"]
         same = chat(url, messages=[{"role": "system", "content": "Be kind."}, *HI])[1]["usage"]
