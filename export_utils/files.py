@@ -35,7 +35,15 @@ def list_files(folder: Path) -> list[str]:
 
 
 def copy_words(checkpoint: Path, folder: Path) -> None:
-    """Copy what a model speaks by: tokenizer, chat template, generation settings with the stop token."""
+    """Copy what a model speaks by: tokenizer, chat template, generation settings with the stop token.
+
+    Raises InputError for a base that was never taught dialogues: its tokenizer lacks what a prompt is made of.
+    """
+    from model_utils.checkpoint import load_tokenizer  # takes seconds to import
+
+    if not load_tokenizer(str(checkpoint)).chat_template:
+        raise InputError(f"{checkpoint}: has no chat template, so that nothing could be asked of the export; teach it "
+                         "dialogues first, by finetune_dialogue.py --base")  # fmt: skip
     for name in WORD_FILES:
         if (checkpoint / name).is_file():
             shutil.copy(checkpoint / name, folder)

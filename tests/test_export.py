@@ -210,6 +210,15 @@ def test_ctranslate2_reads_a_source(kind, std, tied, tokenizer, folder, capsys):
     runtime.close()
 
 
+def test_a_base_that_was_taught_no_dialogues_is_told_so(tiny_checkpoint, folder):
+    pytest.importorskip("ctranslate2")
+    base = shutil.copytree(tiny_checkpoint, folder / "base")
+    (base / "chat_template.jinja").unlink()
+    with pytest.raises(InputError, match=r"base: has no chat template, .*; teach it dialogues first"):
+        run(base, "--to", "ctranslate2", "--output_dir", "out")
+    assert not (folder / "out").exists()
+
+
 def test_what_a_runtime_cannot_hold_is_refused_by_its_class(tokenizer, folder):
     pytest.importorskip("ctranslate2")
     bart = save_pair("bart", tokenizer, folder / "bart")
