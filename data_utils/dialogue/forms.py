@@ -24,16 +24,14 @@ def read_messages(row: Row) -> list[dict]:
     return add_system(row, read_turns(row, row.get_list("messages"), "messages"))
 
 
-def read_conversations(row: Row) -> list[dict]:
-    """Return the messages of ShareGPT's form, or of minimind's, which has OpenAI's keys under that name."""
-    return talk_reader("conversations")(row)
-
-
 TALKS = ("data", "dialog", "dialogue")  # UltraChat, DailyDialog
 
 
 def talk_reader(key: str) -> Callable[[Row], list[dict]]:
-    """Return a function that reads the messages under a key, or, where a published set has them, texts in turn."""
+    """Return a function that reads the messages under a key, or, where a published set has them, texts in turn.
+
+    ShareGPT's `conversations` have their own keys; minimind's have OpenAI's under that name.
+    """
 
     def read_talk(row: Row) -> list[dict]:
         turns = row.get_list(key)
@@ -147,7 +145,7 @@ class Form(NamedTuple):
 
 FORMS = (
     Form("OpenAI messages", ("messages",), read_messages),
-    Form("ShareGPT conversations", ("conversations",), read_conversations),
+    Form("ShareGPT conversations", ("conversations",), talk_reader("conversations")),
     Form("Firefly or XTuner conversation", ("conversation",), read_conversation),
     Form("Alpaca instructions", ("instruction", "output"), read_instruction),
     Form("Dolly instructions", ("instruction", "response"), read_instruction),
