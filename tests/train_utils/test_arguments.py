@@ -229,16 +229,19 @@ def test_two_checkpoints_or_more_are_kept(tmp_path, limit):
 
 
 @pytest.mark.parametrize(
-    ("capabilities", "fast"),
+    ("capabilities", "bf16_flops", "fast"),
     [
-        ({"avx2": True, "avx512_bf16": False}, False),
-        ({"avx512_bf16": True}, True),
-        ({"amx_bf16": True}, True),
-        ({}, False),
+        ({"avx2": True, "avx512_bf16": False}, 3e11, False),  # emulated, whatever is measured
+        ({"avx512_bf16": True}, 3e11, True),
+        ({"avx512_bf16": True}, 5e10, False),
+        ({"amx_bf16": True}, 3e11, True),
+        ({}, 3e11, False),
     ],
 )
-def test_bf16_is_chosen_by_the_processor(tmp_path, monkeypatch, capabilities, fast):
+def test_bf16_is_chosen_where_its_products_are_faster(tmp_path, monkeypatch, capabilities, bf16_flops, fast):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    peaks = {"bf16": bf16_flops, "fp32": 1e11}
+    monkeypatch.setattr(arguments, "measure_peak", lambda device, dtype, seconds: peaks[dtype])
     assert has_fast_bf16(use_cpu=True) is fast
     assert run_arguments(tmp_path).bf16 is fast
     assert run_arguments(tmp_path, "--bf16", str(not fast)).bf16 is not fast
