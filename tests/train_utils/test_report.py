@@ -4,7 +4,7 @@ import struct
 
 import pytest
 
-from train_utils.finishing import find_weakness, one_line, plot_loss, write_report
+from train_utils.report import find_weakness, one_line, plot_loss, write_report
 
 
 def evaluation(step: int, part: str, *values: float) -> dict:
