@@ -7,7 +7,6 @@ python score.py ckpt --parts text pairs --text my.txt              # some parts,
 python score.py ckpt --pairs blimp/ --choices arc.jsonl            # published sets, in their own form
 """
 
-import sys
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -19,16 +18,12 @@ from errors import InputError, escape_unprintable, run_script
 from options import option, parse_arguments, refuse_useless
 
 if TYPE_CHECKING:  # these take seconds to import
-    from tqdm import tqdm
-
-    from chat_utils.engine import Engine
-    from eval_utils.figures import Figure
     from eval_utils.parts import Subject
-    from eval_utils.scorecard import Answer, Dialogue
 
 ROOT = Path(__file__).parent
 RECIPE = ROOT / "configs" / "score.yaml"
-PARTS = ("text", "dialogues", "pairs", "choices", "continuations", "replies", "speed")
+OWN = ("text", "dialogues", "pairs", "choices", "continuations")  # parts of which the user may give items
+PARTS = (*OWN, "replies", "speed")
 
 
 @dataclass
@@ -76,39 +71,37 @@ def main(argv: list[str] | None = None) -> int:
     """Run the script; return its exit code."""
     options = parse_score(argv)
     use_limits(options.reader_limits)
-    folders = name_folders(options.models)
-    check_scoring(options, folders)
+    check_scoring(options)
 
-    from eval_utils.score_report import compare_sentence, format_brief, format_text, make_table, write_scores
+    from eval_utils.items import read_own_items
+    from eval_utils.score_cache import measure_checkpoint
+    from eval_utils.score_report import name_folders, show_scores, write_scores
 
     # 1. Items: those of files are read first, since a mistake in them should not wait for a model.
-    files = read_files(options)
+    items = read_own_items({name: getattr(options, name) for name in OWN})
     # 2. Figures: part by part, so that what one took is kept when the next is interrupted.
-    scores = {name: measure_checkpoint(path, options, files) for name, path in folders.items()}
+    how: dict = {"items": items, "limit": options.limit, "overwrite": options.overwrite}
+    folders = name_folders(options.models)
+    scores = {name: measure_checkpoint(path, load_subject, options.parts, **how) for name, path in folders.items()}
     # 3. Report.
     write_scores(Path(options.output_dir), scores, {name: {"model": path} for name, path in folders.items()})
-    if options.compare:
-        shown = compare_sentence(scores)
-    elif options.brief:
-        shown = format_brief(next(iter(scores.values())))
-    else:
-        shown = format_text(make_table(scores))
+    shown = show_scores(scores, compare=bool(options.compare), brief=options.brief)
     print(escape_unprintable(shown))  # names of groups stand in files
     print(f"more in {options.output_dir}/score.md, score.json and score.png")
     return 0
 
 
-def check_scoring(options: ScoreOptions, folders: dict[str, str]) -> None:
+def check_scoring(options: ScoreOptions) -> None:
     """Raise InputError for what the options name and isn't there, before anything slow is imported."""
     from data_utils.readers.files import find_files
     from data_utils.sources.source import open_sources
     from model_utils.finding import check_checkpoint
 
-    if options.compare and len(folders) < 2:
+    if options.compare and len({Path(path).resolve() for path in options.compare}) < 2:
         raise InputError(
             f"command line: --compare {options.compare[0]}: is the same checkpoint twice; name another one"
         )
-    for path in folders.values():
+    for path in options.models:
         check_checkpoint(path)
     for source in open_sources([*(options.text or []), *(options.dialogues or [])]):
         source.parts()
@@ -116,67 +109,11 @@ def check_scoring(options: ScoreOptions, folders: dict[str, str]) -> None:
         find_files(path)
 
 
-def read_files(options: ScoreOptions) -> dict[str, list]:
-    """Return the items of the user's files for each part."""
-    from data_utils.dialogue.reading import read_dialogues
-    from data_utils.sources.corpus import read_corpus
-    from data_utils.sources.source import open_sources
-    from eval_utils.items import read_choices, read_continuations, read_minimal_pairs
-
-    readers = {
-        "text": lambda paths: read_corpus(open_sources(paths))[0],
-        "dialogues": lambda paths: read_dialogues(open_sources(paths)),
-        "pairs": read_minimal_pairs,
-        "choices": read_choices,
-        "continuations": read_continuations,
-    }
-    found = {}
-    for name, read in readers.items():
-        if paths := getattr(options, name):
-            found[name] = list(read(paths))
-            print(f"{name}: {len(found[name]):,} items of {' '.join(paths)}", file=sys.stderr)
-    return found
-
-
-def name_folders(paths: list[str]) -> dict[str, str]:
-    """Return a short name for each checkpoint: its folder's, or its path where two folders have one name.
-
-    >>> name_folders(["a/ckpt", "b/ckpt"]), name_folders(["a/ckpt", "b/chat/"])
-    ({'a/ckpt': 'a/ckpt', 'b/ckpt': 'b/ckpt'}, {'ckpt': 'a/ckpt', 'chat': 'b/chat/'})
-    """
-    last = [Path(path).resolve().name for path in paths]
-    different = {str(Path(path).resolve()) for path in paths}
-    is_clear = len(set(last)) == len(different)
-    names = [name if is_clear else path for name, path in zip(last, paths, strict=True)]
-    return dict(zip(names, paths, strict=True))
-
-
-def measure_checkpoint(path: str, options: ScoreOptions, files: dict[str, list]) -> list["Figure"]:
-    """Return the figures of one checkpoint, which is loaded only for those that are not in the cache."""
-    from eval_utils.parts import PARTS as MEASURED
-    from eval_utils.score_cache import find_scores, keep_scores, read_scores
-
-    subject = None
-    figures = []
-    for number, part in enumerate(options.parts, 1):
-        items = files.get(part, [])
-        place = find_scores(path, part, items, options.limit)
-        found = None if options.overwrite else read_scores(place)
-        if found is None:
-            subject = subject or load_subject(path)
-            label = f"{Path(path).name}, {part} ({number} of {len(options.parts)})"
-            subject.reader.open_bar = partial(open_bar, label)
-            found = MEASURED[part](subject, items, options.limit)
-            keep_scores(place, found)
-        figures += found
-    return figures
-
-
 def load_subject(path: str) -> "Subject":
     """Load a checkpoint to be measured."""
     import torch
 
-    from chat_utils.engine import load_engine
+    from chat_utils.engine import answer_alone, load_engine
     from eval_utils.likelihood import Scorer
     from eval_utils.likelihood_figures import Reader
     from eval_utils.parts import Subject
@@ -190,31 +127,7 @@ def load_subject(path: str) -> "Subject":
     engine = cache(partial(load_engine, path))  # loaded where its speed is measured
     name = (read_record(Path(path)) or {}).get("settings", {}).get("assistant_name")
     name = name if isinstance(name, str) else None
-    return Subject(Reader(Scorer(model), tokenizer), lambda asked: ask_engine(engine(), asked), name)
-
-
-def open_bar(label: str, total: int) -> "tqdm":
-    """Return a bar of so many texts, with the time left, where there is a terminal; else tell how many there are."""
-    from tqdm import tqdm
-
-    if not sys.stderr.isatty():
-        print(f"{label}: {total:,} texts", file=sys.stderr)
-    return tqdm(total=total, desc=label, unit="text", leave=False, disable=None)
-
-
-def ask_engine(engine: "Engine", asked: list[tuple["Dialogue", int]]) -> list["Answer"]:
-    """Return an engine's answers to dialogues, each with its seed, one after the other."""
-    from chat_utils.sampling import Sampling
-    from eval_utils.scorecard import MAX_TOKENS, Answer
-
-    answers = []
-    for dialogue, seed in asked:
-        reply = engine.reply(dialogue, Sampling(max_new_tokens=MAX_TOKENS, seed=seed))
-        text, stats = "".join(reply).strip(), reply.stats
-        answers.append(
-            Answer(text, reply.finish_reason == "stop", stats.reply_tokens, stats.seconds, stats.first_token_seconds)
-        )
-    return answers
+    return Subject(Reader(Scorer(model), tokenizer), lambda asked: answer_alone(engine(), asked), name)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from data_utils.dialogue.checking import DialogueError
 from data_utils.dialogue.format import stop_token_id
 from data_utils.dialogue.window import encode_prompt
 from errors import InputError, explained, first_line
+from eval_utils.scorecard import MAX_TOKENS, Answer, Dialogue
 from model_utils.checkpoint import load_checkpoint, load_tokenizer, read_stop_ids
 from model_utils.finding import NO_TEMPLATE, find_checkpoint, find_gguf_file
 from model_utils.llama_library import has_library
@@ -182,3 +183,14 @@ def load_engine(
         if value not in values:
             raise InputError(f"--{name} {value}: choose one of {', '.join(values)}")
     return Engine(path, kind, device, dtype, slots)
+
+
+def answer_alone(engine: Engine, asked: list[tuple[Dialogue, int]]) -> list[Answer]:
+    """Return an engine's answers to dialogues, each with its seed, one after the other, with what each took."""
+    answers = []
+    for dialogue, seed in asked:
+        reply = engine.reply(dialogue, Sampling(max_new_tokens=MAX_TOKENS, seed=seed))
+        text, stats = "".join(reply).strip(), reply.stats
+        took = (stats.reply_tokens, stats.seconds, stats.first_token_seconds)
+        answers.append(Answer(text, reply.finish_reason == "stop", *took))
+    return answers

@@ -1,13 +1,17 @@
-"""Items that models are measured on, read from JSONL files in the forms of published sets."""
+"""Items of the user's files that models are measured on: texts, dialogues, and JSONL in the forms of published sets."""
 
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from data_utils.dialogue.reading import read_dialogues
 from data_utils.readers.files import EMPTY_FILE, Fault, FaultLimit, find_files, judge_faults, pass_empty
 from data_utils.readers.limits import TooManyFaults
+from data_utils.sources.corpus import read_corpus
 from data_utils.sources.inputs import read_rows
+from data_utils.sources.source import open_sources
 from data_utils.text.languages import detect_language
 from errors import InputError, say_note
 from eval_utils.minimal_pairs import Pair
@@ -74,6 +78,25 @@ def read_continuations(paths: list[str]) -> Iterator[Continuation]:
         return Continuation(context, join_texts(context, row["continuation"]), group)
 
     yield from read_items(paths, {"context": str, "continuation": str}, make)
+
+
+READERS: dict[str, Callable] = {
+    "text": lambda paths: read_corpus(open_sources(paths))[0],
+    "dialogues": lambda paths: read_dialogues(open_sources(paths)),
+    "pairs": read_minimal_pairs,
+    "choices": read_choices,
+    "continuations": read_continuations,
+}
+
+
+def read_own_items(given: dict[str, list[str] | None]) -> dict[str, list]:
+    """Return the items of the user's files for each part that has some, and tell how many they are."""
+    found = {}
+    for part, paths in given.items():
+        if paths:
+            found[part] = list(READERS[part](paths))
+            print(f"{part}: {len(found[part]):,} items of {' '.join(paths)}", file=sys.stderr)
+    return found
 
 
 def read_items(

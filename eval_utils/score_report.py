@@ -35,6 +35,19 @@ MEANINGS = {
 Scores = dict[str, list[Figure]]  # of each checkpoint
 
 
+def name_folders(paths: list[str]) -> dict[str, str]:
+    """Return a short name for each checkpoint: its folder's, or its path where two folders have one name.
+
+    >>> name_folders(["a/ckpt", "b/ckpt"]), name_folders(["a/ckpt", "b/chat/"])
+    ({'a/ckpt': 'a/ckpt', 'b/ckpt': 'b/ckpt'}, {'ckpt': 'a/ckpt', 'chat': 'b/chat/'})
+    """
+    last = [Path(path).resolve().name for path in paths]
+    different = {str(Path(path).resolve()) for path in paths}
+    is_clear = len(set(last)) == len(different)
+    names = [name if is_clear else path for name, path in zip(last, paths, strict=True)]
+    return dict(zip(names, paths, strict=True))
+
+
 def format_value(figure: Figure, value: float) -> str:
     """Return a value in the figure's unit, without the unit's name unless it is %.
 
@@ -105,6 +118,13 @@ def format_brief(figures: list[Figure]) -> str:
         unit = "" if figure.unit == "%" else f" {figure.unit}"
         rows.append([figure.name, f"{format_value(figure, figure.value)}{unit}", explain(figure)])
     return format_text(rows)
+
+
+def show_scores(scores: Scores, *, compare: bool, brief: bool) -> str:
+    """Return what a terminal shows: two checkpoints compared in a sentence, the first one briefly, or the table."""
+    if compare:
+        return compare_sentence(scores)
+    return format_brief(next(iter(scores.values()))) if brief else format_text(make_table(scores))
 
 
 def compare_sentence(scores: Scores) -> str:
