@@ -35,8 +35,7 @@ SIGNS = (
     (rb"wOF|\x00\x01\x00\x00\x00|OTTO\0", "a font"),
 )
 PATTERNS = [(re.compile(sign, re.DOTALL), words) for sign, words in (*TEXT_SIGNS, *SIGNS)]
-TEXT_KINDS = (".txt", ".md", ".jsonl", ".json", ".csv", ".tsv", ".html", ".htm", ".xhtml", ".xml")
-# What those begin with.
+# What kinds begin with that are no plain text.
 OWN = {".epub": b"PK", ".pdf": b"%PDF", ".parquet": b"PAR1"} | dict.fromkeys((".html", ".htm", ".xhtml"), b"<")
 
 
@@ -50,9 +49,9 @@ def describe_content(path: str, suffix: str, as_text: bool = False) -> str:
             start = stream.read(4096)
     except (OSError, ValueError):
         return ""
-    if start.lstrip(b"\xef\xbb\xbf \r\n").startswith(OWN.get(suffix, b"\0no")) or (
-        as_text and suffix not in TEXT_KINDS
-    ):
+    own = OWN.get(suffix, b"")
+    is_own = bool(own) and start.lstrip(b"\xef\xbb\xbf \r\n").startswith(own)
+    if is_own or (as_text and own not in (b"", b"<")):
         return ""
     patterns = PATTERNS[: len(TEXT_SIGNS)] if as_text else PATTERNS
     words = next((words for pattern, words in patterns if pattern.match(start)), "")

@@ -11,7 +11,7 @@ from datasets import Dataset
 
 import prepare_corpus
 from data_utils.readers import files as files_of
-from data_utils.readers.files import find_files
+from data_utils.readers.files import KINDS, find_files
 from data_utils.sources.inputs import read_documents_of
 from errors import InputError, escape_unprintable
 
@@ -98,9 +98,10 @@ POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614\nsi
 
 
 @pytest.mark.parametrize(
-    "name", ["a.txt", "a.md", "a.jsonl", "a.json", "a.csv", "a.parquet", "a.epub", "a.xml", "a.html"]
+    "name", ["a.txt", "a.md", "a.jsonl", "a.json", "a.csv", "a.parquet", "a.epub", "a.xml", "a.html", "a.srt"]
 )
-def test_a_pointer_of_git_lfs_is_named_whatever_the_files_name(tmp_path, name):
+def test_a_pointer_of_git_lfs_is_named_whatever_the_files_name(tmp_path, monkeypatch, name):
+    monkeypatch.setitem(KINDS, ".srt", KINDS[".txt"])  # a new kind of text, told to the table alone
     path = tmp_path / name
     path.write_text(POINTER)
     faults = []
