@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from datasets import Dataset, Features, Value
 
 from data_utils.dialogue.checking import DialogueError, check_dialogue
-from data_utils.dialogue.forms import FORMS, convert_row
+from data_utils.dialogue.forms import ASKED, FORMS, convert_row
 from data_utils.dialogue.reading import MESSAGES, Reading, check_rows, read_parts
 from data_utils.dialogue.turns import Row, is_absent, name_kind, read_turns, split_transcript
 from data_utils.sources.source import Source
@@ -28,6 +28,8 @@ PAIR_FEATURES = Features(
     }
 )
 Sides = tuple[list[dict], list[dict], list[dict]]  # prompt, chosen, rejected: messages
+# What a question that stands beside whole dialogues is called; other names of ASKED, as `user`, may be something else.
+ASKED_TOO = ("prompt", "question", "query", "instruction")
 PAIR_EXPECTED = "prompt/chosen/rejected, chosen/rejected as whole dialogues, or prompt/completion/label"
 
 
@@ -43,13 +45,13 @@ def read_side(row: Row, key: str) -> list[dict]:
     return read_turns(row, row.get_list(key), key)
 
 
-def read_prompt(row: Row) -> list[dict]:
-    """Return what both sides answer, by the keys of any form of dialogue; nothing where the sides hold it."""
+def read_prompt(row: Row, names: tuple[str, ...]) -> list[dict]:
+    """Return what both sides answer, by the keys of any form of dialogue or these names of a question; else nothing."""
     for key in ("prompt", "messages", "conversations"):
         value = None if key == "messages" and isinstance(row.values.get("prompt"), str) else row.get(key)
         if isinstance(value, list) or (isinstance(value, str) and value.lstrip().startswith("[{")):
             return with_system(row, read_turns(row, row.get_list(key), key))
-    for key in ("prompt", "question", "query", "instruction"):
+    for key in names:
         if row.get(key) is not None:
             asked = "\n".join(filter(None, (row.get_text(key), row.get_text("input") if key == "instruction" else "")))
             # By the forms of dialogues, so that history and system are read as there; the reply is a stand-in.
@@ -95,7 +97,8 @@ def convert_pair(values: object) -> tuple[list[Sides], str, list[str]]:
     row = Row(values)
     if {"chosen", "rejected"} & values.keys():
         chosen, rejected = read_side(row, "chosen"), read_side(row, "rejected")
-        return [part_sides(read_prompt(row), chosen, rejected)], "chosen and rejected replies", row.unread()
+        prompt = read_prompt(row, ASKED if len(chosen) == len(rejected) == 1 else ASKED_TOO)
+        return [part_sides(prompt, chosen, rejected)], "chosen and rejected replies", row.unread()
     label = next((key for key in ("label", "kto_tag") if key in values), None)
     if label:
         liked = row.get(label)

@@ -33,6 +33,9 @@ READ = [
     ),
     ({"chosen": turns("a", "b", "c", "d"), "rejected": turns("a", "b", "c", "e")}, [(turns("a", "b", "c"), "d", "e")]),
     ({"instruction": "a", "input": "b", "chosen": "c", "rejected": "d"}, [(turns("a\nb"), "c", "d")]),
+    ({"input": "a", "chosen": "b", "rejected": "c"}, [(turns("a"), "b", "c")]),
+    ({"问题": "喝？", "chosen": REPLY, "rejected": WORSE}, [(turns("喝？"), "茶", "水")]),
+    ({"user": "name 7", "chosen": turns("a", "b"), "rejected": turns("a", "c")}, [(turns("a"), "b", "c")]),
     ({"instruction": "c", "history": [["a", "b"]], "chosen": "d", "rejected": "e"}, [(turns("a", "b", "c"), "d", "e")]),
     (
         {"conversations": [{"from": "human", "value": "a"}], "chosen": {"from": "gpt", "value": "b"},
