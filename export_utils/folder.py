@@ -7,7 +7,7 @@ from model_utils.text_encoder import encode_text
 
 
 class ExportedFolder:
-    """An exported folder with its tokenizer; see `Runtime` in chat_utils.verify."""
+    """An exported folder with its tokenizer; see `Runtime` in eval_utils.agreement."""
 
     def __init__(self, folder: Path) -> None:
         self.tokenizer = load_tokenizer(str(folder))
