@@ -10,21 +10,14 @@ python train.py --resume_from_checkpoint true                 # go on after a st
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from data_utils.readers.arguments import LimitOptions, use_limits
 from environment import begin_script
 from errors import InputError, run_script
 from options import Options, format_command, option
-from train_utils.device_options import HERE, DeviceOptions
+from train_utils.device_options import DeviceOptions
 from train_utils.parsing import parse_training
 from train_utils.run_options import EVAL_TOKENS, RunOptions
-
-if TYPE_CHECKING:  # these take seconds to import
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    from data_utils.rows.pretraining import ShardedCorpus, SmallCorpus
-    from train_utils.plan.rule import Plan
 
 ROOT = Path(__file__).parent
 RECIPE = ROOT / "configs" / "train.yaml"
@@ -79,18 +72,20 @@ def main(argv: list[str] | None = None) -> int:
     kinds = (CorpusArguments, ModelArguments, DeviceOptions, RunOptions)
     data, shape, devices, args = parse_training(kinds, argv, RECIPE, __doc__, check_pretraining)
     use_limits(data.reader_limits)
-    if devices.devices:
-        return plan_devices(shape, devices, args)
     from transformers import set_seed
 
     from data_utils.caching import preparation_lock
     from data_utils.rows.pretraining import open_corpus
     from data_utils.sources.source import data_version, open_sources
     from train_utils.objectives import language_objective
-    from train_utils.plan.pretraining import plan_pretraining, tell_compression, tell_rows
+    from train_utils.plan.pretraining import plan_devices, plan_pretraining
+    from train_utils.pretraining import open_model, open_tokenizer, tell_compression, tell_rows
     from train_utils.run import open_run
     from train_utils.training import give_head_start, train_and_save
 
+    if devices.devices:  # which need not be here
+        print(plan_devices(shape, devices, args))
+        return 0
     sources = open_sources(data.corpus, data.mixture, data.sample_by, data.text_column)
     run = open_run("train.py", args, (data, shape), data_version=data_version(sources), base=shape.base)
     if run is None:
@@ -140,65 +135,12 @@ def check_pretraining(data: CorpusArguments, shape: ModelArguments, devices: Dev
     from data_utils.sources.source import open_sources
     from train_utils.places import check_places, find_shape
 
+    if devices.devices and not args.plan_only:
+        raise InputError("command line: --devices is for a plan alone; add --plan_only true")
     if not shape.base:
         find_shape(shape.model_shape)
     sources = [] if devices.devices else open_sources(data.corpus, data.mixture, data.sample_by, data.text_column)
     check_places(args, sources, shape.base, shape.tokenizer)
-
-
-def plan_devices(shape: ModelArguments, devices: DeviceOptions, args: Any) -> int:
-    """Print what the model needs of devices, which need not be here, and what they make of it."""
-    if not args.plan_only:
-        raise InputError("command line: --devices is for a plan alone; add --plan_only true")
-    from train_utils.arguments import dtype_name
-    from train_utils.plan.devices import describe_devices, measure_model
-    from train_utils.plan.machine import find_devices
-    from train_utils.plan.pretraining import open_on_meta
-
-    is_here = devices.devices == HERE
-    is_full = not (args.bf16 or args.fp16) and (is_here or "bf16" in getattr(args, "given", ()))
-    sizes = measure_model(
-        open_on_meta(shape),
-        shape.block_tokens,
-        muon=args.optim == "muon",
-        checkpointed=bool(args.activation_checkpointing),
-        compute_bytes=4 if is_full else 2,
-    )
-    if is_here:
-        devices = find_devices(devices, args.device.type, dtype_name(args))
-    print(describe_devices(sizes, devices))
-    return 0
-
-
-def open_tokenizer(
-    shape: ModelArguments, plan: "Plan | None", corpus: "SmallCorpus | ShardedCorpus"
-) -> "tuple[PreTrainedTokenizerBase, str]":
-    """Return the tokenizer that is named, the base's, which may grow, or one of the corpus; and its key."""
-    from data_utils.rows.pretraining import extend_base, prepare_tokenizer
-    from train_utils.plan.pretraining import count_sentinels
-
-    given = shape.tokenizer or shape.base
-    if shape.base and shape.extend_vocabulary:
-        given = extend_base(corpus, shape.base, shape.extend_vocabulary)
-    vocab_size = plan.shape.vocab_size if plan else shape.vocab_size
-    return prepare_tokenizer(corpus, given, vocab_size, count_sentinels(shape, plan))
-
-
-def open_model(shape: ModelArguments, plan: "Plan | None", tokenizer: "PreTrainedTokenizerBase") -> "PreTrainedModel":
-    """Return the base, or a new model in the user's shape or the plan's; raise InputError where parts don't fit."""
-    from model_utils.checkpoint import check_vocabulary, load_model, load_tokenizer
-    from model_utils.shapes import build_model, check_finite, check_window
-    from model_utils.vocabulary import grow_model
-    from train_utils.plan.pretraining import choose_shape
-
-    model = load_model(shape.base) if shape.base else build_model(choose_shape(shape, plan), tokenizer)
-    if shape.base:
-        check_finite(model, shape.base)
-    if shape.extend_vocabulary and shape.base:
-        grow_model(model, load_tokenizer(shape.base), tokenizer)
-    check_vocabulary(model, tokenizer, shape.base or str(shape.tokenizer))
-    check_window(model.config, shape.block_tokens, shape.base or shape.model_shape)
-    return model
 
 
 if __name__ == "__main__":

@@ -1,25 +1,24 @@
-"""Plans a pretraining by `--minutes`: the size that suits text, time and machine, unless the user gave one.
-
-Tells before the training what there is to read: how well it is compressed, and how often it would be read.
-"""
+"""Plans a pretraining by `--minutes`, the size that suits text, time and machine unless given; or for `--devices`."""
 
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from data_utils.rows.pretraining import ShardedCorpus, SmallCorpus, count_unprepared
-from data_utils.sources.corpus import split_languages
 from model_utils.checkpoint import load_model, load_tokenizer
 from model_utils.families import family_of
 from model_utils.finding import find_checkpoint
 from model_utils.shapes import build_from, build_model, model_config, open_config, read_shape
-from model_utils.tokenizer import bytes_per_token, describe_compression, train_tokenizer
+from model_utils.tokenizer import bytes_per_token, train_tokenizer
+from train_utils.arguments import dtype_name
+from train_utils.device_options import HERE, DeviceOptions
 from train_utils.places import find_shape
 from train_utils.plan.apply import make_plan, on_meta, shape_of, text_task
-from train_utils.plan.rule import MAX_EPOCHS, Plan
+from train_utils.plan.devices import describe_devices, measure_model
+from train_utils.plan.machine import find_devices
+from train_utils.plan.rule import Plan
 from train_utils.run import Run
 
 
@@ -71,25 +70,17 @@ def open_on_meta(options: Any) -> PreTrainedModel:
     return on_meta(build_from, config, place)
 
 
-def tell_compression(run: Run, documents: Dataset, tokenizer: PreTrainedTokenizerBase, reference: str) -> None:
-    """Print how a tokenizer compresses documents of each language, beside a `reference` tokenizer."""
-    for language, rows in split_languages(documents):
-        compression = describe_compression(tokenizer, rows[:1000]["text"], reference)
-        run.say(f"tokenizer: {len(tokenizer):,} tokens, in {language} {compression}")
-
-
-def tell_rows(run: Run, corpus: SmallCorpus | ShardedCorpus, blocks: Any, row_tokens: int) -> dict[str, str]:
-    """Print and return how much there is to train on, and how often the run reads it.
-
-    With a note where that is so often that a small text is learned by heart.
-    """
-    rows = run.count_rows(len(blocks), row_tokens)
-    facts = corpus.describe_rows(blocks, rows)
-    run.say(f"blocks of {row_tokens} tokens: {'; '.join(f'{name} {fact}' for name, fact in facts.items())}")
-    if not run.plan and isinstance(blocks, Dataset) and rows > 1.1 * MAX_EPOCHS * len(blocks):
-        steps = max(1, int(MAX_EPOCHS * len(blocks) / run.step_rows))
-        run.say(
-            f"note: a small model learns a text by heart that it reads more than {MAX_EPOCHS:g} times; that is past "
-            f"--max_steps {steps}: more text would help"
-        )
-    return facts
+def plan_devices(options: Any, devices: DeviceOptions, args: Any) -> str:
+    """Return what the model needs of devices, which need not be here, and what they make of it."""
+    is_here = devices.devices == HERE
+    is_full = not (args.bf16 or args.fp16) and (is_here or "bf16" in getattr(args, "given", ()))
+    sizes = measure_model(
+        open_on_meta(options),
+        options.block_tokens,
+        muon=args.optim == "muon",
+        checkpointed=bool(args.activation_checkpointing),
+        compute_bytes=4 if is_full else 2,
+    )
+    if is_here:
+        devices = find_devices(devices, args.device.type, dtype_name(args))
+    return describe_devices(sizes, devices)
