@@ -17,7 +17,6 @@ import importlib.util
 import json
 import os
 import shutil
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,47 +89,37 @@ class ExportOptions(Options):
         return Path(self.output_dir or f"{self.name}-{self.to}")
 
 
-def make_writer(options: ExportOptions, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> Callable:
-    """Return a function (folder, type of weights) that writes the form there and opens it in its runtime."""
+def write_form(
+    options: ExportOptions, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", folder: Path, quantize: str
+) -> Any:
+    """Write the form to a new folder with weights of a type; return the export, opened in its runtime."""
     from chat_utils.runtimes.llama_cpp import LlamaModel
     from chat_utils.sampling import Sampling
     from data_utils.dialogue.format import stop_token_id
     from eval_utils.likelihood import window_of
     from export_utils import adapter, ctranslate2, onnx
     from export_utils.ollama import make_modelfile
-    from model_utils.gguf_writer import write_gguf as write_file
+    from model_utils.gguf_writer import write_gguf
 
-    stop_id = stop_token_id(tokenizer)
-    window = window_of(model)
-
-    def write_gguf(folder: Path, quantize: str):
+    if options.to == "gguf":
         folder.mkdir()
-        file = folder / f"{options.name}-{quantize}.gguf"
-        write_file(model, tokenizer, stop_id, file, quantize)
-        modelfile = make_modelfile(
-            tokenizer, {stop_id, tokenizer.eos_token_id} - {None}, window, asdict(Sampling()), file.name
-        )
+        file, stop_id = folder / f"{options.name}-{quantize}.gguf", stop_token_id(tokenizer)
+        write_gguf(model, tokenizer, stop_id, file, quantize)
+        stops = {stop_id, tokenizer.eos_token_id} - {None}
+        modelfile = make_modelfile(tokenizer, stops, window_of(model), asdict(Sampling()), file.name)
         (folder / "Modelfile").write_text(modelfile, encoding="utf-8")
         return LlamaModel(file, exact=quantize == "f32")
-
-    def write_ctranslate2(folder: Path, quantize: str):
+    if options.to == "ctranslate2":
+        kind = ctranslate2.CTranslate2Model
         ctranslate2.write_ctranslate2(options.checkpoint, model.config, tokenizer, folder, quantize)
-        copy_words(options.checkpoint, folder)
-        return ctranslate2.CTranslate2Model(folder)
-
-    def write_onnx(folder: Path, quantize: str):
+    elif options.to == "onnx":
+        kind = onnx.OnnxModel
         onnx.write_onnx(model, folder, quantize)
-        copy_words(options.checkpoint, folder)
-        return onnx.OnnxModel(folder)
-
-    def write_peft(folder: Path, quantize: str):
+    else:
+        kind = adapter.AdaptedModel
         adapter.copy_adapter(options.checkpoint, folder)
-        copy_words(options.checkpoint, folder)
-        return adapter.AdaptedModel(folder)
-
-    return {"gguf": write_gguf, "ctranslate2": write_ctranslate2, "onnx": write_onnx, "peft": write_peft}[
-        options.to or ""
-    ]
+    copy_words(options.checkpoint, folder)
+    return kind(folder)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -160,10 +149,9 @@ def main(argv: list[str] | None = None) -> int:
         record: dict[str, Any] = {"checkpoint": options.name, "form": options.to}
         with whole(options.output) as partial:
             partial.mkdir()
-            writer = make_writer(options, model, tokenizer)
             for quantize in dict.fromkeys((types[0], chosen)):
                 folder = partial / quantize
-                runtime = writer(folder, quantize)
+                runtime = write_form(options, model, tokenizer, folder, quantize)
                 check_tokens(runtime, tokenizer)
                 agreement = compare_replies(runtime, model, tokenizer, exact=quantize == types[0])
                 runtime.close()

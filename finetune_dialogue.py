@@ -11,11 +11,9 @@ ShareGPT (conversations), Alpaca (instruction, input, output, history), prompt/r
 and plain text with alternating lines are read too, from .jsonl .json .csv .tsv .parquet .txt, each also .gz or .zst.
 """
 
-from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from data_utils.readers.arguments import LimitOptions, use_limits
 from environment import begin_script
@@ -23,13 +21,6 @@ from errors import run_script
 from options import format_command, option
 from train_utils.parsing import parse_training
 from train_utils.run_options import LoraOptions, TuneOptions
-
-if TYPE_CHECKING:  # these take seconds to import
-    from datasets import Dataset
-    from transformers import PreTrainedTokenizerBase
-
-    from train_utils.formats import PairFormat, TextFormat
-    from train_utils.run import Run
 
 ROOT = Path(__file__).parent
 RECIPE = ROOT / "configs" / "finetune_dialogue.yaml"
@@ -74,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
     from train_utils.run import open_run
     from train_utils.samples import find_questions
     from train_utils.training import train_and_save
-    from train_utils.tuning import load_base
+    from train_utils.tuning import load_base, prepare_dialogues
 
     row_tokens, version = options.row_tokens, data_version(open_sources(options.dialogues))
     run = open_run("finetune_dialogue.py", args, (options, lora), data_version=version, base=options.base)
@@ -131,53 +122,6 @@ def check_finetuning(options: DialogueArguments, _: LoraOptions, args: TuneOptio
     for source in sources:
         choose_parts(source)
     check_places(args, [*sources, *open_sources(options.replay_corpus or [])], options.base)
-
-
-def prepare_dialogues(
-    run: "Run", options: DialogueArguments, tokenizer: "PreTrainedTokenizerBase", form: "TextFormat | PairFormat"
-) -> tuple["Dataset", dict[str, "Dataset"], "Dataset", dict[str, object]]:
-    """Return rows to train on, held-out rows of each part, the held-out dialogues, and facts for the record."""
-    from datasets import concatenate_datasets
-
-    from data_utils.dialogue.reading import name_assistant, read_checked, split_dialogues
-    from data_utils.sources.source import open_sources
-    from train_utils.self_replay import replay_replies
-    from train_utils.tuning import REPLAY_SHARE, find_replayed, pack_split, replay_text
-
-    # Read, checked, split by hash as the corpus is, so that what is held out was in no training.
-    reading = read_checked(open_sources(options.dialogues), options.skip_bad_dialogues)
-    for line in reading.lines:
-        run.say(line)
-    train_set, held_out = (
-        name_assistant(part, options.assistant_name)
-        for part in split_dialogues(reading.dialogues, options.eval_fraction)
-    )
-    facts: dict[str, object] = {
-        "dialogues": len(train_set),
-        "held out": len(held_out),
-        "sources": dict(Counter(train_set["source"])),
-    }
-    facts |= reading.facts
-
-    if options.replay_replies:
-        own = replay_replies(run, options.base, form.model, options.replay_replies, train_set)
-        train_set, held_out = (concatenate_datasets([*two]) for two in zip((train_set, held_out), own, strict=True))
-
-    # Only the assistant's words and stop tokens carry labels; dialogues are packed, and none sees another.
-    row_tokens = options.row_tokens
-    encoded, rows, eval_rows = pack_split(train_set, held_out, tokenizer, row_tokens, form)
-    for line in form.describe(train_set, held_out, encoded, rows, tokenizer):
-        run.say(line)
-
-    # Replayed text against forgetting, and held-out text that shows what was forgotten.
-    asked = options.replay is not None or bool(options.replay_corpus)
-    replayed = find_replayed(run, options.base, options.replay_corpus, options.eval_fraction, asked=asked)
-    if replayed:
-        how = {"share": REPLAY_SHARE if options.replay is None else options.replay, "row_tokens": row_tokens}
-        mixed, held_out_text = replay_text(rows, form, tokenizer, replayed, **how)
-        run.say(f"replay: {len(mixed) - len(rows):,} rows of text among {len(mixed):,}")
-        rows, eval_rows = mixed, eval_rows | held_out_text
-    return rows, eval_rows, held_out, facts
 
 
 if __name__ == "__main__":

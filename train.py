@@ -113,7 +113,7 @@ def main(argv: list[str] | None = None) -> int:
         blocks = corpus.pack(tokenizer, key, shape.block_tokens, args.seed, run.step_rows)
         held_out = corpus.held_out((args.eval_tokens or EVAL_TOKENS) * BYTES_PER_TOKEN)
     tell_compression(run, held_out, tokenizer, shape.reference_tokenizer)
-    facts = tell_rows(run, corpus, blocks, shape.block_tokens)
+    facts = tell_rows(run, corpus, blocks, shape.block_tokens) | {"tokenizer": key}
     run.watch.lap("data")
 
     # 5. Model: random weights in a shape, or an existing checkpoint; a new one with a head start.
@@ -123,10 +123,9 @@ def main(argv: list[str] | None = None) -> int:
     start = "trained" if shape.base else give_head_start(run, model, blocks) if shape.head_start else "random"
 
     # 6. Training, then the checkpoint with its picture and report.
-    next_step = format_command("python", "finetune_dialogue.py", "--base", run.folder)
-    more: dict = {"denoise": shape.denoise, "sampling": corpus.sampling, "start": start, "next_step": next_step}
-    facts, row_tokens = facts | {"tokenizer": key}, shape.block_tokens
-    objective = language_objective(model, blocks, held_out, tokenizer, row_tokens=row_tokens, facts=facts, **more)
+    more: dict = {"denoise": shape.denoise, "sampling": corpus.sampling, "start": start, "facts": facts}
+    more["next_step"] = format_command("python", "finetune_dialogue.py", "--base", run.folder)
+    objective = language_objective(model, blocks, held_out, tokenizer, row_tokens=shape.block_tokens, **more)
     return train_and_save(run, model, tokenizer, objective)
 
 

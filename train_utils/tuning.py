@@ -1,15 +1,17 @@
 """Prepares a fine-tuning: the base checked and given chat tokens, dialogues packed, text replayed among them."""
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from data_utils.dialogue.format import stop_token_id
-from data_utils.rows.replay import mix_rows, read_replay
+from data_utils.dialogue.reading import name_assistant, read_checked, split_dialogues
+from data_utils.rows.replay import read_replay
 from data_utils.sources.builtin import is_builtin_name
 from data_utils.sources.corpus import split_languages
 from data_utils.sources.source import Source, open_sources, parse_times, parse_weight
@@ -25,6 +27,7 @@ from train_utils.formats import PairFormat, TextFormat
 from train_utils.places import RUN_FILE, read_record
 from train_utils.plan.memory import tell_memory
 from train_utils.run import Run
+from train_utils.self_replay import replay_replies
 
 UNFOLLOWED, MEND = "can't be followed", "mend it, or move it away and name the text with --replay_corpus"
 REPLAY_SHARE = 0.15  # of the rows, by default: held-out Chinese costs 2.25 bits a byte afterwards, instead of 2.78
@@ -65,48 +68,58 @@ def load_base(
     return model, tokenizer, new_ids
 
 
-def pack_split(
-    train_set: Dataset,
-    held_out: Dataset,
-    tokenizer: PreTrainedTokenizerBase,
-    row_tokens: int,
-    form: TextFormat | PairFormat,
-) -> tuple[Dataset, Dataset, dict[str, Dataset]]:
-    """Return the dialogues that fit a row, encoded; rows of T tokens of them; held-out rows of each language.
+def prepare_dialogues(
+    run: Run, options: Any, tokenizer: PreTrainedTokenizerBase, form: TextFormat | PairFormat
+) -> tuple[Dataset, dict[str, Dataset], Dataset, dict[str, object]]:
+    """Return rows to train on, held-out rows of each part, the held-out dialogues, and facts for the record.
 
     Raises InputError where there is nothing to train on or to measure with.
     """
-    key, pack = tokenizer_fingerprint(tokenizer), form.choose_packing()
+    # Read, checked, split by hash as the corpus is, so that what is held out was in no training.
+    reading = read_checked(open_sources(options.dialogues), options.skip_bad_dialogues)
+    for line in reading.lines:
+        run.say(line)
+    parts = split_dialogues(reading.dialogues, options.eval_fraction)
+    train_set, held_out = (name_assistant(part, options.assistant_name) for part in parts)
+    facts: dict[str, object] = {"dialogues": len(train_set), "held out": len(held_out)}
+    facts |= {"sources": dict(Counter(train_set["source"])), **reading.facts}
+    if options.replay_replies:
+        own = replay_replies(run, options.base, form.model, options.replay_replies, train_set)
+        train_set, held_out = (concatenate_datasets([*two]) for two in zip((train_set, held_out), own, strict=True))
+
+    # Only the assistant's words and stop tokens carry labels; dialogues are packed, and none sees another.
+    row_tokens, key, pack = options.row_tokens, tokenizer_fingerprint(tokenizer), form.choose_packing()
     encoded, eval_rows = form.encode(train_set, tokenizer, key, row_tokens), {}
     for language, dialogues in split_languages(held_out):
-        chosen = form.encode(dialogues, tokenizer, key, row_tokens)
-        if len(chosen):
+        if len(chosen := form.encode(dialogues, tokenizer, key, row_tokens)):
             eval_rows[language] = pack(chosen, row_tokens=row_tokens)
     if not len(encoded) or not eval_rows:
         raise InputError(f"no dialogue fits in a row of {row_tokens} tokens; give a larger --row_tokens")
-    return encoded, pack(encoded, row_tokens=row_tokens), eval_rows
+    rows = pack(encoded, row_tokens=row_tokens)
+    for line in form.describe(train_set, held_out, encoded, rows, tokenizer):
+        run.say(line)
+    rows, text = replay_text(run, options, tokenizer, form, rows)
+    return rows, eval_rows | text, held_out, facts
 
 
 def replay_text(
-    rows: Dataset,
-    form: TextFormat | PairFormat,
-    tokenizer: PreTrainedTokenizerBase,
-    replayed: tuple[list[Source], float],
-    *,
-    share: float,
-    row_tokens: int,
+    run: Run, options: Any, tokenizer: PreTrainedTokenizerBase, form: TextFormat | PairFormat, rows: Dataset
 ) -> tuple[Dataset, dict[str, Dataset]]:
     """Return rows of dialogues with a share of text among them, and held-out rows of text that show what was forgotten.
 
     Of a share of 0 there is no text among them: forgetting is measured alone. Of text among pairs for an encoder it
-    writes the ends of documents. `replayed` is what `find_replayed` returns.
+    writes the ends of documents.
     """
-    sources, eval_fraction = replayed
-    count = round(len(rows) * share / (1 - share))
-    key = tokenizer_fingerprint(tokenizer)
-    text, held_out = read_replay(sources, tokenizer, key, row_tokens, count, eval_fraction)
-    held_out = {part: form.hide_once(blocks, rows) for part, blocks in held_out.items()}
-    return mix_rows(rows, form.hide_once(text, rows)) if count else rows, held_out
+    asked = options.replay is not None or bool(options.replay_corpus)
+    replayed = find_replayed(run, options.base, options.replay_corpus, options.eval_fraction, asked=asked)
+    if not replayed:
+        return rows, {}
+    share = REPLAY_SHARE if options.replay is None else options.replay
+    count, key = round(len(rows) * share / (1 - share)), tokenizer_fingerprint(tokenizer)
+    text, held_out = read_replay(replayed[0], tokenizer, key, options.row_tokens, count, replayed[1])
+    mixed = concatenate_datasets([rows, form.hide_once(text, rows)]) if count else rows  # the training shuffles them
+    run.say(f"replay: {len(mixed) - len(rows):,} rows of text among {len(mixed):,}")
+    return mixed, {part: form.hide_once(blocks, rows) for part, blocks in held_out.items()}
 
 
 def find_replayed(

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import numpy as np
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from data_utils.caching import cache_key, generate_rows
@@ -48,8 +48,3 @@ def label_all(blocks: Dataset) -> Dataset:
 
     key = cache_key("label_all", blocks._fingerprint)
     return generate_rows(complete, PACKED_FEATURES, key, "labelling text")
-
-
-def mix_rows(dialogues: Dataset, text: Dataset) -> Dataset:
-    """Join rows of dialogues and of text; the training shuffles them."""
-    return concatenate_datasets([dialogues, text])
