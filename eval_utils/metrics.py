@@ -31,7 +31,7 @@ class TokenFigures(evaluate.Metric):
         nats, sizes, loss = np.asarray(nats), np.asarray(bytes), float(np.mean(nats))
         bits_per_byte = float(nats[sizes > 0].sum() / math.log(2) / max(sizes.sum(), 1))
         figures = {"loss": loss, "perplexity": math.exp(min(loss, 700.0)), "bits_per_byte": bits_per_byte}
-        return {"accuracy": float(np.mean(right)), **figures}
+        return {**figures, "accuracy": float(np.mean(right))}
 
 
 def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

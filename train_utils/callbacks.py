@@ -131,19 +131,20 @@ def show_line(bar: tqdm | None, line: str) -> None:
 
 def describe_metrics(metrics: dict[str, float]) -> str:
     """Return an evaluation in words: 'held-out zh: loss 3.10, ...'."""
-    loss_name = next(name for name in metrics if name.endswith("_loss"))
-    prefix = loss_name.removesuffix("loss")
-    language = prefix.removeprefix("eval_").strip("_")
-    words = [f"loss {metrics[loss_name]:.3f}"]
-    for name, label in (
-        ("perplexity", "perplexity"),
-        ("bits_per_byte", "bits per byte"),
-        ("accuracy", "accuracy"),
-        ("preference_accuracy", "accuracy"),
-    ):
-        if prefix + name in metrics:
-            words.append(f"{label} {metrics[prefix + name]:.3f}")
-    return f"{name_part(language)}: {', '.join(words)}"
+    part, figures = read_figures(metrics)
+    return f"{name_part(part)}: {', '.join(f'{name} {value:.3f}' for name, value in figures.items())}"
+
+
+def read_figures(entry: dict[str, float]) -> tuple[str, dict[str, float]]:
+    """Return (part, figures by their names in words) of an evaluation as Trainer logs it, the loss first.
+
+    >>> read_figures({"eval_zh_loss": 2.0, "eval_zh_bits_per_byte": 0.5, "eval_zh_runtime": 1.0, "step": 3, "epoch": 1})
+    ('zh', {'loss': 2.0, 'bits per byte': 0.5})
+    """
+    prefix = next(name for name in entry if name.endswith("_loss")).removesuffix("loss")
+    named = {name.removeprefix(prefix): value for name, value in entry.items() if name.startswith(prefix)}
+    figures = {name.replace("_", " "): value for name, value in named.items() if not name.endswith(("_second", "time"))}
+    return prefix.removeprefix("eval_").strip("_"), {"loss": named["loss"]} | figures
 
 
 def name_part(part: str) -> str:

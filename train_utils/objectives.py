@@ -39,7 +39,8 @@ class Objective:
     tensors), with a `speed_up` that suits it.
 
     Figures: `reduce_logits`, Trainer's `preprocess_logits_for_metrics`, makes of logits and labels what
-    `compute_metrics` takes; None for the latter: loss, perplexity, accuracy and bits per byte of tokens.
+    `compute_metrics` takes; None for the latter: loss, perplexity, bits per byte and accuracy of tokens.
+    Each is shown by its name while it trains and in the report.
     `is_language`: the loss is in nats of a token, so that bits per byte of the training can be shown.
 
     Shown: `sample(model)` returns (prompt, continuation) pairs at each evaluation; `assess(model, tokenizer)` returns

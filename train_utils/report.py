@@ -14,20 +14,12 @@ import matplotlib.pyplot as plt
 from errors import escape_unprintable
 from eval_utils.scorecard import is_loop
 from files import whole, write_whole
-from train_utils.callbacks import name_part
+from train_utils.callbacks import name_part, read_figures
 
-LABELS = {
-    "loss": "loss",
-    "perplexity": "perplexity",
-    "bits_per_byte": "bits per byte",
-    "accuracy": "token accuracy",
-    "preference_accuracy": "preference accuracy",
-    "reward_margin": "margin of the reward",
-}
 # Panels of the picture and the figures of an evaluation that each shows.
 PANELS = {
     "loss (nats)": ("loss",),
-    "margin of the reward": ("reward_margin",),
+    "reward margin": ("reward_margin",),
     "preference accuracy": ("preference_accuracy",),
     "nats a token of replies": ("chosen_nats", "rejected_nats"),
 }
@@ -89,10 +81,10 @@ def write_report(
         facts: empty ones are left out. evaluations: entries of Trainer's log. more: lines of Markdown for the end.
     """
     shown = [f"| {name} | {value} |" for name, value in facts.items() if value]
-    figures = [read_figures(entry) for entry in evaluations]
+    figures = [(int(entry["step"]), *read_figures(entry)) for entry in evaluations]
     names = list(dict.fromkeys(name for _, _, values in figures for name in values))
     lines = [f"# {title}", "", "| | |", "| --- | --- |", *shown, "", "![loss over steps](loss.png)", ""]
-    lines += ["## Held-out figures", "", f"| step | part | {' | '.join(LABELS.get(name, name) for name in names)} |"]
+    lines += ["## Held-out figures", "", f"| step | part | {' | '.join(names)} |"]
     lines += ["| --- " * (2 + len(names)) + "|"]
     for step, part, values in figures:
         lines.append(f"| {step} | {part} | {' | '.join(f'{values.get(name, nan):.3f}' for name in names)} |")
@@ -100,19 +92,6 @@ def write_report(
     lines += [f"- **{one_line(prompt)}** {one_line(text)}" for prompt, text in samples]
     lines += ["", "## What is weak", "", *(f"- {line}" for line in find_weakness(figures, samples)), "", *more]
     write_whole(path, escape_unprintable("\n".join(lines)))
-
-
-def read_figures(entry: dict[str, float]) -> tuple[int, str, dict[str, float]]:
-    """Return (step, part, figures) of an evaluation in Trainer's log.
-
-    >>> read_figures({"eval_zh_loss": 2.0, "eval_zh_accuracy": 0.5, "eval_zh_runtime": 1.0, "step": 3, "epoch": 1})
-    (3, 'zh', {'loss': 2.0, 'accuracy': 0.5})
-    """
-    prefix = next(name for name in entry if name.endswith("_loss")).removesuffix("loss")
-    values = {name.removeprefix(prefix): value for name, value in entry.items() if name.startswith(prefix)}
-    values = {name: value for name, value in values.items() if not name.endswith(("per_second", "runtime", "time"))}
-    order = sorted(values, key=lambda name: list(LABELS).index(name) if name in LABELS else len(LABELS))
-    return int(entry["step"]), prefix.removeprefix("eval_").strip("_"), {name: values[name] for name in order}
 
 
 def one_line(text: str) -> str:
@@ -139,9 +118,9 @@ def find_weakness(figures: list[tuple[int, str, dict[str, float]]], samples: lis
             found.append(f"{part}: the held-out loss still fell at the end: more steps would help")
         if "perplexity" in values[-1]:
             found.append(f"{part}: the next token is guessed right {values[-1]['accuracy']:.0%} of the time")
-    ranked = [part for part in last if "bits_per_byte" in last[part][-1]]
+    ranked = [part for part in last if "bits per byte" in last[part][-1]]
     if len(ranked) > 1:
-        ranked.sort(key=lambda part: last[part][-1]["bits_per_byte"])
+        ranked.sort(key=lambda part: last[part][-1]["bits per byte"])
         found.append(f"bits per byte: best in {ranked[0]}, worst in {ranked[-1]}")
     if any(is_loop(text) for _, text in samples):
         found.append("a sample repeats itself")

@@ -4,6 +4,7 @@ import struct
 
 import pytest
 
+from train_utils.callbacks import describe_metrics
 from train_utils.report import find_weakness, one_line, plot_loss, write_report
 
 
@@ -26,7 +27,7 @@ EVALUATIONS = [entry for entry in HISTORY if "eval_en_loss" in entry or "eval_zh
 
 
 def figures(*losses: float, part: str = "en", bits: float = 2.0, accuracy: float = 0.3) -> list:
-    others = {"perplexity": 10.0, "bits_per_byte": bits, "accuracy": accuracy}
+    others = {"perplexity": 10.0, "bits per byte": bits, "accuracy": accuracy}
     return [(step, part, {"loss": loss, **others}) for step, loss in enumerate(losses)]
 
 
@@ -74,7 +75,7 @@ def test_report_holds_facts_figures_samples_and_weakness(tmp_path):
     assert lines[0] == "# A run of train.py"
     assert "| model | qwen3, 7.6 M parameters |" in lines
     assert "![loss over steps](loss.png)" in lines
-    header = lines.index("| step | part | loss | perplexity | bits per byte | token accuracy |")
+    header = lines.index("| step | part | loss | perplexity | bits per byte | accuracy |")
     assert lines[header + 1 : header + 7] == [
         "| --- | --- | --- | --- | --- | --- |",
         "| 10 | en | 4.500 | 90.000 | 2.500 | 0.200 |",
@@ -93,12 +94,13 @@ def test_report_holds_facts_figures_samples_and_weakness(tmp_path):
 
 
 def test_report_of_another_way_to_train_has_its_own_figures(tmp_path):
-    """Those of tokens stand first, where there are any."""
+    """The loss stands first; a figure that no list names is shown, while it trains and in the report."""
     entry = {"eval_en_runtime": 1.0, "eval_en_margin": 0.25, "eval_en_loss": 0.6, "step": 5, "epoch": 1.0}
     write_report(tmp_path / "report.md", "A run", {}, evaluations=[entry], samples=[])
     lines = (tmp_path / "report.md").read_text(encoding="utf-8").splitlines()
     header = lines.index("| step | part | loss | margin |")
     assert lines[header + 1 : header + 3] == ["| --- | --- | --- | --- |", "| 5 | en | 0.600 | 0.250 |"]
+    assert describe_metrics(entry) == "held-out en: loss 0.600, margin 0.250"
 
 
 def test_report_without_evaluations_is_still_a_page(tmp_path):
@@ -144,4 +146,4 @@ def test_pictures_of_preferences_have_panels_of_their_own(tmp_path, monkeypatch)
     monkeypatch.setattr("matplotlib.axes.Axes.set", lambda self, **names: shown.append(names["ylabel"]))
     figures = {"loss": 0.7, "reward_margin": 0.1, "preference_accuracy": 0.5, "chosen_nats": 2.0, "rejected_nats": 3.0}
     plot_loss([{**{f"eval_en_{name}": value for name, value in figures.items()}, "step": 4}], tmp_path / "loss.png")
-    assert shown == ["loss (nats)", "margin of the reward", "preference accuracy", "nats a token of replies"]
+    assert shown == ["loss (nats)", "reward margin", "preference accuracy", "nats a token of replies"]
