@@ -8,7 +8,7 @@ import pytest
 
 import score
 from errors import InputError
-from eval_utils import topic
+from eval_utils import parts, topic
 from eval_utils.topic import TopicIndex
 
 PAIR = {"sentence_good": "The cats sleep.", "sentence_bad": "The cats sleeps.", "UID": "agreement"}
@@ -57,6 +57,10 @@ def options(tmp_path):
 
 
 @pytest.mark.slow
+def test_every_part_that_is_there_can_be_named():
+    assert set(score.PARTS) == set(parts.PARTS)
+
+
 def test_all_parts_of_two_checkpoints(tiny_checkpoint, other_checkpoint, options, tmp_path, capsys):
     assert score.main([str(tiny_checkpoint), str(other_checkpoint), *options]) == 0
     record = json.loads((tmp_path / "out" / "score.json").read_text(encoding="utf-8"))
