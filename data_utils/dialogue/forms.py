@@ -18,12 +18,6 @@ from data_utils.dialogue.turns import (
     take_turns,
 )
 
-
-def read_messages(row: Row) -> list[dict]:
-    """Return the messages of OpenAI's form."""
-    return add_system(row, read_turns(row, row.get_list("messages"), "messages"))
-
-
 TALKS = ("data", "dialog", "dialogue")  # UltraChat, DailyDialog
 
 
@@ -144,7 +138,7 @@ class Form(NamedTuple):
 
 
 FORMS = (
-    Form("OpenAI messages", ("messages",), read_messages),
+    Form("OpenAI messages", ("messages",), talk_reader("messages")),
     Form("ShareGPT conversations", ("conversations",), talk_reader("conversations")),
     Form("Firefly or XTuner conversation", ("conversation",), read_conversation),
     Form("Alpaca instructions", ("instruction", "output"), read_instruction),

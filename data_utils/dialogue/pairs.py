@@ -12,7 +12,7 @@ from datasets import Dataset, Features, Value
 from data_utils.dialogue.checking import DialogueError, check_dialogue
 from data_utils.dialogue.forms import ASKED, FORMS, convert_row
 from data_utils.dialogue.reading import MESSAGES, Reading, check_rows, read_parts
-from data_utils.dialogue.turns import Row, is_absent, name_kind, read_turns, split_transcript
+from data_utils.dialogue.turns import Row, add_system, is_absent, name_kind, read_turns, split_transcript
 from data_utils.sources.source import Source
 from data_utils.text.languages import detect_language
 
@@ -20,11 +20,7 @@ from data_utils.text.languages import detect_language
 PAIR_FEATURES = Features(
     {
         "prompt": MESSAGES,
-        "chosen": Value("string"),
-        "rejected": Value("string"),
-        "language": Value("string"),
-        "source": Value("string"),
-        "place": Value("string"),
+        **dict.fromkeys(("chosen", "rejected", "language", "source", "place"), Value("string")),
     }
 )
 Sides = tuple[list[dict], list[dict], list[dict]]  # prompt, chosen, rejected: messages
@@ -50,7 +46,7 @@ def read_prompt(row: Row, names: tuple[str, ...]) -> list[dict]:
     for key in ("prompt", "messages", "conversations"):
         value = None if key == "messages" and isinstance(row.values.get("prompt"), str) else row.get(key)
         if isinstance(value, list) or (isinstance(value, str) and value.lstrip().startswith("[{")):
-            return with_system(row, read_turns(row, row.get_list(key), key))
+            return add_system(row, read_turns(row, row.get_list(key), key))
     for key in names:
         if row.get(key) is not None:
             asked = "\n".join(filter(None, (row.get_text(key), row.get_text("input") if key == "instruction" else "")))
@@ -58,12 +54,6 @@ def read_prompt(row: Row, names: tuple[str, ...]) -> list[dict]:
             stand_in = {"prompt": asked, "response": ".", **{k: row.get(k) for k in ("history", "system")}}
             return convert_row(stand_in)[0][:-1]
     return []
-
-
-def with_system(row: Row, messages: list[dict]) -> list[dict]:
-    """Return messages after the row's own system prompt, if there is one."""
-    system = row.get_text("system")
-    return [{"role": "system", "content": system}, *messages] if system else messages
 
 
 def part_sides(prompt: list[dict], chosen: list[dict], rejected: list[dict]) -> Sides:

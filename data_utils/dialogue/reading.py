@@ -29,12 +29,7 @@ MESSAGES = List({"role": Value("string"), "content": Value("string")})
 # `unlearned`: the numbers of the messages that are not learned from, from the end (-1 is the last): turns are dropped
 # from the front.
 DIALOGUE_FEATURES = Features(
-    {
-        "messages": MESSAGES,
-        "unlearned": List(Value("int32")),
-        "language": Value("string"),
-        "source": Value("string"),
-    }
+    {"messages": MESSAGES, "unlearned": List(Value("int32")), **dict.fromkeys(("language", "source"), Value("string"))}
 )
 # What was read with it: the name of the form, place and reason of a fault, the keys that were not read, and a hash of
 # what was said.

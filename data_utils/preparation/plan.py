@@ -1,8 +1,6 @@
 """A preparation in stages: which files make a task, and which steps each stage takes."""
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +13,7 @@ from data_utils.preparation.manifest import check_broken, finish_corpus
 from data_utils.preparation.stages import read_sources, write_clean, write_corpus
 from data_utils.preparation.tally import Tally
 from data_utils.readers.arguments import ReadArguments
-from data_utils.readers.files import Fault, file_bytes, raise_fault
-from data_utils.readers.opening import Part
+from data_utils.readers.files import file_bytes
 from data_utils.sources.inputs import cut_file
 from data_utils.sources.source import open_source
 from errors import InputError
@@ -30,22 +27,11 @@ def list_inputs(sources: list[str]) -> list[dict]:
     if not sources:
         raise InputError("nothing to prepare: name files or folders with --sources, or a file of settings")
     return [
-        {
-            "path": part,
-            "source": source.path,
-            "bytes": file_bytes(part) if source.files else 0,
-            "changed": source.part_version(part),
-        }
+        {"path": part, "source": source.path, "bytes": file_bytes(part) if source.files else 0,
+         "changed": source.part_version(part)}
         for source in map(open_source, sources)
         for part in source.parts()
-    ]
-
-
-def read_input(
-    path: str, reading: ReadArguments, on_fault: Callable[[Fault], object] = raise_fault, part: Part | None = None
-) -> Iterator[dict]:
-    """Yield the documents of one of the listed files, or of a part of it."""
-    return open_source(path, reading=reading).documents(path, on_fault=on_fault, cut=part)
+    ]  # fmt: skip
 
 
 def divide_files(files: list[dict], task_megabytes: float, reading: ReadArguments) -> list[list[dict]]:
@@ -85,9 +71,8 @@ def group_pieces(pieces: list[dict], task_bytes: int) -> list[list[dict]]:
 
 def read_evaluation(paths: list[str], reading: ReadArguments) -> list[tuple[str, str]]:
     """Return the texts of the evaluation files with their places; raise InputError for one that cannot be read."""
-    parts = [
-        (source, part) for path in paths for source in [open_source(path, reading=reading)] for part in source.parts()
-    ]
+    sources = [open_source(path, reading=reading) for path in paths]
+    parts = [(source, part) for source in sources for part in source.parts()]
     return [(row["id"], row["text"]) for source, part in parts for row in source.documents(part)]
 
 
@@ -106,7 +91,7 @@ class Preparation:
         """Read, clean and sign the documents of a task."""
         tally = Tally()
         tally.steps["read"] = {}
-        documents = read_sources(self.tasks[rank], partial(read_input, reading=self.reading), tally)
+        documents = read_sources(self.tasks[rank], self.reading, tally)
         for step in build_filters(self.cleaning, tally):
             documents = step(documents)
         how = {"near": self.settings["duplicates"] == "near", "eval_fraction": self.settings["eval_fraction"]}

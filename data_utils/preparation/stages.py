@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,9 @@ from data_utils.preparation.duplicates import EXACT, KEPT, NEAR, SignatureFolder
 from data_utils.preparation.filters import batches
 from data_utils.preparation.leaks import ENTRY, make_entries, read_leaks
 from data_utils.preparation.tally import EXAMPLES, Tally, mask_example, shorten, utf8_bytes
+from data_utils.readers.arguments import ReadArguments
 from data_utils.readers.opening import Part
+from data_utils.sources.source import open_source
 from data_utils.text.splitting import SHARE
 from files import move_whole
 
@@ -50,14 +52,8 @@ class ShardWriter:
         if self.writer is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             # A dictionary helps where values repeat; for texts it would cost time alone.
-            dictionary = [name for name in ("language", "source", "given") if name in self.schema.names]
-            self.writer = pq.ParquetWriter(
-                self.aside,
-                self.schema,
-                compression=self.compression,
-                use_dictionary=dictionary,
-                write_page_checksum=True,
-            )
+            how = {"use_dictionary": [name for name in NAMED if name in self.schema.names], "write_page_checksum": True}
+            self.writer = pq.ParquetWriter(self.aside, self.schema, compression=self.compression, **how)
         table = pa.concat_tables([self.schema.empty_table(), *self.tables])
         self.writer.write_table(table, row_group_size=max(len(table), 1))
         self.tables, self.held = [], 0
@@ -70,20 +66,19 @@ class ShardWriter:
 
 
 CLEAN_COLUMNS = COLUMNS | {"held_out": pa.bool_(), "given": pa.string()}  # the source as it was given
+NAMED = ("language", "source", "given")
 FATES = {EXACT: "exact duplicate", NEAR: "near duplicate"}
 
 
-def read_sources(task: list[dict], read: Callable[..., Iterator[dict]], tally: Tally) -> Iterator[Document]:
-    """Yield the documents of a task's files and parts, one after the other; a broken file costs itself alone.
-
-    `read(path, on_fault=..., part=...)` reads one of them.
-    """
+def read_sources(task: list[dict], reading: ReadArguments, tally: Tally) -> Iterator[Document]:
+    """Yield the documents of a task's files and parts, one after the other; a broken file costs itself alone."""
     seconds = 0.0
     for piece in task:
         documents, faults = 0, []
         part = Part(*piece["part"]) if "part" in piece else None
         begun = time.perf_counter()
-        for row in read(piece["path"], on_fault=faults.append, part=part):
+        source = open_source(piece["path"], reading=reading)
+        for row in source.documents(piece["path"], on_fault=faults.append, cut=part):
             seconds += time.perf_counter() - begun
             documents += 1
             metadata = {name: row[name] for name in ("language", "source", SHARE)}
@@ -92,7 +87,8 @@ def read_sources(task: list[dict], read: Callable[..., Iterator[dict]], tally: T
             yield Document(row["text"], row["id"], metadata=metadata)
             begun = time.perf_counter()
         seconds += time.perf_counter() - begun
-        tally.add_faults(piece, documents, faults)
+        tally.faults += [[fault.file, fault.place, mask_example(fault.reason)] for fault in faults]
+        tally.unread_bytes += piece["bytes"] if faults and not documents else 0
     tally.seconds["sources"] = seconds
 
 
@@ -110,8 +106,7 @@ def write_clean(
         shingles = signatures.add(texts)
         if shingles is not None and any(held):
             held_out.append(make_entries(shingles, np.flatnonzero(held), writer.documents))
-        named = ([document.metadata[name] for document in batch] for name in ("language", "source", "given"))
-        languages, sources, given = named
+        languages, sources, given = ([document.metadata[name] for document in batch] for name in NAMED)
         columns = [texts, languages, sources, [document.id for document in batch], shares, held, given]
         writer.add(pa.table(columns, schema=writer.schema))
     writer.close()

@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datatrove.data import Document
 
-from data_utils.readers.files import Fault
 from data_utils.text.cleaning import drop_invisible, fold_compatible
 from data_utils.text.private_data import mask_private
 from files import write_whole
@@ -44,11 +43,6 @@ class Tally:
         self.faults: list[list[str]] = []  # [file, place, reason]
         self.unread_bytes = 0  # of files, or parts of them, of which nothing could be read
         self.seconds: dict[str, float] = {}  # step -> seconds
-
-    def add_faults(self, piece: dict, documents: int, faults: list[Fault]) -> None:
-        """Keep the faults of a file or part, and its size where nothing of it was read."""
-        self.faults += [[fault.file, fault.place, mask_example(fault.reason)] for fault in faults]
-        self.unread_bytes += piece["bytes"] if faults and not documents else 0
 
     def count(self, step: str, given: str, *, documents: int, size: int) -> None:
         """Add documents of a source, as it was given, that a step let through."""

@@ -14,7 +14,7 @@ from data_utils.caching import cache_folder, cache_key
 from data_utils.rows.mixture import Mixture
 from data_utils.rows.packing import pack_documents, tokenize_documents
 from data_utils.rows.sampling import sample_texts
-from data_utils.rows.shards import is_tokenized, tokenize_source
+from data_utils.rows.shards import is_whole, shards_folder, tokenize_source
 from data_utils.rows.streams import TokenStream
 from data_utils.sources.corpus import (
     DOCUMENT_FEATURES,
@@ -135,11 +135,8 @@ class ShardedCorpus:
 
     def unprepared_bytes(self, key: str | None) -> int:
         """Return how many bytes of text are still to be tokenized with the tokenizer of this key, None: a new one."""
-        return sum(
-            source.text_bytes()
-            for source in self.sources
-            if key is None or not is_tokenized(source, key, self.eval_fraction)
-        )
+        missing = (s for s in self.sources if not (key and is_whole(shards_folder(s, key, self.eval_fraction))))
+        return sum(source.text_bytes() for source in missing)
 
     def sample(self, max_bytes: int, total_bytes: int | None = None) -> Iterator[str]:
         """Yield training texts of at most `max_bytes` of each language and `total_bytes` in all, from everywhere."""
@@ -148,13 +145,11 @@ class ShardedCorpus:
         def documents() -> Iterator[tuple[str, str]]:
             nonlocal source
             for source in self.sources:
-                for part in source.parts():
-                    rows = source.documents(part)
-                    yield from ((row["text"], row["language"]) for row in rows if row[SHARE] >= self.eval_fraction)
+                for row in (row for part in source.parts() for row in source.documents(part)):
+                    if row[SHARE] >= self.eval_fraction:
+                        yield row["text"], row["language"]
 
-        def clean(text: str) -> str:
-            return source.clean(text)
-
+        clean = lambda text: source.clean(text)  # noqa: E731, PLW0108, of the source that is read then
         return sample_texts(documents(), max_bytes, clean, total_bytes)
 
     def pack(
@@ -223,9 +218,7 @@ def prepare_tokenizer(
 def extend_base(corpus: SmallCorpus | ShardedCorpus, base: str, count: int) -> str:
     """Return the folder of a base's tokenizer with `count` tokens more, learned from the corpus, in the cache."""
     tokenizer = load_tokenizer(base)
-    key = cache_key("extend_base", corpus.version(), tokenizer_fingerprint(tokenizer), count)
-    folder = cache_folder() / f"tokenizer-{key}"
-    remove_damaged(folder)
+    folder = tokenizer_folder("extend_base", corpus.version(), tokenizer_fingerprint(tokenizer), count)
     if not folder.exists():
         with whole(folder) as aside:
             texts = corpus.sample(SAMPLE_BYTES * max(count, MIN_SAMPLE_TOKENS), MAX_SAMPLE_BYTES)
@@ -235,18 +228,17 @@ def extend_base(corpus: SmallCorpus | ShardedCorpus, base: str, count: int) -> s
 
 
 def trained_folder(corpus: SmallCorpus | ShardedCorpus, vocab_size: int, sentinels: int) -> Path:
-    """Return where the tokenizer of so many tokens that is trained on a corpus is kept; a damaged one is removed."""
-    more = (sentinels,) if sentinels else ()
-    folder = cache_folder() / f"tokenizer-{cache_key('train_tokenizer', corpus.version(), vocab_size, *more)}"
-    remove_damaged(folder)
-    return folder
+    """Return where the tokenizer of so many tokens that is trained on a corpus is kept."""
+    return tokenizer_folder("train_tokenizer", corpus.version(), vocab_size, *filter(None, [sentinels]))
 
 
-def remove_damaged(folder: Path) -> None:
-    """Remove a folder of the cache that isn't as it was written, so that it is made anew."""
+def tokenizer_folder(*parts: object) -> Path:
+    """Return the cache's folder of a tokenizer that these parts determine; one that isn't as it was written goes."""
+    folder = cache_folder() / f"tokenizer-{cache_key(*parts)}"
     if folder.exists() and (damage := find_damage(folder)):
         say_note(f"{folder}: {damage}; it is made anew")
         remove(folder)
+    return folder
 
 
 def count_unprepared(corpus: SmallCorpus | ShardedCorpus, path: str | None, vocab_size: int, sentinels: int = 0) -> int:

@@ -90,11 +90,6 @@ def shards_folder(source: Source, tokenizer_key: str, eval_fraction: float, shar
     return cache_folder() / f"shards-{xxhash.xxh64(key.encode()).hexdigest()}"
 
 
-def is_tokenized(source: Source, tokenizer_key: str, eval_fraction: float) -> bool:
-    """Tell whether a source's shards are all there."""
-    return is_whole(shards_folder(source, tokenizer_key, eval_fraction))
-
-
 def is_whole(folder: Path) -> bool:
     """Tell whether a source's shards are all there, each as long as the index says."""
     index = find_json(folder / INDEX)
@@ -119,17 +114,14 @@ def is_undamaged(folder: Path) -> bool:
     hashes = {name: value for shard in find_json(folder / INDEX)["shards"] for name, value in shard["hashes"].items()}
     sizes = {name: (folder / name).stat().st_size for name in hashes if (folder / name).exists()}
     total = sum(sizes.values())
-    with (
-        open_progress("checking shards", total=total, done=0, unit="B")
-        if total > CHECKED_BYTES
-        else nullcontext() as bar
-    ):
+    bar = open_progress("checking shards", total=total, done=0, unit="B") if total > CHECKED_BYTES else nullcontext()
+    with bar as shown:
         for name, value in hashes.items():
             if name not in sizes or hash_file(folder / name) != value:
                 say_note(f"{folder / name} is damaged; it, and what stands behind it, is made anew")
                 return False
-            if bar:
-                bar.update(sizes[name])
+            if shown:
+                shown.update(sizes[name])
     if launch:
         write_whole(mark, launch)
     return True
