@@ -56,11 +56,11 @@ def options(tmp_path):
     return found
 
 
-@pytest.mark.slow
 def test_every_part_that_is_there_can_be_named():
     assert set(score.PARTS) == set(parts.PARTS)
 
 
+@pytest.mark.slow
 def test_all_parts_of_two_checkpoints(tiny_checkpoint, other_checkpoint, options, tmp_path, capsys):
     assert score.main([str(tiny_checkpoint), str(other_checkpoint), *options]) == 0
     record = json.loads((tmp_path / "out" / "score.json").read_text(encoding="utf-8"))
