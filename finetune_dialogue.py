@@ -98,17 +98,10 @@ def main(argv: list[str] | None = None) -> int:
 
     # 5. Training, then the checkpoint with its picture and report.
     questions = find_questions(held_out, tokenizer, window - REPLY_TOKENS)
-    objective = dialogue_objective(
-        form,
-        rows,
-        eval_rows,
-        tokenizer,
-        questions=questions,
-        row_tokens=row_tokens,
-        facts=facts,
-        next_step=format_command("python", "chat.py", "--model", run.folder),
-        assess=partial(assess_briefly, elapsed=process_seconds, assistant_name=options.assistant_name),
-    )
+    more: dict = {"collate": form.collate, "speed_up": form.speed_up, "questions": questions, "facts": facts}
+    more["assess"] = partial(assess_briefly, elapsed=process_seconds, assistant_name=options.assistant_name)
+    more["next_step"] = format_command("python", "chat.py", "--model", run.folder)
+    objective = dialogue_objective(rows, eval_rows, tokenizer, row_tokens=row_tokens, **more)
     return train_and_save(run, model, tokenizer, objective)
 
 

@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,24 +29,23 @@ NOTICE_SECONDS = 30.0  # between SIGTERM and SIGKILL: Slurm's KillWait, and what
 SIGNAL_STEPS = 5  # between two times that several processes ask one another for a signal, for which all wait
 
 
+@dataclass(eq=False)
 class Progress(TrainerCallback):
-    """A bar with tokens a second, share of the machine's peak, bits per byte and time left; a line an evaluation."""
+    """A bar with tokens a second, share of the machine's peak, bits per byte and time left; a line an evaluation.
 
-    def __init__(
-        self,
-        tokens_per_step: int,
-        flops_per_token: float,
-        peak_flops: float,
-        bytes_per_token: float | None,
-        clock: Clock | None,
-        watch: Stopwatch,
-    ) -> None:
-        """Args:
+    Args:
         peak_flops: FLOP/s of matrix products here, of all processes. clock: of a run that has one.
         bytes_per_token: bytes of text that a trained token stands for; None where the loss is not that of tokens.
-        """
-        self.tokens_per_step, self.flops_per_token, self.peak_flops = tokens_per_step, flops_per_token, peak_flops
-        self.bytes_per_token, self.clock, self.watch = bytes_per_token, clock, watch
+    """
+
+    tokens_per_step: int
+    flops_per_token: float
+    peak_flops: float
+    bytes_per_token: float | None
+    clock: Clock | None
+    watch: Stopwatch
+
+    def __post_init__(self) -> None:
         self.bar, self.first_step, self.seen_steps, self.last_line = None, 0, 0, 0.0
         self.step_seconds: list[float] = []  # without evaluation and saving
         self.since: float | None = None

@@ -78,9 +78,14 @@ def find_marks(share: float) -> list[float]:
     return [number * share for number in range(1, math.ceil(0.99 / share))]
 
 
-@dataclass(frozen=True)
-class Timetable:
-    """What a run by the clock keeps to.
+@dataclass(eq=False)
+class Clock(TrainerCallback):
+    """Sets the learning rate by elapsed time and ends the run in time for a last evaluation and saving.
+
+    Whatever the throughput does on the way, the rate is fully decayed at the end. Progress is the share of the time
+    between the first step's end (until then data were prepared and layers compiled) and the end of training; with
+    `max_steps`, where a run has all that its text is worth before its time is over, that of the steps counts if larger.
+    A clocked run isn't reproducible bit for bit; its record holds the steps it took, with which it can be repeated.
 
     Args:
         minutes: from the start of the process. decay_share: last share, in which the rate falls. max_steps: at most.
@@ -88,6 +93,7 @@ class Timetable:
         eval_share, save_share: share of the run between evaluations and between checkpoints; 1 or more: no business of
             the clock.
         finish_steps: what the last evaluation costs, in steps, until the first one is measured.
+        seconds: returns those since the start of the process; without it, `process_seconds` does.
     """
 
     minutes: float
@@ -97,30 +103,18 @@ class Timetable:
     eval_share: float = 0.25
     save_share: float = 0.25
     finish_steps: float = 0.0
+    seconds: Callable[[], float] | None = None
 
-
-class Clock(TrainerCallback):
-    """Sets the learning rate by elapsed time and ends the run in time for a last evaluation and saving.
-
-    Whatever the throughput does on the way, the rate is fully decayed at the end. Progress is the share of the time
-    between the first step's end (until then data were prepared and layers compiled) and the end of training; with
-    `max_steps`, where a run has all that its text is worth before its time is over, that of the steps counts if larger.
-    A clocked run isn't reproducible bit for bit; its record holds the steps it took, with which it can be repeated.
-    """
-
-    def __init__(self, table: Timetable, seconds: Callable[[], float] | None = None) -> None:
-        """`seconds` returns those since the start of the process; without it, `process_seconds` does."""
-        self.total, self.decay_share, self.max_steps = table.minutes * 60, table.decay_share, table.max_steps
-        self.seconds = seconds or process_seconds
-        self.finish_seconds, self.finish_steps = table.finish_seconds, table.finish_steps
-        self.marks = {"evaluate": find_marks(table.eval_share), "save": find_marks(table.save_share)}
+    def __post_init__(self) -> None:
+        self.total, self.read_seconds = self.minutes * 60, self.seconds or process_seconds
+        self.marks = {"evaluate": find_marks(self.eval_share), "save": find_marks(self.save_share)}
         self.spent, self.begin, self.progress = 0.0, None, 0.0
         self.step_seconds, self.last_end, self.pause_start, self.is_last = 0.0, None, None, False
         self.measures_end, self.pause_seconds = False, None
 
     def elapsed(self) -> float:
         """Return the seconds that this run has taken, those of earlier processes that it goes on from included."""
-        return self.spent + self.seconds()
+        return self.spent + self.read_seconds()
 
     def shared(self, args) -> float:
         """Return `elapsed` of the first process, to all: one clock, or they would part in rate, marks and end."""
@@ -161,11 +155,8 @@ class Clock(TrainerCallback):
         if self.begin is None:
             self.begin = now
         elif self.last_end is not None:
-            self.step_seconds = (
-                now - self.last_end
-                if not self.step_seconds
-                else (0.8 * self.step_seconds + 0.2 * (now - self.last_end))
-            )
+            taken = now - self.last_end
+            self.step_seconds = 0.8 * self.step_seconds + 0.2 * taken if self.step_seconds else taken
         self.last_end = now
         estimate = self.finish_steps * self.step_seconds
         evaluation = estimate if self.pause_seconds is None else self.pause_seconds

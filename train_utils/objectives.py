@@ -118,8 +118,7 @@ def choose_format(
 
 
 def dialogue_objective(
-    form: TextFormat | PairFormat,
-    rows: Dataset,
+    rows: Rows,
     eval_rows: dict[str, Dataset],
     tokenizer: PreTrainedTokenizerBase,
     *,
@@ -127,10 +126,10 @@ def dialogue_objective(
     row_tokens: int,
     **more: Any,
 ) -> Objective:
-    """Return the objective of dialogue fine-tuning: the assistant's words and stop tokens, of packed dialogues.
+    """Return the objective of a chat model: the assistant's words and stop tokens, of packed dialogues.
 
     Args:
-        form: what made the rows. questions: (text, ids of its prompt), answered in the samples. more: other fields.
+        questions: (text, ids of its prompt), answered in the samples. more: other fields of the Objective.
     """
     stop_id = stop_token_id(tokenizer)
     drawn = {"max_new_tokens": REPLY_TOKENS, "temperature": 0.7, "top_p": 0.9, "eos_token_id": stop_id}
@@ -138,8 +137,6 @@ def dialogue_objective(
         train_rows=rows,
         eval_rows=eval_rows,
         row_tokens=row_tokens,
-        collate=form.collate,
-        speed_up=form.speed_up,
         sample=partial(continue_prompts, tokenizer=tokenizer, prompts=questions, **drawn),
         stop_token_ids=[stop_id],
         **more,

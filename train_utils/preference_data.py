@@ -34,16 +34,6 @@ MEASURED_ROWS = 64  # of the training rows, to see how far they are learned
 
 
 @dataclass(frozen=True)
-class Preferences:
-    """Preferences to train on and held-out ones, what reports on replies to held-out prompts, facts of the reading."""
-
-    train: Dataset
-    held_out: Dataset
-    report: ReplyReport
-    facts: dict[str, str]
-
-
-@dataclass(frozen=True)
 class Prepared:
     """What a run learns from and is measured by: rows, held-out rows of each part, the report on replies, and facts."""
 
@@ -53,8 +43,13 @@ class Prepared:
     facts: dict[str, Any]
 
 
-def find_preferences(run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: Any) -> Preferences:
-    """Return the preferences that options of tune_preferences.py name: of files, or what the model makes of prompts."""
+def find_preferences(
+    run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: Any
+) -> tuple[Dataset, Dataset, list[Asked], dict[str, str]]:
+    """Return the preferences that options of tune_preferences.py name: of files, or what the model makes of prompts.
+
+    They are (to train on, held out, held-out prompts that are reported on, facts of the reading).
+    """
     seed, facts = run.args.seed, {}
     with preparation_lock():
         if options.preferences:
@@ -77,9 +72,7 @@ def find_preferences(run: Run, model: PreTrainedModel, tokenizer: PreTrainedToke
                 run.say(f"preferences: {len(asked)} prompts, {options.samples} replies to each: {len(pairs)} pairs, "
                         f"{len(asked) - len(pairs)} prompts whose replies don't differ")  # fmt: skip
             train, held_out = made
-        chosen = asked[:: max(1, len(asked) // REPORT_PROMPTS)]
-        report = ReplyReport(model, tokenizer, chosen, seed=seed)
-    return Preferences(train, held_out, report, facts)
+    return train, held_out, asked[:: max(1, len(asked) // REPORT_PROMPTS)], facts
 
 
 def ask_dialogues(
@@ -119,23 +112,26 @@ def prepare_rows(run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenize
     """
     if options.reward:
         return prepare_rewarded(run, model, tokenizer, options)
-    found = find_preferences(run, model, tokenizer, options)
-    for line in describe_pairs(found.train):
+    train, others, asked, reading = find_preferences(run, model, tokenizer, options)
+    for line in describe_pairs(train):
         run.say(line)
     with preparation_lock():
-        rows = pack_preferences(run, model, tokenizer, found.train, options.row_tokens)
-        parts = list(split_languages(found.held_out))
-        held_out = {part: pack_preferences(run, model, tokenizer, pairs, options.row_tokens) for part, pairs in parts}
-    held_out = {part: found_rows for part, found_rows in held_out.items() if len(found_rows)}
+        report = ReplyReport(model, tokenizer, asked, seed=run.args.seed)
+        rows = pack_preferences(run, model, tokenizer, train, options.row_tokens)
+        held_out = pack_languages(run, model, tokenizer, others, options.row_tokens)
     if not len(rows) or not held_out:
         raise InputError("no preference is left to train on and to measure with; give more, or larger --row_tokens")
-    facts: dict[str, Any] = {
-        "pairs": len(found.train),
-        "held out": len(found.held_out),
-        "kinds": dict(Counter(found.train["source"])),
-    }
-    facts |= found.facts
-    return Prepared(rows, {"training": thin_rows(rows, MEASURED_ROWS), **held_out}, found.report, facts)
+    facts = {"pairs": len(train), "held out": len(others), "kinds": dict(Counter(train["source"])), **reading}
+    return Prepared(rows, {"training": thin_rows(rows, MEASURED_ROWS), **held_out}, report, facts)
+
+
+def pack_languages(
+    run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Dataset, row_tokens: int
+) -> dict[str, Dataset]:
+    """Return the rows of `pack_preferences` of each language that has some."""
+    parts = split_languages(pairs) if len(pairs) else ()
+    packed = {part: pack_preferences(run, model, tokenizer, found, row_tokens) for part, found in parts}
+    return {part: rows for part, rows in packed.items() if len(rows)}
 
 
 def prepare_rewarded(run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: Any) -> Prepared:
@@ -146,9 +142,7 @@ def prepare_rewarded(run: Run, model: PreTrainedModel, tokenizer: PreTrainedToke
     replies = sample_replies(model, tokenizer, [one.ids for one in asked], count=options.samples, seed=seed)
     pairs, mean = rank_prompts(asked, replies, reward)
     run.say(f"held out: {len(asked)} prompts, mean reward {mean:.3f}, {len(pairs)} pairs")
-    held_out = {part: pack_preferences(run, model, tokenizer, rows, options.row_tokens)
-                for part, rows in split_languages(pairs)} if len(pairs) else {}  # fmt: skip
-    held_out = {part: rows for part, rows in held_out.items() if len(rows)}
+    held_out = pack_languages(run, model, tokenizer, pairs, options.row_tokens)
     if not held_out or not prompts:
         reason = f"{len(pairs)} pairs of held-out replies differ in it, none fits in --row_tokens {options.row_tokens}"
         raise InputError(f"--reward {options.reward}: {reason}; nothing could be learned")

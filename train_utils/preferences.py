@@ -6,7 +6,6 @@ likes and dislikes alone (Ethayarajh et al. 2024).
 """
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,14 +16,12 @@ from torch.utils.data import DataLoader
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 from data_utils.caching import cache_key, generate_rows
-from data_utils.dialogue.format import stop_token_id
 from data_utils.rows.packing import Rows
 from data_utils.rows.preferences import NUMBERS, collate_pairs
 from model_utils.shapes import evaluating
 from train_utils.callbacks import show_line
-from train_utils.objectives import REPLY_TOKENS, Objective
+from train_utils.objectives import Objective, dialogue_objective
 from train_utils.run import Run
-from train_utils.samples import continue_prompts
 from train_utils.steps.fast_model import Compiler, compile_layers
 
 RATE = 1e-4  # AdamW's peak at width 256
@@ -143,40 +140,23 @@ class StopOnFall(TrainerCallback):
 
 
 def choose_preference_rate(run: Run, model: PreTrainedModel) -> Run:
-    """Return a run with the learning rate of preferences, where the user gave none: RATE_SHARE of fine-tuning's.
+    """Return a run with the learning rate of preferences, where the user gave none; it falls as 1 / width.
 
-    It falls as 1 / width, as that does (Yang et al. 2022).
+    Source: Yang et al. 2022.
     """
-    if run.args.learning_rate is not None:
-        return run
-    width = model.config.hidden_size
-    return run.change(learning_rate=RATE * 256 / width)
+    rate = RATE * 256 / model.config.hidden_size
+    return run if run.args.learning_rate is not None else run.change(learning_rate=rate)
 
 
 def preference_objective(
-    rows: Rows,
-    eval_rows: dict[str, Dataset],
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    loss: PreferenceLoss,
-    questions: list[tuple[str, list[int]]],
-    row_tokens: int,
-    **more: Any,
+    rows: Rows, eval_rows: dict[str, Dataset], tokenizer: PreTrainedTokenizerBase, *, loss: PreferenceLoss, **more: Any
 ) -> Objective:
-    """Return the objective of preference tuning, of rows with references.
-
-    Args:
-        questions: (text, ids of its prompt), answered in the samples. more: other fields of the Objective.
-    """
-    stop_id = stop_token_id(tokenizer)
-    drawn = {"max_new_tokens": REPLY_TOKENS, "temperature": 0.7, "top_p": 0.9, "eos_token_id": stop_id}
-    return Objective(
-        train_rows=rows,
-        eval_rows=eval_rows,
-        row_tokens=row_tokens,
+    """Return the objective of preference tuning, of rows with references; `more` as `dialogue_objective` takes it."""
+    return dialogue_objective(
+        rows,
+        eval_rows,
+        tokenizer,
         collate=collate_pairs,
-        sample=partial(continue_prompts, tokenizer=tokenizer, prompts=questions, **drawn),
-        stop_token_ids=[stop_id],
         compute_loss=loss,
         compute_metrics=loss.measure,
         speed_up=lambda model, compiled_rows: compile_layers(model, Compiler(), compiled_rows),

@@ -19,7 +19,7 @@ from model_utils.shapes import count_parameters, flops_per_token
 from model_utils.tokenizer import token_byte_counts
 from train_utils.arguments import RunArguments, avoid_waiting, change_arguments, dtype_name, wait_for_all
 from train_utils.callbacks import MarkComplete, Progress, Samples, StopOnDivergence, StopOnSignal
-from train_utils.clock import Clock, Timetable
+from train_utils.clock import Clock
 from train_utils.finishing import begin_record, finish_run
 from train_utils.guard import Guard, Monitor
 from train_utils.objectives import Objective
@@ -141,7 +141,7 @@ def start_clock(run: Run, *, eval_rows: int) -> Clock | None:
     args = run.args
     if args.minutes is None:
         return None
-    table = Timetable(
+    clock = Clock(
         minutes=args.minutes,
         decay_share=args.decay_share,
         max_steps=args.max_steps,
@@ -150,7 +150,6 @@ def start_clock(run: Run, *, eval_rows: int) -> Clock | None:
         save_share=args.save_steps,
         finish_steps=EVAL_COST * eval_rows / run.step_rows,
     )
-    clock = Clock(table)
     if run.resume:
         clock.resume(run.resume)
     return clock

@@ -14,7 +14,7 @@ from transformers import TrainerControl, TrainerState
 from transformers.optimization import get_constant_schedule
 
 from train_utils import clock as clock_module
-from train_utils.clock import Clock, Timetable, rate_share, start_time
+from train_utils.clock import Clock, rate_share, start_time
 
 ROOT = Path(__file__).parents[2]
 
@@ -103,7 +103,7 @@ def run(
 @pytest.mark.parametrize("step", [0.05, 0.5, 4.0])
 def test_ends_in_time_with_the_rate_decayed(step, slow_down, tmp_path):
     time = FakeTime(20.0)
-    clock = Clock(Timetable(3, 0.6, 10**9, finish_seconds=6), seconds=time)
+    clock = Clock(3, 0.6, 10**9, finish_seconds=6, seconds=time)
     rates, marks = run(clock, time, lambda now: step * (slow_down if now > 80 else 1), 15.0, folder=tmp_path)
     assert 180 * 0.95 < time.now + 6 < 180 * 1.05
     assert max(rates) == pytest.approx(1.0, abs=0.1)
@@ -118,7 +118,7 @@ def test_ends_in_time_with_the_rate_decayed(step, slow_down, tmp_path):
 )
 def test_evaluates_and_saves_by_their_own_shares(eval_share, save_share, evaluations, saves):
     clock, found = (
-        Clock(Timetable(3, 0.6, 10**9, 6, eval_share, save_share), seconds=FakeTime(0.0)),
+        Clock(3, 0.6, 10**9, 6, eval_share, save_share, seconds=FakeTime(0.0)),
         {"evaluate": 0, "save": 0},
     )
     for progress in range(101):
@@ -130,7 +130,7 @@ def test_evaluates_and_saves_by_their_own_shares(eval_share, save_share, evaluat
 
 def test_a_pause_that_only_saves_says_nothing_of_the_end(tmp_path):
     time = FakeTime(5.0)
-    clock = Clock(Timetable(3, 0.6, 10**9, 7, 1, 0.5), seconds=time)
+    clock = Clock(3, 0.6, 10**9, 7, 1, 0.5, seconds=time)
     run(clock, time, lambda now: 0.5, mark_seconds=6.0, folder=tmp_path)
     assert clock.pause_seconds is None
     assert 180 * 0.95 < time.now < 180 * 1.02
@@ -138,7 +138,7 @@ def test_a_pause_that_only_saves_says_nothing_of_the_end(tmp_path):
 
 def test_a_pause_that_was_slow_by_chance_ends_no_run_early(tmp_path):
     time = FakeTime(5.0)
-    clock = Clock(Timetable(3, 0.6, 10**9, 6, 0.5, 1), seconds=time)
+    clock = Clock(3, 0.6, 10**9, 6, 0.5, 1, seconds=time)
     run(clock, time, lambda now: 0.5, mark_seconds=40.0, folder=tmp_path)
     assert clock.pause_seconds == pytest.approx(9)  # a twentieth of the time
     assert time.now - 40 == pytest.approx(180 - 9 - 6, abs=1)  # the last step's end
@@ -147,14 +147,14 @@ def test_a_pause_that_was_slow_by_chance_ends_no_run_early(tmp_path):
 @pytest.mark.parametrize("eval_share", [0.25, 0.5, 1])
 def test_a_long_evaluation_at_the_end_is_counted_once(tmp_path, eval_share):
     time = FakeTime(5.0)
-    clock = Clock(Timetable(5, 0.6, 10**9, 3, eval_share, 1, finish_steps=8), seconds=time)
+    clock = Clock(5, 0.6, 10**9, 3, eval_share, 1, finish_steps=8, seconds=time)
     run(clock, time, lambda now: 3.0, mark_seconds=24.0, folder=tmp_path)
     assert time.now + 3 == pytest.approx(300, abs=2)
 
 
 def test_text_that_is_used_up_ends_the_run_early_and_decayed(tmp_path):
     time = FakeTime(5.0)
-    rates, _ = run(Clock(Timetable(10, 0.5, 100, 6), seconds=time), time, lambda now: 0.1, folder=tmp_path)
+    rates, _ = run(Clock(10, 0.5, 100, 6, seconds=time), time, lambda now: 0.1, folder=tmp_path)
     assert len(rates) == 100
     assert rates[-1] < 0.05
     assert time.now < 60
@@ -162,10 +162,10 @@ def test_text_that_is_used_up_ends_the_run_early_and_decayed(tmp_path):
 
 def test_resumed_run_goes_on_with_the_time_that_was_left(tmp_path):
     time = FakeTime(10.0)
-    run(Clock(Timetable(2, 0.6, 10**9, 6), seconds=time), time, lambda now: 0.5, folder=tmp_path, stop_at=70)
+    run(Clock(2, 0.6, 10**9, 6, seconds=time), time, lambda now: 0.5, folder=tmp_path, stop_at=70)
     checkpoint = max(tmp_path.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     later = FakeTime(8.0)  # a new process, 8 seconds old
-    clock = Clock(Timetable(2, 0.6, 10**9, 6), seconds=later)
+    clock = Clock(2, 0.6, 10**9, 6, seconds=later)
     clock.resume(str(checkpoint))
     assert clock.marks == {"evaluate": [0.75], "save": [0.75]}
     assert clock.progress == pytest.approx(0.5, abs=0.05)
@@ -181,15 +181,13 @@ def test_all_processes_take_the_same_steps_whatever_their_own_clocks_say(tmp_pat
     monkeypatch.setattr(clock_module.dist, "broadcast", lambda value, source: said.append(value.item()))
     time = FakeTime(20.0)
     (tmp_path / "first").mkdir()
-    first = run(
-        Clock(Timetable(3, 0.6, 10**9, 6), seconds=time), time, lambda now: 0.5, folder=tmp_path / "first", processes=2
-    )
+    first = run(Clock(3, 0.6, 10**9, 6, seconds=time), time, lambda now: 0.5, folder=tmp_path / "first", processes=2)
 
     heard = iter(said)
     monkeypatch.setattr(clock_module.dist, "broadcast", lambda value, source: value.fill_(next(heard)))
     time = FakeTime(5.0)
     (tmp_path / "second").mkdir()
-    clock = Clock(Timetable(3, 0.6, 10**9, 6), seconds=time)
+    clock = Clock(3, 0.6, 10**9, 6, seconds=time)
     second = run(clock, time, lambda now: 0.7, mark_seconds=20.0, folder=tmp_path / "second", processes=2)
     assert len(first[0]) > 100
     assert second == first

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,14 +18,11 @@ from train_utils.clock import process_seconds
 from train_utils.places import read_record
 from train_utils.plan.machine import measure_machine, measure_training
 from train_utils.plan.rule import MAX_TUNING_EPOCHS, Plan, Shape, Task, choose_plan, describe_plan, muon_flops
-from train_utils.run import Run, count_cores
+from train_utils.run import Run
 from train_utils.steps.fast_model import may_compile, repays_compilation
 
 LEAST_TRAINING = 0.05  # share of a run by the clock, or it is too short
 FINISH_SECONDS = 3.0  # the report, saving and leaving, after the last evaluation
-# Text tokenized by a core: between the 4 MB of benchmarks/README.md, where two read and write 7.3 to 8.7 MB/s, and the
-# 2 MB of a slower processor.
-TOKENIZE_BYTES_PER_SECOND = 3e6
 
 
 def finish_seconds(minutes: float) -> float:
@@ -84,22 +81,6 @@ def keep_batch(args: RunArguments, plan: Plan) -> Plan:
     if not {"per_device_train_batch_size", "gradient_accumulation_steps"} & set(args.given):
         return plan
     return replace(plan, batch_rows=args.per_device_train_batch_size, accumulation=args.gradient_accumulation_steps)
-
-
-def text_task(
-    text_bytes: int, row_tokens: int, *, bytes_per_token: float | None, count_unprepared: Callable[[int], int]
-) -> Task:
-    """Return the task of a text that is to be tokenized.
-
-    `count_unprepared` says how many bytes of text are still to be tokenized with so many tokens of vocabulary.
-    """
-    unprepared = cache(count_unprepared)  # many widths have one vocabulary
-    return Task(
-        text_bytes=text_bytes,
-        row_tokens=row_tokens,
-        bytes_per_token=bytes_per_token,
-        prepare_seconds=lambda tokens: unprepared(tokens) / TOKENIZE_BYTES_PER_SECOND / count_cores(),
-    )
 
 
 def rows_task(rows: int, row_tokens: int) -> Task:

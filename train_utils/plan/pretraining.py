@@ -1,6 +1,6 @@
 """Plans a pretraining by `--minutes`, the size that suits text, time and machine unless given; or for `--devices`."""
 
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,15 @@ from model_utils.tokenizer import bytes_per_token, train_tokenizer
 from train_utils.arguments import dtype_name
 from train_utils.device_options import HERE, DeviceOptions
 from train_utils.places import find_shape
-from train_utils.plan.apply import make_plan, on_meta, shape_of, text_task
+from train_utils.plan.apply import make_plan, on_meta, shape_of
 from train_utils.plan.devices import describe_devices, measure_model
 from train_utils.plan.machine import find_devices
-from train_utils.plan.rule import Plan
-from train_utils.run import Run
+from train_utils.plan.rule import Plan, Task
+from train_utils.run import Run, count_cores
+
+# Text tokenized by a core: between the 4 MB of benchmarks/README.md, where two read and write 7.3 to 8.7 MB/s, and the
+# 2 MB of a slower processor.
+TOKENIZE_BYTES_PER_SECOND = 3e6
 
 
 def plan_pretraining(run: Run, corpus: SmallCorpus | ShardedCorpus, options: Any) -> Run:
@@ -40,11 +44,12 @@ def plan_pretraining(run: Run, corpus: SmallCorpus | ShardedCorpus, options: Any
             else on_meta(build_model, find_shape(options.model_shape), any_tokenizer)
         )
         shape = shape_of(model, options.block_tokens, vocab_size or options.vocab_size)
-    task = text_task(
-        corpus.text_bytes(),
-        options.block_tokens,
+    unprepared = cache(partial(count_unprepared, corpus, given, sentinels=count_sentinels(options)))
+    task = Task(
+        text_bytes=corpus.text_bytes(),
+        row_tokens=options.block_tokens,
         bytes_per_token=compression,
-        count_unprepared=partial(count_unprepared, corpus, given, sentinels=count_sentinels(options)),
+        prepare_seconds=lambda tokens: unprepared(tokens) / TOKENIZE_BYTES_PER_SECOND / count_cores(),
     )
     return make_plan(run, task, shape=shape, vocab_size=vocab_size)
 
