@@ -1,6 +1,6 @@
 """Reads the pages of Common Crawl's WARC archives and the texts of its WET archives by fastwarc, record by record."""
 
-import zlib
+import re
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -9,12 +9,11 @@ from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 from data_utils.readers.arguments import ReadArguments, current_limits, more_than
 from data_utils.readers.encodings import EncodingFault, decode_bytes
 from data_utils.readers.limits import OutOfTime
-from data_utils.readers.opening import MAX_SCAN_BYTES, Part, Report, find_break, open_file, place_cuts
+from data_utils.readers.opening import Part, Report, find_break, open_file, place_cuts
 from data_utils.readers.webpages import decode_page, extract_text
 from errors import first_line
 
-CHUNK_BYTES = 1 << 20
-GZIP_MARK = b"\x1f\x8b\x08"
+GZIP_MARK = re.compile(rb"\x1f\x8b\x08")
 KINDS = WarcRecordType.response | WarcRecordType.conversion | WarcRecordType.resource
 
 
@@ -77,20 +76,4 @@ def read_record_text(record: WarcRecord, content: bytes) -> str | None:
 
 def cut_members(path: str, size: int, part_bytes: int, _: ReadArguments) -> list[Part]:
     """Cut an archive where a gzip member begins with a record, as the standard asks; else it is one part."""
-    return place_cuts(path, size, part_bytes, find_member)
-
-
-def find_member(stream: BinaryIO) -> int | None:
-    """Return how many bytes further the next gzip member begins that holds a record, None where there is none."""
-    skipped, waiting = 0, b""
-    while skipped < MAX_SCAN_BYTES and (more := stream.read(CHUNK_BYTES)):
-        waiting += more
-        place = -1
-        while (place := waiting.find(GZIP_MARK, place + 1)) >= 0:
-            try:
-                if zlib.decompressobj(wbits=31).decompress(waiting[place : place + 4096], 64).startswith(b"WARC/"):
-                    return skipped + place
-            except zlib.error:
-                pass
-        skipped, waiting = skipped + max(0, len(waiting) - 512), waiting[-512:]  # of a mark that the end cuts
-    return None
+    return place_cuts(path, size, part_bytes, GZIP_MARK, b"WARC/")

@@ -10,6 +10,7 @@ import errno
 import io
 import lzma
 import os
+import re
 import sys
 import zlib
 from collections.abc import Callable, Generator
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from data_utils.readers.arguments import current_limits, more_than
-from data_utils.readers.remote import PatientFile, is_address
+from data_utils.readers.remote import ByteStream, PatientFile, is_address
 from errors import first_line
 
 if sys.version_info >= (3, 14):
@@ -26,13 +27,16 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
+WINDOW = zstd.DecompressionParameter.window_log_max  # its logarithm, of 10 to 31
 FEED_BYTES = 1 << 14  # given to an unpacker at once
 BUFFER_BYTES = 1 << 20
 UNPACKERS = {
     ".gz": lambda: zlib.decompressobj(wbits=31),
     ".bz2": bz2.BZ2Decompressor,
     ".xz": lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=current_limits().dictionary),
-    ".zst": lambda: zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: window_log()}),
+    ".zst": lambda: zstd.ZstdDecompressor(
+        options={WINDOW: min(max(current_limits().dictionary.bit_length() - 1, 10), 31)}
+    ),
 }
 PADDING = b"\0\r\n"  # of a tape's block, or a line end that a tool has put behind
 MAX_EMPTY = 1000  # members that hold nothing, one after the other: a file of them would take hours
@@ -61,16 +65,12 @@ class Part(NamedTuple):
     first: int = 1
 
 
-class Range(io.RawIOBase):
+class Range(ByteStream):
     """The bytes of a stream from `start` to `end` - 1, as a stream of its own."""
 
     def __init__(self, stream: BinaryIO, start: int, end: int) -> None:
         self.stream, self.start, self.end = stream, start, end
         stream.seek(start)
-
-    def readable(self) -> bool:
-        """Tell that it can be read."""
-        return True
 
     def seekable(self) -> bool:
         """Tell that places in it can be gone to."""
@@ -85,14 +85,12 @@ class Range(io.RawIOBase):
         self.stream.seek((self.start, self.stream.tell(), self.end)[whence] + offset)
         return self.tell()
 
-    def readinto(self, buffer: Any, /) -> int:
-        """Fill the buffer as far as the range goes."""
-        data = self.stream.read(max(0, min(len(buffer), self.end - self.stream.tell())))
-        buffer[: len(data)] = data
-        return len(data)
+    def take(self, most: int) -> bytes:
+        """Return the next bytes as far as the range goes."""
+        return self.stream.read(max(0, min(most, self.end - self.stream.tell())))
 
 
-class Unpacked(io.RawIOBase):
+class Unpacked(ByteStream):
     """The unpacked bytes of a compressed stream; `fault` says how they broke off."""
 
     def __init__(self, stream: BinaryIO, packing: str) -> None:
@@ -101,28 +99,24 @@ class Unpacked(io.RawIOBase):
         self.waiting, self.fault, self.size = b"", "", 0  # size: of what is unpacked
         self.empty = 0  # members since the last one that held something
 
-    def readable(self) -> bool:
-        """Tell that it can be read."""
-        return True
-
     def tell(self) -> int:
         """Return how many bytes were unpacked, which fastwarc asks."""
         return self.size
 
-    def readinto(self, buffer: Any, /) -> int:
-        """Fill the buffer with what is unpacked next."""
+    def take(self, most: int) -> bytes:
+        """Return what is unpacked next."""
         data = b""
         try:
-            data = b"" if self.fault else self.unpack(len(buffer))
+            data = b"" if self.fault else self.unpack(most)
         except (OSError, zlib.error, lzma.LZMAError, zstd.ZstdError) as error:
             too_large = any(words in str(error) for words in ("Memory usage limit", "requires too much memory"))
-            told = f"unpacking them takes {more_than('dictionary')}" if too_large else first_line(error)
-            self.fault = f"its compressed data are broken: {told}" if not too_large else told
+            broken = f"its compressed data are broken: {first_line(error)}"
+            self.fault = f"unpacking them takes {more_than('dictionary')}" if too_large else broken
         self.size += len(data)
         if self.size > max_unpacked_bytes(self.stream.tell()):
-            data, self.fault = b"", describe_bomb()
-        buffer[: len(data)] = data
-        return len(data)
+            self.fault = describe_bomb()
+            return b""
+        return data
 
     def unpack(self, most: int) -> bytes:
         """Return the next bytes of the members, at most so many, nothing at the end of the last one."""
@@ -167,11 +161,6 @@ def describe_bomb() -> str:
     return f"{TOO_MUCH}{more_than('expansion')}"
 
 
-def window_log() -> int:
-    """Return the largest window of zstd whose memory is within the limit, by its logarithm; zstd knows 10 to 31."""
-    return min(max(current_limits().dictionary.bit_length() - 1, 10), 31)
-
-
 def find_break(stream: BinaryIO) -> str:
     """Return how the data of an open file broke off, '' where they didn't, or haven't yet."""
     return getattr(getattr(stream, "raw", None), "fault", "")
@@ -179,8 +168,8 @@ def find_break(stream: BinaryIO) -> str:
 
 def find_damage_of(stream: BinaryIO, packing: str) -> str:
     """Return what of compressed data is broken, '' for nothing: they are unpacked once, at 200 MB of text a second."""
-    raw, buffer = Unpacked(stream, packing), bytearray(BUFFER_BYTES)
-    while raw.readinto(buffer):
+    raw = Unpacked(stream, packing)
+    while raw.take(BUFFER_BYTES):
         pass
     stream.seek(0)
     return "" if raw.fault in (CUT, MORE) or raw.fault.startswith(TOO_MUCH) else raw.fault
@@ -257,17 +246,30 @@ def read_whole(path: str, limit: str, report: Report) -> bytes:
     return b"" if fault else data
 
 
-def place_cuts(path: str, size: int, part_bytes: int, find: Callable[[BinaryIO], int | None]) -> list[Part]:
-    """Cut a file into parts of about `part_bytes`: `find` goes from where the stream is to the next place for a cut.
-
-    It returns how many bytes further that is, None where there is none.
-    """
-    cuts = [0]
+def place_cuts(path: str, size: int, part_bytes: int, mark: re.Pattern, begins: bytes) -> list[Part]:
+    """Cut a file into parts of about `part_bytes`, where `mark` stands before data that begin so, unpacked."""
+    cuts, packing = [0], Path(path).suffix.lower()
     with open_file(path, decompress=False) as stream:
         while (target := cuts[-1] + part_bytes) < size - part_bytes // 2:
-            stream.seek(target)
-            further = find(stream)
-            if further is None or target + further >= size:
+            place = find_cut(stream, target, mark, begins, packing)
+            if place is None:
                 break
-            cuts.append(target + further)
+            cuts.append(place)
     return [Part(start, end, end - start) for start, end in zip(cuts, [*cuts[1:], size], strict=True)]
+
+
+def find_cut(stream: BinaryIO, place: int, mark: re.Pattern, begins: bytes, packing: str) -> int | None:
+    """Return the first place from one on, in MAX_SCAN_BYTES, for `place_cuts`: a mark of at most 16 bytes."""
+    last, waiting = place + MAX_SCAN_BYTES, b""
+    while place < last:
+        stream.seek(place + len(waiting))
+        if not (more := stream.read(BUFFER_BYTES)):
+            break
+        waiting += more
+        for match in mark.finditer(waiting):
+            stream.seek(place + match.start())
+            unpacked: Any = Unpacked(stream, packing) if packing in COMPRESSED else stream
+            if unpacked.read(64).lstrip().startswith(begins):
+                return place + match.start()
+        place, waiting = place + max(0, len(waiting) - 16), waiting[-16:]
+    return None

@@ -124,7 +124,25 @@ def send_folder(folder: Path, address: str, last: str) -> None:
         ) from error
 
 
-class PatientFile(io.RawIOBase):
+class ByteStream(io.RawIOBase):
+    """A stream of the bytes that `take(most)` returns, as io's buffers read it."""
+
+    def readable(self) -> bool:
+        """Tell that it can be read."""
+        return True
+
+    def take(self, most: int) -> bytes:
+        """Return the next bytes, at most so many; none at the end."""
+        raise NotImplementedError
+
+    def readinto(self, buffer: Any, /) -> int:
+        """Fill the buffer with what comes next."""
+        data = self.take(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+class PatientFile(ByteStream):
     """The bytes at an address; after a fault it is opened anew where reading stopped."""
 
     def __init__(self, path: str) -> None:
@@ -136,10 +154,6 @@ class PatientFile(io.RawIOBase):
         if self.file is not None:
             self.file.close()
         self.file: Any = fsspec.open(self.path, "rb", compression=None).open()
-
-    def readable(self) -> bool:
-        """Tell that it can be read."""
-        return True
 
     def seekable(self) -> bool:
         """Tell that places in it can be gone to."""
@@ -157,20 +171,19 @@ class PatientFile(io.RawIOBase):
             self.place = offset + (self.place if whence == 1 else 0)
         return self.place
 
-    def readinto(self, buffer: Any, /) -> int:
-        """Fill the buffer with what comes next."""
+    def take(self, most: int) -> bytes:
+        """Return what comes next."""
         before = repeated[self.path]
 
         def read() -> bytes:
             if repeated[self.path] > before:
                 self.open()
             self.file.seek(self.place)
-            return self.file.read(len(buffer))
+            return self.file.read(most)
 
         data = ask(self.path, read)
-        buffer[: len(data)] = data
         self.place += len(data)
-        return len(data)
+        return data
 
     def close(self) -> None:
         """Close it, and say how often it was asked again."""

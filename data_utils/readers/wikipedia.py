@@ -4,20 +4,18 @@ Pages are cut out of the stream and parsed one by one, so that a broken page cos
 over the whole dump, ends at the first.
 """
 
-import bz2
 import re
 from collections.abc import Iterator
-from typing import BinaryIO
 from xml.etree import ElementTree as ET
 
 from data_utils.readers.arguments import ReadArguments, current_limits, more_than
 from data_utils.readers.limits import OutOfTime, limit_document
-from data_utils.readers.opening import FEED_BYTES, MAX_SCAN_BYTES, Part, Report, find_break, open_file, place_cuts
+from data_utils.readers.opening import Part, Report, find_break, open_file, place_cuts
 from data_utils.readers.wikitext import FILE_PREFIXES, extract_article
 from errors import first_line
 
 CHUNK_BYTES = 1 << 20
-BZ2_MARK = re.compile(rb"BZh[1-9]1AY&SY")
+PAGE_MARK, BZ2_MARK = re.compile(b"<page>"), re.compile(rb"BZh[1-9]1AY&SY")
 NAMESPACE = re.compile(rb'<namespace key="(?:6|14)"[^<>]*+>([^<]++)</namespace>')  # files and categories
 TITLE = re.compile(rb"<title>([^<]*)")
 
@@ -93,55 +91,9 @@ def cut_pages(path: str, report: Report, part: Part | None = None) -> Iterator[b
             report("", "the file ends in the middle of a page")
 
 
-def find_mark(stream: BinaryIO, most: int | None = None) -> int | None:
-    """Return how many bytes further the next bz2 stream begins, None where none does within `most`."""
-    waiting, further = b"", 0
-    while most is None or further < most:
-        waiting += (more := stream.read(CHUNK_BYTES))
-        if match := BZ2_MARK.search(waiting):
-            return further + match.start()
-        if not more:
-            return None
-        further, waiting = further + max(0, len(waiting) - 16), waiting[-16:]
-    return None
-
-
 def cut_dump(path: str, size: int, part_bytes: int, _: ReadArguments) -> list[Part]:
-    """Cut a dump where a bz2 stream begins with a page, as each of a multistream dump does; else it is one part.
+    """Cut a dump where a page begins, one in bz2 where a stream does with one, as each of a multistream dump.
 
     The marks of the streams are in the dump itself: the index that lies beside it isn't needed.
     """
-
-    def find(stream: BinaryIO) -> int | None:
-        start = place = stream.tell()
-        while (further := find_mark(stream, start + MAX_SCAN_BYTES - place)) is not None:
-            place += further
-            stream.seek(place)
-            unpacker, text = bz2.BZ2Decompressor(), b""
-            try:
-                while not text and not unpacker.eof and (data := stream.read(FEED_BYTES)):
-                    text = unpacker.decompress(data, FEED_BYTES)
-            except OSError:
-                text = b""
-            if text.lstrip().startswith(b"<page>"):
-                return place - start
-            place += 1
-            stream.seek(place)
-        return None
-
-    return place_cuts(path, size, part_bytes, find)
-
-
-def cut_xml(path: str, size: int, part_bytes: int, _: ReadArguments) -> list[Part]:
-    """Cut a dump that isn't compressed where a page begins."""
-
-    def find(stream: BinaryIO) -> int | None:
-        start, waiting = stream.tell(), b""
-        while more := stream.read(CHUNK_BYTES):
-            waiting += more
-            if (place := waiting.find(b"<page>")) >= 0:
-                return stream.tell() - start - len(waiting) + place
-            waiting = waiting[-8:]
-        return None
-
-    return place_cuts(path, size, part_bytes, find)
+    return place_cuts(path, size, part_bytes, BZ2_MARK if path.lower().endswith(".bz2") else PAGE_MARK, b"<page>")

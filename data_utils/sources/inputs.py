@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # it takes seconds to import
 # beginning; CSV and Markdown have quotes and blocks across lines; a book or page is one document.
 CUTS = {
     (".xml", ".bz2"): "data_utils.readers.wikipedia:cut_dump",
-    (".xml", ""): "data_utils.readers.wikipedia:cut_xml",
+    (".xml", ""): "data_utils.readers.wikipedia:cut_dump",
     (".warc", ".gz"): "data_utils.readers.archives:cut_members",
     (".wet", ".gz"): "data_utils.readers.archives:cut_members",
     (".jsonl", ""): "data_utils.readers.rows:cut_lines",
