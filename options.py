@@ -30,6 +30,7 @@ RENAMED = {  # options that are no longer there: what is told of them, in whatev
     "max_seconds": "is now --reader_limits seconds=20",
     "sources": "is now --mixture, of train.py",
     "streaming": "is gone: a large text is tokenized to shards as it is read; leave it out",
+    "reference_tokenizer": "is gone: held-out bits per byte compare tokenizers; leave it out",
     "remove_stop_words": "is gone: no model could write a sentence without them; leave it out",
 }
 
@@ -176,20 +177,12 @@ def refuse_without_effect(results: Sequence[Any], typed: Set[str]) -> None:
 def list_options(kind: Any) -> list[tuple[Field, Any]]:
     """Return the fields of a dataclass that can be given, with their types."""
     hints = get_type_hints(kind if isinstance(kind, type) else type(kind))
-    return [(option, hints[option.name]) for option in sorted(fields(kind), key=is_last) if option.init]
-
-
-def is_last(option: Field) -> bool:
-    """Tell whether an option, of a class that others build on, stands behind their own."""
-    return option.kw_only is True
+    ordered = sorted(fields(kind), key=lambda option: option.kw_only is True)  # of a class that others build on: last
+    return [(option, hints[option.name]) for option in ordered if option.init]
 
 
 def read_words(
-    argv: list[str],
-    options: Mapping[str, tuple[Field, Any]],
-    known: Set[str],
-    *,
-    positional: str | None,
+    argv: list[str], options: Mapping[str, tuple[Field, Any]], known: Set[str], *, positional: str | None
 ) -> dict[str, list[str]]:
     """Return the words of the command line by their options; raise InputError for one that belongs to none."""
     found: dict[str, list[str]] = {}
@@ -302,7 +295,8 @@ def format_help(kinds: Sequence[type], recipe: Path | None, description: str, *,
     lines = [description.strip(), "", f"options{place}", ""]
     for kind in kinds:
         for one, _ in list_options(kind):
-            default = " ".join(found[one.name]) if one.name in found else show_value(default_of(one))
+            own = one.default if one.default_factory is MISSING else one.default_factory()
+            default = " ".join(found[one.name]) if one.name in found else show_value(own)
             about = one.metadata
             text = "; one of: ".join(filter(None, [about.get("help", ""), ", ".join(about.get("choices", ()))]))
             lines.append(f"  --{one.name} ({default})\n        {shorten(text, 160, placeholder=' ...')}")
@@ -320,8 +314,3 @@ def show_value(value: Any) -> str:
     if isinstance(value, list):
         return " ".join(map(str, value)) or UNSET
     return UNSET if value in (None, "") else str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def default_of(option: Field) -> Any:
-    """Return the default of a dataclass's field."""
-    return option.default_factory() if option.default_factory is not MISSING else option.default

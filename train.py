@@ -59,7 +59,6 @@ class ModelArguments(Options):
     head_start: bool = option(True, "Fit embedding and head to the text's pairs of tokens first", replaced_by="--base")
     block_tokens: int = option(256, "Length of a training row in tokens: the context", within=(2, 2**31))
     denoise: str | None = option(None, "What an encoder-decoder writes of a text", choices=("prefix", "spans", "mixed"))
-    reference_tokenizer: str = option("gpt2", "Compare compression with this tokenizer where it is on this machine")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -112,7 +111,7 @@ def main(argv: list[str] | None = None) -> int:
         # 4. Rows: end token after each document, packed with no loss; held-out ones of each language.
         blocks = corpus.pack(tokenizer, key, shape.block_tokens, args.seed, run.step_rows)
         held_out = corpus.held_out((args.eval_tokens or EVAL_TOKENS) * BYTES_PER_TOKEN)
-    tell_compression(run, held_out, tokenizer, shape.reference_tokenizer)
+    tell_compression(run, held_out, tokenizer)
     facts = tell_rows(run, corpus, blocks, shape.block_tokens) | {"tokenizer": key}
     run.watch.lap("data")
 

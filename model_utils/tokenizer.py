@@ -3,14 +3,13 @@
 import json
 import re
 from collections.abc import Iterable
-from functools import cache
 from itertools import count, takewhile
 from pathlib import Path
 
 import xxhash
 from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers.models import BPE
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from errors import InputError
 from files import write_whole
@@ -132,24 +131,6 @@ def bytes_per_token(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> flo
     """Return how many bytes of UTF-8 a token stands for on average in `texts`: the compression."""
     tokens = sum(len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"])
     return sum(len(text.encode()) for text in texts) / max(tokens, 1)
-
-
-def describe_compression(tokenizer: PreTrainedTokenizerBase, texts: list[str], reference: str) -> str:
-    """Return in words how many bytes a token stands for, beside another where it is on this machine."""
-    words = f"{bytes_per_token(tokenizer, texts):.2f} bytes a token"
-    other = load_reference(reference)
-    return f"{words} ({reference}: {bytes_per_token(other, texts):.2f})" if other else words
-
-
-@cache
-def load_reference(name: str) -> PreTrainedTokenizerBase | None:
-    """Return a tokenizer of a folder, or of the hub where it was fetched before; None, and no download, where not."""
-    for path in (name, f"openai-community/{name}"):
-        try:
-            return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-        except Exception:  # transformers raises many kinds
-            continue
-    return None
 
 
 def is_byte_level(tokenizer: PreTrainedTokenizerBase) -> bool:

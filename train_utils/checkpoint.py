@@ -28,7 +28,7 @@ NOT_SETTINGS = {
     "output_dir", "resume_from_checkpoint", "overwrite", "report_to", "run_name", "disable_tqdm", "log_level",
     "log_level_replica", "logging_steps", "logging_first_step", "logging_strategy", "save_steps", "save_strategy",
     "save_seconds", "save_total_limit", "local_rank", "ddp_backend", "ddp_timeout", "mixed_precision", "hub_token",
-    "do_train", "do_eval", "fsdp", "fsdp_config",
+    "do_train", "do_eval", "fsdp", "fsdp_config", "reference_tokenizer",
 }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from data_utils.rows.pretraining import ShardedCorpus, SmallCorpus, extend_base,
 from data_utils.sources.corpus import split_languages
 from model_utils.checkpoint import check_vocabulary, load_model, load_tokenizer
 from model_utils.shapes import build_model, check_finite, check_window
-from model_utils.tokenizer import describe_compression
+from model_utils.tokenizer import bytes_per_token
 from model_utils.vocabulary import grow_model
 from train_utils.plan.pretraining import choose_shape, count_sentinels
 from train_utils.plan.rule import MAX_EPOCHS, Plan
@@ -39,11 +39,11 @@ def open_model(options: Any, plan: Plan | None, tokenizer: PreTrainedTokenizerBa
     return model
 
 
-def tell_compression(run: Run, documents: Dataset, tokenizer: PreTrainedTokenizerBase, reference: str) -> None:
-    """Print how a tokenizer compresses documents of each language, beside a `reference` tokenizer."""
+def tell_compression(run: Run, documents: Dataset, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Print how a tokenizer compresses documents of each language."""
     for language, rows in split_languages(documents):
-        compression = describe_compression(tokenizer, rows[:1000]["text"], reference)
-        run.say(f"tokenizer: {len(tokenizer):,} tokens, in {language} {compression}")
+        size = bytes_per_token(tokenizer, rows[:1000]["text"])
+        run.say(f"tokenizer: {len(tokenizer):,} tokens, in {language} {size:.2f} bytes a token")
 
 
 def tell_rows(run: Run, corpus: SmallCorpus | ShardedCorpus, blocks: Any, row_tokens: int) -> dict[str, str]:

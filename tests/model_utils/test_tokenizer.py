@@ -19,7 +19,6 @@ from model_utils.tokenizer import (
     add_chat_tokens,
     bytes_per_token,
     cut_long_runs,
-    describe_compression,
     token_byte_counts,
     tokenizer_fingerprint,
     train_tokenizer,
@@ -245,11 +244,3 @@ def test_fingerprint_does_not_change_by_use():
     before = tokenizer_fingerprint(tokenizer)
     tokenizer(["tea", "more tea"], split_special_tokens=True, padding=True, truncation=True, max_length=2)
     assert tokenizer_fingerprint(tokenizer) == before
-
-
-def test_compression_stands_beside_a_reference_that_is_here(tokenizer, tmp_path):
-    train_tokenizer(["tea and 茶"], 259).save_pretrained(tmp_path)
-    texts = ["I would like some tea, please.", "我想喝一杯茶，谢谢。"]
-    ours = f"{bytes_per_token(tokenizer, texts):.2f} bytes a token"
-    assert describe_compression(tokenizer, texts, str(tmp_path)) == f"{ours} ({tmp_path}: 1.00)"
-    assert describe_compression(tokenizer, texts, "not-on-this-machine") == ours
