@@ -121,8 +121,8 @@ def load_subject(path: str) -> "Subject":
     from model_utils.shapes import check_finite
     from train_utils.places import read_record
 
-    device = str(torch.accelerator.current_accelerator()) if torch.accelerator.is_available() else "cpu"
-    model, tokenizer = load_checkpoint(path, device)
+    device = torch.accelerator.current_accelerator(check_available=True) or "cpu"
+    model, tokenizer = load_checkpoint(path, str(device))
     check_finite(model, path)
     engine = cache(partial(load_engine, path))  # loaded where its speed is measured
     name = (read_record(Path(path)) or {}).get("settings", {}).get("assistant_name")

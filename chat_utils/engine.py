@@ -79,9 +79,7 @@ class Engine:
             self.decoder: Decoder = load_llama_decoder(path, file if has_own_template else None, slots)
             add_chat_tokens(self.tokenizer)
         else:
-            device = device or (
-                "cpu" if not torch.accelerator.is_available() else str(torch.accelerator.current_accelerator())
-            )
+            device = device or str(torch.accelerator.current_accelerator(check_available=True) or "cpu")
             if device == "cpu" and dtype == "float16":
                 raise InputError("--dtype float16: on a CPU it is slower than float32 in prompts; choose bfloat16")
             model, self.tokenizer = load_checkpoint(path, device, dtype)

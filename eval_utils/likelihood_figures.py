@@ -86,13 +86,10 @@ def measure_replies(reader: Reader, dialogues: list[dict]) -> list[Figure]:
 
 def per_byte(part: str, name: str, rows: list[tuple[str, float, int]]) -> list[Figure]:
     """Return a figure in bits per byte for each language of rows (language, nats, bytes)."""
-    languages: dict[str, list[tuple[float, int]]] = defaultdict(list)
-    for language, nats, size in rows:
-        languages[language].append((nats / LN2, size))
     unit: dict = {"part": part, "unit": "bits/byte", "lower_is_better": True}
     return [
-        Figure(f"{name}, {language}", [bits for bits, _ in found], [float(size) for _, size in found], **unit)
-        for language, found in sorted(languages.items())
+        Figure(f"{name}, {language}", [nats / LN2 for nats, _ in found], [float(size) for _, size in found], **unit)
+        for language, found in group_languages(rows)
     ]
 
 
@@ -126,15 +123,16 @@ def measure_continuations(reader: Reader, items: list[Continuation], name: str =
 
 def shares(part: str, name: str, rows: list[tuple[str, str, float]]) -> list[Figure]:
     """Return a share for each language of rows (language, group, whether it is right)."""
-    languages: dict[str, list[tuple[str, float]]] = defaultdict(list)
-    for language, group, right in rows:
-        languages[language].append((group, right))
-    return [
-        Figure(
-            f"{name}, {language}" if language else name,
-            [right for _, right in found],
-            groups=[group for group, _ in found],
-            part=part,
-        )
-        for language, found in sorted(languages.items())
-    ]
+    figures = []
+    for language, found in group_languages(rows):
+        groups, right = ([*column] for column in zip(*found, strict=True))
+        figures.append(Figure(f"{name}, {language}" if language else name, right, groups=groups, part=part))
+    return figures
+
+
+def group_languages(rows: list[tuple]) -> list[tuple[str, list[tuple]]]:
+    """Return each language of rows that begin with it, in order, and the rest of its rows."""
+    languages: dict[str, list[tuple]] = defaultdict(list)
+    for language, *rest in rows:
+        languages[language].append(tuple(rest))
+    return sorted(languages.items())

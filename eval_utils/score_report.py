@@ -8,7 +8,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from eval_utils.figures import Difference, Figure, compare_figures
+from eval_utils.figures import Figure, compare_figures
 from files import whole, write_whole
 
 BETTER, WORSE = "▲", "▼"
@@ -86,17 +86,14 @@ def make_table(scores: Scores) -> list[list[str]]:
     rows = [["", "unit", *scores]]
     for figures in align(scores):
         known = next(figure for figure in figures if figure)
-        differences = [compare_figures(one, figures[0]) if one and figures[0] else None for one in figures]
-        cells = [
-            f"{show_figure(one)}{mark_difference(difference)}" if one else ""
-            for one, difference in zip(figures, differences, strict=True)
-        ]
+        cells = [f"{show_figure(one)}{mark_lead(one, figures[0])}" if one else "" for one in figures]
         rows.append([known.name, "" if known.unit == "%" else known.unit, *cells])
     return rows
 
 
-def mark_difference(difference: Difference | None) -> str:
-    """Return the mark of a difference: none where it may be chance."""
+def mark_lead(figure: Figure, other: Figure | None) -> str:
+    """Return the mark of a figure that is better or worse than another; '' where that may be chance."""
+    difference = compare_figures(figure, other) if other else None
     if difference is None or not difference.beyond_chance:
         return ""
     return f" {BETTER if difference.is_better else WORSE}"
@@ -132,7 +129,7 @@ def compare_sentence(scores: Scores) -> str:
     names = list(scores)
     pairs = [[figure for figure in row if figure] for row in align(scores)]
     rows = [row for row in pairs if len(row) == 2 and row[0].part != "speed"]
-    wins = [[row for row in rows if is_ahead(row[i], row[1 - i])] for i in (0, 1)]
+    wins = [[row for row in rows if mark_lead(row[i], row[1 - i]) == f" {BETTER}"] for i in (0, 1)]
     if not any(wins):
         return f"{names[0]} and {names[1]} differ in no figure by more than chance."
     best = int(len(wins[1]) >= len(wins[0]))
@@ -142,12 +139,6 @@ def compare_sentence(scores: Scores) -> str:
     rest = f"worse in {len(wins[1 - best])}: {behind}" if behind else "worse in none"
     lead = f"in {len(wins[best])} of {len(rows)} figures ({ahead})"
     return f"{names[best]} is better than {names[1 - best]} by more than chance {lead}, and {rest}."
-
-
-def is_ahead(figure: Figure, other: Figure) -> bool:
-    """Tell whether a figure is better than another by more than chance."""
-    difference = compare_figures(figure, other)
-    return difference is not None and difference.beyond_chance and difference.is_better
 
 
 def describe_lead(row: list[Figure], place: int) -> str:

@@ -10,13 +10,7 @@ from typing import cast
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
-from transformers import (
-    AutoConfig,
-    EncoderDecoderModel,
-    PretrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoConfig, EncoderDecoderModel, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from errors import InputError, explained
 from model_utils.families import family_of

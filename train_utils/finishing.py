@@ -40,11 +40,7 @@ def find_callback(trainer: Trainer, kind: type[Callback]) -> Callback:
 
 
 def finish_run(
-    run: Run,
-    trainer: Trainer,
-    model: Any,
-    tokenizer: PreTrainedTokenizerBase,
-    objective: Objective,
+    run: Run, trainer: Trainer, model: Any, tokenizer: PreTrainedTokenizerBase, objective: Objective
 ) -> None:
     """Write what a finished run leaves: the model (and its adapter), run.yaml, loss.png and report.md."""
     progress, samples = find_callback(trainer, Progress), find_callback(trainer, Samples).last
@@ -80,12 +76,7 @@ def finish_run(
     more = objective.assess(model, tokenizer) if objective.assess and not is_sharded else []
     run.watch.lap("report")
     write_report(
-        run.folder / "report.md",
-        f"A run of {run.script}",
-        facts,
-        evaluations=evaluations,
-        samples=samples,
-        more=more,
+        run.folder / "report.md", f"A run of {run.script}", facts, evaluations=evaluations, samples=samples, more=more
     )
     record = read_record(run.folder) or {}
     outcome = {

@@ -55,9 +55,7 @@ class RunOptions(Options):
     eval_strategy: str = option("steps", "When to evaluate: no, steps (--eval_steps heeded then alone) or epoch")
     eval_steps: float = option(0.25, "Steps between evaluations; below 1: share of the run", within=(1e-6, 2**31))
     eval_tokens: int | None = option(
-        None,
-        "Held-out tokens a language; unset: 32,768, fewer in a short run",
-        within=(1, 2**62),
+        None, "Held-out tokens a language; unset: 32,768, fewer in a short run", within=(1, 2**62)
     )
     save_steps: float = option(0.25, "Steps between checkpoints; below 1: share of the run", within=(1e-6, 2**31))
     save_seconds: float | None = option(None, "Seconds between checkpoints: what a crash may cost", within=(1, 2**31))

@@ -97,7 +97,13 @@ class Jobs:
         if job.cancelled.is_set():
             return
         try:
-            with self._begin(job.request, asked, sampling) as reply:
+            group = job.request.cache_group
+            if isinstance(asked, str):
+                begun = self.engine.complete(asked, sampling, group)
+            else:
+                dropped = job.request.dropped_messages
+                begun = self.engine.reply_cleaned(asked, sampling, dropped=dropped, cache_group=group)
+            with begun as reply:
                 job.replies[index] = reply
                 if job.cancelled.is_set():  # while it was begun: nobody has told the reply
                     return
@@ -109,13 +115,6 @@ class Jobs:
             job.tell(index, None, ApiError(400, str(error), place, code=code))
         except BaseException as error:  # a panic of tokenizers is no Exception, and the caller waits for it as well
             job.tell(index, None, error)
-
-    def _begin(self, request: Request, asked: list | str, sampling: Sampling) -> Reply:
-        if isinstance(asked, str):
-            return self.engine.complete(asked, sampling, request.cache_group)
-        return self.engine.reply_cleaned(
-            asked, sampling, dropped=request.dropped_messages, cache_group=request.cache_group
-        )
 
     def close(self) -> None:
         """Let go of the threads."""

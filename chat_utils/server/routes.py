@@ -11,6 +11,7 @@ import re
 import time
 import traceback
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 from anyio import create_task_group
@@ -76,8 +77,8 @@ class ChatServer:
             "window": engine.window, "longest_message": longest_bytes(engine.window),  # in tokens, in bytes
         }  # fmt: skip
         with_key = {
-            "/v1/chat/completions": ("POST", self.answer_chat),
-            "/v1/completions": ("POST", self.continue_text),
+            "/v1/chat/completions": ("POST", partial(self.answer, kind="chat")),
+            "/v1/completions": ("POST", partial(self.answer, kind="text")),
             "/v1/models": ("GET", self.list_models),
             "/v1/models/{name:path}": ("GET", self.show_model),
             "/load_model": ("POST", self.load_model),
@@ -160,14 +161,6 @@ class ChatServer:
 
     # Addresses
 
-    async def answer_chat(self, request: Request) -> Response:
-        """POST /v1/chat/completions."""
-        return await self.answer(request, "chat")
-
-    async def continue_text(self, request: Request) -> Response:
-        """POST /v1/completions."""
-        return await self.answer(request, "text")
-
     async def list_models(self, _: Request) -> Response:
         """GET /v1/models."""
         return JSONResponse({"object": "list", "data": [self.model]})
@@ -201,7 +194,7 @@ class ChatServer:
     # Replies
 
     async def answer(self, request: Request, kind: str) -> Response:
-        """Answer a dialogue or continue a text, streamed or whole."""
+        """POST /v1/chat/completions, /v1/completions: answer a dialogue or continue a text, streamed or whole."""
         started = time.perf_counter()
         arguments = (self.engine.name, self.engine.window, self.sampling, self.system)
         async with self.bodies.read(request) as data, self.parsing:

@@ -147,11 +147,6 @@ def reset(chat: "Chat", _: str) -> None:
     chat.say("forgotten")
 
 
-def show_stats(chat: "Chat", _: str) -> None:
-    """Tell what the last reply took."""
-    chat.show_stats()
-
-
 def change_model(chat: "Chat", path: str) -> None:
     """Load another checkpoint; the conversation stays."""
     if not path:
@@ -171,26 +166,21 @@ def leave(_: "Chat", __: str) -> None:
     raise Leave
 
 
+LIKE = ("a good reply: /save it to tune by", "这条回答好，/save 后可用于偏好微调")
+SYSTEM = ("set the system prompt; without TEXT: none", "设置系统提示词；不写文字则取消")
 FILE, FOLDER, TEXT, NOTHING = ("FILE", "文件"), ("FOLDER", "文件夹"), ("TEXT", "文字"), ("", "")
 
 COMMANDS = (
     Command("help", NOTHING, ("these commands and keys", "列出命令和按键"), show_help),
-    Command(
-        "system", TEXT, ("set the system prompt; without TEXT: none", "设置系统提示词；不写文字则取消"), set_system
-    ),
+    Command("system", TEXT, SYSTEM, set_system),
     Command("retry", NOTHING, ("another reply to your last message", "重新回答上一条消息"), retry),
     Command("edit", NOTHING, ("change your last message, and get its answer", "修改上一条消息并重新回答"), edit),
-    Command(
-        "like",
-        NOTHING,
-        ("a good reply: /save it to tune by", "这条回答好，/save 后可用于偏好微调"),
-        lambda chat, _: rate(chat, "like", True),
-    ),
+    Command("like", NOTHING, LIKE, lambda chat, _: rate(chat, "like", True)),
     Command("dislike", NOTHING, ("a bad reply", "这条回答不好"), lambda chat, _: rate(chat, "dislike", False)),
     Command("save", FILE, ("keep the conversation as JSON to train on", "把对话保存为 JSON，可用于训练"), save, True),
     Command("load", FILE, ("go on with a kept conversation", "读取保存的对话并继续"), load, True),
     Command("reset", NOTHING, ("forget the conversation", "清空对话"), reset),
-    Command("stats", NOTHING, ("speed of the last reply", "上一次回答的速度"), show_stats),
+    Command("stats", NOTHING, ("speed of the last reply", "上一次回答的速度"), lambda chat, _: chat.show_stats()),
     Command("model", FOLDER, ("talk to another checkpoint", "换一个模型继续对话"), change_model, True),
     Command("quit", NOTHING, ("leave (or Ctrl-D)", "退出（或按 Ctrl-D）"), leave),
 )

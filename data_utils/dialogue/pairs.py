@@ -18,10 +18,7 @@ from data_utils.text.languages import detect_language
 
 # `place` is the line of the file, for what shows only when a pair is encoded.
 PAIR_FEATURES = Features(
-    {
-        "prompt": MESSAGES,
-        **dict.fromkeys(("chosen", "rejected", "language", "source", "place"), Value("string")),
-    }
+    {"prompt": MESSAGES, **dict.fromkeys(("chosen", "rejected", "language", "source", "place"), Value("string"))}
 )
 Sides = tuple[list[dict], list[dict], list[dict]]  # prompt, chosen, rejected: messages
 # What a question that stands beside whole dialogues is called; other names of ASKED, as `user`, may be something else.

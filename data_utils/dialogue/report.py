@@ -13,11 +13,7 @@ MIN_TRAINED_SHARE = 0.005  # below it, a run learns nothing and its user should 
 
 
 def describe_dialogues(
-    train_set: Dataset,
-    held_out: Dataset,
-    encoded: Dataset,
-    rows: Dataset,
-    tokenizer: PreTrainedTokenizerBase,
+    train_set: Dataset, held_out: Dataset, encoded: Dataset, rows: Dataset, tokenizer: PreTrainedTokenizerBase
 ) -> Iterator[str]:
     """Yield the lines that say what is trained on; raise InputError where nearly nothing would be learned.
 

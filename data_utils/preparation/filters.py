@@ -17,7 +17,6 @@ from data_utils.readers.limits import OutOfTime, limit_document
 from data_utils.text.boilerplate import drop_boilerplate
 from data_utils.text.characters import find_kinds
 from data_utils.text.cleaning import (
-    check_variant,
     clean_text,
     drop_invisible,
     drop_stop_words,
@@ -40,7 +39,7 @@ Step = Callable[[list[Document]], Results]
 def build_filters(options: CleaningArguments, tally: Tally) -> list[Callable]:
     """Return the steps that are on as functions of documents, in the order of STEPS: as many as can be in one."""
     if "simplified" in options.clean:
-        check_variant()
+        to_simplified("")  # tells whether its package is missing
     steps: dict[str, Step] = {
         "unicode": each(lambda text, _, kinds: clean_text(text, kinds=kinds), lambda texts, _: find_kinds(texts)),
         "mojibake": each(

@@ -18,6 +18,9 @@ C1 = re.compile(r"[\x80-\x9f]")
 SPACED_END = re.compile(r"\n(?<=[ \t\u3000\xa0]\n)")
 # A pattern holds the interpreter's lock for as long as it reads, and other threads, such as a server's, wait.
 PIECE_CHARACTERS, PIECE_SUSPECTS = 32_768, 1_000
+KEPT = ftfy.TextFixerConfig(  # what is no mojibake
+    normalization=None, uncurl_quotes=False, fix_latin_ligatures=False, fix_character_width=False, unescape_html=False
+)
 MAX_MARKS = 30  # on one letter, as in stream-safe text (UAX 15): no language has as many
 Form = Literal["NFD", "NFKD"]
 
@@ -54,17 +57,7 @@ def repair_characters(text: str) -> str:
     if text.isascii():
         return text
     text = cut_marks(text)  # what parted them is gone
-    text = "".join(
-        ftfy.fix_text(
-            piece,
-            normalization=None,
-            uncurl_quotes=False,
-            fix_latin_ligatures=False,
-            fix_character_width=False,
-            unescape_html=False,
-        )
-        for piece in cut_pieces(text)
-    )
+    text = "".join([ftfy.fix_text(piece, KEPT) for piece in cut_pieces(text)])
     # C1 is dropped after ftfy, since it may be part of mojibake; NFC is last, since what parted a letter is gone.
     text = cut_marks(C1.sub("", CONTROL.sub("", text)))
     return "".join([unicodedata.normalize("NFC", piece) for piece in cut_pieces(text)])
@@ -206,11 +199,6 @@ def to_simplified(text: str) -> str:
     '头发和发展'
     """
     return _converter().convert(text)
-
-
-def check_variant() -> None:
-    """Raise InputError where the package for `to_simplified` is missing."""
-    _converter()
 
 
 @cache

@@ -79,21 +79,8 @@ SECRET = re.compile(
 )
 # Looked for first, since SECRET and NAMED_ACCOUNT are slow: what both end with, and words that they begin with.
 NAMED_VALUE = re.compile(r"[:=：是]\s{0,2}[\"']?[A-Za-z0-9+/=_!@#$%^&*.-]{5}", re.ASCII)
-VALUE_NAMES = (
-    "api",
-    "secret",
-    "token",
-    "passw",
-    "pwd",
-    "密码",
-    "密钥",
-    "口令",
-    "qq",
-    "微信",
-    "薇信",
-    "weixin",
-    "wechat",
-)
+VALUE_NAMES = ("api", "secret", "token", "passw", "pwd", "密码", "密钥", "口令")
+VALUE_NAMES += ("qq", "微信", "薇信", "weixin", "wechat")
 # Each KEY but a private one begins with one of these, and is a run of so many characters at least.
 LEAST_KEY = 15
 KEY_SIGNS = ("AKIA", "ASIA", "LTAI", "AKID", "AIza", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-")

@@ -70,10 +70,7 @@ class MuonSettings:
 
 @torch.no_grad()
 def step_muon(
-    parameters: list[torch.Tensor],
-    momenta: list[torch.Tensor],
-    scales: list[torch.Tensor],
-    settings: MuonSettings,
+    parameters: list[torch.Tensor], momenta: list[torch.Tensor], scales: list[torch.Tensor], settings: MuonSettings
 ) -> None:
     """Update matrices of one shape (A, B), in place, from their gradients; of sharded ones the part that is here.
 
