@@ -218,9 +218,7 @@ def hold(folder: Path) -> None:
 
 def release(folder: Path) -> None:
     """Let go of a folder that is held."""
-    stack = _held.pop(folder.resolve(), None)
-    if stack:
-        stack.close()
+    _held.pop(folder.resolve(), ExitStack()).close()
 
 
 @atexit.register

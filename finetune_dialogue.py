@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     from eval_utils.short_form import assess_briefly
     from train_utils.clock import process_seconds
     from train_utils.objectives import REPLY_TOKENS, choose_format, dialogue_objective
-    from train_utils.plan.apply import make_plan, rows_task, shape_of
+    from train_utils.plan.apply import plan_rows
     from train_utils.run import open_run
     from train_utils.samples import find_questions
     from train_utils.training import train_and_save
@@ -85,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
 
     # 3. Plan, with --minutes: as many steps as the time allows, and few enough that nothing is learned by heart.
     if args.minutes:
-        run = make_plan(run, rows_task(len(rows), row_tokens), shape=shape_of(model, row_tokens))
+        run = plan_rows(run, model, len(rows), row_tokens)
         if args.plan_only:
             return 0
         run.watch.lap("plan")

@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
     use_limits(options.reader_limits)
     from data_utils.sources.source import data_version, open_sources
     from model_utils.shapes import check_packing
-    from train_utils.plan.apply import make_plan, rows_task, shape_of
+    from train_utils.plan.apply import plan_rows
     from train_utils.preference_data import prepare_rows
     from train_utils.preferences import PreferenceLoss, StopOnFall, choose_preference_rate, preference_objective
     from train_utils.run import open_run
@@ -109,7 +109,7 @@ def main(argv: list[str] | None = None) -> int:
 
     # 3. Plan, with --minutes: as many steps as the time allows, and few enough that nothing is learned by heart.
     if args.minutes:
-        run = make_plan(run, rows_task(len(data.rows), options.row_tokens), shape=shape_of(model, options.row_tokens))
+        run = plan_rows(run, model, len(data.rows), options.row_tokens)
         if args.plan_only:
             return 0
         run.watch.lap("plan")

@@ -45,13 +45,9 @@ def is_manifest(path: Path) -> bool:
 
 def check_same(corpus: str, settings: dict) -> None:
     """Raise InputError where a corpus that is there was prepared with other settings."""
-    before = read_manifest(corpus)["settings"]
-    changed = [name for name, value in settings.items() if before.get(name, value) != value]
-    if changed:
-        raise InputError(
-            f"{corpus}: prepared with {describe_change(changed[0], before, settings)}; "
-            "choose another --output_dir or --overwrite true"
-        )
+    before = settings | read_manifest(corpus)["settings"]
+    advice = "choose another --output_dir or --overwrite true"
+    refuse_change(f"{corpus}: prepared with", before, settings, advice=advice)
 
 
 def begin_work(work: Path, plan: dict) -> dict:
@@ -67,13 +63,16 @@ def begin_work(work: Path, plan: dict) -> dict:
         )
     if before["code"] != plan["code"]:
         raise InputError(f"{work.parent}: begun by another version of this code; --overwrite true begins anew")
-    changed = [name for name, value in plan["settings"].items() if before["settings"].get(name) != value]
-    if changed:
-        raise InputError(
-            f"{work.parent}: begun with {describe_change(changed[0], before['settings'], plan['settings'])}; "
-            "set it as before to go on, or use --overwrite true"
-        )
+    advice = "set it as before to go on, or use --overwrite true"
+    refuse_change(f"{work.parent}: begun with", before["settings"], plan["settings"], advice=advice)
     return before
+
+
+def refuse_change(what: str, before: dict, now: dict, *, advice: str) -> None:
+    """Raise InputError for the first setting that is not as before."""
+    for name, value in now.items():
+        if before.get(name) != value:
+            raise InputError(f"{what} {describe_change(name, before, now)}; {advice}")
 
 
 def describe_change(name: str, before: dict, now: dict) -> str:

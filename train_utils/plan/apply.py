@@ -83,12 +83,11 @@ def keep_batch(args: RunArguments, plan: Plan) -> Plan:
     return replace(plan, batch_rows=args.per_device_train_batch_size, accumulation=args.gradient_accumulation_steps)
 
 
-def rows_task(rows: int, row_tokens: int) -> Task:
-    """Return the task of rows of T tokens that are there, too few times to learn them by heart."""
-    size = rows * row_tokens
-    return Task(
-        text_bytes=size, row_tokens=row_tokens, bytes_per_token=1, max_epochs=MAX_TUNING_EPOCHS, memory_told=True
-    )
+def plan_rows(run: Run, model: PreTrainedModel, rows: int, row_tokens: int) -> Run:
+    """Return `make_plan`'s run of a model and rows of T tokens that are there, too few times to learn them by heart."""
+    how: dict[str, Any] = {"max_epochs": MAX_TUNING_EPOCHS, "memory_told": True}
+    task = Task(text_bytes=rows * row_tokens, row_tokens=row_tokens, bytes_per_token=1, **how)
+    return make_plan(run, task, shape=shape_of(model, row_tokens))
 
 
 def settle_compilation(run: Run, width: int, total_flops: float) -> bool:
