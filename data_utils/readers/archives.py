@@ -63,10 +63,10 @@ def read_record_text(record: WarcRecord, content: bytes) -> str | None:
     """Return the text of one record, '' where it is empty, None where it is no page."""
     if record.record_type == WarcRecordType.conversion:
         return decode_bytes(content).strip() if content else ""
-    if record.is_http and record.http_headers is not None and (record.http_headers.status_code or 200) >= 300:
+    http = record.http_headers if record.is_http else None
+    if http is not None and (http.status_code or 200) >= 300:
         return None
-    headers = record.http_headers if record.is_http and record.http_headers is not None else record.headers
-    kind = (headers.get("Content-Type") or "text/html").lower()
+    kind = ((record.headers if http is None else http).get("Content-Type") or "text/html").lower()
     if not content.strip():
         return ""
     if "html" in kind:

@@ -46,11 +46,8 @@ class Limits:
 
     def words(self) -> list[str]:
         """Return the limits that aren't the default ones, as they are typed."""
-        return [f"{one.name}={show_amount(self, one.name)}" for one in fields(self) if self.is_changed(one.name)]
-
-    def is_changed(self, name: str) -> bool:
-        """Tell whether a limit is another than the default one."""
-        return getattr(self, name) != getattr(Limits, name)
+        changed = (one.name for one in fields(self) if getattr(self, one.name) != one.default)
+        return [f"{name}={show_amount(self, name)}" for name in changed]
 
 
 def parse_limits(words: Sequence[str]) -> Limits:

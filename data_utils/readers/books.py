@@ -11,7 +11,7 @@ from xml.etree import ElementTree as ET
 from data_utils.readers.arguments import ReadArguments, current_limits, more_than
 from data_utils.readers.limits import OutOfTime, limit_document
 from data_utils.readers.opening import Report, read_whole
-from data_utils.readers.webpages import decode_page, extract_text
+from data_utils.readers.webpages import decode_page, extract_text, give_text
 from errors import first_line
 
 MAX_LIST_BYTES = 8 << 20  # of each of the two files that say what an EPUB holds
@@ -37,11 +37,7 @@ def read_epub(path: str, _: ReadArguments, report: Report) -> Iterator[tuple[str
                 chapters.append(extract_text(decode_page(data), whole=True))
             except (Exception, OutOfTime) as error:  # as many as there are ways to be broken
                 report(name, f"not a readable chapter: {first_line(error)}")
-    text = "\n\n".join(chapter for chapter in chapters if chapter)
-    if text:
-        yield "book", {"text": text}
-    else:
-        report("", "no text in it")
+    yield from give_text("book", "\n\n".join(filter(None, chapters)), report)
 
 
 def read_member(book: zipfile.ZipFile, name: str, most: int) -> bytes:
@@ -95,11 +91,8 @@ def read_pdf(path: str, _: ReadArguments, report: Report) -> Iterator[tuple[str,
                     report(f"page {number}", f"not readable: {type(error).__name__}: {error}")
     except OutOfTime as error:
         report(f"page {number}", f"{error}, and all pages behind it")
-    text = "\n\n".join(page for page in pages if page)
-    if text:
-        yield "book", {"text": text}
-    else:
-        report("", "no text in it; if its pages are pictures, it needs a program that reads them (OCR)")
+    remedy = "; if its pages are pictures, it needs a program that reads them (OCR)"
+    yield from give_text("book", "\n\n".join(filter(None, pages)), report, remedy)
 
 
 def join_pdf_lines(text: str) -> str:

@@ -58,8 +58,9 @@ def detect_encoding(data: bytes, declared: tuple[str, ...] = ()) -> str:
     """
     for mark, name in MARKS:
         if data.startswith(mark):
-            if name != "utf-8-sig":
-                check_text(try_decode(data[:SAMPLE_BYTES], name))
+            text = "" if name == "utf-8-sig" else try_decode(data[:SAMPLE_BYTES], name)
+            if text is None or not is_printed(text) or len(NO_TEXT.findall(text)) > MAX_UNPRINTED * len(text):
+                raise EncodingFault(NOTHING_PRINTED)  # a picture, a sound or a program
             return name
     if ESCAPED.search(data) and plausibility(try_decode(data, "iso2022_jp_2") or "") >= 0.2:
         return "iso2022_jp_2"
@@ -98,12 +99,6 @@ def is_latin(text: str) -> bool:
     """Tell whether bytes read as Chinese or Japanese are Latin letters: the few Han ones stand behind a letter."""
     han = len(HAN.findall(text))
     return 0 < han < 0.2 * len(text) and len(BEHIND_LETTER.findall(text)) > 0.5 * han
-
-
-def check_text(text: str | None) -> None:
-    """Raise EncodingFault for what bytes with a mark give if they are no text: a picture, a sound or a program."""
-    if text is None or not is_printed(text) or len(NO_TEXT.findall(text)) > MAX_UNPRINTED * len(text):
-        raise EncodingFault(NOTHING_PRINTED)
 
 
 def is_printed(text: str) -> bool:

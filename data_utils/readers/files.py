@@ -92,11 +92,7 @@ def find_folder_files(path: str) -> list[Path]:
     A link to a file is read as that file, as the cache of a hub has them, and said where it leads out of the folder.
     """
     files, others, hidden, linked, gone = [], Counter(), [], [], []
-
-    def note_closed(error: OSError) -> None:
-        gone.append(Path(error.filename))
-
-    for folder, folders, names in os.walk(path, onerror=note_closed):
+    for folder, folders, names in os.walk(path, onerror=lambda error, gone=gone: gone.append(Path(error.filename))):
         if {"state.json", "dataset_info.json"} <= set(names):
             raise InputError(f"{folder}: an Arrow folder of Dataset.save_to_disk; write it as Parquet: "
                              "load_from_disk(folder).to_parquet(file)")  # fmt: skip

@@ -35,16 +35,18 @@ def read_html(path: str, options: ReadArguments, report: Report) -> Iterator[tup
         return
     try:
         text = extract_text(decode_page(data))
-    except EncodingFault as error:
-        report("", f"{error}; convert the file to UTF-8")
-        return
-    except OutOfTime as error:
-        report("", str(error))
-        return
-    if text:
-        yield "page", {"text": text}
+    except (EncodingFault, OutOfTime) as error:
+        report("", f"{error}; convert the file to UTF-8" if isinstance(error, EncodingFault) else str(error))
     else:
-        report("", "no text in it")
+        yield from give_text("page", text, report)
+
+
+def give_text(place: str, text: str, report: Report, remedy: str = "") -> Iterator[tuple[str, dict]]:
+    """Yield (place, {"text"}), or report that there is none."""
+    if text:
+        yield place, {"text": text}
+    else:
+        report("", f"no text in it{remedy}")
 
 
 def decode_page(data: bytes, header: str = "") -> str:

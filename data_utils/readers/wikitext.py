@@ -10,24 +10,18 @@ import re
 from collections.abc import Callable
 from functools import cache
 
-FILE_PREFIXES = frozenset(
-    re.findall(
-        r"\S+",
-        "file image media category 文件 檔案 档案 图像 圖像 媒体 媒體 分类 分類 datei kategorie fichier catégorie",
-    )
-)
+PREFIXES = "file image media category 文件 檔案 档案 图像 圖像 媒体 媒體 分类 分類 datei kategorie fichier catégorie"
+FILE_PREFIXES = frozenset(PREFIXES.split())
 # Templates that stand for text: which argument it is, counted from 1; -1 is the last.
 TEXT_TEMPLATES = {"lang": -1, "nowrap": 1, "nobr": 1, "transl": -1, "linktext": -1, "abbr": 1, "small": 1, "big": 1}
 TEXT_TEMPLATES |= {"tsl": -1, "link-en": 1, "le": 1, "internal link helper/en": 1, "zh": 1, "ruby": 1, "ruby-zh-p": 1}
 MEASURES = ("convert", "cvt")
-END_SECTIONS = frozenset(
-    re.findall(
-        r"[^|]+",
-        "references|notes|footnotes|see also|external links|further reading|bibliography|sources|citations|gallery|"
-        "参考文献|參考文獻|参考资料|參考資料|注释|註釋|注解|參見|参见|外部链接|外部連結|延伸阅读|延伸閱讀|相关条目|"
-        "相關條目|脚注|腳註|来源|來源",
-    )
+ENDS = (
+    "references|notes|footnotes|see also|external links|further reading|bibliography|sources|citations|gallery|"
+    "参考文献|參考文獻|参考资料|參考資料|注释|註釋|注解|參見|参见|外部链接|外部連結|延伸阅读|延伸閱讀|相关条目|"
+    "相關條目|脚注|腳註|来源|來源"
 )
+END_SECTIONS = frozenset(ENDS.split("|"))
 COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
 PROTECTED = re.compile(r"<(nowiki|pre|code|source|syntaxhighlight|math|chem)\b([^<>]*+)>", re.IGNORECASE)
 LEFT_OUT = re.compile(

@@ -151,10 +151,8 @@ def read_rows(
                     rows_read += 1
                     yield place, value
                 else:
-                    report(
-                        place,
-                        f"a JSON object is expected, not {json.dumps(value, ensure_ascii=False, default=str)[:40]}",
-                    )
+                    shown = json.dumps(value, ensure_ascii=False, default=str)[:40]
+                    report(place, f"a JSON object is expected, not {shown}")
     except (InputError, FileNotFoundError):
         raise
     except ImportError as error:

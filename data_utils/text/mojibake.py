@@ -22,19 +22,10 @@ COMMON = frozenset(
     "이다는을의에가고하로지도은를한사기서자대리인있어시스그것니나해들수보정일제라아부전상주만장여원과와게면안요세소습"
 )
 NO_TEXT = re.compile("[\ufffd\ue000-\uf8ff\x80-\x9f\ufffe\uffff]")
-# (how a text was misread, what it was): Chinese mojibake, which ftfy, made for Latin letters, leaves as it is.
-MISREADINGS = (
-    ("gb18030", "utf-8"),
-    ("cp1252", "gb18030"),
-    ("latin-1", "gb18030"),
-    ("latin-1", "big5"),
-    ("cp1252", "big5"),
-    ("big5hkscs", "gb18030"),
-    ("gb18030", "big5hkscs"),
-    ("big5hkscs", "utf-8"),
-    ("cp932", "utf-8"),
-    ("cp1251", "utf-8"),
-)
+# How a text was misread < what it was: Chinese mojibake, which ftfy, made for Latin letters, leaves as it is.
+PAIRS = "gb18030<utf-8 cp1252<gb18030 latin-1<gb18030 latin-1<big5 cp1252<big5 big5hkscs<gb18030"
+PAIRS += " gb18030<big5hkscs big5hkscs<utf-8 cp932<utf-8 cp1251<utf-8"
+MISREADINGS = [pair.split("<") for pair in PAIRS.split()]
 SAMPLE_CHARACTERS = 20_000
 LOST = re.compile("锟斤拷|烫烫烫|屯屯屯|\ufffd")
 
