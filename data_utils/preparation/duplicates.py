@@ -80,11 +80,7 @@ class SignatureFolder:
 
     def open(self, rank: int, name: str) -> np.ndarray:
         """Return an array of a reading task, mapped from its file."""
-        path = self.folder / f"{rank:05d}.{name}.npy"
-        try:
-            return np.load(path, mmap_mode="r")
-        except ValueError:  # an empty array cannot be mapped
-            return np.load(path)
+        return np.load(self.folder / f"{rank:05d}.{name}.npy", mmap_mode="r")
 
     def range_of(self, row: int, low: int, high: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the keys of a row that lie in [low, high], and their documents, task by task."""

@@ -48,15 +48,14 @@ class LocalExecutor(LocalPipelineExecutor):
     would fill the screen: what a user must know stands in the report.
     """
 
-    stage: Stage
-
     def run(self) -> None:
         """Run what isn't done yet; raise what a task raised."""
         ranks = self.get_incomplete_ranks()
-        sizes = self.stage.sizes or [1] * self.tasks
+        stage: Any = self.pipeline[0]
+        sizes = stage.sizes or [1] * self.tasks
         done = sum(sizes) - sum(sizes[rank] for rank in ranks)
-        unit = "B" if self.stage.sizes else " tasks"
-        with open_progress(self.stage.name, sum(sizes), done=done, unit=unit) as bar:
+        unit = "B" if stage.sizes else " tasks"
+        with open_progress(stage.name, sum(sizes), done=done, unit=unit) as bar:
             if min(self.workers, len(ranks)) < 2 or not can_share_work():
                 for rank in ranks:
                     run_task(dill.dumps(self), rank)
@@ -114,9 +113,7 @@ def make_executor(stage: Stage, kind: str, work: Path, workers: int, slurm: dict
     """Return datatrove's executor of this kind for a stage."""
     logs = str(work / "runs" / stage.name)
     if kind == "local":
-        executor = LocalExecutor([stage], stage.tasks, workers, logs)
-        executor.stage = stage
-        return executor
+        return LocalExecutor([stage], stage.tasks, workers, logs)
     if kind == "ray":
         return RayPipelineExecutor([stage], stage.tasks, workers, logging_dir=logs, mem_per_cpu_gb=1)
     # The compute nodes see the same folders; they need this Python and this code.

@@ -40,8 +40,8 @@ def make_entries(shingles: Shingles, chosen: np.ndarray, first_text: int) -> np.
     return entries
 
 
-def build_index(evaluation: np.ndarray, held_out: np.ndarray, evaluation_texts: int) -> dict[str, np.ndarray]:
-    """Return the index as arrays: evaluation texts are numbered from 0, held-out ones after them."""
+def build_index(evaluation: np.ndarray, held_out: np.ndarray, evaluation_texts: int) -> "LeakIndex":
+    """Return the index: evaluation texts are numbered from 0, held-out ones after them."""
     hashes, texts = (np.concatenate([evaluation[name], held_out[name]]) for name in ("hash", "text"))
     order = np.lexsort((texts, hashes))
     hashes, texts = hashes[order], texts[order]
@@ -58,8 +58,8 @@ def build_index(evaluation: np.ndarray, held_out: np.ndarray, evaluation_texts: 
     np.bitwise_or.at(bitmap, slots >> np.uint64(3), (1 << (slots & np.uint64(7))).astype(np.uint8))
     sizes = np.bincount(texts, minlength=evaluation_texts)
     hashes, starts = np.unique(hashes, return_index=True)
-    arrays = {"hashes": hashes, "bounds": np.append(starts, len(texts)), "texts": texts}
-    return arrays | {"sizes": sizes, "bitmap": bitmap, "kinds": np.array([evaluation_texts])}
+    bounds = np.append(starts, len(texts))
+    return LeakIndex(hashes, bounds, texts, sizes, bitmap, np.array(evaluation_texts))
 
 
 class Hits(NamedTuple):
@@ -75,20 +75,20 @@ class Hits(NamedTuple):
         return Hits(*(part[places] for part in self))
 
 
-class LeakIndex:
-    """The shingles of all evaluation text, mapped from files."""
+class LeakIndex(NamedTuple):
+    """The shingles of all evaluation text; mapped from files where `load` opens it."""
 
-    def __init__(self, arrays: dict[str, np.ndarray]) -> None:
-        self.hashes, self.bounds, self.texts = (arrays[name] for name in ("hashes", "bounds", "texts"))
-        self.sizes, self.bitmap = arrays["sizes"], arrays["bitmap"]
-        self.evaluation_texts = int(arrays["kinds"][0])
+    hashes: np.ndarray
+    bounds: np.ndarray
+    texts: np.ndarray
+    sizes: np.ndarray
+    bitmap: np.ndarray
+    evaluation_texts: np.ndarray  # a number: how many of the texts are those of evaluation files
 
     @classmethod
     def load(cls, folder: Path) -> "LeakIndex":
-        """Open an index that BuildIndex wrote."""
-        names = ("hashes", "bounds", "texts", "sizes", "bitmap", "kinds")
-        paths = {name: folder / f"{name}.npy" for name in names}
-        return cls({name: np.load(path, mmap_mode="r" if name != "kinds" else None) for name, path in paths.items()})
+        """Open an index that `write_index` wrote."""
+        return cls(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in cls._fields))
 
     def find(self, tokens: Tokens, shingles: Shingles) -> np.ndarray:
         """Return (document of the batch, evaluation text that it holds), (K, 2) int64 in order."""
@@ -160,7 +160,7 @@ def write_index(work: Path, texts: list[tuple[str, str]]) -> None:
     documents, numbers = np.unique(held_out["text"], return_inverse=True)
     held_out["text"] = numbers + len(texts)
     write_array(work / "index" / "documents.npy", documents)
-    for name, array in build_index(evaluation, held_out, len(texts)).items():
+    for name, array in build_index(evaluation, held_out, len(texts))._asdict().items():
         write_array(work / "index" / f"{name}.npy", array)
     (work / "index" / "places.json").write_text(json.dumps([place for place, _ in texts]))
 

@@ -44,23 +44,27 @@ def merge_tallies(tallies: list[dict]) -> dict:
 
     `steps` is step -> source -> [documents, bytes].
     """
-    report: dict[str, Any] = {"steps": {}, "reasons": {}, "languages": {}, "faults": [], "seconds": Counter()}
-    report |= {"examples": {}, "changed": {}, "kept": {}}
+    names = ("steps", "reasons", "languages", "faults", "seconds", "examples", "changed", "kept")
+    report: dict[str, Any] = {name: {} for name in names}
+    report["faults"] = [fault for tally in tallies for fault in tally["faults"]]
     for tally in tallies:
-        for step, sources in tally["steps"].items():
-            merged = report["steps"].setdefault(step, {})
-            for source, counts in sources.items():
-                merged[source] = [a + b for a, b in zip(merged.get(source, (0, 0)), counts, strict=True)]
-        report["seconds"].update(tally["seconds"])
-        for name in ("reasons", "languages"):
-            for kind, counts in tally.get(name, {}).items():
-                merged = report[name].setdefault(kind, {})
-                merged |= {what: merged.get(what, 0) + count for what, count in counts.items()}
-        for name in ("examples", "changed", "kept"):
-            for kind, examples in tally.get(name, {}).items():
-                report[name][kind] = (report[name].get(kind, []) + examples)[:EXAMPLES]
-        report["faults"] += tally["faults"]
+        for name in (report.keys() - {"faults"}) & tally.keys():
+            report[name] = add_up(report[name], tally[name])
     return report
+
+
+def add_up(one: Any, other: Any) -> Any:
+    """Return two counts, pairs of counts or lists of examples as one; of two tables, by their names.
+
+    >>> add_up({"a": [1, 2], "b": 3}, {"a": [3, 4], "c": 5})
+    {'a': [4, 6], 'b': 3, 'c': 5}
+    """
+    if isinstance(one, dict):
+        return one | {name: add_up(one[name], value) if name in one else value for name, value in other.items()}
+    if isinstance(one, list):
+        is_pair = isinstance(one[0], int)
+        return [a + b for a, b in zip(one, other, strict=True)] if is_pair else [*one, *other][:EXAMPLES]
+    return one + other
 
 
 def check_broken(work: Path, files: list[dict], max_broken_fraction: float, languages: list[str]) -> None:

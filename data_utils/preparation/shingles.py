@@ -13,6 +13,8 @@ from typing import NamedTuple
 import numpy as np
 import xxhash
 
+from data_utils.text.repetition import FACTOR, INVERSE, take_powers
+
 SHINGLE_TOKENS = 5  # as FineWeb (Penedo et al. 2024, section 3.4); fewer and distinct texts look alike
 HASHES = 120
 BANDS = 24  # of 5 hashes: texts alike by 0.7 meet with 98.8%, by 0.8 with 99.99%; what meets is compared by all hashes
@@ -24,8 +26,6 @@ UNSPACED = re.compile(
 )
 _random = np.random.Generator(np.random.PCG64(20240625))  # its stream is fixed by numpy's promise for bit generators
 BLOCK = 2**17  # characters; a batch may be one text of any length
-FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, so that it has an inverse modulo 2**64
-INVERSE = np.uint64(pow(int(FACTOR), -1, 2**64))
 PERMUTATIONS = (_random.bit_generator.random_raw(HASHES) >> np.uint64(33)).astype(np.uint32) * 2 + 1
 BAND_FACTORS = _random.bit_generator.random_raw(HASHES // BANDS) | np.uint64(1)
 
@@ -76,22 +76,13 @@ def character_tables() -> tuple[np.ndarray, np.ndarray]:
     return counts_as, alone
 
 
-@cache
-def powers() -> tuple[np.ndarray, np.ndarray]:
-    """Return FACTOR**0 to FACTOR**(BLOCK - 1) modulo 2**64, and their inverses."""
-    steps = [np.full(BLOCK, number, np.uint64) for number in (FACTOR, INVERSE)]
-    for numbers in steps:
-        numbers[0] = 1
-    return np.cumprod(steps[0]), np.cumprod(steps[1])
-
-
 def hash_runs(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
     """Return a hash of the values from each start to the next: a polynomial in their place within the run.
 
     Computed in blocks that the processor's cache holds, with the powers of the block divided out; of a run that is
     longer than a block, which no word is, its beginning counts.
     """
-    raised, inverse = powers()
+    raised, inverse = (take_powers(factor, np.dtype(np.uint64), BLOCK) for factor in (FACTOR, INVERSE))
     ends = np.append(starts[1:], len(values))
     hashes = np.zeros(len(starts), np.uint64)
     first = 0
@@ -172,7 +163,7 @@ def find_shingles(tokens: Tokens) -> Shingles:
     count = max(len(tokens.hashes) - SHINGLE_TOKENS + 1, 0)
     hashes = np.zeros(count, np.uint64)
     for place in range(SHINGLE_TOKENS):
-        hashes = hashes * FACTOR + tokens.hashes[place : place + count]
+        hashes = hashes * np.uint64(FACTOR) + tokens.hashes[place : place + count]
     whole = np.ones(count, bool)
     for place in range(1, SHINGLE_TOKENS):  # what reaches into the next text is none
         ends = tokens.bounds[1:] - place

@@ -92,7 +92,7 @@ def read_pdf(path: str, _: ReadArguments, report: Report) -> Iterator[tuple[str,
     except OutOfTime as error:
         report(f"page {number}", f"{error}, and all pages behind it")
     remedy = "; if its pages are pictures, it needs a program that reads them (OCR)"
-    yield from give_text("book", "\n\n".join(filter(None, pages)), report, remedy)
+    yield from give_text("book", "\n\n".join(filter(None, pages)), report, remedy=remedy)
 
 
 def join_pdf_lines(text: str) -> str:

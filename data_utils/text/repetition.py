@@ -188,7 +188,7 @@ def sum_powers(codes: np.ndarray) -> np.ndarray:
     Modulo 2^64 or 2^32, by the type of the codes.
     """
     sums = np.zeros(len(codes) + 1, codes.dtype)
-    np.cumsum(codes * _powers(FACTOR, codes.dtype, len(codes))[: len(codes)], out=sums[1:])
+    np.cumsum(codes * take_powers(FACTOR, codes.dtype, len(codes))[: len(codes)], out=sums[1:])
     return sums
 
 
@@ -198,10 +198,10 @@ def hash_grams(sums: np.ndarray, begins: np.ndarray, ends: np.ndarray) -> np.nda
 
 
 def _inverses(sums: np.ndarray) -> np.ndarray:
-    return _powers(INVERSE, sums.dtype, len(sums))
+    return take_powers(INVERSE, sums.dtype, len(sums))
 
 
-def _powers(factor: int, dtype: np.dtype, count: int) -> np.ndarray:
+def take_powers(factor: int, dtype: np.dtype, count: int) -> np.ndarray:
     """Return at least `count` powers of a factor, kept from call to call."""
     if (factor, dtype) not in _POWERS or len(_POWERS[factor, dtype]) < count:
         factors = np.full(max(count + count // 4, 1 << 16), factor % 2 ** (8 * dtype.itemsize), dtype)

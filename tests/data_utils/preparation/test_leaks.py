@@ -13,7 +13,7 @@ def index_of(evaluation: list[str], held_out: list[str]) -> LeakIndex:
     first = make_entries(shingles, np.arange(len(evaluation)), 0)
     shingles = find_shingles(find_tokens(held_out))
     second = make_entries(shingles, np.arange(len(held_out)), len(evaluation))
-    return LeakIndex(build_index(first, second, len(evaluation)))
+    return build_index(first, second, len(evaluation))
 
 
 def leaks_in(texts: list[str], index: LeakIndex) -> list[list[int]]:
