@@ -144,10 +144,8 @@ def run_guarded(main: Callable[[], int | None]) -> int:
     try:
         code, message = main() or 0, None
         sys.stdout.flush()
-    except InputError as error:
-        code, message = 2, str(error)
-    except RunError as error:
-        code, message = 1, str(error)
+    except (InputError, RunError) as error:
+        code, message = 2 if isinstance(error, InputError) else 1, str(error)
     except KeyboardInterrupt:
         code, message = 130, INTERRUPTED
     except MemoryError as error:
@@ -156,18 +154,17 @@ def run_guarded(main: Callable[[], int | None]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code, message = 141, None
     except BaseException as error:
-        if is_panic(error):
-            say_error(f"a library gave up ({first_line(error)}): the tokenizer or a text is damaged; take another")
-            return 2
-        if isinstance(error, OSError) and error.errno in PATH_ERRORS:
-            say_error(f"{str(error.filename)[:200]}: {error.strerror}; choose another path")
-            return 2
-        if not is_machine_fault(error):
-            raise
         reason = first_line(error)
-        if isinstance(error, OSError) and error.strerror:
-            reason = f"{error.strerror} ({error.filename})" if error.filename else error.strerror
-        code, message = 1, f"{reason}; what was complete before is untouched"
+        if is_panic(error):
+            code, message = 2, f"a library gave up ({reason}): the tokenizer or a text is damaged; take another"
+        elif isinstance(error, OSError) and error.errno in PATH_ERRORS:
+            code, message = 2, f"{str(error.filename)[:200]}: {error.strerror}; choose another path"
+        elif not is_machine_fault(error):
+            raise
+        else:
+            if isinstance(error, OSError) and error.strerror:
+                reason = f"{error.strerror} ({error.filename})" if error.filename else error.strerror
+            code, message = 1, f"{reason}; what was complete before is untouched"
     if message:
         say_error(message)
     return code

@@ -131,15 +131,12 @@ def parse_arguments(
         check_key(key, known, str(config))
     values = {key: convert(options[key], words, f"{config}: {key}") for key, words in found.items() if key in options}
     typed = read_words(argv, options, known, positional=positional)
-    values |= {
-        key: convert(options[key], words, f"command line: --{key}") for key, words in typed.items() if key in options
-    }
+    for key in filter(options.__contains__, typed):
+        values[key] = convert(options[key], typed[key], f"command line: --{key}")
     results = []
     for kind in kinds:
         try:
-            result = kind(
-                **{option.name: values[option.name] for option, _ in list_options(kind) if option.name in values}
-            )
+            result = kind(**{one.name: values[one.name] for one, _ in list_options(kind) if one.name in values})
         except (ValueError, TypeError) as error:
             raise InputError(f"{place}: {first_line(error)}") from error
         result.typed = set(typed)

@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from data_utils.preparation.report import describe_languages, draw_report, format_report, total
+from data_utils.preparation.report import describe_languages, draw_report, ends_of, format_report, total
 from data_utils.preparation.tally import EXAMPLES, format_bytes, plural, read_tallies, write_json
 from data_utils.readers.files import Fault, name_faults
 from data_utils.sources.source import MANIFEST
@@ -19,7 +19,8 @@ def finish_corpus(work: Path, files: list[dict], settings: dict) -> None:
     read, written = (read_tallies(work, stage) for stage in ("read", "write"))
     report = merge_tallies([*read, *written])
     report["files"] = dict(Counter(file["source"] for file in files))
-    report["broken"] = dict(zip(("share", "words"), measure_broken(read, files), strict=True))
+    report["broken"] = dict(zip(("share", "words"), measure_broken(report, files), strict=True))
+    del report["unread_bytes"]  # which "broken" tells
     draw_report(report, output / "report.png")
     write_json(output / "report.json", report)
     write_whole(output / "report.md", escape_unprintable(format_report(report, output.name)))
@@ -46,7 +47,7 @@ def merge_tallies(tallies: list[dict]) -> dict:
     """
     names = ("steps", "reasons", "languages", "faults", "seconds", "examples", "changed", "kept")
     report: dict[str, Any] = {name: {} for name in names}
-    report["faults"] = [fault for tally in tallies for fault in tally["faults"]]
+    report |= {"faults": [fault for tally in tallies for fault in tally["faults"]], "unread_bytes": 0}
     for tally in tallies:
         for name in (report.keys() - {"faults"}) & tally.keys():
             report[name] = add_up(report[name], tally[name])
@@ -69,33 +70,30 @@ def add_up(one: Any, other: Any) -> Any:
 
 def check_broken(work: Path, files: list[dict], max_broken_fraction: float, languages: list[str]) -> None:
     """One task after the reading: raise InputError where too much is broken, or nothing is left."""
-    tallies = read_tallies(work, "read")
-    faults = [Fault(*fault) for tally in tallies for fault in tally["faults"]]
-    share, words = measure_broken(tallies, files)
+    report = merge_tallies(read_tallies(work, "read"))
+    share, words = measure_broken(report, files)
     if share > max_broken_fraction:
+        faults = [Fault(*fault) for fault in report["faults"]]
         raise InputError(
             f"{share:.1%} of the input is broken ({words}), more than --max_broken_fraction "
             f"{max_broken_fraction:g}: {plural(len(faults), 'fault')}: {name_faults(faults)}; "
             "repair it, leave it out, or allow more"
         )
-    read, kept = (sum(total(list(tally["steps"].values())[place])[0] for tally in tallies) for place in (0, -1))
-    if not kept:
-        dropped: Counter = Counter()
-        for tally in tallies:
-            dropped.update(tally["reasons"].get("language", {}))
-        told = describe_languages(dropped, read, languages) or "the settings name what drops them"
+    read, kept = ends_of(report)
+    if not kept[0]:
+        told = describe_languages(report["reasons"].get("language", {}), read[0], languages)
+        told = told or "the settings name what drops them"
         raise InputError(f"the corpus is empty: no document is left after cleaning; {told}")
 
 
-def measure_broken(tallies: list[dict], files: list[dict]) -> tuple[float, str]:
+def measure_broken(report: dict, files: list[dict]) -> tuple[float, str]:
     """Return the share of the input that is broken, and of what it is the share: the larger of two.
 
     Bytes of what could not be read at all, and faults among the documents: a dump with one bad page of a million is
     sound.
     """
-    unread = sum(tally["unread_bytes"] for tally in tallies)
-    faults = sum(len(tally["faults"]) for tally in tallies)
-    documents = sum(total(tally["steps"].get("read", {}))[0] for tally in tallies)
+    unread, faults = report["unread_bytes"], len(report["faults"])
+    documents = total(report["steps"].get("read", {}))[0]
     return max(
         (unread / max(sum(file["bytes"] for file in files), 1), f"{format_bytes(unread)} unreadable"),
         (faults / max(faults + documents, 1), f"{plural(faults, 'fault')} to {plural(documents, 'document')}"),
