@@ -37,26 +37,23 @@ def write_finish(reason: str | None) -> dict:
 
 def write_reply(request: Request, model: str, texts: list[str], replies: list[Reply]) -> dict:
     """Return the whole answer to a request that is not streamed."""
-    prefix, name, _ = NAMES[request.kind]
     choices = []
     for index, (text, reply) in enumerate(zip(texts, replies, strict=True)):
         content = {"message": {"role": "assistant", "content": text}} if request.kind == "chat" else {"text": text}
         choices.append({"index": index, **content, "logprobs": None, **write_finish(reply.finish_reason)})
-    return {
-        "id": f"{prefix}-{request.id}", "object": name, "created": request.created, "model": model,
-        "choices": choices, "usage": write_usage(replies, request),
-    }  # fmt: skip
+    return write_head(request, model, 1) | {"choices": choices, "usage": write_usage(replies, request)}
 
 
 def write_chunk(request: Request, model: str, choices: list[dict], usage: dict | None = None) -> bytes:
     """Return one event of a stream (SSE)."""
-    prefix, _, name = NAMES[request.kind]
-    chunk = {
-        "id": f"{prefix}-{request.id}", "object": name, "created": request.created, "model": model, "choices": choices,
-    }  # fmt: skip
-    if request.include_usage:
-        chunk["usage"] = usage
-    return write_event(chunk)
+    more = {"usage": usage} if request.include_usage else {}
+    return write_event(write_head(request, model, 2) | {"choices": choices} | more)
+
+
+def write_head(request: Request, model: str, form: int) -> dict:
+    """Return what an answer and its chunks begin with; `form`: of NAMES, 1 for a whole one, 2 for a chunk."""
+    names = NAMES[request.kind]
+    return {"id": f"{names[0]}-{request.id}", "object": names[form], "created": request.created, "model": model}
 
 
 def write_piece(request: Request, index: int, piece: str | None, reason: str | None = None) -> dict:

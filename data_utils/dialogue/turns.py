@@ -27,15 +27,8 @@ UNREADABLE |= dict.fromkeys(("image", "images", "audio", "audios", "video", "vid
 WEIGHTS = ("weight", "train", "loss", "liked")
 TRANSCRIPT = re.compile(r"(?:\A|\n\n)\s*(Human|Assistant):")
 TEXT_PARTS = ("text", "input_text", "output_text")
-KINDS: dict[type, str] = {
-    bool: "true or false",
-    int: "a number",
-    float: "a number",
-    str: "text",
-    bytes: "bytes",
-    list: "a list",
-}
-KINDS |= {dict: "an object", type(None): "nothing"}
+KINDS: dict[type, str] = {bool: "true or false", str: "text", bytes: "bytes", list: "a list", dict: "an object"}
+KINDS |= {int: "a number", float: "a number", type(None): "nothing"}
 
 
 def name_kind(value: object) -> str:

@@ -48,16 +48,14 @@ def cut_lines(path: str, size: int, part_bytes: int, options: ReadArguments) -> 
     All of it is read once, about 1 GB/s, since the parts must know the numbers of their lines; so not from an address.
     A text that is one document and other encodings aren't cut.
     """
-    whole = [Part(0, size, size)]
-    if is_address(path) or (path.lower().endswith(".txt") and options.sample_by == "document"):
+    whole, is_json = [Part(0, size, size)], path.lower().endswith(".jsonl")
+    if is_address(path) or (not is_json and options.sample_by == "document"):
         return whole
-    ends_by_line = path.lower().endswith(".jsonl") or options.sample_by == "line"
+    ends_by_line = is_json or options.sample_by == "line"
     parts, start, first, offset, number, encoding = [], 0, 1, 0, 1, None
     with open_file(path) as stream:
         for block in read_blocks(stream):
-            is_list = (
-                number == 1 and path.lower().endswith(".jsonl") and (block or b"").lstrip()[:2] in (b"[\n", b"{\n")
-            )
+            is_list = number == 1 and is_json and (block or b"").lstrip()[:2] in (b"[\n", b"{\n")
             if block is None or is_list:  # a line that is too long to be held, or JSON over several lines
                 return whole
             if encoding is None and tells_encoding(block):

@@ -80,9 +80,7 @@ def kind_table() -> np.ndarray:
     suspects = SUSPECT.findall("".join(characters[:0x10000]))
     table[[ord(character) for character in suspects if not HARMLESS.match(character)]] |= SUSPICIOUS
     table[0xFFFC] |= SUSPICIOUS
-    table[[ord(c) for c in characters if unicodedata.combining(c) or not unicodedata.is_normalized("NFC", c)]] |= (
-        UNNORMAL
-    )
+    table[:-1] |= has(lambda c: bool(unicodedata.combining(c)) or not unicodedata.is_normalized("NFC", c), UNNORMAL)
     table[0x1161:0x11C3] |= UNNORMAL  # parts of Korean syllables
     for character in characters:
         parts = unicodedata.decomposition(character).split()
