@@ -1,7 +1,9 @@
 """Packs token ids into rows of equal length: nothing is padded in vain, nothing is lost."""
 
+import json
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -89,10 +91,14 @@ def encode_each(
     Raises InputError, which names the tokenizer's place, where a dialogue can't be encoded.
     """
 
+    @lru_cache(8192)  # a source of few dialogues may be repeated a hundred times
+    def encode_one(dialogue: str) -> list[dict]:
+        return list(encode(set_weights(*json.loads(dialogue))))
+
     def encode_all() -> Iterator[dict]:
         for dialogue in dialogues:
             try:
-                yield from encode(set_weights(dialogue["messages"], dialogue["unlearned"]))
+                yield from encode_one(json.dumps([dialogue["messages"], dialogue["unlearned"]]))
             except DialogueError as error:
                 raise InputError(f"{tokenizer.name_or_path}: {error}") from error
 
