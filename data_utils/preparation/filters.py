@@ -25,7 +25,7 @@ from data_utils.text.cleaning import (
 )
 from data_utils.text.languages import identify_language, scan_scripts
 from data_utils.text.mojibake import repair_misread, scan_plausibility
-from data_utils.text.private_data import mask_private, scan_digits
+from data_utils.text.private_data import mask_private
 from data_utils.text.quality import drop_policy_lines, judge_quality, scan_quality
 from data_utils.text.repetition import judge_repetition, scan_repetition
 
@@ -53,7 +53,7 @@ def build_filters(options: CleaningArguments, tally: Tally) -> list[Callable]:
         "policy": each(lambda text, _: drop_policy_lines(text)),
         "quality": each(partial(apply_judge, judge_quality), scan_quality),
         "repetition": each(partial(apply_judge, judge_repetition), scan_repetition),
-        "private": each(lambda text, _, known: mask_private(text, known), lambda texts, _: scan_digits(texts)),
+        "private": each(lambda text, _: mask_private(text)),
         "stop_words": each(lambda text, _: drop_stop_words(text)),
         "length": each(partial(check_length, min_characters=options.min_characters)),
     }

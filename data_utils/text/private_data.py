@@ -7,15 +7,10 @@ Each pattern takes time in proportion to the text, whatever that is: what repeat
 
 import ipaddress
 import re
-import string
-from functools import cache
 
-import numpy as np
 from stdnum import iban, luhn
 from stdnum.cn import ric
 from stdnum.exceptions import ValidationError
-
-from data_utils.text.characters import MAX_CODE, join_codes
 
 EMAIL = re.compile(
     r"(?<![\w.+-])[\w.+-]{1,64}(?:@|＠| ?\[at\] ?| ?\(at\) ?)(?:[a-z0-9](?:[a-z0-9-]{0,62})\.)+[a-z]{2,24}"
@@ -81,27 +76,22 @@ SECRET = re.compile(
 NAMED_VALUE = re.compile(r"[:=：是]\s{0,2}[\"']?[A-Za-z0-9+/=_!@#$%^&*.-]{5}", re.ASCII)
 VALUE_NAMES = ("api", "secret", "token", "passw", "pwd", "密码", "密钥", "口令")
 VALUE_NAMES += ("qq", "微信", "薇信", "weixin", "wechat")
-# Each KEY but a private one begins with one of these, and is a run of so many characters at least.
-LEAST_KEY = 15
+# Each KEY but a private one begins with one of these.
 KEY_SIGNS = ("AKIA", "ASIA", "LTAI", "AKID", "AIza", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-")
 KEY_SIGNS += ("hf_", "npm_", "pypi-", "xox", "sk-", "k_live_", "SG.", "eyJ")
-FILLERS = np.array([ord(sign) for sign in ". ()（）-"], np.uint32)  # between the digits of a number
 COLONS = re.compile(r":[0-9a-fA-F]{0,4}:")
 NUMBER = re.compile(r"\d(?:[. ()（）-]*+\d){6}", re.ASCII)  # seven digits, whatever stands between them
 
 
-def mask_private(text: str, known: tuple[bool, bool] | None = None) -> str:
+def mask_private(text: str) -> str:
     """Return text in which private data stands as [EMAIL], [PHONE], [ID], [CARD], [IP], [ACCOUNT] or [KEY].
-
-    `known` is what `scan_digits` says of the text, where that was asked.
 
     >>> mask_private("写信给 li.lei@qq.com 或打 138-1234-5678。")
     '写信给 [EMAIL] 或打 [PHONE]。'
     >>> mask_private("Build 1.2.3.4 of 2024-01-02, order 1234567890, see user@example.com")
     'Build 1.2.3.4 of 2024-01-02, order 1234567890, see user@example.com'
     """
-    may_hold_number, may_hold_key = known or scan_digits([text])[0]
-    if may_hold_key:
+    if "PRIVATE KEY" in text or any(sign in text for sign in KEY_SIGNS):
         text = KEY.sub("[KEY]", text)
     if "@" in text or "＠" in text or any(sign.search(text) for sign in AT_SIGNS):
         text = EMAIL.sub(lambda match: match[0] if PUBLIC_MAIL.search(match[0]) else "[EMAIL]", text)
@@ -109,41 +99,9 @@ def mask_private(text: str, known: tuple[bool, bool] | None = None) -> str:
         text = IPV6.sub(lambda match: "[IP]" if is_public_ip(match[0]) else match[0], text)
     if names_value(text):
         text = "\n".join([mask_values(line) if names_value(line) else line for line in text.split("\n")])
-    if may_hold_number and NUMBER.search(text):
+    if NUMBER.search(text):
         text = "\n".join([mask_numbers(line) if NUMBER.search(line) else line for line in text.split("\n")])
     return text
-
-
-def scan_digits(texts: list[str]) -> list[tuple[bool, bool]]:
-    """Tell quickly of each text whether it may hold (a number of seven digits or more, a key): both are rare.
-
-    >>> scan_digits(["In 1984.", "138 1234 5678", "AKIAIOSFODNN7EXAMPLE"])
-    [(False, False), (True, False), (False, True)]
-    """
-    codes, bounds = join_codes([*texts, ""])
-    is_digit = codes - np.uint32(ord("0")) < 10
-    digits = np.flatnonzero(is_digit)
-    texts_of = np.searchsorted(bounds, digits, side="right") - 1
-    after, second = digits + 1, np.minimum(digits + 2, len(codes) - 1)
-    # Six digits, behind each of which another one stands or what may stand between two of a number.
-    goes_on = np.isin(codes[after], FILLERS) & (is_digit[second] | np.isin(codes[second], FILLERS))
-    linked = np.cumsum(is_digit[after] | goes_on)
-    numbers = set(texts_of[6:][linked[5:-1] - np.append(0, linked)[: max(0, len(digits) - 6)] == 6].tolist())
-    breaks = np.append(-1, np.flatnonzero(_break_table().take(codes)))
-    ends_of_runs = breaks[1:][np.diff(breaks) > LEAST_KEY]
-    runs = set((np.searchsorted(bounds, ends_of_runs, side="right") - 1).tolist())
-    return [
-        (number in numbers, "PRIVATE KEY" in text or (number in runs and any(sign in text for sign in KEY_SIGNS)))
-        for number, text in enumerate(texts)
-    ]
-
-
-@cache
-def _break_table() -> np.ndarray:
-    """Return for each code whether it stands in no key, (MAX_CODE + 1,) bool."""
-    table = np.ones(MAX_CODE + 1, bool)
-    table[[ord(sign) for sign in "_.-" + string.ascii_letters + string.digits]] = False
-    return table
 
 
 def names_value(text: str) -> bool:

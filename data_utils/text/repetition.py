@@ -12,9 +12,8 @@ from data_utils.text.languages import UNSPACED
 
 FACTOR = 0x9E3779B97F4A7C15  # odd, so that it has an inverse modulo 2^64
 INVERSE = pow(FACTOR, -1, 2**64)
-MIXER = 0x9E3779B1
-SLOT_BITS = 18  # of the number of a place in a table that the processor's cache holds
-COUNTERS = 2**10  # of each document
+MIXER = np.uint32(0x9E3779B1)
+COUNTERS = 2**10  # of each document, named by the upper bits of what is mixed
 _POWERS: dict[tuple[int, np.dtype], np.ndarray] = {}
 
 
@@ -103,34 +102,14 @@ def find_repetitive(texts: list[str], language: str) -> np.ndarray:
         return np.maximum.reduceat(spans, np.minimum(firsts[:-1], len(spans) - 1))
 
     grams = take_grams(2 * scale)
-    counters = to_buckets(grams, 10) + numbers[: len(grams)] * COUNTERS
+    counters = (grams * MIXER >> np.uint32(22)) + numbers[: len(grams)] * COUNTERS
     counts = np.bincount(counters, minlength=len(texts) * COUNTERS).reshape(-1, COUNTERS).max(axis=1)
     found |= counts * take_longest(4 * scale) > 0.16 * totals
     grams = take_grams(5 * scale)
-    repeats = find_repeats(grams ^ (numbers[: len(grams)] * MIXER).astype(np.uint32))
-    counts = np.bincount(numbers[repeats], minlength=len(texts))
+    keys = np.sort(numbers[: len(grams)].astype(np.uint64) << np.uint64(32) | grams)
+    repeats = keys[1:][keys[1:] == keys[:-1]] >> np.uint64(32)
+    counts = np.bincount(repeats.astype(np.int64), minlength=len(texts))
     return found | (counts * take_longest(5 * scale) > 0.10 * totals)
-
-
-def find_repeats(keys: np.ndarray) -> np.ndarray:
-    """Return where in an array a value stands that stands elsewhere too, one place of each value left out.
-
-    Sorting takes five times as long: here each value takes a slot; where another value took it, it tries again.
-    """
-    slots = np.empty(2**SLOT_BITS, np.int32)
-    places = np.arange(len(keys), dtype=np.int32)
-    repeats = [places[:0]]
-    factor = MIXER
-    while len(places):
-        chosen = keys[places]
-        taken = to_buckets(chosen, SLOT_BITS, factor)
-        slots[taken] = places
-        holders = slots[taken]
-        is_equal = keys[holders] == chosen
-        repeats.append(places[is_equal & (holders != places)])
-        places = places[~is_equal]
-        factor = factor * MIXER % 2**32 | 1
-    return np.concatenate(repeats)
 
 
 def count_repeated(parts: list[str]) -> tuple[int, int]:
@@ -208,11 +187,6 @@ def take_powers(factor: int, dtype: np.dtype, count: int) -> np.ndarray:
         factors[0] = 1
         _POWERS[factor, dtype] = np.cumprod(factors, dtype=dtype)
     return _POWERS[factor, dtype]
-
-
-def to_buckets(grams: np.ndarray, bits: int, factor: int = MIXER) -> np.ndarray:
-    """Return (N,) int64, the bucket of each gram of uint32, of 2^bits."""
-    return (grams * np.uint32(factor) >> np.uint32(32 - bits)).astype(np.int64)
 
 
 def cover_repeats(grams: np.ndarray, width: int, size: int) -> np.ndarray:

@@ -18,7 +18,7 @@ from data_utils.preparation.filters import build_filters
 from data_utils.preparation.tally import Tally
 from data_utils.text.characters import HARMLESS, SUSPICIOUS, UNNORMAL, UNPRINTABLE, find_kinds
 from data_utils.text.quality import count_words
-from data_utils.text.repetition import find_repeats, judge_repetition, scan_repetition
+from data_utils.text.repetition import judge_repetition, scan_repetition
 
 PIECES = [
     "茶是很古老的饮料，",
@@ -104,12 +104,3 @@ def test_a_scan_finds_every_repetitive_text(language):
     ]
     assert told == reasons
     assert 30 < sum(reason is not None for reason in reasons) < 270
-
-
-@given(st.lists(st.integers(0, 30), max_size=80))
-def test_repeats_are_all_but_one_of_each_value(values):
-    import numpy as np
-
-    repeats = find_repeats(np.array(values, np.uint32)).tolist()
-    assert len(repeats) == len(set(repeats)) == len(values) - len(set(values))
-    assert {values[place] for place in repeats} == {value for value in values if values.count(value) > 1}
