@@ -1,7 +1,7 @@
 """Text and dialogues of the built-in sources that every default run holds out, chosen by the hash of their text."""
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable
 
 from data_utils.caching import cache_folder, cache_key, find_json, keep_json
 from data_utils.sources import builtin
@@ -40,18 +40,19 @@ def keep_held_out(rows: Iterable[tuple[float, dict]]) -> list[dict]:
     return [row for share, row in sorted(rows, key=lambda pair: pair[0]) if share < EVAL_FRACTION]
 
 
-def take_bytes(rows: Iterable[dict], size: Callable[[dict], int], most: int) -> Iterator[dict]:
-    """Yield the first rows of each language that hold up to `most` bytes together; one at least.
+def take_first(rows: Iterable[dict], size: Callable[[dict], int], most: float) -> list[dict]:
+    """Return the first rows of each language whose sizes come to `most` together; one at least.
 
     >>> rows = [{"language": "en", "n": n} for n in (5, 4, 3)]
-    >>> [row["n"] for row in take_bytes(rows, lambda row: row["n"], 9)]
+    >>> [row["n"] for row in take_first(rows, lambda row: row["n"], 9)]
     [5, 4]
     """
-    taken: dict[str, int] = defaultdict(int)
+    found, taken = [], Counter()
     for row in rows:
         if not taken[row["language"]] or taken[row["language"]] + size(row) <= most:
             taken[row["language"]] += size(row)
-            yield row
+            found.append(row)
+    return found
 
 
 def reply_bytes(dialogue: dict) -> int:

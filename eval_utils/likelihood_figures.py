@@ -1,10 +1,10 @@
 """Figures by likelihood: bits per byte of text and of replies, and which of several sentences a model prefers."""
 
 import math
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
@@ -52,9 +52,10 @@ def measure_text(reader: Reader, documents: list[dict]) -> list[Figure]:
     windows = [split_windows(encode_text(reader.tokenizer, row["text"]), first, reader.window) for row in documents]
     nats, _ = reader.score(windows)
     rows = [
-        (row["language"], sum(found), len(row["text"].encode())) for row, found in zip(documents, nats, strict=True)
+        (row["language"], "", sum(found) / LN2, float(len(row["text"].encode())))
+        for row, found in zip(documents, nats, strict=True)
     ]
-    return per_byte("text", "held-out text", rows)
+    return group_languages("text", "held-out text", rows, "bits/byte")
 
 
 def measure_replies(reader: Reader, dialogues: list[dict]) -> list[Figure]:
@@ -78,19 +79,10 @@ def measure_replies(reader: Reader, dialogues: list[dict]) -> list[Figure]:
             scored.append([Scored(tuple(ids), places)])
             said = [message["content"] for message in row["messages"] if message["role"] == "assistant"]
             turns = sum(origin == "assistant" for _, origin in parts)
-            kept.append((row["language"], sum(len(text.encode()) for text in said[-turns:])))
+            kept.append((row["language"], float(sum(len(text.encode()) for text in said[-turns:]))))
     nats, _ = reader.score(scored)
-    rows = [(language, found[0], size) for (language, size), found in zip(kept, nats, strict=True)]
-    return per_byte("dialogues", "held-out replies", rows)
-
-
-def per_byte(part: str, name: str, rows: list[tuple[str, float, int]]) -> list[Figure]:
-    """Return a figure in bits per byte for each language of rows (language, nats, bytes)."""
-    unit: dict = {"part": part, "unit": "bits/byte", "lower_is_better": True}
-    return [
-        Figure(f"{name}, {language}", [nats / LN2 for nats, _ in found], [float(size) for _, size in found], **unit)
-        for language, found in group_languages(rows)
-    ]
+    rows = [(language, "", found[0] / LN2, size) for (language, size), found in zip(kept, nats, strict=True)]
+    return group_languages("dialogues", "held-out replies", rows, "bits/byte")
 
 
 def measure_pairs(reader: Reader, pairs: list[Pair], name: str = "minimal pairs") -> list[Figure]:
@@ -98,41 +90,35 @@ def measure_pairs(reader: Reader, pairs: list[Pair], name: str = "minimal pairs"
     texts = [[encode_scored(reader.tokenizer, "", text, reader.window) for text in (p.good, p.bad)] for p in pairs]
     nats, _ = reader.score(texts)
     right = [(good < bad) + (good == bad) / 2 for good, bad in nats]
-    rows = [(pair.language, pair.phenomenon, share) for pair, share in zip(pairs, right, strict=True)]
-    return shares("pairs", name, rows)
+    rows = [(pair.language, pair.phenomenon, share, 1.0) for pair, share in zip(pairs, right, strict=True)]
+    return group_languages("pairs", name, rows)
 
 
-def measure_choices(reader: Reader, choices: list[Choice], name: str = "choices") -> list[Figure]:
+def measure_choices(reader: Reader, choices: list[Choice]) -> list[Figure]:
     """Return the share of questions whose right answer costs the fewest bits a byte."""
     texts = [[encode_scored(reader.tokenizer, c.query, text, reader.window) for text in c.choices] for c in choices]
     nats, _ = reader.score(texts)
     rows = []
     for choice, found in zip(choices, nats, strict=True):
         costs = [cost / len(text.encode()) for cost, text in zip(found, choice.choices, strict=True)]
-        rows.append(("", choice.group, float(costs.index(min(costs)) == choice.gold)))
-    return shares("choices", name, rows)
+        rows.append(("", choice.group, float(costs.index(min(costs)) == choice.gold), 1.0))
+    return group_languages("choices", "choices", rows)
 
 
-def measure_continuations(reader: Reader, items: list[Continuation], name: str = "continuations") -> list[Figure]:
+def measure_continuations(reader: Reader, items: list[Continuation]) -> list[Figure]:
     """Return the share of texts that the model, always taking the likeliest token, goes on with word for word."""
     texts = [[encode_scored(reader.tokenizer, item.context, item.continuation, reader.window)] for item in items]
     _, greedy = reader.score(texts, finds_greedy=True)
-    rows = [("", item.group, float(found)) for item, found in zip(items, greedy, strict=True)]
-    return shares("continuations", name, rows)
+    rows = [("", item.group, float(found), 1.0) for item, found in zip(items, greedy, strict=True)]
+    return group_languages("continuations", "continuations", rows)
 
 
-def shares(part: str, name: str, rows: list[tuple[str, str, float]]) -> list[Figure]:
-    """Return a share for each language of rows (language, group, whether it is right)."""
+def group_languages(part: str, name: str, rows: list[tuple[str, str, float, float]], unit: str = "%") -> list[Figure]:
+    """Return a figure for each language of rows (language, group, value, weight)."""
+    kind: dict[str, Any] = {"part": part, "unit": unit, "lower_is_better": unit == "bits/byte"}
     figures = []
-    for language, found in group_languages(rows):
-        groups, right = ([*column] for column in zip(*found, strict=True))
-        figures.append(Figure(f"{name}, {language}" if language else name, right, groups=groups, part=part))
+    for language in sorted({row[0] for row in rows}):
+        groups, values, weights = map(list, zip(*(row[1:] for row in rows if row[0] == language), strict=True))
+        groups = groups if any(groups) else []
+        figures.append(Figure(f"{name}, {language}" if language else name, values, weights, groups, **kind))
     return figures
-
-
-def group_languages(rows: list[tuple]) -> list[tuple[str, list[tuple]]]:
-    """Return each language of rows that begin with it, in order, and the rest of its rows."""
-    languages: dict[str, list[tuple]] = defaultdict(list)
-    for language, *rest in rows:
-        languages[language].append(tuple(rest))
-    return sorted(languages.items())

@@ -72,6 +72,11 @@ def make_pairs(language: str, count: int = PAIRS, seed: int = SEED) -> Iterator[
         yield from row
 
 
+def make_both(count: int) -> list[Pair]:
+    """Return `count` pairs of each phenomenon, of both languages."""
+    return [pair for language in LANGUAGES for pair in make_pairs(language, count)]
+
+
 def make_phenomenon(
     kind: Pair, templates: list[str], words: dict[str, list[str]], count: int, seed: int
 ) -> Iterator[Pair]:

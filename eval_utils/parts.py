@@ -1,16 +1,16 @@
 """The parts of an evaluation: which items each takes, and the figures that it returns."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any
+from functools import partial
 
 from transformers import PreTrainedModel
 
 from eval_utils.asking import ask_model
 from eval_utils.decoding_speed import measure_speed
 from eval_utils.figures import Figure
-from eval_utils.held_out import REPLY_BYTES, TEXT_BYTES, read_held_out, reply_bytes, take_bytes
+from eval_utils.held_out import REPLY_BYTES, TEXT_BYTES, read_held_out, reply_bytes, take_first
 from eval_utils.likelihood_figures import (
     Reader,
     measure_choices,
@@ -19,8 +19,8 @@ from eval_utils.likelihood_figures import (
     measure_replies,
     measure_text,
 )
-from eval_utils.minimal_pairs import LANGUAGES, PAIRS, Pair, make_pairs
-from eval_utils.scorecard import Answer, Ask, Dialogue, measure_scorecard
+from eval_utils.minimal_pairs import PAIRS, Pair, make_both
+from eval_utils.scorecard import Ask, measure_scorecard
 
 FULL_PARAMETERS = 20e6  # a model with more is measured on fewer of the built-in items, in proportion
 LEAST_SHARE = 0.05
@@ -48,22 +48,21 @@ def choose_share(model: PreTrainedModel) -> float:
 def measure_documents(subject: Subject, rows: list[dict], limit: int | None) -> list[Figure]:
     """Return the bits per byte of held-out text: the user's, or the built-in."""
     most = int(TEXT_BYTES * subject.share)
-    found = rows or take_bytes(read_held_out()["documents"], lambda row: len(row["text"].encode()), most)
-    return measure_text(subject.reader, first_of_each(found, limit))
+    found = rows or take_first(read_held_out()["documents"], lambda row: len(row["text"].encode()), most)
+    return measure_text(subject.reader, take_first(found, lambda _: 1, limit or math.inf))
 
 
 def measure_dialogues(subject: Subject, rows: list[dict], limit: int | None) -> list[Figure]:
     """Return the bits per byte of held-out replies: the user's, or the built-in."""
     most = int(REPLY_BYTES * subject.share)
-    found = rows or take_bytes(read_held_out()["dialogues"], reply_bytes, most)
-    return measure_replies(subject.reader, first_of_each(found, limit))
+    found = rows or take_first(read_held_out()["dialogues"], reply_bytes, most)
+    return measure_replies(subject.reader, take_first(found, lambda _: 1, limit or math.inf))
 
 
 def measure_all_pairs(subject: Subject, given: list[Pair], limit: int | None) -> list[Figure]:
     """Return the shares of our own minimal pairs, and of those of files."""
     count = min(PAIRS, limit or max(1, round(PAIRS * subject.share)))
-    pairs = [pair for language in LANGUAGES for pair in make_pairs(language, count)]
-    figures = measure_pairs(subject.reader, pairs)
+    figures = measure_pairs(subject.reader, make_both(count))
     return figures + (measure_pairs(subject.reader, given[:limit], "pairs of files") if given else [])
 
 
@@ -71,21 +70,8 @@ def measure_replies_seen(subject: Subject, _: list, limit: int | None) -> list[F
     """Return the scorecard of what a reader sees, with three seeds; one for a large model."""
     reader = subject.reader
     seeds = (1, 2, 3) if subject.share == 1 else (1,)
-
-    def ask(asked: list[tuple[Dialogue, int]]) -> list[Answer]:
-        return ask_model(reader.scorer.model, reader.tokenizer, asked, reader.open_bar)
-
+    ask = partial(ask_model, reader.scorer.model, reader.tokenizer, open_bar=reader.open_bar)
     return measure_scorecard(ask, subject.assistant_name, limit, seeds)
-
-
-def first_of_each(rows: Any, limit: int | None) -> list[dict]:
-    """Return the first rows of each language."""
-    if limit is None:
-        return list(rows)
-    languages: dict[str, list[dict]] = {}
-    for row in rows:
-        languages.setdefault(row["language"], []).append(row)
-    return [row for found in languages.values() for row in islice(found, limit)]
 
 
 # What each part makes of a subject, the user's own items and a limit: items at most of each language, phenomenon, kind

@@ -59,6 +59,11 @@ def format_value(figure: Figure, value: float) -> str:
     return f"{value:.3f}" if abs(value) < 10 else f"{value:,.0f}"
 
 
+def show_value(figure: Figure) -> str:
+    """Return a figure's value with its unit."""
+    return format_value(figure, figure.value) + ("" if figure.unit == "%" else f" {figure.unit}")
+
+
 def show_figure(figure: Figure) -> str:
     """Return a figure with its interval."""
     interval = figure.interval()
@@ -86,17 +91,17 @@ def make_table(scores: Scores) -> list[list[str]]:
     rows = [["", "unit", *scores]]
     for figures in align(scores):
         known = next(figure for figure in figures if figure)
-        cells = [f"{show_figure(one)}{mark_lead(one, figures[0])}" if one else "" for one in figures]
+        cells = [f"{show_figure(one)} {mark_difference(one, figures[0])}".rstrip() if one else "" for one in figures]
         rows.append([known.name, "" if known.unit == "%" else known.unit, *cells])
     return rows
 
 
-def mark_lead(figure: Figure, other: Figure | None) -> str:
-    """Return the mark of a figure that is better or worse than another; '' where that may be chance."""
+def mark_difference(figure: Figure, other: Figure | None) -> str:
+    """Return a mark where a figure is better or worse than another by more than chance."""
     difference = compare_figures(figure, other) if other else None
     if difference is None or not difference.beyond_chance:
         return ""
-    return f" {BETTER if difference.is_better else WORSE}"
+    return BETTER if difference.is_better else WORSE
 
 
 def format_text(rows: list[list[str]]) -> str:
@@ -110,11 +115,7 @@ def format_brief(figures: list[Figure]) -> str:
     """Return ten lines at most of one checkpoint's figures, each with what it means."""
     shown = [figure for figure in figures if figure.part != "speed" and not figure.name.startswith(NOT_BRIEF)][:9]
     shown += [figure for figure in figures if figure.name == "tokens a second"]
-    rows = []
-    for figure in shown:
-        unit = "" if figure.unit == "%" else f" {figure.unit}"
-        rows.append([figure.name, f"{format_value(figure, figure.value)}{unit}", explain(figure)])
-    return format_text(rows)
+    return format_text([[figure.name, show_value(figure), explain(figure)] for figure in shown])
 
 
 def show_scores(scores: Scores, *, compare: bool, brief: bool) -> str:
@@ -129,7 +130,7 @@ def compare_sentence(scores: Scores) -> str:
     names = list(scores)
     pairs = [[figure for figure in row if figure] for row in align(scores)]
     rows = [row for row in pairs if len(row) == 2 and row[0].part != "speed"]
-    wins = [[row for row in rows if mark_lead(row[i], row[1 - i]) == f" {BETTER}"] for i in (0, 1)]
+    wins = [[row for row in rows if mark_difference(row[i], row[1 - i]) == BETTER] for i in (0, 1)]
     if not any(wins):
         return f"{names[0]} and {names[1]} differ in no figure by more than chance."
     best = int(len(wins[1]) >= len(wins[0]))
@@ -143,8 +144,8 @@ def compare_sentence(scores: Scores) -> str:
 
 def describe_lead(row: list[Figure], place: int) -> str:
     """Return a figure's name and value at a place of a row of two, against the other's."""
-    values = " against ".join(format_value(figure, figure.value) for figure in (row[place], row[1 - place]))
-    return f"{row[0].name} {values}{'' if row[0].unit == '%' else f' {row[0].unit}'}"
+    ahead, behind = row[place], row[1 - place]
+    return f"{ahead.name} {format_value(ahead, ahead.value)} against {show_value(behind)}"
 
 
 def write_scores(folder: Path, scores: Scores, facts: dict[str, dict]) -> None:

@@ -58,36 +58,29 @@ def measure_scorecard(
         limit: how many questions of a kind and language are asked at most.
     """
     questions = read_questions()
-    groups: dict[str, tuple[list[Dialogue], list[Callable[[Answer], bool]]]] = {}
-
-    def add(name: str, dialogues: list[Dialogue], checks: list[Callable[[Answer], bool]]) -> None:
-        groups[name] = (dialogues[:limit], checks[:limit])
-
-    for language, prompts in questions["prompts"].items():
-        add(language, [as_user(prompt) for prompt in prompts], [lambda _: True] * len(prompts))
-    names = questions["name"]
+    groups: dict[str, list[tuple[Dialogue, Callable[[Answer], bool]]]] = {
+        language: [(as_user(text), bool) for text in prompts] for language, prompts in questions["prompts"].items()
+    }
     if assistant_name:
-        add("gives its name", list(map(as_user, names)), [lambda answer: assistant_name in answer.text] * len(names))
-    greetings = questions["greetings"]
-    add("returns a greeting", [as_user(text) for text in greetings], [says_one(words) for words in greetings.values()])
-    memory = questions["memory"]
-    add(
-        "remembers the turn before",
-        [as_user(*turns) for *turns, _ in memory],
-        [says_one(w.split("/")) for *_, w in memory],
-    )
-    unknown = [text for texts in zip(*questions["unknown"].values(), strict=True) for text in texts]
-    add("admits not to know", [as_user(text) for text in unknown], [says_one(questions["admits"])] * len(unknown))
+        groups["gives its name"] = [
+            (as_user(text), lambda answer: assistant_name in answer.text) for text in questions["name"]
+        ]
+    groups["returns a greeting"] = [(as_user(text), says_one(words)) for text, words in questions["greetings"].items()]
+    groups["remembers the turn before"] = [
+        (as_user(*turns), says_one(words.split("/"))) for *turns, words in questions["memory"]
+    ]
+    unknown, admits = zip(*questions["unknown"].values(), strict=True), says_one(questions["admits"])
+    groups["admits not to know"] = [(as_user(text), admits) for texts in unknown for text in texts]
+    groups = {name: items[:limit] for name, items in groups.items()}
 
-    asked = [(dialogue, seed) for dialogues, _ in groups.values() for dialogue in dialogues for seed in seeds]
-    answers = iter(ask(asked))
+    answers = iter(ask([(dialogue, seed) for items in groups.values() for dialogue, _ in items for seed in seeds]))
     figures, seen = [], []
-    for name, (dialogues, checks) in groups.items():
-        replies = [[next(answers) for _ in seeds] for _ in dialogues]
+    for name, items in groups.items():
+        replies = [[next(answers) for _ in seeds] for _ in items]
         if name in questions["prompts"]:
-            seen += [(name, dialogue[-1]["content"], found) for dialogue, found in zip(dialogues, replies, strict=True)]
+            seen += [(name, item[0][-1]["content"], found) for item, found in zip(items, replies, strict=True)]
         else:
-            values = [share(map(check, found)) for check, found in zip(checks, replies, strict=True)]
+            values = [share(map(check, found)) for (_, check), found in zip(items, replies, strict=True)]
             figures.append(Figure(name, values, part="replies"))
     return [*judge_prompts(seen), *figures]
 

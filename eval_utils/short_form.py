@@ -9,7 +9,7 @@ from eval_utils.asking import ask_model
 from eval_utils.figures import Figure
 from eval_utils.likelihood import Scorer
 from eval_utils.likelihood_figures import Reader, measure_pairs
-from eval_utils.minimal_pairs import LANGUAGES, Pair, make_pairs
+from eval_utils.minimal_pairs import make_both
 from eval_utils.score_report import explain, show_figure
 from eval_utils.scorecard import measure_scorecard
 from model_utils.shapes import evaluating
@@ -72,8 +72,3 @@ def measure_briefly(
                 lambda asked: ask_model(model, tokenizer, asked), assistant_name, QUESTIONS, (1,)
             )
     return figures
-
-
-def make_both(count: int) -> list[Pair]:
-    """Return `count` pairs of each phenomenon, of both languages."""
-    return [pair for language in LANGUAGES for pair in make_pairs(language, count)]
