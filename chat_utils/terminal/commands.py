@@ -1,4 +1,4 @@
-"""The commands that begin with a slash: one table of name, argument, help in both languages, and what each does."""
+"""The commands that begin with a slash: a table of what each does; their help is in messages.yaml."""
 
 import re
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.cells import cell_len
 
 from chat_utils.engine import freeze_loaded
-from chat_utils.terminal.wording import LANGUAGES, say
+from chat_utils.terminal.wording import HELP, LANGUAGES, say
 from data_utils.dialogue.checking import DialogueError
 from errors import InputError, make_printable
 
@@ -21,13 +21,17 @@ MAX_SHOWN = 5_000  # characters of a kept message; a megabyte takes a quarter of
 
 @dataclass(frozen=True)
 class Command:
-    """A row of the table; `run` gets the chat and what follows the name."""
+    """A command with its argument and help in each language; `run` gets the chat and what follows the name."""
 
     name: str
-    argument: tuple[str, str]
-    about: tuple[str, str]
+    argument: list[str]
+    about: list[str]
     run: Callable[["Chat", str], None]
-    takes_file: bool = False
+
+    @property
+    def takes_file(self) -> bool:
+        """Whether a path follows the name."""
+        return self.argument[0] in ("FILE", "FOLDER")
 
     def describe(self, language: str) -> str:
         """Return what the command does."""
@@ -64,26 +68,18 @@ def set_system(chat: "Chat", text: str) -> None:
 
 def retry(chat: "Chat", _: str) -> None:
     """Ask the last message again, with other luck."""
-    question = chat.conversation.last_question()
-    if question is None:
-        chat.say("nothing", name="retry")
-        return
     sampling = chat.conversation.sampling
     if sampling.seed is not None:
         sampling.seed += 1
-    chat.answer(question, again=True)
+    chat.answer(chat.conversation.last_question() or "", again=True)
 
 
 def edit(chat: "Chat", text: str) -> None:
     """Put another message in the place of the last one, and answer that."""
-    question = chat.conversation.last_question()
-    if question is None:
-        chat.say("nothing", name="edit")
-        return
     if not text:
         chat.say("edit")
         try:
-            text = chat.read(chat.language, question).strip()
+            text = chat.read(chat.language, chat.conversation.last_question() or "").strip()
         except (KeyboardInterrupt, EOFError):
             text = ""
     if text:
@@ -99,9 +95,6 @@ def rate(chat: "Chat", name: str, liked: bool) -> None:
 
 def save(chat: "Chat", name: str) -> None:
     """Keep the conversation in a file; one without a turn could not be learned from."""
-    if chat.conversation.last_question() is None:
-        chat.say("nothing", name="save")
-        return
     kept = chat.conversation.file
     wanted = name or (str(kept) if kept else "conversation.json")
     try:
@@ -166,25 +159,14 @@ def leave(_: "Chat", __: str) -> None:
     raise Leave
 
 
-LIKE = ("a good reply: /save it to tune by", "这条回答好，/save 后可用于偏好微调")
-SYSTEM = ("set the system prompt; without TEXT: none", "设置系统提示词；不写文字则取消")
-FILE, FOLDER, TEXT, NOTHING = ("FILE", "文件"), ("FOLDER", "文件夹"), ("TEXT", "文字"), ("", "")
-
-COMMANDS = (
-    Command("help", NOTHING, ("these commands and keys", "列出命令和按键"), show_help),
-    Command("system", TEXT, SYSTEM, set_system),
-    Command("retry", NOTHING, ("another reply to your last message", "重新回答上一条消息"), retry),
-    Command("edit", NOTHING, ("change your last message, and get its answer", "修改上一条消息并重新回答"), edit),
-    Command("like", NOTHING, LIKE, lambda chat, _: rate(chat, "like", True)),
-    Command("dislike", NOTHING, ("a bad reply", "这条回答不好"), lambda chat, _: rate(chat, "dislike", False)),
-    Command("save", FILE, ("keep the conversation as JSON to train on", "把对话保存为 JSON，可用于训练"), save, True),
-    Command("load", FILE, ("go on with a kept conversation", "读取保存的对话并继续"), load, True),
-    Command("reset", NOTHING, ("forget the conversation", "清空对话"), reset),
-    Command("stats", NOTHING, ("speed of the last reply", "上一次回答的速度"), lambda chat, _: chat.show_stats()),
-    Command("model", FOLDER, ("talk to another checkpoint", "换一个模型继续对话"), change_model, True),
-    Command("quit", NOTHING, ("leave (or Ctrl-D)", "退出（或按 Ctrl-D）"), leave),
-)
-
+RUN: dict[str, Callable[["Chat", str], None]] = {
+    "help": show_help, "system": set_system, "retry": retry, "edit": edit,
+    "like": lambda chat, _: rate(chat, "like", True), "dislike": lambda chat, _: rate(chat, "dislike", False),
+    "save": save, "load": load, "reset": reset, "stats": lambda chat, _: chat.show_stats(), "model": change_model,
+    "quit": leave,
+}  # fmt: skip
+COMMANDS = tuple(Command(name, *HELP[name], run) for name, run in RUN.items())
+NEED_QUESTION = ("retry", "edit", "save")  # without one there is nothing to do
 OTHER_NAMES = {"exit": "quit", "bye": "quit", "q": "quit", "clear": "reset", "new": "reset", "?": "help"}  # elsewhere
 
 
@@ -193,8 +175,11 @@ def run_command(chat: "Chat", line: str) -> None:
     name = re.split(r"\s", line[1:], maxsplit=1)[0]  # a Chinese keyboard's space is wide
     argument = line[1 + len(name) :].lstrip()
     by_name = {command.name: command for command in COMMANDS}
-    if command := by_name.get(OTHER_NAMES.get(name, name)):
+    command = by_name.get(OTHER_NAMES.get(name, name))
+    if command is None:
+        near = get_close_matches(name[:20], by_name, n=1)
+        chat.say("near" if near else "unknown", name=name[:20], near="".join(near))
+    elif command.name in NEED_QUESTION and chat.conversation.last_question() is None:
+        chat.say("nothing", name=command.name)
+    else:
         command.run(chat, argument)
-        return
-    near = get_close_matches(name[:20], by_name, n=1)
-    chat.say("near" if near else "unknown", name=name[:20], near="".join(near))

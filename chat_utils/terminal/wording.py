@@ -16,6 +16,7 @@ LATIN_WORD = re.compile(r"[A-Za-z]+")
 
 WORDS = yaml.safe_load((Path(__file__).parent / "messages.yaml").read_text(encoding="utf-8"))
 MESSAGES: dict[str, list[str]] = WORDS["messages"]
+HELP: dict[str, list[list[str]]] = WORDS["commands"]  # of each command: what follows its name, and what it does
 REASONS: dict[str, str] = WORDS["reasons"]
 
 
