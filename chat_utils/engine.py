@@ -50,14 +50,6 @@ def choose_decoder(model: PreTrainedModel, kind: str, slots: int) -> Decoder:
     return decoder or TransformersDecoder(model)
 
 
-def load_llama_decoder(path: str, file: Path | None, slots: int) -> SlotDecoder:
-    """Return llama.cpp's decoder of a GGUF file as it is, or of the one that is made from a checkpoint once."""
-    from chat_utils.runtimes.llama_cpp import LlamaModel, find_gguf
-
-    file = file or find_gguf(Path(find_checkpoint(path)), lambda: load_checkpoint(path))
-    return SlotDecoder(LlamaModel(file, max_slots=slots))
-
-
 class Engine:
     """One loaded checkpoint; replies of any number may be open at once, from any thread.
 
@@ -76,7 +68,11 @@ class Engine:
         if kind == "llama.cpp" or (kind == dtype == "auto" and file and has_own_template and has_library()):
             if dtype != "auto":
                 raise InputError(f"--dtype {dtype}: llama.cpp has a precision of its own; leave it out")
-            self.decoder: Decoder = load_llama_decoder(path, file if has_own_template else None, slots)
+            from chat_utils.runtimes.llama_cpp import LlamaModel, find_gguf
+
+            if file is None or not has_own_template:  # made once
+                file = find_gguf(Path(find_checkpoint(path)), lambda: load_checkpoint(path))
+            self.decoder: Decoder = SlotDecoder(LlamaModel(file, max_slots=slots))
             add_chat_tokens(self.tokenizer)
         else:
             device = device or str(torch.accelerator.current_accelerator(check_available=True) or "cpu")

@@ -20,7 +20,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
 
-from chat_utils.runtimes.decoder import SAME_LOGITS, compute_reference, is_same
+from chat_utils.runtimes.decoder import SAME_LOGITS, has_same_logits
 from chat_utils.runtimes.network import has_fixed_angles
 from chat_utils.runtimes.slots import SlotDecoder, SlotModel
 from model_utils.families import family_of
@@ -33,11 +33,8 @@ def load_batched_decoder(model: PreTrainedModel, slots: int) -> SlotDecoder | No
     if not can_batch(model):
         return None
     batched = BatchedModel(model, slots)
-    ids, expected = compute_reference(model)
-    last = slots - 1
-    batched.decode([(last, 0, ids[:-1])])
-    (found,) = batched.decode([(last, len(ids) - 1, ids[-1:])])
-    return SlotDecoder(batched, shares_all=True) if is_same(model, found, expected) else None
+    is_same = has_same_logits(model, lambda start, ids: batched.decode([(slots - 1, start, ids)])[0])
+    return SlotDecoder(batched, shares_all=True) if is_same else None
 
 
 def can_batch(model: PreTrainedModel) -> bool:

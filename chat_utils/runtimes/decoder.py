@@ -7,7 +7,7 @@ It owns the turns of open replies and the prefix cache; a runtime says how a KV 
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Set
+from collections.abc import Callable, Set
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from model_utils.shapes import find_embedding
 PREFILL_TOKENS = 256  # of a prompt in one turn, so that a long prompt doesn't keep other replies waiting
 TURN_SECONDS = 0.004  # that a lone reply goes on: what leads up to a turn costs as much as a token of a small model
 PREFIX_CACHE_BYTES = 256 * 2**20  # counted by the tokens that states have room for
-
+TRIAL_TOKENS = 24  # that a decoder is tried with
 
 # Largest difference to transformers' logits, as a share of the largest, where a decoder is to take its place: one that
 # is wrong is far off, and with halves transformers itself rounds in other places.
@@ -33,17 +33,15 @@ SAME_LOGITS = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
 
 
 @torch.inference_mode()
-def compute_reference(model: PreTrainedModel) -> tuple[list[int], np.ndarray]:
-    """Return ids, and the logits (V, float32) that transformers computes after the last: what a decoder is held to."""
+def has_same_logits(model: PreTrainedModel, compute: Callable[[int, list[int]], np.ndarray]) -> bool:
+    """Tell whether `compute(start, ids)` gives the logits (V, float32) after ids that transformers computes."""
     window = getattr(model.config, "max_position_embeddings", 2048)
-    ids = [number * 7919 % find_embedding(model).num_embeddings for number in range(min(24, window))]
+    ids = [number * 7919 % find_embedding(model).num_embeddings for number in range(min(TRIAL_TOKENS, window))]
     prompt = torch.tensor([ids], device=model.device)
     output = model(prompt, attention_mask=torch.ones_like(prompt), logits_to_keep=1)
-    return ids, output.logits[0, -1].float().cpu().numpy()
-
-
-def is_same(model: PreTrainedModel, found: np.ndarray, expected: np.ndarray) -> bool:
-    """Tell whether logits are those that the model has."""
+    expected = output.logits[0, -1].float().cpu().numpy()
+    compute(0, ids[:-1])
+    found = compute(len(ids) - 1, ids[-1:])
     return bool(np.abs(found - expected).max() <= SAME_LOGITS[model.dtype] * np.abs(expected).max())
 
 

@@ -4,6 +4,7 @@ import ctypes
 import os
 import weakref
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -143,14 +144,10 @@ class LlamaModel(SlotModel):
     def follow(self, prompt: list[int], reply: list[int]) -> list[int]:
         """Return the likeliest token after the prompt and after each token of `reply` but the last."""
         self.cut(0, 0)
-        chosen = []
-        ids = prompt + reply
-        for start in range(0, len(prompt), PREFILL_TOKENS):
-            logits = self.decode([(0, start, prompt[start : start + PREFILL_TOKENS])])[0]
-        chosen.append(int(logits.argmax()))
-        for position in range(len(prompt), len(ids) - 1):
-            chosen.append(int(self.decode([(0, position, ids[position : position + 1])])[0].argmax()))
-        return chosen
+        ids = prompt + reply[:-1]
+        places = [*range(0, len(prompt), PREFILL_TOKENS), *range(len(prompt), len(ids) + 1)]
+        parts = [(0, start, ids[start:end]) for start, end in pairwise(places)]
+        return [int(self.decode([part])[0].argmax()) for part in parts][-len(reply) :]
 
 
 def _free(library, model, context) -> None:

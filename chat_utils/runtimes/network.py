@@ -4,6 +4,7 @@ In bfloat16 a matrix stays PyTorch's, since NumPy has no such numbers: a token c
 come from memory, and they are half as many bytes. All between the matrices is float32 either way.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -30,11 +31,6 @@ class Linear(NamedTuple):
         product = rows @ self.weight
         return product if self.bias is None else product + self.bias
 
-    @property
-    def inputs(self) -> int:
-        """Return how wide the rows are that it takes."""
-        return self.weight.shape[0]
-
 
 class HalfLinear(NamedTuple):
     """A matrix (outputs, inputs) in bfloat16 and a bias (outputs) in float32 or None."""
@@ -56,11 +52,6 @@ class HalfLinear(NamedTuple):
                 torch.backends.mkldnn.enabled = was_enabled
         product = product.float().numpy()
         return product if self.bias is None else product + self.bias
-
-    @property
-    def inputs(self) -> int:
-        """Return how wide the rows are that it takes."""
-        return self.weight.shape[1]
 
 
 def make_linear(weight: torch.Tensor, bias: torch.Tensor | None) -> Linear | HalfLinear:
@@ -86,6 +77,18 @@ class Norm(NamedTuple):
         return rows if self.bias is None else rows + self.bias
 
 
+def swiglu(hidden: np.ndarray) -> np.ndarray:
+    """Source: Shazeer 2020, equation 6; the gate is the first half."""
+    half = hidden.shape[-1] // 2
+    gate, up = hidden[:, :half], hidden[:, half:]
+    return gate / (1 + np.exp(-gate)) * up
+
+
+def gelu(x: np.ndarray) -> np.ndarray:
+    """The tanh form. Source: Hendrycks and Gimpel 2016, section 2."""
+    return 0.5 * x * (1 + np.tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)))
+
+
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # the same angles whatever the length
 
 
@@ -108,6 +111,7 @@ class Network:
     """The weights of a model; H query heads, K key-value heads, each E wide."""
 
     embedding: np.ndarray  # (V, D)
+    activate: Callable[[np.ndarray], np.ndarray]  # between `gate_up` and `down` of each layer
     positions: np.ndarray | None  # (window, D): GPT-2's
     rotation: np.ndarray | None  # (window, 1, E / 2), complex: RoPE's
     layers: list[Layer]
@@ -200,7 +204,7 @@ def read_llama(model: PreTrainedModel) -> Network | None:
     half = head_width // 2
     rotation = (cos[0, :, None, :half] + 1j * sin[0, :, None, :half]).numpy().astype(np.complex64)
     return Network(
-        embedding=as_array(body.embed_tokens.weight), positions=None, rotation=rotation, layers=layers,
+        embedding=as_array(body.embed_tokens.weight), activate=swiglu, positions=None, rotation=rotation, layers=layers,
         norm=read_norm(body.norm), head=read_linear(model.lm_head), heads=heads, kv_heads=kv_heads,
         head_width=head_width, window=config.max_position_embeddings,
     )  # fmt: skip
@@ -223,9 +227,9 @@ def read_gpt2(model: PreTrainedModel) -> Network:
         for block in body.h
     ]  # fmt: skip
     return Network(
-        embedding=as_array(body.wte.weight), positions=as_array(body.wpe.weight), rotation=None, layers=layers,
-        norm=read_norm(body.ln_f), head=read_linear(model.lm_head), heads=config.n_head, kv_heads=config.n_head,
-        head_width=config.n_embd // config.n_head, window=config.n_positions,
+        embedding=as_array(body.wte.weight), activate=gelu, positions=as_array(body.wpe.weight), rotation=None,
+        layers=layers, norm=read_norm(body.ln_f), head=read_linear(model.lm_head), heads=config.n_head,
+        kv_heads=config.n_head, head_width=config.n_embd // config.n_head, window=config.n_positions,
     )  # fmt: skip
 
 

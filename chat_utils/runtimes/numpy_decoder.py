@@ -9,7 +9,7 @@ Shapes: N rows (tokens of one or several replies), D width, H query heads, K key
 import numpy as np
 from transformers import PreTrainedModel
 
-from chat_utils.runtimes.decoder import Decoder, Session, compute_reference, is_same
+from chat_utils.runtimes.decoder import TRIAL_TOKENS, Decoder, Session, has_same_logits
 from chat_utils.runtimes.network import HalfLinear, Network, read_network
 from chat_utils.runtimes.prefix_cache import SMALLEST_STATE_TOKENS
 
@@ -19,11 +19,9 @@ def load_numpy_decoder(model: PreTrainedModel) -> "NumpyDecoder | None":
     network = read_network(model)
     if network is None:
         return None
-    ids, expected = compute_reference(model)
-    state = State(network, len(ids))
-    compute_logits(network, [state], [0], [ids[:-1]])
-    (found,) = compute_logits(network, [state], [len(ids) - 1], [ids[-1:]])
-    return NumpyDecoder(network) if is_same(model, found, expected) else None
+    state = State(network, TRIAL_TOKENS)
+    is_same = has_same_logits(model, lambda start, ids: compute_logits(network, [state], [start], [ids])[0])
+    return NumpyDecoder(network) if is_same else None
 
 
 class State:
@@ -105,8 +103,7 @@ def compute_logits(network: Network, states: list[State], starts: list[int], par
             values[:, start : start + len(part)] = v[rows].swapaxes(0, 1)
             attended.append(attend(qk[rows, : network.heads], keys, values, start, layer.sliding_window))
         x = x + layer.output(attended[0] if len(attended) == 1 else np.concatenate(attended))
-        hidden = layer.gate_up(layer.second_norm(x))
-        x = x + layer.down(swiglu(hidden) if layer.down.inputs < hidden.shape[1] else gelu(hidden))
+        x = x + layer.down(network.activate(layer.gate_up(layer.second_norm(x))))
     return network.head(network.norm(x[ends - 1]))
 
 
@@ -126,15 +123,3 @@ def attend(q: np.ndarray, keys: np.ndarray, values: np.ndarray, start: int, slid
     np.exp(scores, out=scores)
     read = scores @ values[:, first:end] / scores.sum(-1, keepdims=True)
     return read.reshape(kv_heads, -1, tokens, width).transpose(2, 0, 1, 3).reshape(tokens, heads * width)
-
-
-def swiglu(hidden: np.ndarray) -> np.ndarray:
-    """Source: Shazeer 2020, equation 6; the gate is the first half."""
-    half = hidden.shape[-1] // 2
-    gate, up = hidden[:, :half], hidden[:, half:]
-    return gate / (1 + np.exp(-gate)) * up
-
-
-def gelu(x: np.ndarray) -> np.ndarray:
-    """The tanh form. Source: Hendrycks and Gimpel 2016, section 2."""
-    return 0.5 * x * (1 + np.tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)))

@@ -64,10 +64,9 @@ def check_origin(request: Request, allowed_hosts: list[str]) -> None:
     if not is_nameless and not is_own_name(read_netloc(host)[0], allowed_hosts):
         raise ApiError(403, f"the host {host[:100]!r} is not this server's; name it with --allowed_hosts", code="host")
     origin = request.headers.get("origin")
-    if origin is not None and read_netloc(urlsplit(origin).netloc) != read_netloc(host):
-        raise ApiError(403, "pages of other origins may not use this server", code="origin")
+    is_other = origin is not None and read_netloc(urlsplit(origin).netloc) != read_netloc(host)
     is_link = request.method == "GET" and request.headers.get("sec-fetch-mode") == "navigate"
-    if not is_link and request.headers.get("sec-fetch-site") in ("cross-site", "same-site"):
+    if is_other or (not is_link and request.headers.get("sec-fetch-site") in ("cross-site", "same-site")):
         raise ApiError(403, "pages of other origins may not use this server", code="origin")
 
 

@@ -93,7 +93,7 @@ class ChatServer:
                 for routes, has_key in ((with_key, True), (without, False))
                 for path, (method, handler) in routes.items()
             ],
-            exception_handlers={404: self.refuse, 405: self.refuse, Exception: self.answer_fault},
+            exception_handlers={404: self.refuse, 405: self.refuse, Exception: self.refuse},
             lifespan=self.run_jobs,
         )
         self.app.router.redirect_slashes = False  # it would repeat any Host, before that is checked
@@ -137,18 +137,15 @@ class ChatServer:
         return handle
 
     async def refuse(self, request: Request, error: Exception) -> Response:
-        """Answer what has no route."""
+        """Answer what has no route, and what went wrong outside of a handler, as while an answer was written."""
         allowed = (getattr(error, "headers", None) or {}).get("Allow", "another method")
         words = {
             404: "no such address here; the API is at /v1/chat/completions, /v1/completions and /v1/models",
             405: f"{request.method} is not possible at this address; it takes {allowed}",
         }
-        status = getattr(error, "status_code", 404)
-        return write_error(request, ApiError(status, words[status]))
-
-    async def answer_fault(self, request: Request, error: Exception) -> Response:
-        """Answer what went wrong outside of a handler, as while an answer was written."""
-        return write_error(request, self.note_fault(error))
+        status = getattr(error, "status_code", None)
+        fault = ApiError(status, words[status]) if status in words else self.note_fault(error)
+        return write_error(request, fault)
 
     def note_fault(self, error: BaseException) -> ApiError:
         """Return what the caller is told; log a fault of ours without its words, which may be a conversation's."""
