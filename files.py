@@ -78,6 +78,15 @@ def move_whole(source: Path, target: Path) -> None:
     sync(target.parent)
 
 
+def move_content(source: Path, folder: Path) -> None:
+    """Sync what a folder holds, move it into another one, the weights last, and delete the empty folder."""
+    sync_tree(source)
+    for path in sorted(source.iterdir(), key=lambda path: path.suffix == ".safetensors"):
+        path.replace(folder / path.name)
+    source.rmdir()
+    sync(folder)
+
+
 def make_folder(folder: Path) -> None:
     """Make a folder, and those above it, where there is none, so that a power cut doesn't take it away again.
 

@@ -14,10 +14,7 @@ LITERAL = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", re.DOTALL)
 
 def find_system(tokenizer: PreTrainedTokenizerBase) -> str | None:
     """Return the system prompt that the template writes where a dialogue brings none; None where it writes none."""
-    try:
-        alone, given = render_question(tokenizer, None), render_question(tokenizer, SYSTEM)
-    except TemplateError:  # a template without a system turn
-        return None
+    alone, given = render_both(tokenizer)
     before, found, after = given.partition(SYSTEM)
     is_longer = found and len(alone) > len(before) + len(after)
     if not (is_longer and alone.startswith(before) and alone.endswith(after)):
@@ -57,6 +54,14 @@ def render_question(tokenizer: PreTrainedTokenizerBase, system: str | None) -> s
     return render_messages(tokenizer, [*messages, {"role": "user", "content": USER}], False)
 
 
+def render_both(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
+    """Return a question without and with a system prompt; nothing where the template has no system turn."""
+    try:
+        return render_question(tokenizer, None), render_question(tokenizer, SYSTEM)
+    except TemplateError:
+        return "", ""
+
+
 def replace_system(tokenizer: PreTrainedTokenizerBase, text: str) -> None:
     """Let the template write `text` where a dialogue brings no system prompt; an empty one is left out.
 
@@ -84,12 +89,9 @@ def replace_system(tokenizer: PreTrainedTokenizerBase, text: str) -> None:
 
 def is_done(tokenizer: PreTrainedTokenizerBase, text: str | None) -> bool:
     """Tell whether the template writes a system prompt now, or none, and still takes one that a dialogue brings."""
-    try:
-        alone, given = render_question(tokenizer, None), render_question(tokenizer, SYSTEM)
-    except TemplateError:
-        return False
+    alone, given = render_both(tokenizer)
     if text is not None:
-        return alone == given.replace(SYSTEM, text)
+        return SYSTEM in given and alone == given.replace(SYSTEM, text)
     return find_system(tokenizer) is None and given.endswith(alone) and given.count(SYSTEM) == 1
 
 

@@ -15,7 +15,7 @@ from transformers.utils import logging
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from errors import InputError, coded, explained, say_note
-from files import remove, sync, sync_tree
+from files import move_content, remove
 from model_utils.families import family_of, start_token_id
 from model_utils.finding import TOKENIZER_FILES, find_checkpoint
 from model_utils.shapes import count_parameters, find_embedding, open_config, resize_vocabulary
@@ -156,8 +156,4 @@ def save_model(
     save_tokenizer(tokenizer, partial)
     for path in partial.glob("*.safetensors"):  # which its library writes for this user's eyes alone
         path.chmod((partial / "config.json").stat().st_mode)
-    sync_tree(partial)
-    for path in sorted(partial.iterdir(), key=lambda path: path.suffix == ".safetensors"):
-        path.replace(output_dir / path.name)
-    partial.rmdir()
-    sync(output_dir)
+    move_content(partial, output_dir)

@@ -11,7 +11,6 @@ import io
 import json
 import math
 import os
-import shutil
 from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
@@ -35,7 +34,7 @@ from transformers import (
 from transformers.integrations.gguf.reader import _read_metadata, _read_tensor_table
 
 from errors import InputError, coded, explained, say_note
-from files import COMPLETE_FILE, find_damage, mark_complete, remove, write_whole
+from files import COMPLETE_FILE, find_damage, mark_complete, move_content, remove, write_whole
 from model_utils.llama_library import Vocabulary, has_library
 from model_utils.same_tokens import check_tokens
 from model_utils.shapes import check_ranges, check_sizes
@@ -200,9 +199,7 @@ def import_weights(file: Path, metadata: dict, folder: Path) -> None:
             raise InputError(f"{file}: weights are missing from it: {min(loading['missing_keys'])}")
         model.generation_config = GenerationConfig.from_pretrained(folder)
         model.config.pad_token_id = model.generation_config.pad_token_id
-        shutil.rmtree(partial, ignore_errors=True)
+        remove(partial)
         model.save_pretrained(partial, max_shard_size="1000GB")
-    for path in sorted(partial.iterdir(), key=lambda path: path.name == WEIGHTS_FILE):
-        path.replace(folder / path.name)
-    partial.rmdir()
+    move_content(partial, folder)
     mark_complete(folder)

@@ -8,7 +8,7 @@ a language has enough for them. Source: Cui et al. 2023 (Chinese-LLaMA), section
 import json
 from collections import Counter
 from collections.abc import Iterable
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 
 import torch
@@ -53,8 +53,8 @@ def extend_tokenizer(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], c
 def count_marked_words(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> Counter[str]:
     """Count the words of texts that aren't in ASCII, each as the marks of its old tokens."""
     words: Counter[str] = Counter()
-
-    def count(batch: list[str]) -> None:
+    texts = map(cut_long_runs, texts)
+    while batch := list(islice(texts, BATCH)):
         encodings = tokenizer.backend_tokenizer.encode_batch(batch, add_special_tokens=False)
         for text, encoding in zip(batch, encodings, strict=True):
             pieces = zip(encoding.word_ids, encoding.ids, encoding.offsets, strict=True)
@@ -62,14 +62,6 @@ def count_marked_words(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str])
                 found = list(group)
                 if len(found) > 1 and not text[found[0][2][0] : found[-1][2][1]].isascii():
                     words["".join(chr(FIRST_MARK + token) for _, token, _ in found)] += 1
-
-    batch = []
-    for text in texts:
-        batch.append(cut_long_runs(text))
-        if len(batch) == BATCH:
-            count(batch)
-            batch = []
-    count(batch)
     return words
 
 
