@@ -48,8 +48,7 @@ def read_minimal_pairs(paths: list[str]) -> Iterator[Pair]:
         if good == bad:
             raise ValueError(f"the two sentences are the same: {good[:40]!r}")
         group = next((str(row[name]) for name in PAIR_GROUPS if row.get(name)), group)
-        field = str(row.get("linguistics_term") or row.get("phenomenon") or "")
-        return Pair(good, bad, phenomenon=group, field=field, language=detect_language(good))
+        return Pair(good, bad, phenomenon=group, language=detect_language(good))
 
     yield from read_items(paths, {"sentence_good": str, "sentence_bad": str}, make)
 

@@ -3,7 +3,7 @@
 import random
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -24,7 +24,6 @@ class Pair:
     good: str
     bad: str
     phenomenon: str
-    field: str = ""
     language: str = ""
 
 
@@ -65,9 +64,8 @@ def make_pairs(language: str, count: int = PAIRS, seed: int = SEED) -> Iterator[
     data = yaml.safe_load((DATA / f"pairs_{language}.yaml").read_text(encoding="utf-8"))
     words = {name: [str(entry) for entry in entries] for name, entries in data["words"].items()}
     made = []
-    for name, (field, *templates) in data["phenomena"].items():
-        kind = Pair("", "", phenomenon=name, field=field, language=language)
-        made.append(list(make_phenomenon(kind, templates, words, count, seed)))
+    for name, (_, *templates) in data["phenomena"].items():
+        made.append(list(make_phenomenon(Pair("", "", name, language), templates, words, count, seed)))
     for row in zip(*made, strict=True):
         yield from row
 
@@ -91,4 +89,4 @@ def make_phenomenon(
         else:
             raise ValueError(f"{kind.language}, {kind.phenomenon}: its words make fewer than {count} pairs")
         seen |= {good, bad}
-        yield Pair(good, bad, kind.phenomenon, kind.field, kind.language)
+        yield replace(kind, good=good, bad=bad)

@@ -12,6 +12,7 @@ import json
 import math
 import os
 from collections import Counter
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from transformers.integrations.gguf.reader import _read_metadata, _read_tensor_t
 
 from errors import InputError, coded, explained, say_note
 from files import COMPLETE_FILE, find_damage, mark_complete, move_content, remove, write_whole
-from model_utils.llama_library import Vocabulary, has_library
+from model_utils.llama_library import GgufFile, has_library
 from model_utils.same_tokens import check_tokens
 from model_utils.shapes import check_ranges, check_sizes
 from model_utils.tokenizer import save_tokenizer
@@ -67,26 +68,25 @@ def import_gguf(file: Path, weights: bool = True) -> str:
     return str(folder)
 
 
-_checked: set[tuple[Path, int]] = set()  # folders whose hashes were compared, and when their mark was written
+@cache
+def find_damage_once(folder: Path, _: int) -> str | None:
+    """Return what `find_damage` does, once in a process for each time at which a folder's mark was written."""
+    return find_damage(folder)
 
 
 def is_as_written(folder: Path) -> bool:
-    """Tell whether a folder's files are as they were written, once in a process; what isn't is said and removed.
+    """Tell whether a folder's files are as they were written; what isn't is said and removed.
 
     It takes what reading the weights takes, before they are read again from the system's memory.
     """
     mark = folder / COMPLETE_FILE
-    if (known := (folder, mark.stat().st_mtime_ns if mark.exists() else 0)) in _checked:
-        return True
-    if damage := find_damage(folder):
+    if damage := find_damage_once(folder, mark.stat().st_mtime_ns if mark.exists() else 0):
         if mark.exists():
             say_note(f"{folder}: {damage}; it is made anew")
         for path in folder.iterdir():
             if path.name != ".lock":
                 remove(path)
-        return False
-    _checked.add(known)
-    return True
+    return not damage
 
 
 def read_metadata(file: Path) -> dict:
@@ -136,11 +136,7 @@ def import_tokenizer(file: Path, metadata: dict, folder: Path) -> None:
     choose_pad(tokenizer, stops)
     proof = "not proved, since llama.cpp is not installed"
     if has_library():
-        vocabulary = Vocabulary(file)
-        try:
-            check_tokens(vocabulary, tokenizer)
-        finally:
-            vocabulary.close()
+        check_tokens(GgufFile(file), tokenizer)
         proof = "gives llama.cpp's ids"
     save_tokenizer(tokenizer, folder)
     GenerationConfig(eos_token_id=stops, pad_token_id=tokenizer.pad_token_id).save_pretrained(folder)

@@ -6,6 +6,7 @@ xllamacpp has no quantizer; with it the types that Python can write are there, a
 import ctypes
 import importlib.util
 import os
+import weakref
 from ctypes import POINTER, Structure, c_bool, c_char_p, c_float, c_int8, c_int32, c_size_t, c_uint8, c_uint32, c_void_p
 from functools import cache
 from importlib.metadata import version
@@ -136,29 +137,22 @@ def bind_xllamacpp() -> SimpleNamespace:
     return bound
 
 
-def tokenize(vocab: int, text: str, with_control: bool = False) -> list[int]:
-    """Return the ids of a text by a llama.cpp vocabulary; control tokens are letters but `with_control`."""
-    library, data = load_library(), text.encode()
-    ids = (library.llama_token * (len(data) + 1))()
-    count = library.llama_tokenize(vocab, data, len(data), ids, len(ids), False, with_control)
-    return ids[:count]
+class GgufFile:
+    """A GGUF file in llama.cpp; its tokenizer alone, unless its weights are wanted too."""
 
-
-class Vocabulary:
-    """The tokenizer of a GGUF file in llama.cpp, without its weights."""
-
-    def __init__(self, file: Path) -> None:
-        library = load_library()
-        params = library.llama_model_default_params()
-        params.vocab_only = True
-        self._model = library.llama_model_load_from_file(os.fsencode(file), params)
+    def __init__(self, file: Path, vocab_only: bool = True) -> None:
+        self.library = lib = load_library()
+        params = lib.llama_model_default_params()
+        params.vocab_only = vocab_only
+        self._model = lib.llama_model_load_from_file(os.fsencode(file), params)
         if not self._model:
-            raise InputError(f"{file}: llama.cpp cannot read it")
+            raise InputError(f"{file}: llama.cpp cannot load it; get this file again")
+        self._vocab = lib.llama_model_get_vocab(self._model)
+        self.close = weakref.finalize(self, lib.llama_model_free, self._model)
 
     def tokenize(self, text: str, with_control: bool = False) -> list[int]:
         """Return the ids of a text; control tokens are letters but `with_control`."""
-        return tokenize(load_library().llama_model_get_vocab(self._model), text, with_control)
-
-    def close(self) -> None:
-        """Free it."""
-        load_library().llama_model_free(self._model)
+        data = text.encode()
+        ids = (self.library.llama_token * (len(data) + 1))()
+        count = self.library.llama_tokenize(self._vocab, data, len(data), ids, len(ids), False, with_control)
+        return ids[:count]

@@ -168,8 +168,8 @@ class Decoder(ABC):
         """Return the state with the first `tokens` of its `length` alone; None where it has forgotten too much."""
 
     @abstractmethod
-    def copy_state(self, state: Any, tokens: int, length: int) -> Any | None:
-        """Return a state of its own with the first `tokens` of `length`, no larger than they need; None as above."""
+    def copy_state(self, state: Any, tokens: int) -> Any | None:
+        """Return a state of its own with the first `tokens`, no larger than they need; None as above."""
 
     def count_room(self, state: Any, length: int) -> int:
         """Return for how many tokens a state of `length` takes memory."""
@@ -209,7 +209,7 @@ class TransformersDecoder(Decoder):
         """Return the state with its first `tokens` alone, where it can do without the others."""
         return state.cut(tokens, length)
 
-    def copy_state(self, state: ReadPrompt | ReadSource, tokens: int, length: int) -> ReadPrompt | None:
+    def copy_state(self, state: ReadPrompt | ReadSource, tokens: int) -> ReadPrompt | None:
         """Return a state of its own with the first `tokens`, where it can do without the others."""
         return state.copy(tokens)
 

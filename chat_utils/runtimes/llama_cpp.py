@@ -21,25 +21,22 @@ from errors import InputError, say_note
 from eval_utils.agreement import compare_replies
 from files import hash_file, whole
 from model_utils.gguf_writer import write_gguf
-from model_utils.llama_library import load_library, tokenize
+from model_utils.llama_library import GgufFile, load_library
 from model_utils.same_tokens import check_tokens
 
 MIN_WINDOW = 4096  # tokens that a dialogue has room for, whatever they take
 FLOAT32 = 0  # ggml's number for the type of keys and values
 
 
-class LlamaModel(SlotModel):
+class LlamaModel(GgufFile, SlotModel):
     """A GGUF file in memory, and room for `slots` sequences of `window` tokens each: tokens in, logits out.
 
     `exact` computes with keys and values in float32, as the reference does.
     """
 
     def __init__(self, file: Path, exact: bool = False, max_slots: int = 1) -> None:
-        self.library = lib = load_library()
-        self._model = lib.llama_model_load_from_file(os.fsencode(file), lib.llama_model_default_params())
-        if not self._model:
-            raise InputError(f"{file}: llama.cpp cannot load it; delete it, and it is made anew")
-        self._vocab = lib.llama_model_get_vocab(self._model)
+        super().__init__(file, vocab_only=False)
+        lib = self.library
         self.vocab_size = lib.llama_vocab_n_tokens(self._vocab)
         self.window = lib.llama_model_n_ctx_train(self._model)
         usual = lib.llama_model_n_embd(self._model) // lib.llama_model_n_head(self._model)
@@ -63,6 +60,7 @@ class LlamaModel(SlotModel):
         # As a number: the package makes an object of each pointer, which takes four times as long.
         function = ctypes.cast(lib.llama_get_logits_ith, ctypes.c_void_p).value or 0
         self._find_logits = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32)(function)
+        self.close.detach()
         self.close = weakref.finalize(self, _free, lib, self._model, self._context)
         self._make_batch(params.n_batch)
 
@@ -136,10 +134,6 @@ class LlamaModel(SlotModel):
         """Put a saved copy into a slot."""
         if self.library.llama_state_seq_set_data(self._context, data, len(data), slot) == 0:
             raise RuntimeError("llama.cpp could not take back what it had computed")
-
-    def tokenize(self, text: str, with_control: bool = False) -> list[int]:
-        """Return the ids of a text by llama.cpp's tokenizer; control tokens are letters but `with_control`."""
-        return tokenize(self._vocab, text, with_control)
 
     def follow(self, prompt: list[int], reply: list[int]) -> list[int]:
         """Return the likeliest token after the prompt and after each token of `reply` but the last."""

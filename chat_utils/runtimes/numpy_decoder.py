@@ -61,7 +61,7 @@ class NumpyDecoder(Decoder):
         """Return the state as it is: what lies behind is overwritten."""
         return state
 
-    def copy_state(self, state: State, tokens: int, length: int) -> State:
+    def copy_state(self, state: State, tokens: int) -> State:
         """Return a small state with copies of the first `tokens`."""
         copy = State(self.network, min(max(tokens, SMALLEST_STATE_TOKENS), self.window))
         copy.memory[:, :, :, :tokens] = state.memory[:, :, :, :tokens]

@@ -52,7 +52,7 @@ class PrefixCache:
                     del self._entries[best]
                     state = self._decoder.cut_state(entry.state, shared, len(entry.ids))
                 elif shared >= FEWEST_COPIED_TOKENS:
-                    state = self._decoder.copy_state(entry.state, shared, len(entry.ids))
+                    state = self._decoder.copy_state(entry.state, shared)
                 if state is not None:
                     return state, shared
         return self._decoder.new_state(), 0

@@ -104,7 +104,7 @@ class SlotDecoder(Decoder):
             state.kept = tokens
         return state
 
-    def copy_state(self, state: SlotState, tokens: int, length: int) -> SlotState:
+    def copy_state(self, state: SlotState, tokens: int) -> SlotState:
         """Return a state of its own with the first `tokens`, set aside; it is cut when it gets its slot."""
         copy = SlotState(self._free_slots, self.model.save(state.slot) if state.slot is not None else state.data)
         copy.kept = tokens

@@ -31,9 +31,7 @@ def parse_messages(messages: object, window: int) -> tuple[list[dict], int]:
             turns.append({"role": role, "texts": []})
         turns[-1]["texts"].append(join_content(message.get("content"), place))
         turns[-1]["place"] = place
-    if turns[-1]["role"] != "user":
-        raise ApiError(400, "the last message must be the user's", "messages")
-    if next(turn["role"] for turn in turns if turn["role"] != "system") != "user":
+    if next((turn["role"] for turn in turns if turn["role"] != "system"), "user") != "user":
         raise ApiError(400, "the first message after the system's must be the user's", "messages")
     dialogue = [{"role": turn["role"], "content": "\n".join(filter(None, turn["texts"]))} for turn in turns]
     try:

@@ -58,11 +58,10 @@ def show_help(chat: "Chat", _: str) -> None:
 def set_system(chat: "Chat", text: str) -> None:
     """Set or clear the system prompt."""
     try:
-        chat.conversation.set_system(text)
+        has_system = chat.conversation.set_system(text)
     except DialogueError as error:
         chat.say("no_system", reason=error)
         return
-    has_system = any(message["role"] == "system" for message in chat.conversation.messages)
     chat.say("system_set" if has_system else "system_none")
 
 
@@ -95,8 +94,7 @@ def rate(chat: "Chat", name: str, liked: bool) -> None:
 
 def save(chat: "Chat", name: str) -> None:
     """Keep the conversation in a file; one without a turn could not be learned from."""
-    kept = chat.conversation.file
-    wanted = name or (str(kept) if kept else "conversation.json")
+    wanted = name or str(chat.conversation.file or "conversation.json")
     try:
         path = chat.conversation.save(wanted)
     except (OSError, ValueError) as error:  # ValueError: a name with a null character

@@ -33,12 +33,13 @@ class Conversation:
         self.file: Path | None = None  # where it was kept last, or read from
         self.set_system(system)
 
-    def set_system(self, text: str | None) -> None:
-        """Set or clear the system turn; raises DialogueError where no message would have room beside it."""
+    def set_system(self, text: str | None) -> bool:
+        """Set or clear the system turn and tell if there is one; DialogueError where no message has room beside it."""
         content = self.engine.check_system(text or "", self.sampling)
         self.messages = [message for message in self.messages if message["role"] != "system"]
         if content:
             self.messages.insert(0, {"role": "system", "content": content})
+        return bool(content)
 
     def forget(self) -> None:
         """Drop all turns but the system's."""
@@ -125,11 +126,9 @@ class Conversation:
             if not all(isinstance(message, dict) for message in row["messages"]):
                 raise coded(InputError("each message must be an object with 'role' and 'content'"), "no_object")
             given = answered(row["messages"])
-            rated = [isinstance(message.get("liked"), bool) for message in given]
-            messages = [
-                checked | ({"liked": message["liked"]} if is_rated else {})
-                for checked, message, is_rated in zip(check_dialogue(given), given, rated, strict=True)
-            ]
+            messages = check_dialogue(given)
+            for message, kept in zip(messages, given, strict=True):
+                message.update({"liked": kept["liked"]} if isinstance(kept.get("liked"), bool) else {})
         except (OSError, ValueError, RecursionError) as error:  # ValueError: no JSON, no UTF-8, no dialogue
             raise InputError(getattr(error, "strerror", None) or str(error)) from error
         awaits = row["messages"][-1].get("role") == "user"

@@ -41,7 +41,6 @@ def test_there_are_enough(language):
     found = phenomena(language)
     assert len(found) >= 25
     assert {len(pairs) for pairs in found.values()} == {100}
-    assert len({pair.field for pairs in found.values() for pair in pairs}) >= 8
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -112,15 +111,14 @@ def test_the_beginning_is_a_fair_sample():
 
 def test_too_few_words_are_an_error():
     with pytest.raises(ValueError, match="en, thing: its words make fewer than 3 pairs"):
-        list(
-            make_phenomenon(Pair("", "", "thing", "", "en"), ["a {cat} [is|are] here."], {"cat": ["cat", "dog"]}, 3, 0)
-        )
+        list(make_phenomenon(Pair("", "", "thing", "en"), ["a {cat} [is|are] here."], {"cat": ["cat", "dog"]}, 3, 0))
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_templates_and_words_fit(language):
     data = minimal_pairs.yaml.safe_load((minimal_pairs.DATA / f"pairs_{language}.yaml").read_text(encoding="utf-8"))
     used = set()
+    assert len({field for field, *_ in data["phenomena"].values()}) >= 8
     for name, (_, *templates) in data["phenomena"].items():
         for template in templates:
             assert len(CHOICE.findall(template)) == 1, (name, template)
