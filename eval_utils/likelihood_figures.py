@@ -55,7 +55,7 @@ def measure_text(reader: Reader, documents: list[dict]) -> list[Figure]:
         (row["language"], "", sum(found) / LN2, float(len(row["text"].encode())))
         for row, found in zip(documents, nats, strict=True)
     ]
-    return group_languages("text", "held-out text", rows, "bits/byte")
+    return group_languages("text", "held-out text", rows, unit="bits/byte")
 
 
 def measure_replies(reader: Reader, dialogues: list[dict]) -> list[Figure]:
@@ -82,7 +82,7 @@ def measure_replies(reader: Reader, dialogues: list[dict]) -> list[Figure]:
             kept.append((row["language"], float(sum(len(text.encode()) for text in said[-turns:]))))
     nats, _ = reader.score(scored)
     rows = [(language, "", found[0] / LN2, size) for (language, size), found in zip(kept, nats, strict=True)]
-    return group_languages("dialogues", "held-out replies", rows, "bits/byte")
+    return group_languages("dialogues", "held-out replies", rows, unit="bits/byte")
 
 
 def measure_pairs(reader: Reader, pairs: list[Pair], name: str = "minimal pairs") -> list[Figure]:

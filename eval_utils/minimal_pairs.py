@@ -65,7 +65,8 @@ def make_pairs(language: str, count: int = PAIRS, seed: int = SEED) -> Iterator[
     words = {name: [str(entry) for entry in entries] for name, entries in data["words"].items()}
     made = []
     for name, (_, *templates) in data["phenomena"].items():
-        made.append(list(make_phenomenon(Pair("", "", name, language), templates, words, count, seed)))
+        kind = Pair("", "", phenomenon=name, language=language)
+        made.append(list(make_phenomenon(kind, templates, words, count, seed)))
     for row in zip(*made, strict=True):
         yield from row
 

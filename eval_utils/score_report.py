@@ -59,7 +59,7 @@ def format_value(figure: Figure, value: float) -> str:
     return f"{value:.3f}" if abs(value) < 10 else f"{value:,.0f}"
 
 
-def show_value(figure: Figure) -> str:
+def show_with_unit(figure: Figure) -> str:
     """Return a figure's value with its unit."""
     return format_value(figure, figure.value) + ("" if figure.unit == "%" else f" {figure.unit}")
 
@@ -115,7 +115,7 @@ def format_brief(figures: list[Figure]) -> str:
     """Return ten lines at most of one checkpoint's figures, each with what it means."""
     shown = [figure for figure in figures if figure.part != "speed" and not figure.name.startswith(NOT_BRIEF)][:9]
     shown += [figure for figure in figures if figure.name == "tokens a second"]
-    return format_text([[figure.name, show_value(figure), explain(figure)] for figure in shown])
+    return format_text([[figure.name, show_with_unit(figure), explain(figure)] for figure in shown])
 
 
 def show_scores(scores: Scores, *, compare: bool, brief: bool) -> str:
@@ -145,7 +145,7 @@ def compare_sentence(scores: Scores) -> str:
 def describe_lead(row: list[Figure], place: int) -> str:
     """Return a figure's name and value at a place of a row of two, against the other's."""
     ahead, behind = row[place], row[1 - place]
-    return f"{ahead.name} {format_value(ahead, ahead.value)} against {show_value(behind)}"
+    return f"{ahead.name} {format_value(ahead, ahead.value)} against {show_with_unit(behind)}"
 
 
 def write_scores(folder: Path, scores: Scores, facts: dict[str, dict]) -> None:
