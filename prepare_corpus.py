@@ -9,7 +9,6 @@ Stopped or killed, the same command goes on where it was. corpus/report.md says 
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from data_utils.readers.remote import check_address, is_address, send_folder
 from environment import begin_script
 from errors import InputError, run_script
 from files import one_writer, write_whole
-from options import Options, format_command, option, parse_arguments
+from options import Options, option, parse_arguments
 
 ROOT = Path(__file__).parent
 DUPLICATES = ("near", "exact", "none")
@@ -77,6 +76,7 @@ def main(argv: list[str] | None = None) -> int:
         from data_utils.caching import cache_key
         from data_utils.preparation.begun import begin_work, is_finished
         from data_utils.preparation.executors import run_stages
+        from data_utils.preparation.manifest import describe_corpus
         from data_utils.preparation.plan import Preparation, divide_files, list_inputs
     except ModuleNotFoundError as error:
         raise InputError(
@@ -112,7 +112,7 @@ def main(argv: list[str] | None = None) -> int:
         # 3. To object storage it goes whole, the manifest last; and what it came to.
         if is_address(args.output_dir):
             send_folder(output, args.output_dir, last=MANIFEST)
-        for line in describe_result(args.output_dir, output, cleaning.languages):
+        for line in describe_corpus(args.output_dir, output, cleaning.languages):
             print(line)
         if is_address(args.output_dir):
             shutil.rmtree(output)
@@ -126,31 +126,6 @@ def local_folder(output_dir: str) -> Path:
     from huggingface_hub.constants import HF_HOME
 
     return Path(HF_HOME) / "corpora" / output_dir.rstrip("/").replace("://", "-").replace("/", "-")
-
-
-def describe_result(output_dir: str, output: Path, languages: list[str]) -> Iterator[str]:
-    """Yield what a preparation came to, and the command that trains on it."""
-    from data_utils.preparation.report import describe_languages
-    from data_utils.preparation.tally import format_bytes, plural
-    from data_utils.sources.source import MANIFEST
-
-    corpus = json.loads((output / MANIFEST).read_text(encoding="utf-8"))
-    report = json.loads((output / "report.json").read_text(encoding="utf-8"))
-    held_out = sum(counts["held_out"] for counts in report["languages"].values())
-    yield (
-        f"{output_dir}: {plural(corpus['documents'], 'document')}, {format_bytes(corpus['bytes'])}, "
-        f"{held_out:,} held out; {plural(len(report['faults']), 'fault')} in the input; "
-        f"{output_dir}/report.md says more"
-    )
-    read = sum(counts[0] for counts in report["steps"]["read"].values())
-    if told := describe_languages(report["reasons"].get("language", {}), read, languages):
-        yield f"note: {told}"
-    if not held_out:
-        yield "note: training needs a held-out document: give more text, or a larger --eval_fraction here and there"
-    command = format_command(
-        "python", "train.py", "--corpus", output_dir, "--output_dir", f"ckpt_{Path(output_dir).name}"
-    )
-    yield f"next: {command}"
 
 
 if __name__ == "__main__":

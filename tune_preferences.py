@@ -121,20 +121,13 @@ def main(argv: list[str] | None = None) -> int:
         model.print_trainable_parameters()
 
     # 5. Training, then the checkpoint with its picture and report.
-    asked = data.report.prompts
-    objective = preference_objective(
-        data.rows,
-        data.eval_rows,
-        tokenizer,
-        loss=PreferenceLoss(options.beta, options.sft_weight, options.label_smoothing, options.by_length),
-        questions=[(one.question, one.ids) for one in asked[:: max(1, len(asked) // 4)]],
-        row_tokens=options.row_tokens,
-        sampling="sequential" if options.reward else "random",
-        callbacks=[] if options.reward else [StopOnFall(options.max_fall)],
-        assess=data.report.assess,
-        facts=data.facts,
-        next_step=format_command("python", "chat.py", "--model", run.folder),
-    )
+    asked, report = data.report.prompts, {"assess": data.report.assess, "facts": data.facts}
+    loss = PreferenceLoss(options.beta, options.sft_weight, options.label_smoothing, options.by_length)
+    more: dict = {"questions": [(one.question, one.ids) for one in asked[:: max(1, len(asked) // 4)]], **report}
+    more |= {"row_tokens": options.row_tokens, "sampling": "sequential" if options.reward else "random"}
+    more["callbacks"] = [] if options.reward else [StopOnFall(options.max_fall)]
+    more["next_step"] = format_command("python", "chat.py", "--model", run.folder)
+    objective = preference_objective(data.rows, data.eval_rows, tokenizer, loss=loss, **more)
     return train_and_save(run, model, tokenizer, objective)
 
 

@@ -1,6 +1,8 @@
 """Checks what was read, and ends a preparation: the report, and the manifest that makes a folder a corpus."""
 
+import json
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from data_utils.readers.files import Fault, name_faults
 from data_utils.sources.source import MANIFEST
 from errors import InputError, escape_unprintable
 from files import move_whole, remove_cut_off, write_whole
+from options import format_command
 
 
 def finish_corpus(work: Path, files: list[dict], settings: dict) -> None:
@@ -98,3 +101,20 @@ def measure_broken(report: dict, files: list[dict]) -> tuple[float, str]:
         (unread / max(sum(file["bytes"] for file in files), 1), f"{format_bytes(unread)} unreadable"),
         (faults / max(faults + documents, 1), f"{plural(faults, 'fault')} to {plural(documents, 'document')}"),
     )
+
+
+def describe_corpus(place: str, folder: Path, languages: list[str]) -> Iterator[str]:
+    """Yield what a preparation came to, and the command that trains on it; `place` is where the folder is sent to."""
+    corpus, report = (json.loads((folder / name).read_text(encoding="utf-8")) for name in (MANIFEST, "report.json"))
+    held_out = sum(counts["held_out"] for counts in report["languages"].values())
+    yield (
+        f"{place}: {plural(corpus['documents'], 'document')}, {format_bytes(corpus['bytes'])}, {held_out:,} held out; "
+        f"{plural(len(report['faults']), 'fault')} in the input; {place}/report.md says more"
+    )
+    read = total(report["steps"]["read"])[0]
+    if told := describe_languages(report["reasons"].get("language", {}), read, languages):
+        yield f"note: {told}"
+    if not held_out:
+        yield "note: training needs a held-out document: give more text, or a larger --eval_fraction here and there"
+    command = ("python", "train.py", "--corpus", place, "--output_dir", f"ckpt_{Path(place).name}")
+    yield f"next: {format_command(*command)}"
