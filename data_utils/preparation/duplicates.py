@@ -102,11 +102,10 @@ class SignatureFolder:
             sketches[chosen] = self.open(self.ranks[place], "sketches")[ids[chosen] - self.offsets[place]]
         return sketches
 
-    def similarity(self, first: np.ndarray, second: np.ndarray, batch: int = 50_000) -> np.ndarray:
+    def similarity(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         """Return the estimated share of common shingles of each pair of documents."""
         shares = np.zeros(len(first))
-        for start in range(0, len(first), batch):
-            part = slice(start, start + batch)
+        for part in slices(len(first), 50_000):
             equal = (self.sketches_of(first[part]) == self.sketches_of(second[part])).mean(axis=1)
             shares[part] = (equal - 1 / 256) / (1 - 1 / 256)
         return shares
@@ -155,11 +154,11 @@ def join_pairs(firsts: np.ndarray, pairs: np.ndarray) -> None:
 
 def flatten_clusters(firsts: np.ndarray, batch: int = 1 << 20) -> None:
     """Let each document name the first of its cluster itself; what is before it does so already."""
-    for start in range(0, len(firsts), batch):
-        part = firsts[start : start + batch]
-        while (part != (nearer := firsts[part])).any():
-            part = nearer
-        firsts[start : start + batch] = part
+    for part in slices(len(firsts), batch):
+        found = firsts[part]
+        while (found != (nearer := firsts[found])).any():
+            found = nearer
+        firsts[part] = found
 
 
 def write_pairs(rank: int, work: Path, parts: int, least_similarity: float) -> None:

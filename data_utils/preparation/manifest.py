@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data_utils.preparation.report import describe_languages, draw_report, ends_of, format_report, total
-from data_utils.preparation.tally import EXAMPLES, format_bytes, plural, read_tallies, write_json
+from data_utils.preparation.tally import add_up, format_bytes, plural, read_tallies, write_json
 from data_utils.readers.files import Fault, name_faults
 from data_utils.sources.source import MANIFEST
 from errors import InputError, escape_unprintable
@@ -55,20 +55,6 @@ def merge_tallies(tallies: list[dict]) -> dict:
         for name in (report.keys() - {"faults"}) & tally.keys():
             report[name] = add_up(report[name], tally[name])
     return report
-
-
-def add_up(one: Any, other: Any) -> Any:
-    """Return two counts, pairs of counts or lists of examples as one; of two tables, by their names.
-
-    >>> add_up({"a": [1, 2], "b": 3}, {"a": [3, 4], "c": 5})
-    {'a': [4, 6], 'b': 3, 'c': 5}
-    """
-    if isinstance(one, dict):
-        return one | {name: add_up(one[name], value) if name in one else value for name, value in other.items()}
-    if isinstance(one, list):
-        is_pair = isinstance(one[0], int)
-        return [a + b for a, b in zip(one, other, strict=True)] if is_pair else [*one, *other][:EXAMPLES]
-    return one + other
 
 
 def check_broken(work: Path, files: list[dict], max_broken_fraction: float, languages: list[str]) -> None:

@@ -16,7 +16,7 @@ from datatrove.data import Document
 from data_utils.preparation.duplicates import EXACT, KEPT, NEAR, SignatureFolder, Signatures, write_array
 from data_utils.preparation.filters import batches
 from data_utils.preparation.leaks import ENTRY, make_entries, read_leaks
-from data_utils.preparation.tally import EXAMPLES, Tally, mask_example, shorten, utf8_bytes
+from data_utils.preparation.tally import Tally, add_up, mask_example, shorten, utf8_bytes
 from data_utils.readers.arguments import ReadArguments
 from data_utils.readers.opening import Part
 from data_utils.sources.source import open_source
@@ -140,11 +140,10 @@ def write_corpus(rank: int, work: Path, watches_leaks: bool) -> None:
         if watches_leaks:
             rows = drop_leaks(rows, numbers, leaks, places, tally)
             tally.count_table("leaks", rows)
-        count_languages(rows, languages)
+        languages = add_up(languages, count_languages(rows))
         for row in rows.slice(0, 2).to_pylist():
-            examples = kept_examples.setdefault(row["language"], [])
-            if len(examples) < EXAMPLES:
-                examples.append({"text": shorten(mask_example(row["text"])), "source": row["source"]})
+            example = {"text": shorten(mask_example(row["text"])), "source": row["source"]}
+            kept_examples = add_up(kept_examples, {row["language"]: [example]})
         writer.add(rows.select(list(COLUMNS)))
     shard = None
     if writer.documents:
@@ -167,12 +166,11 @@ def drop_leaks(rows: pa.Table, numbers: list[int], leaks: dict[int, int], places
     return rows.filter(pa.array([not leak for leak in is_leak], pa.bool_()))
 
 
-def count_languages(rows: pa.Table, languages: dict[str, dict[str, int]]) -> None:
-    """Add documents, bytes and held-out documents of each language."""
+def count_languages(rows: pa.Table) -> dict[str, dict[str, int]]:
+    """Return documents, bytes and held-out documents of each language."""
     table = rows.select(["language", "held_out"]).append_column("bytes", pc.binary_length(rows["text"]))
     sums = [("bytes", "count"), ("bytes", "sum"), ("held_out", "sum")]
-    for row in table.group_by("language").aggregate(sums).sort_by("language").to_pylist():
-        counts = languages.setdefault(row["language"], {"documents": 0, "bytes": 0, "held_out": 0})
-        counts["documents"] += row["bytes_count"]
-        counts["bytes"] += row["bytes_sum"]
-        counts["held_out"] += row["held_out_sum"]
+    return {
+        row["language"]: {"documents": row["bytes_count"], "bytes": row["bytes_sum"], "held_out": row["held_out_sum"]}
+        for row in table.group_by("language").aggregate(sums).sort_by("language").to_pylist()
+    }

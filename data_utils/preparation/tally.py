@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -83,6 +84,20 @@ class Tally:
     def write(self, path: Path, **more: object) -> None:
         """Write all of it for the report."""
         write_json(path, vars(self) | more)
+
+
+def add_up(one: Any, other: Any) -> Any:
+    """Return two counts, pairs of counts or lists of examples as one; of two tables, by their names.
+
+    >>> add_up({"a": [1, 2], "b": 3, "c": []}, {"a": [3, 4], "c": ["x"], "d": 5})
+    {'a': [4, 6], 'b': 3, 'c': ['x'], 'd': 5}
+    """
+    if isinstance(one, dict):
+        return one | {name: add_up(one[name], value) if name in one else value for name, value in other.items()}
+    if isinstance(one, list):
+        is_pair = one and isinstance(one[0], int)
+        return [a + b for a, b in zip(one, other, strict=True)] if is_pair else [*one, *other][:EXAMPLES]
+    return one + other
 
 
 def utf8_bytes(text: str) -> int:

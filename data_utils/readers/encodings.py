@@ -66,8 +66,7 @@ def detect_encoding(data: bytes, declared: tuple[str, ...] = ()) -> str:
         return "iso2022_jp_2"
     if b"\0" in data[:SAMPLE_BYTES] or is_wide_chinese(data):
         return detect_wide(data[:SAMPLE_BYTES])
-    errors = count_utf8_errors(data)
-    if errors == 0:
+    if is_utf8(data):
         return "utf-8"
     start = next(i for i, byte in enumerate(data) if byte > 127) if not data.isascii() else 0
     start = data.rfind(b"\n", 0, start) + 1
@@ -138,23 +137,19 @@ def decode_most(data: bytes, encoding: str) -> str | None:
     return "".join(good) if len(good) >= 0.9 * len(lines) else None
 
 
-def count_utf8_errors(data: bytes) -> int:
-    """Return how many places are not valid UTF-8; 0 also for a few in much that is."""
+def is_utf8(data: bytes) -> bool:
+    """Tell whether bytes, of which the last character may be cut, are UTF-8 but for a few places in much that is."""
     if try_decode(data, "utf-8") is not None:
-        return 0
+        return True
     text = data.decode("utf-8", errors="replace")
-    errors = text.count("\ufffd")
-    return 0 if count_wide(text) >= 21 * errors else errors
+    return count_wide(text) >= 21 * text.count("\ufffd")
 
 
 def is_wide_chinese(data: bytes) -> bool:
     """Tell whether bytes without a zero may still be UTF-16: Chinese without a line end or a space in it."""
-    return (
-        len(data) % 2 == 0
-        and len(data) < SAMPLE_BYTES
-        and try_decode(data, "utf-8") is None
-        and (max(plausibility(try_decode(data, name) or "") for name in ("utf-16-le", "utf-16-be")) > 0.5)
-    )
+    if len(data) % 2 or len(data) >= SAMPLE_BYTES or try_decode(data, "utf-8") is not None:
+        return False
+    return max(plausibility(try_decode(data, name) or "") for name in ("utf-16-le", "utf-16-be")) > 0.5
 
 
 def detect_wide(sample: bytes) -> str:

@@ -7,8 +7,8 @@ place and reason, and the rest goes on; where nobody collects faults, the first 
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
-from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
 from data_utils.readers.arguments import ReadArguments, use_limits
@@ -49,9 +49,8 @@ def cut_file(path: str, size: int, part_bytes: int, options: ReadArguments) -> l
     cut = CUTS.get((file_suffix(path), Path(path).suffix.lower() if Path(path).suffix.lower() in COMPRESSED else ""))
     if cut is None or size < 1.5 * part_bytes:
         return [Part(0, size, size)]
-    module, _, function = cut.partition(":")
     try:
-        return getattr(import_module(module), function)(path, size, part_bytes, options)
+        return resolve_name(cut)(path, size, part_bytes, options)
     except (OSError, ValueError, ImportError):  # whoever reads it will tell
         return [Part(0, size, size)]
 
@@ -129,7 +128,6 @@ def read_rows(
     JSON is an object, or of another of the `row_types`.
     """
     options = options or ReadArguments("paragraph", text_column="")  # all columns
-    module, _, function = KINDS[file_suffix(path)].partition(":")
     rows_read, faults = 0, 0
 
     def report(place: object, reason: str) -> None:
@@ -144,7 +142,7 @@ def read_rows(
         return
     try:
         arguments = (path, options, report) if part is None else (path, options, report, part)
-        for place, row in getattr(import_module(module), function)(*arguments):
+        for place, row in resolve_name(KINDS[file_suffix(path)])(*arguments):
             is_rows = isinstance(row, list) and list not in row_types  # a line that holds a list of rows
             for value in row if is_rows else [row]:
                 if isinstance(value, row_types):

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from data_utils.text.characters import MAX_CODE, join_codes, read_codes
+from data_utils.text.characters import MAX_CODE, join_codes
 from errors import InputError
 
 SCRIPTS = {  # of letters, the first and last of each range; the first script that fits
@@ -61,8 +61,7 @@ def count_scripts(text: str) -> dict[str, int]:
     >>> count_scripts("我喜欢 Python!")
     {'han': 3, 'kana': 0, 'hangul': 0, 'latin': 6, 'other': 0}
     """
-    counts = np.bincount(_script_table().take(read_codes(text)), minlength=len(SCRIPTS) + 1)
-    return dict(zip(SCRIPTS, counts[1:].tolist(), strict=True))
+    return count_all_scripts([text])[0]
 
 
 def count_all_scripts(texts: list[str]) -> list[dict[str, int]]:
