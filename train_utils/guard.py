@@ -177,13 +177,12 @@ class Monitor(TrainerCallback):
                 self.beat(args, state, "training")
         self.since = now
 
-    def on_evaluate(self, args, state, control, **kwargs):
-        self.on_save(args, state, control)
-
     def on_save(self, args, state, control, **kwargs):
         self.since = time.monotonic()  # a step's speed is that of training
         if self.file:
             self.beat(args, state, "training")
+
+    on_evaluate = on_save
 
     def on_train_end(self, args, state, control, **kwargs):
         if self.file:

@@ -149,10 +149,7 @@ def effective_tokens(tokens: float, unique_tokens: float) -> float:
     >>> round(effective_tokens(4e6, 1e6) / 1e6, 1), round(effective_tokens(40e6, 1e6) / 1e6, 1)
     (3.7, 15.2)
     """
-    if tokens <= unique_tokens:
-        return tokens
-    repeats = tokens / unique_tokens - 1
-    return unique_tokens * (1 + REPEATS_WORTH * (1 - math.exp(-repeats / REPEATS_WORTH)))
+    return saturate(tokens, unique_tokens, REPEATS_WORTH)
 
 
 def effective_weights(weights: float, unique_tokens: float) -> float:
@@ -163,10 +160,14 @@ def effective_weights(weights: float, unique_tokens: float) -> float:
     >>> effective_weights(1e6, 1e9), round(effective_weights(1e9, 1e6) / 1e6, 2)
     (1000000.0, 0.63)
     """
-    fed = unique_tokens / TOKENS_PER_WEIGHT
-    if weights <= fed:
-        return weights
-    return fed * (1 + EXCESS_WORTH * (1 - math.exp(-(weights / fed - 1) / EXCESS_WORTH)))
+    return saturate(weights, unique_tokens / TOKENS_PER_WEIGHT, EXCESS_WORTH)
+
+
+def saturate(amount: float, enough: float, worth: float) -> float:
+    """Return the worth of an amount: all beyond `enough` counts less and less, in total `worth` times `enough`."""
+    if amount <= enough:
+        return amount
+    return enough * (1 + worth * (1 - math.exp(-(amount / enough - 1) / worth)))
 
 
 def predict_loss(weights: float, tokens: float) -> float:

@@ -50,15 +50,11 @@ def run_halves(model: PreTrainedModel, forward: Callable, batch: dict[str, Any])
     takes_positions = "decoder_position_ids" in inspect.signature(forward).parameters
     own = {"position_ids": part_positions(source)} if takes_positions else {}
     read = model.get_encoder()(input_ids=batch["input_ids"], attention_mask=part_mask(source, source), **own)
-    own = {"decoder_position_ids": part_positions(target)} if takes_positions else {}
-    return forward(
-        encoder_outputs=read,
-        attention_mask=part_mask(target, source),
-        decoder_input_ids=batch["decoder_input_ids"],
-        decoder_attention_mask=part_mask(target, target, is_causal=True),
-        use_cache=False,
-        **own,
-    ).logits
+    written = {"decoder_input_ids": batch["decoder_input_ids"], "use_cache": False}
+    written["decoder_attention_mask"] = part_mask(target, target, is_causal=True)
+    if takes_positions:
+        written["decoder_position_ids"] = part_positions(target)
+    return forward(encoder_outputs=read, attention_mask=part_mask(target, source), **written).logits
 
 
 def join_halves(model: PreTrainedModel, compiled_rows: int | None = None) -> None:
