@@ -66,34 +66,20 @@ def resample(items: int) -> np.ndarray:
     return draw.multinomial(items, np.full(items, 1 / items), size=RESAMPLES).astype(np.float64)
 
 
-@dataclass(frozen=True)
-class Difference:
-    """How a figure differs from another checkpoint's on the same items, with its 95% interval."""
+def compare_figures(figure: Figure, other: Figure) -> int:
+    """Return 1 where a figure is better than another's, -1 where it is worse, 0 where the difference may be chance.
 
-    value: float
-    low: float
-    high: float
-    is_better: bool
-
-    @property
-    def beyond_chance(self) -> bool:
-        """Whether the interval leaves out zero."""
-        return self.low > 0 or self.high < 0
-
-
-def compare_figures(figure: Figure, other: Figure) -> Difference | None:
-    """Return how a figure differs from another's on the items that both have, drawn together; None where none do.
+    It is that of the items which both have, drawn together: chance is what the 95% interval holds.
 
     >>> a, b = (Figure("pairs", [*values, 1.0], part="pairs") for values in ([0, 1, 0, 1] * 30, [1] * 120))
-    >>> difference = compare_figures(b, a)
-    >>> round(difference.value, 2), difference.is_better, difference.beyond_chance
-    (0.5, True, True)
+    >>> compare_figures(b, a), compare_figures(a, b), compare_figures(a, a)
+    (1, -1, 0)
     """
     items = min(len(figure.values), len(other.values))
     if items < 2:
-        return None
-    counts, whole = resample(items), np.ones((1, items))
-    found = figure.find_ratios(counts, items) - other.find_ratios(counts, items)
-    value = float((figure.find_ratios(whole, items) - other.find_ratios(whole, items))[0])
-    low, high = np.percentile(found, CONFIDENCE)
-    return Difference(value, float(low), float(high), (value < 0) == figure.lower_is_better and value != 0)
+        return 0
+    counts = resample(items)
+    differences = figure.find_ratios(counts, items) - other.find_ratios(counts, items)
+    low, high = np.percentile(differences, CONFIDENCE)
+    sign = int(low > 0) - int(high < 0)
+    return -sign if figure.lower_is_better else sign

@@ -98,10 +98,7 @@ def make_table(scores: Scores) -> list[list[str]]:
 
 def mark_difference(figure: Figure, other: Figure | None) -> str:
     """Return a mark where a figure is better or worse than another by more than chance."""
-    difference = compare_figures(figure, other) if other else None
-    if difference is None or not difference.beyond_chance:
-        return ""
-    return BETTER if difference.is_better else WORSE
+    return ("", BETTER, WORSE)[compare_figures(figure, other) if other else 0]
 
 
 def format_text(rows: list[list[str]]) -> str:

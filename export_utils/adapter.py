@@ -30,10 +30,6 @@ class AdaptedModel(ExportedFolder):
             resize_vocabulary(model, len(self.tokenizer))
         self.model: Any = PeftModel.from_pretrained(model, folder).eval()
 
-    def close(self) -> None:
-        """Let the model go."""
-        del self.model
-
     @torch.inference_mode()
     def follow(self, prompt: list[int], reply: list[int]) -> list[int]:
         """Return the likeliest token after the prompt and after each token of `reply` but the last."""

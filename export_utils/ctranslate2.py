@@ -69,10 +69,6 @@ class CTranslate2Model(ExportedFolder):
         kind = ctranslate2.Translator if self.has_source else ctranslate2.Generator
         self.model = kind(str(folder), device="cpu")
 
-    def close(self) -> None:
-        """Free the model."""
-        self.model.unload_model()
-
     def follow(self, prompt: list[int], reply: list[int]) -> list[int]:
         """Return the likeliest token after the prompt and after each token of `reply` but the last."""
         chosen: list[int] = []

@@ -12,6 +12,10 @@ class ExportedFolder:
     def __init__(self, folder: Path) -> None:
         self.tokenizer = load_tokenizer(str(folder))
 
+    def close(self) -> None:
+        """Let go of the model."""
+        vars(self).clear()
+
     def tokenize(self, text: str, with_control: bool = False) -> list[int]:
         """Return the ids of a text by the folder's tokenizer; control tokens are letters but `with_control`."""
         if with_control:

@@ -102,10 +102,6 @@ class OnnxModel(ExportedFolder):
         self.inputs = {value.name: value for value in self.session.get_inputs()}
         self.start = start_token_id(AutoConfig.from_pretrained(folder, trust_remote_code=False))
 
-    def close(self) -> None:
-        """Let the sessions go."""
-        del self.session, self.readers
-
     def follow(self, prompt: list[int], reply: list[int]) -> list[int]:
         """Return the likeliest token after the prompt and after each token of `reply`, through the cache."""
         kept = {

@@ -69,22 +69,17 @@ def replace_system(tokenizer: PreTrainedTokenizerBase, text: str) -> None:
     InputError where the template allows neither.
     """
     template, old = str(tokenizer.chat_template), find_system(tokenizer)
-    written = next((part[0] for part in LITERAL.finditer(template) if old and old in unquote(part[0])), None)
-    quoted = text.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n")
     if text:
+        quoted = text.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n")
         first = "messages and messages[0]['role'] != 'system'"
         turn = f"{{% set messages = [{{'role': 'system', 'content': '{quoted}'}}] + messages %}}"
         tokenizer.chat_template = f"{{% if {first} %}}{turn}{{% endif %}}{template}"
-        if is_done(tokenizer, text):
-            return
-    elif old is None:
-        return
-    elif written:
+    elif old:
+        written = next((part[0] for part in LITERAL.finditer(template) if old in unquote(part[0])), template)
         tokenizer.chat_template = template.replace(written, "''")
-        if is_done(tokenizer, None):
-            return
-    tokenizer.chat_template = template
-    raise InputError(f"--system {text!r}: this base's chat template has no place for it; leave the option out")
+    if (text or old) and not is_done(tokenizer, text or None):
+        tokenizer.chat_template = template
+        raise InputError(f"--system {text!r}: this base's chat template has no place for it; leave the option out")
 
 
 def is_done(tokenizer: PreTrainedTokenizerBase, text: str | None) -> bool:

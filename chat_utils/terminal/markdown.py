@@ -98,12 +98,8 @@ def render_lines(console: Console, text: str, width: int) -> list[str]:
     """Return Markdown as lines of at most `width` cells, with the terminal's colours."""
     with console.capture() as capture:
         console.print(Markdown(make_printable(text)), width=width)
-    lines = [line.rstrip(" ") for line in capture.get().split("\n")]
-    while lines and not lines[-1]:
-        lines.pop()
-    while lines and not lines[0]:
-        lines.pop(0)
-    return lines
+    lines = "\n".join(line.rstrip(" ") for line in capture.get().split("\n")).strip("\n")
+    return lines.split("\n") if lines else []
 
 
 def split_last_block(text: str) -> tuple[str, str]:

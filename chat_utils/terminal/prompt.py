@@ -40,8 +40,7 @@ def read_plainly(language: str, text: str = "") -> str:
     """Read one line with input(); readline gives editing where the platform has it."""
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="replace")
-    if text and "\n" in text:
-        text = ""  # one line can't hold it
+    text = "" if "\n" in text else text  # one line can't hold it
     if is_capable(sys.stdin):
         with contextlib.suppress(ImportError):
             import readline
