@@ -38,9 +38,9 @@ def measure_checkpoint(
         if kept is None:
             subject = subject or load(path)
             subject.reader.open_bar = partial(open_bar, f"{Path(path).name}, {part} ({number} of {len(parts)})")
-            found = PARTS[part](subject, given, limit)
-            keep_json(place, [asdict(figure) for figure in found])
-        figures += [Figure(**record) for record in kept] if kept is not None else found
+            kept = [asdict(figure) for figure in PARTS[part](subject, given, limit)]
+            keep_json(place, kept)
+        figures += [Figure(**record) for record in kept]
     return figures
 
 

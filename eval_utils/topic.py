@@ -8,7 +8,7 @@ topic, and 5% of those to another question.
 import math
 import re
 from collections import Counter, defaultdict
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from heapq import nlargest
 
 from data_utils.caching import cache_folder, cache_key, find_json, keep_json
@@ -19,7 +19,7 @@ RARE = 4.0  # log of how many exchanges there are to one with a unit; commoner o
 OTHERS = 0.3  # weight of a unit of the questions like it and their replies, beside 1 for one of the question itself
 LEAST = 1.5  # what the rare units of a reply on the topic weigh
 RUN = re.compile(r"[\u3400-\u9fff]+|[a-z']+|\d+")
-ENDING = re.compile(r"(?<=\w{3})(ing|ed|es|s|'s)$")
+cut_ending = lru_cache(2**16)(partial(re.compile(r"(?<=\w{3})(ing|ed|es|s|'s)$").sub, ""))  # of an English word
 
 
 def list_units(text: str) -> list[str]:
@@ -35,12 +35,6 @@ def list_units(text: str) -> list[str]:
         else:
             units.append(cut_ending(run))
     return units
-
-
-@lru_cache(2**16)
-def cut_ending(word: str) -> str:
-    """Return an English word without its ending."""
-    return ENDING.sub("", word)
 
 
 class TopicIndex:

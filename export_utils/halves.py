@@ -30,12 +30,16 @@ def list_halves(model: PreTrainedModel) -> dict[str, tuple[nn.Module, dict, dict
     }
 
 
-class SourceReader(nn.Module):
-    """Reads a source (B, S): gives the keys and values of the decoder's cross-attention, all that is needed of it."""
+class Half(nn.Module):
+    """A module around a model, of which a graph computes a part."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
+
+
+class SourceReader(Half):
+    """Reads a source (B, S): gives the keys and values of the decoder's cross-attention, all that is needed of it."""
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> dict[str, list]:
         """Return `present`, a pair of each layer."""
@@ -47,12 +51,8 @@ class SourceReader(nn.Module):
         return {"present": [{"encoder": pair} for pair in list_pairs(cache.cross_attention_cache)]}
 
 
-class TargetWriter(nn.Module):
+class TargetWriter(Half):
     """Writes on: takes tokens (B, T) of a target, gives logits (B, T, V) and the decoder's own cache with them."""
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        super().__init__()
-        self.model = model
 
     def forward(
         self, input_ids: torch.Tensor, encoder_attention_mask: torch.Tensor, past_key_values: list[dict[str, Pair]]

@@ -62,14 +62,7 @@ class Chat:
             self.say("no_stats")
             return
         stats = self.conversation.reply.stats
-        self.say(
-            "stats",
-            first=f"{stats.first_token_seconds * 1000:.0f}",
-            speed=f"{stats.tokens_per_second:,.0f}",
-            reply=stats.reply_tokens,
-            cached=stats.cached_tokens,
-            prompt=stats.prompt_tokens,
-        )
+        self.say("stats", first_ms=stats.first_token_seconds * 1000, stats=stats)
 
 
 def take_line(chat: Chat, line: str) -> None:

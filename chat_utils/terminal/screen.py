@@ -189,12 +189,8 @@ def hush_input(resumed: Callable[[], None]) -> Generator[None]:
 @contextlib.contextmanager
 def guard_terminal(in_colour: bool) -> Generator[None]:
     """Leave the terminal as it was found, also after a fault, SIGTERM or SIGHUP."""
-
-    def leave(number: int, _: object) -> None:
-        sys.exit(128 + number)
-
     numbers = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
-    before = {number: signal.signal(number, leave) for number in numbers}
+    before = {number: signal.signal(number, lambda caught, _: sys.exit(128 + caught)) for number in numbers}
     usual = read_modes()
     try:
         yield
