@@ -132,15 +132,9 @@ def hash_texts(characters: Characters, texts: list[str]) -> np.ndarray:
     marked = characters.values | (characters.begins & ~characters.is_alone).astype(np.uint32) << np.uint32(31)
     data = marked[inside]
     sizes = np.add.reduceat(inside.view(np.uint8), characters.bounds[:-1], dtype=np.int64)
-    ends = np.cumsum(sizes).tolist()
-    return np.fromiter(
-        (
-            xxhash.xxh3_64_intdigest(data[end - size : end].data if size else text.encode(errors="replace"))
-            for text, size, end in zip(texts, sizes.tolist(), ends, strict=True)
-        ),
-        np.uint64,
-        len(texts),
-    )
+    pieces = zip(texts, sizes.tolist(), np.cumsum(sizes).tolist(), strict=True)
+    kept = (data[end - size : end].data if size else text.encode(errors="replace") for text, size, end in pieces)
+    return np.fromiter(map(xxhash.xxh3_64_intdigest, kept), np.uint64, len(texts))
 
 
 def find_tokens(texts: list[str], characters: Characters | None = None) -> Tokens:

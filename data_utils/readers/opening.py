@@ -47,7 +47,6 @@ BEGINNINGS = {  # of a member; of zstd also of what pzstd writes before one
 COMPRESSED = tuple(UNPACKERS)
 CUT = "the file is cut: its compressed data have no end; what stands before is read; get it again"
 MORE = "ignored trailing bytes after the compressed data"
-TOO_MUCH = "the file unpacks to "  # more than a text does
 
 Report = Callable[[object, str], None]  # (place, reason) of a fault in the file being read
 
@@ -158,7 +157,7 @@ def max_unpacked_bytes(size: float) -> float:
 
 def describe_bomb() -> str:
     """Return in words that a file unpacks to more than a text does."""
-    return f"{TOO_MUCH}{more_than('expansion')}"
+    return f"the file unpacks to {more_than('expansion')}"
 
 
 def find_break(stream: BinaryIO) -> str:
@@ -172,7 +171,7 @@ def find_damage_of(stream: BinaryIO, packing: str) -> str:
     while raw.take(BUFFER_BYTES):
         pass
     stream.seek(0)
-    return "" if raw.fault in (CUT, MORE) or raw.fault.startswith(TOO_MUCH) else raw.fault
+    return "" if raw.fault in (CUT, MORE, describe_bomb()) else raw.fault
 
 
 def open_bytes(path: str) -> Any:

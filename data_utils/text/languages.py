@@ -114,19 +114,10 @@ def identify_language(text: str, scripts: dict[str, int] | None = None) -> str:
         return ""
     sample = take_sample(sample)
     words = sample.lower().replace("’", "'").encode("ascii", "replace").translate(PARTS_WORDS).split()
-    if is_latin and words and hold_english(words):
+    if is_latin and words and sum(map(ENGLISH_WORDS.__contains__, words)) >= 0.2 * len(words):
         return "en"
     language = _identifier().classify(sample)[0]
     return "zh" if language in CHINESE else language
-
-
-def hold_english(words: list[bytes]) -> bool:
-    """Tell whether a fifth of the words are frequent in English; the first half mostly settles it."""
-    half = len(words) // 2
-    count = sum(map(ENGLISH_WORDS.__contains__, words[:half]))
-    if count < 0.2 * len(words):
-        count += sum(map(ENGLISH_WORDS.__contains__, words[half:]))
-    return count >= 0.2 * len(words)
 
 
 def scan_scripts(texts: list[str]) -> list[dict[str, int] | None]:

@@ -104,9 +104,8 @@ def judge_words(text: str, language: str, known: Words) -> str | None:
     limit = 0.8 * words
     if words - known.unlettered < limit and sum(map(bool, map(LETTER_IN_WORD.search, text.split()))) < limit:
         return "few_alphabetic_words"
-    if language == "en" and not holds_two(f" {text} ".replace("\n", " "), ENGLISH_STOP_WORDS):
-        return "few_stop_words"
-    return None
+    padded = f" {text} ".replace("\n", " ")
+    return "few_stop_words" if language == "en" and sum(word in padded for word in ENGLISH_STOP_WORDS) < 2 else None
 
 
 def judge_characters(text: str, language: str, scripts: dict[str, int]) -> str | None:
@@ -126,14 +125,7 @@ def judge_characters(text: str, language: str, scripts: dict[str, int]) -> str |
         return "few_marks"
     if marks > 0.5 * letters:
         return "many_marks"
-    if not holds_two(text, STOP_CHARACTERS[language]):
-        return "few_stop_words"
-    return None
-
-
-def holds_two(text: str, parts: tuple[str, ...]) -> bool:
-    """Tell whether at least two of some parts are in a text."""
-    return sum(1 for _, part in zip(range(2), (part for part in parts if part in text), strict=False)) == 2
+    return "few_stop_words" if sum(character in text for character in STOP_CHARACTERS[language]) < 2 else None
 
 
 def judge_lines(text: str, lines: list[str], language: str) -> str | None:
