@@ -9,7 +9,6 @@ from files import whole
 LANGUAGES = {"en": "English", "zh": "Chinese", "ja": "Japanese", "ko": "Korean"}
 SHOWN_SOURCES = 30
 SHOWN_FAULTS = 50
-WHAT_STAYS = "Of documents that are alike the first one stays, in the order of the sources."
 
 
 def total(sources: dict[str, list[int]]) -> list[int]:
@@ -151,17 +150,11 @@ def show_dropped(report: dict) -> list[str]:
         return ["## Dropped", "", "Nothing was dropped.", ""]
     lines = ["## Dropped", "", *format_table(["step", "reason", "documents"], rows, 2)]
     if "duplicates" in report["reasons"]:
-        lines += [WHAT_STAYS, ""]
+        lines += ["Of documents that are alike the first one stays, in the order of the sources.", ""]
     for kind, examples in report["examples"].items():
-        lines += list_examples(
-            kind, (f"{quote(e['text'])} ({e.get('id') or e['source']}{quoted(e)})" for e in examples)
-        )
+        places = [(e.get("id") or e["source"]) + (f", holds {e['place']}" if "place" in e else "") for e in examples]
+        lines += list_examples(kind, (f"{quote(e['text'])} ({p})" for e, p in zip(examples, places, strict=True)))
     return [*lines, ""]
-
-
-def quoted(example: dict) -> str:
-    """Return which evaluation text an example holds, if any."""
-    return f", holds {example['place']}" if "place" in example else ""
 
 
 def list_examples(kind: str, examples: Iterator[str]) -> list[str]:

@@ -29,14 +29,13 @@ PRINTED_SPACES = "\n\t\u3000\xa0"  # not printable by Unicode, but seen
 PLAIN_ASCII = bytes(range(32, 127)) + b"\n\t"
 
 
-def read_codes(text: str) -> np.ndarray:
-    """Return (N,) uint32, the code of each character, those without letters above MAX_CODE as one."""
-    return np.minimum(np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32), MAX_CODE)
-
-
 def join_codes(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the codes of D texts, a line end after each, and (D + 1,) where each begins."""
-    codes = read_codes("\n".join([*texts, ""]))
+    """Return the codes of D texts, a line end after each, and (D + 1,) where each begins.
+
+    Those without letters, above MAX_CODE, are one.
+    """
+    data = "\n".join([*texts, ""]).encode("utf-32-le", "surrogatepass")
+    codes = np.minimum(np.frombuffer(data, np.uint32), MAX_CODE)
     return codes, np.concatenate([[0], np.cumsum([len(text) + 1 for text in texts], dtype=np.int64)])
 
 
