@@ -1,8 +1,9 @@
 """Items of the user's files that models are measured on: texts, dialogues, and JSONL in the forms of published sets."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -40,66 +41,35 @@ class Continuation:
     group: str = ""
 
 
-def read_minimal_pairs(paths: list[str]) -> Iterator[Pair]:
-    """Yield minimal pairs of files in BLiMP's form: sentence_good, sentence_bad, and UID for the phenomenon."""
-
-    def make(row: dict[str, Any], group: str) -> Pair:
-        good, bad = row["sentence_good"], row["sentence_bad"]
-        if good == bad:
-            raise ValueError(f"the two sentences are the same: {good[:40]!r}")
-        group = next((str(row[name]) for name in PAIR_GROUPS if row.get(name)), group)
-        return Pair(good, bad, phenomenon=group, language=detect_language(good))
-
-    yield from read_items(paths, {"sentence_good": str, "sentence_bad": str}, make)
+def make_pair(row: dict[str, Any], group: str) -> Pair:
+    """Return a minimal pair of a row in BLiMP's form: sentence_good, sentence_bad, and UID for the phenomenon."""
+    good, bad = row["sentence_good"], row["sentence_bad"]
+    if good == bad:
+        raise ValueError(f"the two sentences are the same: {good[:40]!r}")
+    group = next((str(row[name]) for name in PAIR_GROUPS if row.get(name)), group)
+    return Pair(good, bad, phenomenon=group, language=detect_language(good))
 
 
-def read_choices(paths: list[str]) -> Iterator[Choice]:
-    """Yield questions of files in CORE's form: query, choices and gold, the number of the right one from 0."""
-
-    def make(row: dict[str, Any], group: str) -> Choice:
-        query, choices, gold = row["query"], row["choices"], row["gold"]
-        if len(choices) < 2 or not all(isinstance(choice, str) and choice.strip() for choice in choices):
-            raise ValueError("'choices' must be two texts or more")
-        if not 0 <= gold < len(choices):
-            raise ValueError(f"'gold' is {gold}, but there are {len(choices)} choices, counted from 0")
-        return Choice(query, tuple(join_texts(query, choice) for choice in choices), gold, group)
-
-    yield from read_items(paths, {"query": str, "choices": list, "gold": int}, make)
+def make_choice(row: dict[str, Any], group: str) -> Choice:
+    """Return a question of a row in CORE's form: query, choices and gold, the number of the right one from 0."""
+    query, choices, gold = row["query"], row["choices"], row["gold"]
+    if len(choices) < 2 or not all(isinstance(choice, str) and choice.strip() for choice in choices):
+        raise ValueError("'choices' must be two texts or more")
+    if not 0 <= gold < len(choices):
+        raise ValueError(f"'gold' is {gold}, but there are {len(choices)} choices, counted from 0")
+    return Choice(query, tuple(join_texts(query, choice) for choice in choices), gold, group)
 
 
-def read_continuations(paths: list[str]) -> Iterator[Continuation]:
-    """Yield texts of files in LAMBADA's form: context and continuation."""
-
-    def make(row: dict[str, Any], group: str) -> Continuation:
-        context = row["context"]
-        if not context.strip() or not row["continuation"].strip():
-            raise ValueError("'context' and 'continuation' must have words")
-        return Continuation(context, join_texts(context, row["continuation"]), group)
-
-    yield from read_items(paths, {"context": str, "continuation": str}, make)
-
-
-READERS: dict[str, Callable] = {
-    "text": lambda paths: read_corpus(open_sources(paths))[0],
-    "dialogues": lambda paths: read_dialogues(open_sources(paths)),
-    "pairs": read_minimal_pairs,
-    "choices": read_choices,
-    "continuations": read_continuations,
-}
-
-
-def read_own_items(given: dict[str, list[str] | None]) -> dict[str, list]:
-    """Return the items of the user's files for each part that has some, and tell how many they are."""
-    found = {}
-    for part, paths in given.items():
-        if paths:
-            found[part] = list(READERS[part](paths))
-            print(f"{part}: {len(found[part]):,} items of {' '.join(paths)}", file=sys.stderr)
-    return found
+def make_continuation(row: dict[str, Any], group: str) -> Continuation:
+    """Return a text and what follows it of a row in LAMBADA's form: context and continuation."""
+    context = row["context"]
+    if not context.strip() or not row["continuation"].strip():
+        raise ValueError("'context' and 'continuation' must have words")
+    return Continuation(context, join_texts(context, row["continuation"]), group)
 
 
 def read_items(
-    paths: list[str], needed: dict[str, type], make: Callable[[dict[str, Any], str], Item]
+    needed: Mapping[str, type], make: Callable[[dict[str, Any], str], Item], paths: list[str]
 ) -> Iterator[Item]:
     """Yield what `make` returns of each row, which has the needed keys and kinds, and of its file's name.
 
@@ -133,6 +103,25 @@ def read_items(
         say_note(left_out)
     if not count:
         raise InputError(f"{' '.join(paths)}: no item in it")
+
+
+READERS: dict[str, Callable[[list[str]], Iterable]] = {
+    "text": lambda paths: read_corpus(open_sources(paths))[0],
+    "dialogues": lambda paths: read_dialogues(open_sources(paths)),
+    "pairs": partial(read_items, {"sentence_good": str, "sentence_bad": str}, make_pair),
+    "choices": partial(read_items, {"query": str, "choices": list, "gold": int}, make_choice),
+    "continuations": partial(read_items, {"context": str, "continuation": str}, make_continuation),
+}
+
+
+def read_own_items(given: dict[str, list[str] | None]) -> dict[str, list]:
+    """Return the items of the user's files for each part that has some, and tell how many they are."""
+    found = {}
+    for part, paths in given.items():
+        if paths:
+            found[part] = list(READERS[part](paths))
+            print(f"{part}: {len(found[part]):,} items of {' '.join(paths)}", file=sys.stderr)
+    return found
 
 
 def join_texts(before: str, after: str) -> str:
