@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.functional import pad
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
 
@@ -90,11 +91,8 @@ class SlotLayer(CacheLayerMixin):
 
     def reserve(self, capacity: int) -> None:
         """Make room for so many tokens in every slot."""
-        for name in ("keys", "values"):
-            old = getattr(self, name)
-            grown = old.new_zeros(*old.shape[:2], capacity + 1, old.shape[3])
-            grown[:, :, : self._capacity] = old[:, :, : self._capacity]
-            setattr(self, name, grown)
+        more = (0, 0, 0, capacity + 1 - self._capacity)  # on the last axis but one
+        self.keys, self.values = (pad(old[:, :, : self._capacity], more) for old in (self.keys, self.values))
         self._capacity = capacity
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:

@@ -1,8 +1,9 @@
 """The runtime interface: next-token logits and a prefix (KV) cache.
 
 `Decoder` is the base of all: transformers here, the fast step in numpy_decoder.py, and in slots.py what holds many
-replies at once: transformers' batches (batched.py) and llama.cpp (llama/model.py).
-It owns the turns of open replies and the prefix cache; a runtime says how a KV state is made, fed, cut and copied.
+replies at once: transformers' batches (batched.py) and llama.cpp (llama_cpp.py).
+It owns the turns of open replies and the prefix cache; a runtime says how a KV state is made and fed, the state itself
+how it is cut and copied (`CachedState` in prefix_cache.py).
 """
 
 import time
@@ -19,7 +20,7 @@ from chat_utils.runtimes.scheduler import OneThread, Turns
 from chat_utils.sampling import Sampler, Sampling
 from eval_utils.likelihood import window_of
 from model_utils.families import first_ids
-from model_utils.reply_steps import ReadPrompt, ReadSource, open_reply
+from model_utils.reply_steps import open_reply
 from model_utils.shapes import find_embedding
 
 PREFILL_TOKENS = 256  # of a prompt in one turn, so that a long prompt doesn't keep other replies waiting
@@ -106,7 +107,7 @@ class Decoder(ABC):
     def __init__(self, window: int, token_bytes: int) -> None:
         """`token_bytes`: memory that a state takes for each token."""
         self.window = window
-        self.prefix_cache = PrefixCache(self, PREFIX_CACHE_BYTES // max(token_bytes, 1))
+        self.prefix_cache = PrefixCache(PREFIX_CACHE_BYTES // max(token_bytes, 1))
         self.turns = Turns(OneThread(self._turn) if self.one_thread else self._turn, self.step_limit)
 
     def open(
@@ -140,8 +141,8 @@ class Decoder(ABC):
         parts = []
         for session in sessions:
             if session.state is None:
-                session.state, session.computed = self.prefix_cache.take(session.ids[:-1], session.cache_group)
-                session.cached_tokens = session.computed
+                found, session.computed = self.prefix_cache.take(session.ids[:-1], session.cache_group)
+                session.state, session.cached_tokens = found or self.new_state(), session.computed
             parts.append(session.ids[session.computed : session.computed + PREFILL_TOKENS])
         rows = self.feed(sessions, parts)
         drawn = []
@@ -162,18 +163,6 @@ class Decoder(ABC):
     @abstractmethod
     def new_state(self) -> Any:
         """Return the state of an empty beginning."""
-
-    @abstractmethod
-    def cut_state(self, state: Any, tokens: int, length: int) -> Any | None:
-        """Return the state with the first `tokens` of its `length` alone; None where it has forgotten too much."""
-
-    @abstractmethod
-    def copy_state(self, state: Any, tokens: int) -> Any | None:
-        """Return a state of its own with the first `tokens`, no larger than they need; None as above."""
-
-    def count_room(self, state: Any, length: int) -> int:
-        """Return for how many tokens a state of `length` takes memory."""
-        return length
 
     def list_repeated(self, prompt: list[int]) -> list[int]:
         """Return the ids that a repetition penalty counts beside those of the reply."""
@@ -204,18 +193,6 @@ class TransformersDecoder(Decoder):
 
     def new_state(self) -> None:
         """Return None: what computes a reply is opened with its prompt."""
-
-    def cut_state(self, state: ReadPrompt | ReadSource, tokens: int, length: int) -> ReadPrompt | None:
-        """Return the state with its first `tokens` alone, where it can do without the others."""
-        return state.cut(tokens, length)
-
-    def copy_state(self, state: ReadPrompt | ReadSource, tokens: int) -> ReadPrompt | None:
-        """Return a state of its own with the first `tokens`, where it can do without the others."""
-        return state.copy(tokens)
-
-    def count_room(self, state: ReadPrompt | ReadSource, length: int) -> int:
-        """Return for how many tokens a state takes memory; see Decoder."""
-        return max(length, state.least_room)
 
     def list_repeated(self, prompt: list[int]) -> list[int]:
         """Return the ids before the reply in its own text: not a source, as in transformers' `generate`."""

@@ -29,7 +29,22 @@ class State:
 
     def __init__(self, network: Network, capacity: int) -> None:
         shape = (len(network.layers), 2, network.kv_heads, capacity, network.head_width)
-        self.memory = np.empty(shape, dtype=np.float32)
+        self.network, self.memory = network, np.empty(shape, dtype=np.float32)
+
+    @property
+    def least_room(self) -> int:
+        """The state's capacity: what was longer once stays as large."""
+        return self.memory.shape[3]
+
+    def cut(self, tokens: int, length: int) -> "State":
+        """Return the state as it is: what lies behind is overwritten."""
+        return self
+
+    def copy(self, tokens: int) -> "State":
+        """Return a small state with copies of the first `tokens`."""
+        copy = State(self.network, min(max(tokens, SMALLEST_STATE_TOKENS), self.network.window))
+        copy.memory[:, :, :, :tokens] = self.memory[:, :, :, :tokens]
+        return copy
 
     def reserve(self, tokens: int, window: int) -> None:
         """Make room for so many tokens in all."""
@@ -56,20 +71,6 @@ class NumpyDecoder(Decoder):
     def new_state(self) -> State:
         """Return the state of an empty beginning."""
         return State(self.network, min(SMALLEST_STATE_TOKENS, self.window))
-
-    def cut_state(self, state: State, tokens: int, length: int) -> State:
-        """Return the state as it is: what lies behind is overwritten."""
-        return state
-
-    def copy_state(self, state: State, tokens: int) -> State:
-        """Return a small state with copies of the first `tokens`."""
-        copy = State(self.network, min(max(tokens, SMALLEST_STATE_TOKENS), self.window))
-        copy.memory[:, :, :, :tokens] = state.memory[:, :, :, :tokens]
-        return copy
-
-    def count_room(self, state: State, length: int) -> int:
-        """Return the state's capacity: what was longer once stays as large."""
-        return state.memory.shape[3]
 
     def feed(self, sessions: list[Session], parts: list[list[int]]) -> list[np.ndarray]:
         """Compute the parts of several replies in one step; see Decoder."""

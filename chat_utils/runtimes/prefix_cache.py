@@ -7,11 +7,23 @@ is of another one gets no more of it than `public_ids`, which all may know. Sour
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 SMALLEST_STATE_TOKENS = 256  # a shorter one takes as much memory
 FEWEST_COPIED_TOKENS = 16  # fewer are computed faster than copied: the template's first words, which all share
 ANYBODY = ""  # the group of callers that nothing tells apart: one of them goes on with a dialogue that it knows whole
+
+
+class CachedState(Protocol):
+    """The KV state of a dialogue in a runtime; it takes memory for `least_room` tokens at least."""
+
+    least_room: int
+
+    def cut(self, tokens: int, length: int) -> Any | None:
+        """Return the state with the first `tokens` of its `length` alone; None where it has forgotten too much."""
+
+    def copy(self, tokens: int) -> Any | None:
+        """Return a state of its own with the first `tokens`, no larger than they need; None as above."""
 
 
 @dataclass
@@ -19,21 +31,21 @@ class Entry:
     """A state that holds `ids`, and whose it is."""
 
     ids: list[int]
-    state: Any
+    state: CachedState
     group: str | None
 
 
 class PrefixCache:
     """The states of finished replies, latest last; bounded by the tokens that they have room for."""
 
-    def __init__(self, decoder, max_tokens: int) -> None:
+    def __init__(self, max_tokens: int) -> None:
         self.public_ids: list[int] = []  # of the operator's own system prompt
-        self._decoder, self._max_tokens = decoder, max_tokens
+        self._max_tokens = max_tokens
         self._lock = threading.Lock()
         self._entries: list[Entry] = []
 
-    def take(self, ids: list[int], group: str | None = None) -> tuple[Any, int]:
-        """Return a state and how many of the ids it holds: of the one that begins most alike, else a new one.
+    def take(self, ids: list[int], group: str | None = None) -> tuple[Any | None, int]:
+        """Return a state and how many of the ids it holds: of the one that begins most alike, else None and 0.
 
         The group's own dialogue is handed over; of another dialogue the common prefix (a system prompt) is copied. What
         is ANYBODY's is copied too: a state that is gone would tell whoever made it what another one asked.
@@ -50,14 +62,14 @@ class PrefixCache:
                 entry, state = self._entries[best], None
                 if is_own and group != ANYBODY and 2 * shared >= len(entry.ids):
                     del self._entries[best]
-                    state = self._decoder.cut_state(entry.state, shared, len(entry.ids))
+                    state = entry.state.cut(shared, len(entry.ids))
                 elif shared >= FEWEST_COPIED_TOKENS:
-                    state = self._decoder.copy_state(entry.state, shared)
+                    state = entry.state.copy(shared)
                 if state is not None:
                     return state, shared
-        return self._decoder.new_state(), 0
+        return None, 0
 
-    def put(self, ids: list[int], state: Any, group: str | None = None) -> None:
+    def put(self, ids: list[int], state: CachedState, group: str | None = None) -> None:
         """Keep a state that holds these ids; the oldest go where there are too many."""
         with self._lock:
             self._entries.append(Entry(ids, state, group))
@@ -65,9 +77,7 @@ class PrefixCache:
                 del self._entries[0]
 
     def _count_tokens(self) -> int:
-        return sum(
-            max(self._decoder.count_room(entry.state, len(entry.ids)), SMALLEST_STATE_TOKENS) for entry in self._entries
-        )
+        return sum(max(len(one.ids), one.state.least_room, SMALLEST_STATE_TOKENS) for one in self._entries)
 
 
 def count_shared(old: Sequence, new: Sequence) -> int:

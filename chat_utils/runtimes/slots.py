@@ -36,15 +36,30 @@ class SlotModel(ABC):
 class SlotState:
     """A dialogue's KV state: in a slot, or set aside as a saved copy; then `kept` tokens of it count."""
 
-    def __init__(self, free_slots: list[int], data: Any = None) -> None:
-        self._free_slots = free_slots
+    least_room = 0
+
+    def __init__(self, model: SlotModel, free_slots: list[int], data: Any = None, kept: int | None = None) -> None:
+        self._model, self._free_slots = model, free_slots
         self.slot: int | None = None
-        self.data, self.kept = data, None
+        self.data, self.kept = data, kept
         self.reference = weakref.ref(self)
 
     def __del__(self) -> None:
         if self.slot is not None:
             self._free_slots.append(self.slot)
+
+    def cut(self, tokens: int, length: int) -> "SlotState":
+        """Return the state with its first `tokens` alone."""
+        if self.slot is not None:
+            self._model.cut(self.slot, tokens)
+        else:
+            self.kept = tokens
+        return self
+
+    def copy(self, tokens: int) -> "SlotState":
+        """Return a state of its own with the first `tokens`, set aside; it is cut when it gets its slot."""
+        data = self._model.save(self.slot) if self.slot is not None else self.data
+        return SlotState(self._model, self._free_slots, data, kept=tokens)
 
 
 class SlotDecoder(Decoder):
@@ -94,18 +109,4 @@ class SlotDecoder(Decoder):
 
     def new_state(self) -> SlotState:
         """Return the state of an empty beginning; it gets a slot when it is fed."""
-        return SlotState(self._free_slots)
-
-    def cut_state(self, state: SlotState, tokens: int, length: int) -> SlotState:
-        """Return the state with its first `tokens` alone."""
-        if state.slot is not None:
-            self.model.cut(state.slot, tokens)
-        else:
-            state.kept = tokens
-        return state
-
-    def copy_state(self, state: SlotState, tokens: int) -> SlotState:
-        """Return a state of its own with the first `tokens`, set aside; it is cut when it gets its slot."""
-        copy = SlotState(self._free_slots, self.model.save(state.slot) if state.slot is not None else state.data)
-        copy.kept = tokens
-        return copy
+        return SlotState(self.model, self._free_slots)
