@@ -12,7 +12,7 @@ import pytest
 
 import prepare_corpus as prepare
 from data_utils.preparation.executors import Stage, make_executor, run_stages
-from data_utils.preparation.manifest import measure_broken
+from data_utils.preparation.manifest import measure_broken, merge_tallies
 from data_utils.sources import builtin as sources
 from data_utils.text.splitting import hash_share
 from errors import InputError
@@ -195,7 +195,7 @@ def tally_of(documents, faults=0, unread_bytes=0):
 )
 def test_how_much_is_broken(tallies, share, words):
     files = [{"path": "a", "bytes": 990}, {"path": "b", "bytes": 10}]
-    found, reason = measure_broken(tallies, files)
+    found, reason = measure_broken(merge_tallies(tallies), files)
     assert (found, reason) == (pytest.approx(share, rel=0.01), words)
 
 
