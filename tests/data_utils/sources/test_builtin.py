@@ -47,8 +47,11 @@ def messages_of(source: str) -> list[str]:
     return [message["content"] for dialogue in dialogues(source) for message in dialogue["messages"]]
 
 
+PARTS_OF_OWN = {"own-en", "own-zh", "identity"}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("source", sources.DIALOGUE_SOURCES)
+@pytest.mark.parametrize("source", sorted(sources.DIALOGUE_SOURCES.keys() - PARTS_OF_OWN))
 def test_every_dialogue_is_one_and_clean(source):
     for dialogue in dialogues(source):
         assert check_dialogue(dialogue["messages"]) == dialogue["messages"]
@@ -64,8 +67,7 @@ def test_no_dialogue_is_there_twice(source):
 
 
 @pytest.mark.slow
-# Most of identity waits for its name.
-@pytest.mark.parametrize("source", sorted(sources.DIALOGUE_SOURCES.keys() - {"identity"}))
+@pytest.mark.parametrize("source", sorted(sources.DIALOGUE_SOURCES.keys() - PARTS_OF_OWN))
 def test_what_pretraining_reads_is_split_as_fine_tuning_splits_it(source):
     """The split is by a hash of the text, so a dialogue must be the same text as a document."""
     as_documents = {" ".join(text.split()) for text in read_corpus([open_source(source)])[0]["text"]}
@@ -87,6 +89,14 @@ def test_own_dialogues_are_many_in_both_languages():
     assert counts["zh"] >= 800
     assert counts["en"] >= 300
     assert set(counts) == {"zh", "en"}
+
+
+def test_parts_of_the_own_dialogues_are_all_of_one_kind():
+    for language in ("en", "zh"):
+        assert dialogues(f"own-{language}") == [
+            row | {"source": f"own-{language}"} for row in dialogues("own") if row["language"] == language
+        ]
+    assert 200 < len(dialogues("identity")) < len(dialogues("own")) / 10
 
 
 def test_own_dialogues_speak_the_language_of_their_file():
@@ -356,3 +366,36 @@ def test_documents_of_a_dialogue_source_have_a_line_for_each_turn():
     first = next(read_documents("hsk"))
     assert first["text"] == dialogue_text(dialogues("hsk")[0]["messages"])
     assert first["source"] == "hsk"
+
+
+# stories
+
+
+@cache
+def stories() -> list[dict]:
+    return list(read_documents("stories"))
+
+
+def test_stories_are_whole_pieces_in_the_language_of_their_file():
+    texts = [story["text"] for story in stories()]
+    assert [detect_language(story["text"]) for story in stories()] == [story["language"] for story in stories()]
+    assert {story["source"] for story in stories()} == {"stories"}
+    openings = Counter(text[:25] for text in texts)
+    assert openings.most_common(1)[0][1] == 1  # no piece twice, and none begins like another
+    assert not [text for text in texts if text != text.strip() or re.search(r"[\t#*_{}<>|]|http", text)]
+
+
+def test_no_test_prompt_is_in_the_stories():
+    asked = [
+        letters(text) for kind in ("prompts", "unknown") for texts in read_questions()[kind].values() for text in texts
+    ]
+    told = letters(" ".join(story["text"] for story in stories()))
+    assert [text for text in asked if len(text) > 8 and text in told] == []
+
+
+def test_version_of_the_stories_changes_with_the_files(monkeypatch, tmp_path):
+    (tmp_path / "en.jsonl").write_text('{"text": "One day."}\n')
+    monkeypatch.setattr(sources, "STORIES", tmp_path)
+    before = sources.source_version("stories")
+    (tmp_path / "en.jsonl").write_text('{"text": "One night."}\n')
+    assert before != sources.source_version("stories") != ""
