@@ -22,8 +22,7 @@ import train
 from errors import InputError, RunError
 from eval_utils import short_form
 from files import one_writer
-from model_utils import shapes
-from train_utils import clock, training
+from train_utils import clock, pretraining, training
 from train_utils.callbacks import Progress
 from train_utils.plan import apply as dial
 from train_utils.plan.machine import Machine
@@ -430,8 +429,8 @@ def test_a_run_that_diverges_is_ended_in_one_line(train_options, tmp_path, monke
         model.get_output_embeddings().weight.data[0, 0] = torch.nan
         return model
 
-    build_model = shapes.build_model
-    monkeypatch.setattr(shapes, "build_model", build_broken)
+    build_model = pretraining.build_model
+    monkeypatch.setattr(pretraining, "build_model", build_broken)
     with pytest.raises(RunError, match=r"step 4: the loss is nan .*: the training has diverged"):
         train.main([*unevaluated(train_options), "--output_dir", str(tmp_path / "out")])
 
