@@ -20,14 +20,9 @@ def read_held_out() -> dict[str, list[dict]]:
         return found
     documents, dialogues = [], []
     for name in builtin.WHOLE_SOURCES:
-        if name in builtin.DOCUMENT_SOURCES:
-            documents += ((hash_share(row["text"]), row) for row in builtin.read_documents(name))
-            continue
-        for row in builtin.DIALOGUE_SOURCES[name]():
-            text = builtin.dialogue_text(row["messages"])
-            dialogues.append((hash_share(text), row))
-            if builtin.NAME_PLACEHOLDER not in text:  # as training reads them for text
-                documents.append((hash_share(text), {"text": text, "language": row["language"]}))
+        documents += ((hash_share(row["text"]), row) for row in builtin.read_documents(name))
+        rows = builtin.DIALOGUE_SOURCES[name]() if name in builtin.DIALOGUE_SOURCES else ()
+        dialogues += ((hash_share(builtin.dialogue_text(row["messages"])), row) for row in rows)
     held_out = {"documents": keep_held_out(documents), "dialogues": keep_held_out(dialogues)}
     for row in held_out["documents"]:
         row["text"] = clean_text(row["text"])

@@ -128,7 +128,8 @@ class Conversation:
             given = answered(row["messages"])
             messages = check_dialogue(given)
             for message, kept in zip(messages, given, strict=True):
-                message.update({"liked": kept["liked"]} if isinstance(kept.get("liked"), bool) else {})
+                if isinstance(kept.get("liked"), bool):
+                    message["liked"] = kept["liked"]
         except (OSError, ValueError, RecursionError) as error:  # ValueError: no JSON, no UTF-8, no dialogue
             raise InputError(getattr(error, "strerror", None) or str(error)) from error
         awaits = row["messages"][-1].get("role") == "user"

@@ -145,11 +145,13 @@ class ShardedCorpus:
         def documents() -> Iterator[tuple[str, str]]:
             nonlocal source
             for source in self.sources:
-                for row in (row for part in source.parts() for row in source.documents(part)):
-                    if row[SHARE] >= self.eval_fraction:
-                        yield row["text"], row["language"]
+                for part in source.parts():
+                    rows = source.documents(part)
+                    yield from ((row["text"], row["language"]) for row in rows if row[SHARE] >= self.eval_fraction)
 
-        clean = lambda text: source.clean(text)  # noqa: E731, PLW0108, of the source that is read then
+        def clean(text: str) -> str:
+            return source.clean(text)  # of the source that is read then
+
         return sample_texts(documents(), max_bytes, clean, total_bytes)
 
     def pack(

@@ -293,22 +293,25 @@ class FolderSource(FileSource):
         Raises InputError where a page of it isn't as it was written, by the page's own checksum.
         """
         try:
-            with open_bytes(part) as stream, pq.ParquetFile(stream, page_checksum_verification=True) as file:
-                named = ("text", "language", "source", "id", SHARE)
-                columns = [name for name in named if name in file.schema_arrow.names]
-                for group in range(file.num_row_groups):
-                    rows = file.metadata.row_group(group).num_rows
-                    if start >= rows:
-                        start -= rows
-                        continue
-                    for batch in file.iter_batches(256, row_groups=[group], columns=columns):
-                        for row in batch.slice(start).to_pylist():
-                            yield row | {SHARE: share_of(row)}
-                        start = max(0, start - batch.num_rows)
+            yield from self.read_groups(part, start)
         except (pa.ArrowException, OSError) as error:
             if is_machine_fault(error) or isinstance(error, FileNotFoundError):
                 raise
             raise InputError(f"{part}: is damaged: {first_line(error)}; copy or prepare the corpus again") from error
+
+    def read_groups(self, part: str, start: int) -> Iterator[dict]:
+        """Yield the documents of a Parquet file from document `start` on."""
+        with open_bytes(part) as stream, pq.ParquetFile(stream, page_checksum_verification=True) as file:
+            columns = [name for name in ("text", "language", "source", "id", SHARE) if name in file.schema_arrow.names]
+            for group in range(file.num_row_groups):
+                rows = file.metadata.row_group(group).num_rows
+                if start >= rows:
+                    start -= rows
+                    continue
+                for batch in file.iter_batches(256, row_groups=[group], columns=columns):
+                    for row in batch.slice(start).to_pylist():
+                        yield row | {SHARE: share_of(row)}
+                    start = max(0, start - batch.num_rows)
 
 
 def open_source(
