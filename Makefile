@@ -30,7 +30,7 @@ test: .venv/test
 	$(BIN)/ty check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist worksteal
 
-# Without processes, training runs and browser.
+# A minute on two cores: no processes, training runs, browser or default data read whole; of the models Qwen3.
 quick: .venv/test
 	HYPOTHESIS_PROFILE=quick OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n logical --dist worksteal
 

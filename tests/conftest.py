@@ -6,6 +6,7 @@ import gc
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -26,7 +27,6 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a job in the backgro
 
 import hypothesis
 import pytest
-import torch
 
 ROOT = Path(__file__).parents[1]
 # How many examples hypothesis tries of each property; `make quick` takes the fewest. No example is timed.
@@ -35,11 +35,15 @@ for profile, number in (("quick", 10), ("usual", 50), ("thorough", 1000)):
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "usual"))
 # Their tests are slow, all of them.
 SLOW_FILES = {
-    "test_bases.py", "test_chat.py", "test_encoder_decoder.py", "test_examples.py", "test_export.py",
-    "test_finetune_dialogue.py", "test_library.py", "test_llama_cpp.py", "test_load.py", "test_page.py",
-    "test_prepare_corpus.py", "test_pty.py", "test_server.py", "test_train.py", "test_tune_preferences.py",
+    "test_bases.py", "test_chat.py", "test_default_data.py", "test_encoder_decoder.py", "test_examples.py",
+    "test_export.py", "test_faults_inputs.py", "test_faults_patterns.py", "test_finetune_dialogue.py",
+    "test_library.py", "test_llama_cpp.py", "test_load.py", "test_page.py", "test_prepare_corpus.py", "test_pty.py",
+    "test_server.py", "test_train.py", "test_tune_preferences.py",
 }  # fmt: skip
-SLOW_NAMES = {"trained", "forked", "subprocess", "fork"}  # fixtures, and what a test starts processes by
+# Fixtures of training runs, and what a test starts processes by.
+SLOW_NAMES = {"trained", "train_options", "forked", "subprocess", "fork"}
+# Of a test's families of models the quick suite takes Qwen3.
+OTHER_FAMILIES = re.compile(r"(?:^|-)(?:gemma|gpt2|llama(?!\.cpp)|mistral|qwen2)")
 collect_ignore = [] if hasattr(os, "fork") else ["forked.py", "pty_session.py", "chat_utils/terminal/test_pty.py"]
 TINY_SHAPE = {
     "model_type": "qwen3", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
@@ -81,6 +85,7 @@ def tiny_shape(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory, tokenizer) -> Path:
     """A random model in the one checkpoint form, its weights wide enough that greedy output varies."""
+    import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from data_utils.dialogue.format import stop_token_id
@@ -128,7 +133,8 @@ def pytest_collection_modifyitems(items) -> None:
     for item in items:
         function = getattr(item, "function", None)  # a doctest has none
         names = {*getattr(item, "fixturenames", ()), *(function.__code__.co_names if function else ())}
-        if names & SLOW_NAMES or item.path.name in SLOW_FILES:
+        case = item.callspec.id if hasattr(item, "callspec") else ""
+        if names & SLOW_NAMES or item.path.name in SLOW_FILES or OTHER_FAMILIES.search(case):
             item.add_marker(pytest.mark.slow)
 
 

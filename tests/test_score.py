@@ -106,6 +106,7 @@ def test_compare_says_a_sentence(tiny_checkpoint, other_checkpoint, options, cap
     assert f"{tiny_checkpoint.name} and other differ in no figure by more than chance." in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_brief_is_ten_lines_with_meanings(tiny_checkpoint, options, capsys):
     assert score.main([str(tiny_checkpoint), *options, "--brief"]) == 0
     *lines, _ = capsys.readouterr().out.strip().splitlines()

@@ -556,7 +556,10 @@ QUESTIONS = (
 
 
 @pytest.mark.parametrize("kind", ["auto", "batched", "transformers"])
-@pytest.mark.parametrize("sampling", [{"temperature": 0}, {"temperature": 1.0, "top_p": 0.95, "seed": 3}])
+@pytest.mark.parametrize(
+    "sampling",
+    [{"temperature": 0}, pytest.param({"temperature": 1.0, "top_p": 0.95, "seed": 3}, marks=pytest.mark.slow)],
+)
 def test_replies_side_by_side_are_those_of_each_alone(tiny_checkpoint, kind, sampling):
     engine = load_engine(str(tiny_checkpoint), kind)
     settings = {**sampling, "max_new_tokens": 24}

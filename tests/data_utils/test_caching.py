@@ -160,6 +160,7 @@ def test_a_dialogue_file_is_read_once_and_named_each_time(tmp_path, count_calls)
     assert len(calls) == 2
 
 
+@pytest.mark.slow
 def test_the_whole_way_of_a_corpus_is_prepared_once(tmp_path, count_calls, tokenizer):
     """The second time, no tokenizer is even needed."""
     path = tmp_path / "a.txt"

@@ -34,7 +34,7 @@ def clock(monkeypatch):
     return now
 
 
-@pytest.mark.parametrize("seconds", [60, 150, 300, 1000, 3000])
+@pytest.mark.parametrize("seconds", [60, 150, 300, 1000, pytest.param(3000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", [None, "Momo"])
 def test_it_keeps_to_its_share(chat, clock, seconds, name):
     chat[0].train()
@@ -51,6 +51,7 @@ def test_no_time_no_figures(chat, clock):
     assert clock[0] == 0
 
 
+@pytest.mark.slow
 def test_more_time_more_pairs(chat, clock):
     """The interval grows narrower."""
     widths = []

@@ -161,7 +161,7 @@ def test_output_dir_that_is_a_file_is_one_line(out):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "status: [\n", "just words\n", "name: another tool\n", "a: !!int x\n", "[" * 5000]
+    "text", ["", "status: [\n", "just words\n", "name: another tool\n", "a: !!int x\n", "[" * 1000]
 )
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_foreign_record_is_no_run_of_ours(out, text, overwrite):

@@ -185,6 +185,7 @@ def answer_together(engine: Engine, asked: list[tuple[str, Sampling]]) -> list[R
     return replies
 
 
+@pytest.mark.slow
 def test_replies_with_settings_of_their_own_share_steps_and_are_those_of_each_alone(engine, tiny_checkpoint, sizes):
     asked = list(zip(QUESTIONS, SETTINGS, strict=True))
     alone = [read(load_engine(str(tiny_checkpoint), "batched", slots=4).reply(say(q), s)) for q, s in asked]

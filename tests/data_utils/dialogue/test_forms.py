@@ -195,7 +195,7 @@ def test_all_rows_are_checked_and_the_first_five_bad_ones_named(tmp_path):
 def test_bad_rows_are_left_out_where_that_is_asked_and_counted(tmp_path):
     path = write_lines(tmp_path / "a.jsonl", 94, 5)
     (tmp_path / "a.jsonl").open("a").write('{"messages": [\n')
-    reading = read_checked(open_sources([f"{path}@2", "own"]), skip_bad=True)
+    reading = read_checked(open_sources([f"{path}@2", "identity"]), skip_bad=True)
     assert len([source for source in reading.dialogues["source"] if source == "a.jsonl"]) == 2 * 94
     assert reading.facts["rows"].startswith(f"left out: 6 of 100 rows: {path}:95: the last message must be")
     assert reading.lines == [f"{path}: read as OpenAI messages (94)", reading.facts["rows"]]
@@ -225,7 +225,7 @@ def test_rows_that_repeat_are_counted_over_all_files(tmp_path):
     rows = [{"messages": turns("a", "b")}, {"prompt": " a", "response": "b"}, {"messages": turns("a", "c")}]
     for name in ("a.jsonl", "b.jsonl"):
         (tmp_path / name).write_text("\n".join(map(json.dumps, rows)))
-    reading = read_checked(open_sources([f"{tmp_path}@2", "own"]))
+    reading = read_checked(open_sources([f"{tmp_path}@2", "identity"]))
     assert reading.facts == {"repeated": "4 of 6 rows say word for word what another says; all are kept"}
     assert reading.lines[-1] == f"repeated: {reading.facts['repeated']}"
     pairs = [{"prompt": "a", "chosen": "b", "rejected": c} for c in "cdcc"]

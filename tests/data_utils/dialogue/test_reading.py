@@ -155,6 +155,7 @@ def test_a_file_several_a_glob_a_folder_and_repeats(tmp_path, names, expected):
     assert [messages[0]["content"] for messages in dialogues["messages"]] == expected
 
 
+@pytest.mark.slow
 def test_built_in_sources_stand_beside_files(tmp_path):
     path = write_rows(tmp_path / "a.jsonl", {"prompt": "a", "response": "x"})
     counts = Counter(read_dialogues(open_sources([f"{path}@5", "chatterbot@0.1", "hsk@0.01"]))["source"])
@@ -179,7 +180,7 @@ def test_the_name_is_filled_in_everywhere(tmp_path, name):
 
 
 def test_own_dialogues_hold_the_name_given():
-    named = name_assistant(read_dialogues(open_sources(["own"])), "Zorblax")
+    named = name_assistant(read_dialogues(open_sources(["identity"])), "Zorblax")
     texts = [m["content"] for messages in named["messages"] for m in messages]
     assert sum("Zorblax" in text for text in texts) >= 20
     assert [text for text in texts if "assistant_name" in text] == []

@@ -62,6 +62,7 @@ def test_a_short_quotation_of_held_out_text_is_no_leak_but_of_an_evaluation_file
     assert leaks_in([text], index_of([english[0]], [])) == [[0]]
 
 
+@pytest.mark.slow
 def test_turns_of_phrase_of_many_texts_are_no_evidence(english):  # noqa: F811
     phrase = "as it was said at the very beginning of this long and winding story about nothing at all my friends"
     evaluation = [f"{text} {phrase}" for text in english[:20]]

@@ -31,6 +31,12 @@ def cache(monkeypatch, tmp_path):
     return tmp_path / "cache"
 
 
+@pytest.fixture(scope="module")
+def own_documents(own_documents) -> list[str]:
+    """Half of them, still tens of thousands of tokens."""
+    return own_documents[::2]
+
+
 @pytest.fixture
 def source(tmp_path, make_corpus, own_documents) -> Source:
     return open_source(str(make_corpus(tmp_path / "corpus", own_documents, shards=3)))
