@@ -75,13 +75,16 @@ def test_links_lead_somewhere(page):
         assert target.startswith("http") or (page.parent / target).exists(), target
 
 
+FUNCTION = ast.FunctionDef | ast.AsyncFunctionDef
+
+
 def list_defined(file: Path) -> set[str]:
     """Return what a module defines: functions, classes with their methods, and names of its top."""
     found: set[str] = set()
     for node in ast.parse(file.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ClassDef):
-            found |= {f"{node.name}.{part.name}" for part in node.body if isinstance(part, ast.FunctionDef)}
-        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            found |= {f"{node.name}.{part.name}" for part in node.body if isinstance(part, FUNCTION)}
+        if isinstance(node, ast.ClassDef | FUNCTION):
             found.add(node.name)
         elif isinstance(node, ast.Assign | ast.AnnAssign):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
@@ -91,9 +94,16 @@ def list_defined(file: Path) -> set[str]:
 
 def test_what_contributing_names_is_there():
     """Each function stands in a file that its row names; each file and folder is there."""
-    rows = [line for line in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").splitlines() if ".py" in line]
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rooms = [*ROOT.glob("*_utils"), ROOT / "tests"]
+    files = [*ROOT.glob("*.py"), *(file for room in rooms for file in room.rglob("*.py"))]
+    names = [f"/{file.relative_to(ROOT).as_posix()}" for file in files]
+    for word in re.findall(r"[\w/]+\.py", text):  # in its prose too
+        assert any(name.endswith(f"/{word}") for name in names), word
+    for word in re.findall(r"(?<!\w)[a-z_]+/(?:[a-z_]+/)*(?![\w.])", text):
+        assert any((place / word).is_dir() for place in (ROOT, *rooms)), word
     checked = []
-    for row in (row for row in rows if row.startswith("| ")):
+    for row in (row for row in text.splitlines() if row.startswith("| ") and ".py" in row):
         files, folder = [], ROOT
         for word in re.findall(r"[\w/]+\.py", row):
             places = [folder / word, ROOT / word, ROOT / "data_utils" / word]
