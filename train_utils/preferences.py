@@ -5,6 +5,7 @@ Sources: DPO (Rafailov et al. 2023) with the likelihood of the chosen reply besi
 likes and dislikes alone (Ethayarajh et al. 2024).
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,19 +102,23 @@ def add_references(rows: Dataset, model: PreTrainedModel, *, key: str, batch_row
     """
 
     def compute():
-        device, data = model.device, rows.with_format("numpy")
-        own = torch.Generator()  # not the run's: adapters are drawn afterwards, and alike where the cache has these
-        loader = DataLoader(data, batch_size=batch_rows, collate_fn=collate_pairs, generator=own)
-        with evaluating(model), torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            for batch in loader:
-                names = ("input_ids", "position_ids", "targets", "replies", "sizes")
-                scores = model(**{name: batch[name].to(device) for name in names}).logits
-                yield from ({"references": row} for row in scores.float().cpu().numpy())
+        found = score_rows(rows.with_format("numpy"), model, batch_rows, bf16)
+        yield from ({"references": scores} for scores in found)
 
     found = generate_rows(
         compute, Features({"references": NUMBERS}), cache_key("references", key, rows._fingerprint, bf16)
     )
     return concatenate_datasets([rows, found], axis=1)
+
+
+def score_rows(rows: Any, model: PreTrainedModel, batch_rows: int = 1, bf16: bool = False) -> Iterator[np.ndarray]:
+    """Yield the log-probabilities (S) of the replies of each row under a model that `score_replies` was applied to."""
+    own = torch.Generator()  # not the run's: adapters are drawn afterwards, and alike where the cache has these
+    loader = DataLoader(rows, batch_size=batch_rows, collate_fn=collate_pairs, generator=own)
+    names = ("input_ids", "position_ids", "targets", "replies", "sizes")
+    with evaluating(model), torch.no_grad(), torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
+        for batch in loader:
+            yield from model(**{name: batch[name].to(model.device) for name in names}).logits.float().cpu().numpy()
 
 
 class StopOnFall(TrainerCallback):

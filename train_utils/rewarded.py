@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset
 from torch.utils.data import Dataset as TorchDataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -22,13 +21,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from data_utils.dialogue.format import stop_token_id
 from data_utils.dialogue.pairs import hold_pairs
 from data_utils.rows.packing import assign_rows
-from data_utils.rows.preferences import collate_pairs, encode_pair, pack_pair_row
+from data_utils.rows.preferences import encode_pair, pack_pair_row
 from errors import InputError, first_line
 from eval_utils.scorecard import Answer
 from files import write_whole
 from model_utils.shapes import evaluating
 from train_utils.own_pairs import Asked, sample_replies
 from train_utils.places import find_reward
+from train_utils.preferences import score_rows
 from train_utils.reply_report import measure_nats
 
 Reward = Callable[[str, str], float]
@@ -131,7 +131,9 @@ class RewardedRows(TorchDataset):
         used = sum(int((row["sizes"][::2] > 0).sum()) for row in rows[: self.rows_each])
         if used < len(pairs):
             self.say(f"{name}: {len(pairs) - used} pairs have no room in its rows; larger --row_tokens")
-        return refer(rows[: self.rows_each], self.reference, self.model.device)
+        self.reference.to(self.model.device)
+        references = score_rows(rows := rows[: self.rows_each], self.reference)
+        return [{**row, "references": scores} for row, scores in zip(rows, references, strict=True)]
 
     def measure_kl(self, prompts: list[Asked], replies: list[list[Answer]]) -> float:
         """Return by how many nats the model's replies are likelier under it than under the base: the first to each."""
@@ -148,14 +150,3 @@ def pack_fixed(pairs: Dataset, tokenizer: PreTrainedTokenizerBase, row_tokens: i
     slots = 2 * (row_tokens // PAIR_TOKENS)
     assigned = assign_rows(lengths, row_tokens) or [[]]
     return [pack_pair_row([encoded[i] for i in items], row_tokens, slots, tokenizer.pad_token_id) for items in assigned]
-
-
-@torch.no_grad()
-def refer(rows: list[dict], reference: PreTrainedModel, device: torch.device) -> list[dict]:
-    """Return rows with the log-probabilities of the reference."""
-    reference.to(device).eval()
-    found = []
-    for row in rows:
-        batch = {name: tensor.to(device) for name, tensor in collate_pairs([row]).items() if name != "labels"}
-        found.append({**row, "references": reference(**batch).logits[0].float().cpu().numpy()})
-    return found
