@@ -136,29 +136,21 @@ def find_pairs(signatures: SignatureFolder, row: int, part: int, parts: int, lea
     return np.concatenate(pairs)
 
 
+def find_firsts(firsts: np.ndarray, ids: np.ndarray | slice) -> np.ndarray:
+    """Return the first document of each one's cluster, which `firsts` names itself from then on."""
+    found = firsts[ids]
+    while (found != (nearer := firsts[found])).any():
+        found = nearer
+    firsts[ids] = found
+    return found
+
+
 def join_pairs(firsts: np.ndarray, pairs: np.ndarray) -> None:
     """Join the clusters of each pair in `firsts`, which holds for each document one that is before it, or itself."""
-
-    def root(ids: np.ndarray) -> np.ndarray:
-        found = firsts[ids]
-        while (found != (nearer := firsts[found])).any():
-            found = nearer
-        firsts[ids] = found
-        return found
-
     while len(pairs):
-        roots = np.stack([root(pairs[:, 0]), root(pairs[:, 1])], axis=1)
+        roots = np.stack([find_firsts(firsts, pairs[:, 0]), find_firsts(firsts, pairs[:, 1])], axis=1)
         pairs = np.unique(np.sort(roots[roots[:, 0] != roots[:, 1]], axis=1), axis=0)
         np.minimum.at(firsts, pairs[:, 1], pairs[:, 0])
-
-
-def flatten_clusters(firsts: np.ndarray, batch: int = 1 << 20) -> None:
-    """Let each document name the first of its cluster itself; what is before it does so already."""
-    for part in slices(len(firsts), batch):
-        found = firsts[part]
-        while (found != (nearer := firsts[found])).any():
-            found = nearer
-        firsts[part] = found
 
 
 def write_pairs(rank: int, work: Path, parts: int, least_similarity: float) -> None:
@@ -184,9 +176,8 @@ def write_clusters(work: Path, parts: int) -> None:
             found = np.load(path)
             for part in slices(len(found)):
                 join_pairs(firsts, found[part])
-        flatten_clusters(firsts)
         for part in slices(documents):
-            dropped = (firsts[part] != np.arange(part.start, part.stop)) & (fates[part] == KEPT)
+            dropped = (find_firsts(firsts, part) != np.arange(part.start, part.stop)) & (fates[part] == KEPT)
             fates[part][dropped] = fate
     firsts.flush()
     fates.flush()

@@ -14,9 +14,10 @@ from data_utils.preparation.duplicates import (
     NEAR,
     SignatureFolder,
     Signatures,
+    find_firsts,
     find_pairs,
-    flatten_clusters,
     join_pairs,
+    slices,
     write_clusters,
     write_pairs,
 )
@@ -140,7 +141,8 @@ def test_clusters_are_the_connected_parts(size, edges, batch):
     pairs = np.array(edges, np.int64).reshape(-1, 2)
     for start in range(0, len(pairs), batch):
         join_pairs(firsts, pairs[start : start + batch])
-    flatten_clusters(firsts, batch)
+    for part in slices(size, batch):
+        find_firsts(firsts, part)
     groups = {node: {node} for node in range(size)}
     for a, b in edges:
         joined = groups[a] | groups[b]
