@@ -101,10 +101,14 @@ def head_loss(
     inputs: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, num_items_in_batch: torch.Tensor | None
 ) -> torch.Tensor:
     """Return the cross-entropy of hidden states (N, D) with a head (V, D) against the next tokens' ids (N)."""
-    logits = F.linear(inputs, weight).float()
-    if num_items_in_batch is None:
-        return F.cross_entropy(logits, targets)
-    return F.cross_entropy(logits, targets, reduction="sum") / num_items_in_batch
+    return logits_loss(F.linear(inputs, weight), targets, num_items_in_batch)
+
+
+def logits_loss(logits: torch.Tensor, labels: torch.Tensor, num_items_in_batch: torch.Tensor | None) -> torch.Tensor:
+    """Return the cross-entropy of logits (..., V) against labels (...), over all labels of an optimizer step."""
+    reduction = "mean" if num_items_in_batch is None else "sum"
+    loss = F.cross_entropy(logits.flatten(0, -2).float(), labels.flatten(), reduction=reduction)
+    return loss if num_items_in_batch is None else loss / num_items_in_batch
 
 
 def chunked_head_loss(

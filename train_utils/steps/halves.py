@@ -11,16 +11,9 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
 from model_utils.shapes import evaluating, find_embedding, find_head
-from train_utils.steps.fast_model import Compiler, decoder_layers, only_for_rows
+from train_utils.steps.fast_model import Compiler, decoder_layers, logits_loss, only_for_rows
 
 HIDDEN = torch.finfo(torch.bfloat16).min  # added to a score; the least that every type holds, so that none becomes NaN
-
-
-def logits_loss(logits: torch.Tensor, labels: torch.Tensor, num_items_in_batch: torch.Tensor | None) -> torch.Tensor:
-    """Return the cross-entropy of logits (B, T, V) against labels (B, T), over all labels of an optimizer step."""
-    reduction = "mean" if num_items_in_batch is None else "sum"
-    loss = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), reduction=reduction)
-    return loss if num_items_in_batch is None else loss / num_items_in_batch
 
 
 def part_mask(queries: torch.Tensor, keys: torch.Tensor, is_causal: bool = False) -> torch.Tensor:
