@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from model_utils.reply_steps import compute_targets
 from model_utils.shapes import find_embedding
 from model_utils.text_encoder import encode_text
+from model_utils.tokenizer import first_token
 
 ROW_TOKENS = 256  # of several texts that share a row; each attends to its own beginning alone
 STEP_TOKENS = 512  # of the rows that a step computes; with more, a CPU's caches hold less of them
@@ -90,11 +91,6 @@ def split_windows(ids: list[int], first: int, window: int) -> list[Scored]:
     ids = [first, *ids]
     windows = [tuple(ids[i : i + window + 1]) for i in range(0, len(ids) - 1, window)]
     return [Scored(part, range(1, len(part))) for part in windows]
-
-
-def first_token(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return the id that a text begins after: BOS, or the token that ends the text before."""
-    return tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
 
 
 def window_of(model: PreTrainedModel) -> int:

@@ -13,9 +13,10 @@ from data_utils.dialogue.checking import DialogueError
 from data_utils.dialogue.window import fit_messages
 from eval_utils.figures import Figure
 from eval_utils.items import Choice, Continuation
-from eval_utils.likelihood import Scored, Scorer, encode_scored, first_token, split_windows, window_of
+from eval_utils.likelihood import Scored, Scorer, encode_scored, split_windows, window_of
 from eval_utils.minimal_pairs import Pair
 from model_utils.text_encoder import encode_text
+from model_utils.tokenizer import first_token
 
 LN2 = math.log(2)
 

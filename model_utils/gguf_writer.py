@@ -5,7 +5,6 @@ Written by the `gguf` package, which packs the simple types; the K types are mad
 
 import json
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,9 +16,8 @@ from errors import InputError
 from model_utils.families import FAMILIES, family_of
 from model_utils.llama_library import FILE_TYPES, K_TYPES, check_quantizer, load_library
 from model_utils.shapes import find_embedding
-from model_utils.tokenizer import QWEN2_PATTERN
+from model_utils.tokenizer import BYTE_TOKEN, QWEN2_PATTERN
 
-BYTE_TOKEN = re.compile("<0x[0-9A-F]{2}>")
 BLOCK = 32  # numbers that share a scale in the simple quantized types
 # Splitting patterns that llama.cpp knows, and its names for them.
 SPLITTERS = {QWEN2_PATTERN: "qwen2", QWEN2_PATTERN.replace(r"|\p{N}|", r"|\p{N}{1,3}|"): "llama-bpe"}

@@ -116,8 +116,12 @@ def decode_text(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
 
 def turn_start_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """Return the id of the token that begins a turn, or a text where the tokenizer has none of ours."""
-    first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    return tokenizer.get_vocab().get(TURN_START, first)
+    return tokenizer.get_vocab().get(TURN_START, first_token(tokenizer))
+
+
+def first_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the id that a text begins after: BOS, or the token that ends the text before."""
+    return tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
 
 
 def find_sentinels(tokenizer: PreTrainedTokenizerBase) -> list[int]:

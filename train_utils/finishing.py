@@ -4,7 +4,7 @@ import math
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, cast
 
 import psutil
 import torch
@@ -22,8 +22,6 @@ from train_utils.places import read_record
 from train_utils.report import plot_loss, write_report
 from train_utils.run import Run
 
-Callback = TypeVar("Callback")
-
 
 def begin_record(run: Run, facts: dict[str, Any]) -> None:
     """Write the record of a run that begins, or note in it that the run goes on."""
@@ -34,17 +32,11 @@ def begin_record(run: Run, facts: dict[str, Any]) -> None:
         start_record(run.folder, run.script, run.settings, facts | plan)
 
 
-def find_callback(trainer: Trainer, kind: type[Callback]) -> Callback:
-    """Return a Trainer's callback of a kind."""
-    return next(found for found in trainer.callback_handler.callbacks if isinstance(found, kind))
-
-
 def finish_run(
     run: Run, trainer: Trainer, model: Any, tokenizer: PreTrainedTokenizerBase, objective: Objective
 ) -> None:
     """Write what a finished run leaves: the model (and its adapter), run.yaml, loss.png and report.md."""
-    progress, samples = find_callback(trainer, Progress), find_callback(trainer, Samples).last
-    guard = find_callback(trainer, Guard)
+    progress, samples, guard = (cast(Any, trainer.pop_callback(kind)) for kind in (Progress, Samples, Guard))
     if isinstance(model, PeftModel):
         model = save_adapter(model, run.folder / "adapter")
     history = trainer.state.log_history
@@ -75,9 +67,8 @@ def finish_run(
     is_sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled  # no process can ask it alone
     more = objective.assess(model, tokenizer) if objective.assess and not is_sharded else []
     run.watch.lap("report")
-    write_report(
-        run.folder / "report.md", f"A run of {run.script}", facts, evaluations=evaluations, samples=samples, more=more
-    )
+    shown: dict[str, Any] = {"evaluations": evaluations, "samples": samples.last, "more": more}
+    write_report(run.folder / "report.md", f"A run of {run.script}", facts, **shown)
     record = read_record(run.folder) or {}
     outcome = {
         "speed": record_speed(run, progress, figures, memory),

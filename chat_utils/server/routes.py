@@ -86,7 +86,8 @@ class ChatServer:
         # Open to all: these tell nothing and cost nothing.
         without = {"/health": ("GET", self.show_health), "/": ("GET", self.show_addresses)}
         for file in sorted(PAGE.iterdir()) if with_page else []:
-            without["/" if file.name == "index.html" else f"/{file.name}"] = ("GET", make_file_handler(file))
+            address = "/" if file.name == "index.html" else f"/{file.name}"
+            without[address] = ("GET", partial(send_file, file.read_bytes(), KINDS[file.suffix]))
         self.app = Starlette(
             routes=[
                 Route(path, self.check(handler, has_key), methods=[method])
@@ -267,11 +268,6 @@ def write_error(request: Request, error: ApiError) -> Response:
     return Response(json.dumps(error.body), error.status, HEADERS | more, "application/json")
 
 
-def make_file_handler(file: Path) -> Handler:
-    """Return the handler that answers with a file of the page."""
-    data = file.read_bytes()
-
-    async def send_file(_: Request) -> Response:
-        return Response(data, media_type=KINDS[file.suffix], headers={"cache-control": "no-cache"})
-
-    return send_file
+async def send_file(data: bytes, kind: str, _: Request) -> Response:
+    """Answer with a file of the page."""
+    return Response(data, media_type=kind, headers={"cache-control": "no-cache"})
