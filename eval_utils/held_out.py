@@ -40,19 +40,33 @@ def keep_held_out(rows: Iterable[tuple[float, dict]]) -> list[dict]:
     return [row for share, row in sorted(rows, key=lambda pair: pair[0]) if share < EVAL_FRACTION]
 
 
-def take_first(rows: Iterable[dict], size: Callable[[dict], int], most: float) -> list[dict]:
+def take_first(rows: Iterable[dict], size: Callable[[dict], int], most: float, share: float = 1.0) -> list[dict]:
     """Return the first rows of each language whose sizes come to `most` together; one at least.
 
-    >>> rows = [{"language": "en", "n": n} for n in (5, 4, 3)]
-    >>> [row["n"] for row in take_first(rows, lambda row: row["n"], 9)]
-    [5, 4]
+    Of a smaller `share` they are the first of those of all of it, so that models are compared on the same rows.
+
+    >>> rows = [{"language": "en", "n": n} for n in (2, 6, 3, 2)]
+    >>> [[row["n"] for row in take_first(rows, lambda row: row["n"], 8, share)] for share in (1, 0.7, 0.1)]
+    [[2, 6], [2], [2]]
     """
     found, taken = [], Counter()
     for row in rows:
         if not taken[row["language"]] or taken[row["language"]] + size(row) <= most:
             taken[row["language"]] += size(row)
             found.append(row)
-    return found
+    if share == 1:
+        return found
+    so_far, first = Counter(), []
+    for row in found:
+        if not so_far[row["language"]] or so_far[row["language"]] + size(row) <= most * share:
+            first.append(row)
+        so_far[row["language"]] += size(row)
+    return first
+
+
+def text_bytes(document: dict) -> int:
+    """Return how many bytes of UTF-8 a document is."""
+    return len(document["text"].encode())
 
 
 def reply_bytes(dialogue: dict) -> int:

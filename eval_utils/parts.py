@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from eval_utils.asking import ask_model
 from eval_utils.decoding_speed import measure_speed
 from eval_utils.figures import Figure
-from eval_utils.held_out import REPLY_BYTES, TEXT_BYTES, read_held_out, reply_bytes, take_first
+from eval_utils.held_out import REPLY_BYTES, TEXT_BYTES, read_held_out, reply_bytes, take_first, text_bytes
 from eval_utils.likelihood_figures import (
     Reader,
     measure_choices,
@@ -47,15 +47,13 @@ def choose_share(model: PreTrainedModel) -> float:
 
 def measure_documents(subject: Subject, rows: list[dict], limit: int | None) -> list[Figure]:
     """Return the bits per byte of held-out text: the user's, or the built-in."""
-    most = int(TEXT_BYTES * subject.share)
-    found = rows or take_first(read_held_out()["documents"], lambda row: len(row["text"].encode()), most)
+    found = rows or take_first(read_held_out()["documents"], text_bytes, TEXT_BYTES, subject.share)
     return measure_text(subject.reader, take_first(found, lambda _: 1, limit or math.inf))
 
 
 def measure_dialogues(subject: Subject, rows: list[dict], limit: int | None) -> list[Figure]:
     """Return the bits per byte of held-out replies: the user's, or the built-in."""
-    most = int(REPLY_BYTES * subject.share)
-    found = rows or take_first(read_held_out()["dialogues"], reply_bytes, most)
+    found = rows or take_first(read_held_out()["dialogues"], reply_bytes, REPLY_BYTES, subject.share)
     return measure_replies(subject.reader, take_first(found, lambda _: 1, limit or math.inf))
 
 

@@ -64,6 +64,20 @@ def test_items_that_only_one_has_are_left_out():
     assert compare_figures(make([1, 0] * 5 + [1] * 90), make([1, 0] * 50)) == 1
 
 
+def test_items_without_weight_keep_the_others_in_their_places():
+    """One model has no room for the first document, the other has: the rest are compared each with itself."""
+    hard = np.random.default_rng(0).uniform(1, 5, 100)
+    less = make([0.0, *hard[1:]], [0.0] + [1.0] * 99, lower=True, unit="bits/byte")
+    more = make(hard + 0.05, lower=True, unit="bits/byte")
+    assert (compare_figures(less, more), compare_figures(more, less)) == (1, -1)
+    assert less.as_record()["items"] == 99
+    assert less.interval() == make(hard[1:], lower=True, unit="bits/byte").interval()
+
+
+def test_the_interval_is_the_same_every_time():
+    assert make([0, 1, 1] * 800).interval() == pytest.approx((0.6470833333, 0.6850104167))
+
+
 def test_a_record_has_shares_by_group():
     figure = make([1, 0, 1])
     figure.groups = ["a", "a", "b"]
