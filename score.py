@@ -49,6 +49,8 @@ class ScoreOptions(LimitOptions):
             if len(self.compare) != 2:
                 raise ValueError(f"--compare takes two checkpoints, not {len(self.compare)}")
             self.models = self.compare
+            if set(self.parts) == {"speed"}:
+                raise ValueError("--compare leaves speed out; name other --parts")
         files = {"choices": self.choices, "continuations": self.continuations}
         self.parts = [*self.parts, *(part for part, paths in files.items() if paths and part not in self.parts)]
         for part in self.parts:

@@ -148,8 +148,8 @@ def describe_lead(row: list[Figure], place: int) -> str:
 def write_scores(folder: Path, scores: Scores, facts: dict[str, dict]) -> None:
     """Write score.md, score.json and score.png; `facts` are those of each checkpoint."""
     head, *rows = make_table(scores)
-    lines = ["# Scores", "", "| " + " | ".join(head) + " |", "| --- " * len(head) + "|"]
-    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    shown = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in (head, *rows)]
+    lines = ["# Scores", "", shown[0], "| --- " * len(head) + "|", *shown[1:]]
     lines += ["", "In brackets: 95% intervals, by 1,000 bootstrap resamples of the documents, pairs or questions."]
     if len(scores) > 1:
         lines += [f"{BETTER} better, {WORSE} worse than {head[2]} by more than chance, on the same items."]

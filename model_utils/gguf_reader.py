@@ -34,7 +34,7 @@ from transformers import (
 )
 from transformers.integrations.gguf.reader import _read_metadata, _read_tensor_table
 
-from errors import InputError, coded, explained, say_note
+from errors import InputError, explained, say_note
 from files import COMPLETE_FILE, find_damage, mark_complete, move_content, remove, write_whole
 from model_utils.llama_library import GgufFile, has_library
 from model_utils.same_tokens import check_tokens
@@ -90,14 +90,7 @@ def is_as_written(folder: Path) -> bool:
 
 
 def read_metadata(file: Path) -> dict:
-    """Return what a GGUF file says of itself; InputError where it is none, or cut short, or gguf is not installed."""
-    with file.open("rb") as opened:
-        start = opened.read(48)
-    if start.startswith(b"version https://git-lfs"):
-        raise InputError(f"{file}: is a Git LFS pointer, not the file itself; run in its folder: git lfs pull")
-    if not start.startswith(b"GGUF"):
-        error = InputError(f"{file}: is no GGUF file; name a checkpoint's folder, or a GGUF file")
-        raise coded(error, "no_gguf", file)
+    """Return what a GGUF file says of itself; InputError where it is cut short, or gguf is not installed."""
     if importlib.util.find_spec("gguf") is None:
         raise InputError(f"{file}: the package gguf is not installed: pip install --no-deps -r requirements/bases.txt")
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType

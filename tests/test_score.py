@@ -124,6 +124,8 @@ def test_brief_is_ten_lines_with_meanings(tiny_checkpoint, options, capsys):
         (["--limit", "0"], "--limit 0 is outside 1 to"),
         (["--compare", "a"], "--compare takes two checkpoints, not 1"),
         (["--compare", "a", "a"], "is the same checkpoint twice"),
+        (["--compare", "a", "b", "--parts", "speed"], "--compare leaves speed out"),
+        ([__file__], "test_score.py: is no GGUF file"),
         (["a", "--compare", "b", "c"], "--models has no effect with --compare"),
         (["--compare", "b", "c", "--brief"], "--brief has no effect with --compare"),
         (["a", "--parts", "pairs", "--text", "b.txt"], "--text has no effect without text among --parts"),
