@@ -1,14 +1,17 @@
-"""How many sentences a second score.py scores, beside lm-evaluation-harness where that is installed.
+"""How many items a second score.py scores, beside lm-evaluation-harness on the same model, items and threads.
 
-python -m benchmarks.score ckpt_chat                # pip install lm_eval, to compare
-python -m benchmarks.score ckpt_chat --pairs 4      # of each phenomenon; --batch 1 64: sizes of the harness's batch
+python -m benchmarks.score ckpt_chat smollm2        # pip install lm_eval, to compare
+python -m benchmarks.score ckpt_chat --pairs blimp/ --items 1000 --rounds 5 --batch 1 64
 """
 
 import argparse
+import logging
+import platform
+import sys
 import time
 from collections.abc import Callable
-from importlib.util import find_spec
-from pathlib import Path
+from importlib.metadata import PackageNotFoundError, version
+from statistics import median
 
 from environment import begin_script
 from errors import run_script
@@ -16,55 +19,117 @@ from errors import run_script
 if __name__ == "__main__":
     begin_script()
 
+import torch
+
+from eval_utils.held_out import read_held_out
+from eval_utils.items import READERS
 from eval_utils.likelihood import Scorer, encode_scored, window_of
-from eval_utils.minimal_pairs import LANGUAGES, make_pairs
+from eval_utils.minimal_pairs import LANGUAGES, make_both
 from model_utils.checkpoint import load_checkpoint
 
+Item = list[tuple[str, str]]  # contexts and texts, of which the likeliest is asked
+Score = Callable[[list[tuple[str, str]]], list[float]]
+CONTEXT, ANSWER, ANSWERS = 400, 60, 4  # characters of a question and of each of its answers
 
-def measure(name: str, sentences: list[str], score: Callable[[list[str]], object]) -> float:
-    """Print and return how many sentences a second of processor time are scored; that of other work doesn't count."""
-    score(sentences[:8])  # what is made once
-    started, wall = time.process_time(), time.perf_counter()
-    score(sentences)
-    seconds, wall = time.process_time() - started, time.perf_counter() - wall
-    rate = len(sentences) / seconds
-    print(f"{rate:8,.0f} a second of processor time, {len(sentences) / wall:8,.0f} of the clock  {name}")
-    return rate
+
+def as_items(pairs: list, count: int) -> list[Item]:
+    """Return the first pairs as items."""
+    return [[("", pair.good), ("", pair.bad)] for pair in pairs[:count]]
+
+
+def make_choices(count: int) -> list[Item]:
+    """Return questions made of held-out texts: how does it go on? The other answers are from other texts."""
+    texts = [row["text"] for row in read_held_out()["documents"] if row["language"] in LANGUAGES]
+    texts = [text for text in texts if len(text) > CONTEXT + ANSWER][:count]
+    ends = [text[CONTEXT : CONTEXT + ANSWER].strip() for text in texts]
+    return [
+        [(text[:CONTEXT].strip(), f" {ends[(place + i) % len(ends)]}") for i in range(ANSWERS)]
+        for place, text in enumerate(texts)
+    ]
+
+
+def measure(scorers: dict[str, Score], items: list[Item], rounds: int) -> list[tuple[str, float, float]]:
+    """Return of each scorer its name, items a second and times the first's: medians of rounds, each scorer in turn.
+
+    Raises SystemExit where their log-likelihoods differ.
+    """
+    flat = [pair for item in items for pair in item]
+    seconds: dict[str, list[float]] = {name: [] for name in scorers}
+    expected = None
+    for _ in range(rounds):
+        for name, score in scorers.items():
+            started = time.perf_counter()
+            found = score(flat)
+            seconds[name].append(time.perf_counter() - started)
+            expected = expected or found
+            apart = max(abs(one - other) for one, other in zip(found, expected, strict=True))
+            if apart > 1e-3:
+                sys.exit(f"{name}: a log-likelihood differs by {apart:.4f}")
+    ours = next(iter(seconds.values()))
+    times = {name: median(a / b for a, b in zip(taken, ours, strict=True)) for name, taken in seconds.items()}
+    return [(name, len(items) / median(taken), times[name]) for name, taken in seconds.items()]
+
+
+def open_scorers(path: str, sizes: list[int]) -> dict[str, Score]:
+    """Return what scores texts under a checkpoint: score.py, and the harness with each size of batch."""
+    model, tokenizer = load_checkpoint(path)
+    scorer, window = Scorer(model), window_of(model)
+
+    def score_ours(pairs: list[tuple[str, str]]) -> list[float]:
+        return scorer.score(encode_scored(tokenizer, pairs, window), finds_greedy=False).nats.tolist()
+
+    scorers: dict[str, Score] = {"score.py": score_ours}
+    try:
+        from lm_eval.api.instance import Instance
+        from lm_eval.models.huggingface import HFLM
+    except ImportError:
+        print("lm_eval is not installed; nothing to compare with")
+        return scorers
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    for size in sizes:
+        harness = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=size, device="cpu")
+
+        def score_theirs(pairs: list[tuple[str, str]], harness: HFLM = harness) -> list[float]:
+            asked = [Instance("loglikelihood", {}, pair, number) for number, pair in enumerate(pairs)]
+            return [-found for found, _ in harness.loglikelihood(asked, disable_tqdm=True)]
+
+        scorers[f"lm_eval, batches of {size}"] = score_theirs
+    return scorers
+
+
+def show_versions() -> str:
+    """Return the processor, its threads and the versions of what is compared."""
+    found = [f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"]
+    for name in ("torch", "transformers", "lm_eval"):
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            continue
+    return ", ".join(found)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the script; return its exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", nargs="?", default="ckpt_chat", help="checkpoint (ckpt_chat)")
-    parser.add_argument("--pairs", type=int, default=20, help="of each phenomenon and language (20)")
+    parser.add_argument("models", nargs="*", default=["ckpt_chat"], help="checkpoints (ckpt_chat)")
+    parser.add_argument("--items", type=int, default=500, help="of each kind (500)")
+    parser.add_argument("--pairs", nargs="+", help="files of minimal pairs in BLiMP's form too")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 16, 64], help="of the harness (1 16 64)")
+    parser.add_argument("--rounds", type=int, default=3, help="of which the median is shown (3)")
     options = parser.parse_args(argv)
-    model, tokenizer = load_checkpoint(options.model)
-    pairs = [pair for language in LANGUAGES for pair in make_pairs(language, options.pairs)]
-    sentences = [text for pair in pairs for text in (pair.good, pair.bad)]
-    scorer, window = Scorer(model), window_of(model)
-    print(f"{len(sentences):,} sentences, {Path(options.model).name}")
-
-    def score_all(texts: list[str]) -> None:
-        scorer.score([encode_scored(tokenizer, "", text, window) for text in texts], finds_greedy=False)
-
-    ours = measure("score.py", sentences, score_all)
-    if find_spec("lm_eval") is None:
-        print("lm_eval is not installed; nothing to compare with")
-        return 0
-    from lm_eval.api.instance import Instance
-    from lm_eval.models.huggingface import HFLM
-
-    for size in options.batch:
-        harness = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=size, device="cpu")
-
-        def ask(texts: list[str], harness: HFLM = harness) -> None:
-            harness.loglikelihood(
-                [Instance("loglikelihood", {}, ("", t), i) for i, t in enumerate(texts)], disable_tqdm=True
-            )
-
-        theirs = measure(f"lm_eval, batches of {size}", sentences, ask)
-        print(f"{ours / theirs:8.1f} times")
+    kinds = {"pairs": as_items(make_both(100), options.items), "choices": make_choices(options.items)}
+    if options.pairs:
+        given = list(READERS["pairs"](options.pairs))
+        kinds["pairs of files"] = as_items(given[:: max(1, len(given) // options.items)], options.items)
+    print(
+        f"{show_versions()}\n\n| model | items | by | items a second | score.py is |\n| --- | --- | --- | --- | --- |"
+    )
+    for path in options.models:
+        scorers = open_scorers(path, options.batch)
+        for kind, items in kinds.items():
+            for name, rate, times in measure(scorers, items, options.rounds):
+                faster = "" if name == "score.py" else f"{times:.1f} times as fast"
+                print(f"| {path} | {len(items):,} {kind} | {name} | {rate:,.0f} | {faster} |", flush=True)
     return 0
 
 

@@ -1,5 +1,6 @@
 """Items of the user's files that models are measured on: texts, dialogues, and JSONL in the forms of published sets."""
 
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from eval_utils.minimal_pairs import Pair
 
 Item = TypeVar("Item")
 KINDS: dict[type, str] = {str: "a text", list: "a list", int: "a whole number"}
+HALF = re.compile(r"[\ud800-\udfff]")  # JSON can hold one; UTF-8 and a tokenizer cannot
 PAIR_GROUPS = ("UID", "paradigm", "phenomenon")  # of BLiMP's rows and ZhoBLiMP's, the finest first
 
 
@@ -44,6 +46,8 @@ class Continuation:
 def make_pair(row: dict[str, Any], group: str) -> Pair:
     """Return a minimal pair of a row in BLiMP's form: sentence_good, sentence_bad, and UID for the phenomenon."""
     good, bad = row["sentence_good"], row["sentence_bad"]
+    if not good.strip() or not bad.strip():
+        raise ValueError("'sentence_good' and 'sentence_bad' must have words")
     if good == bad:
         raise ValueError(f"the two sentences are the same: {good[:40]!r}")
     group = next((str(row[name]) for name in PAIR_GROUPS if row.get(name)), group)
@@ -57,7 +61,7 @@ def make_choice(row: dict[str, Any], group: str) -> Choice:
         raise ValueError("'choices' must be two texts or more")
     if not 0 <= gold < len(choices):
         raise ValueError(f"'gold' is {gold}, but there are {len(choices)} choices, counted from 0")
-    return Choice(query, tuple(join_texts(query, choice) for choice in choices), gold, group)
+    return Choice(query, tuple(choices), gold, group)
 
 
 def make_continuation(row: dict[str, Any], group: str) -> Continuation:
@@ -66,6 +70,16 @@ def make_continuation(row: dict[str, Any], group: str) -> Continuation:
     if not context.strip() or not row["continuation"].strip():
         raise ValueError("'context' and 'continuation' must have words")
     return Continuation(context, join_texts(context, row["continuation"]), group)
+
+
+def check_keys(row: dict[str, Any], needed: Mapping[str, type]) -> None:
+    """Raise ValueError where a row lacks a needed key or has another kind there, or half of a character."""
+    for name, kind in needed.items():
+        value = row.get(name)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise ValueError(f"'{name}' is missing or not {KINDS[kind]}; needed are {', '.join(needed)}")
+        if any(HALF.search(str(text)) for text in (value if isinstance(value, list) else [value])):
+            raise ValueError(f"'{name}' holds half of a character (a surrogate)")
 
 
 def read_items(
@@ -83,10 +97,7 @@ def read_items(
         try:
             for number, row in read_rows(file, on_fault=tell):
                 try:
-                    for name, kind in needed.items():
-                        if not isinstance(row.get(name), kind) or isinstance(row.get(name), bool):
-                            needs = f"needed are {', '.join(needed)}"
-                            raise ValueError(f"'{name}' is missing or not {KINDS[kind]}; {needs}")
+                    check_keys(row, needed)
                     item = make(row, Path(file).stem)
                 except ValueError as error:
                     tell(Fault(file, str(number), str(error)))

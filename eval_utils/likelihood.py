@@ -5,6 +5,7 @@ Under an encoder and a decoder what is given is read, and what counts is written
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from inspect import signature
 
 import numpy as np
 import torch
@@ -12,11 +13,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from model_utils.reply_steps import compute_targets
 from model_utils.shapes import find_embedding
-from model_utils.text_encoder import encode_text
+from model_utils.text_encoder import encode_list
 from model_utils.tokenizer import first_token
 
-ROW_TOKENS = 256  # of several texts that share a row; each attends to its own beginning alone
-STEP_TOKENS = 512  # of the rows that a step computes; with more, a CPU's caches hold less of them
+ROW_TOKENS = 128  # of several texts that share a row; each attends to its own beginning alone
+MORE_TOKENS = 1024  # that a row may have beyond those of a long text, whose beginning would be computed again
+STEP_TOKENS = 1024  # of the rows that a step computes; with more, a CPU's caches hold less of them
+STEP_LOGITS = 2**26  # that a step computes at most: 256 MB
 SAME_NATS = 1e-3  # largest difference, relative, at which a shared row counts as the model's own likelihood
 PROBES = ([5, 6, 7, 8, 9], [5, 6, 7, 3, 2, 4], [5, 9, 8])
 
@@ -58,28 +61,33 @@ class _Row:
         return path
 
 
-def encode_scored(tokenizer: PreTrainedTokenizerBase, context: str, text: str, window: int) -> Scored:
-    """Encode a text after a context as lm-evaluation-harness does; words of control tokens stay letters.
+def encode_scored(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[tuple[str, str]], window: int) -> list[Scored]:
+    """Encode texts, each after a context, as lm-evaluation-harness does; words of control tokens stay letters.
 
     An empty context is the token that begins a text (BOS, or what ends the one before). Spaces at a context's end
-    belong to the text. What is longer than the window loses its beginning.
+    belong to the text. What is longer than the window loses its beginning. Of a text that becomes one token with the
+    end of its context (Chinese has no spaces) that token counts, or the text would cost nothing.
 
     >>> from model_utils.tokenizer import train_tokenizer
     >>> tokenizer = train_tokenizer(["the cat", "the mat"] * 9, 270)
-    >>> scored = encode_scored(tokenizer, "the ", "cat", 64)
+    >>> (scored,) = encode_scored(tokenizer, [("the ", "cat")], 64)
     >>> tokenizer.decode([scored.ids[place] for place in scored.places])
     ' cat'
     """
-    kept = context.rstrip()
-    context, text = kept, context[len(kept) :] + text
-    if context:
-        ids = encode_text(tokenizer, context + text, add_special_tokens=True)
-        start = len(encode_text(tokenizer, context, add_special_tokens=True))
-    else:
-        ids = [first_token(tokenizer), *encode_text(tokenizer, text)]
-        start = 1
-    excess = max(0, len(ids) - window - 1)  # the last id is predicted, and takes no place
-    return Scored(tuple(ids[excess:]), range(max(1, start - excess), len(ids) - excess))
+    parts = [(kept := context.rstrip(), context[len(kept) :] + text) for context, text in pairs]
+    first = first_token(tokenizer)
+    alone = iter(encode_list(tokenizer, [text for context, text in parts if not context]))
+    joined = list(dict.fromkeys(part for context, text in parts if context for part in (context, context + text)))
+    found = dict(zip(joined, encode_list(tokenizer, joined, add_special_tokens=True), strict=True))
+    scored = []
+    for context, text in parts:
+        ids, start = ([first, *next(alone)], 1) if not context else (found[context + text], len(found[context]))
+        if context and len(ids) < 2:
+            ids = [first, *ids]
+        start = max(1, min(start, len(ids) - 1))
+        excess = max(0, len(ids) - window - 1)  # the last id is predicted, and takes no place
+        scored.append(Scored(tuple(ids[excess:]), range(max(1, start - excess), len(ids) - excess)))
+    return scored
 
 
 def split_windows(ids: list[int], first: int, window: int) -> list[Scored]:
@@ -105,7 +113,10 @@ class Scorer:
         self.model = model
         # A mask that is given takes the place of the model's own: texts longer than a sliding window are scored alone.
         self._limit = getattr(model.config.get_text_config(decoder=True), "sliding_window", None) or 2**31
-        self._shares = self._can_share()
+        size = find_embedding(model).num_embeddings
+        self._step_tokens = min(STEP_TOKENS, STEP_LOGITS // size)
+        self._keeps = "logits_to_keep" in signature(model.forward).parameters
+        self._shares = self._can_share(size)
 
     def score(
         self, texts: list[Scored], tell: Callable[[int], object] = lambda _: None, *, finds_greedy: bool = True
@@ -121,18 +132,17 @@ class Scorer:
             self._score_alone(texts, found)
             tell(len(texts))
             return found
-        for rows in batch_rows(pack_rows(texts, self._limit)):
+        for rows in batch_rows(pack_rows(texts, self._limit), self._step_tokens):
             self._score_rows(rows, found, finds_greedy=finds_greedy)
             tell(sum(len({number for number, _, _ in row.targets}) for row in rows))
         return found
 
-    def _can_share(self) -> bool:
-        """Tell whether texts in shared rows get the likelihoods that they get alone."""
-        size = find_embedding(self.model).num_embeddings
+    def _can_share(self, size: int) -> bool:
+        """Tell whether texts in shared rows get the likelihoods that they get alone; ids are below `size`."""
         texts = [Scored(tuple(token % size for token in ids), range(1, len(ids))) for ids in PROBES]
         alone, shared = (Likelihoods(np.zeros(len(texts)), np.ones(len(texts), dtype=bool)) for _ in range(2))
         try:
-            for rows in batch_rows(pack_rows(texts, self._limit)):
+            for rows in batch_rows(pack_rows(texts, self._limit), self._step_tokens):
                 self._score_rows(rows, shared)
         except (RuntimeError, TypeError, ValueError, IndexError):  # without positions or such masks, or of pairs
             return False
@@ -145,7 +155,7 @@ class Scorer:
         parts = [part for number, text in enumerate(texts) for part in split_text(number, text)]
         parts.sort(key=lambda part: len(part[1]) + len(part[2]), reverse=True)  # memory fails early
         while parts:
-            count = max(1, STEP_TOKENS // (len(parts[0][1]) + len(parts[0][2])))
+            count = max(1, self._step_tokens // (len(parts[0][1]) + len(parts[0][2])))
             numbers, sources, targets = zip(*parts[:count], strict=True)
             logits = compute_targets(self.model, sources, targets)
             for number, target, row in zip(numbers, targets, logits, strict=True):
@@ -167,9 +177,12 @@ class Scorer:
             for place, row in enumerate(rows):
                 positions[place, : len(row.tokens)] = torch.tensor(row.depths)
             inputs |= {"position_ids": positions.to(device), "attention_mask": self._make_mask(rows, length)}
+        targets = np.array([(place, *target) for place, row in enumerate(rows) for target in row.targets])
+        if self._keeps:  # the head takes half of a small model's time: it is asked where its answer counts
+            kept, targets[:, 2] = np.unique(targets[:, 2], return_inverse=True)
+            inputs["logits_to_keep"] = torch.from_numpy(kept).to(device)
         # Padding is at the end, where no token before it looks.
         logits = self.model(input_ids=ids.to(device), **inputs).logits.float()
-        targets = np.array([(place, *target) for place, row in enumerate(rows) for target in row.targets])
         places, nodes, tokens = (torch.from_numpy(targets[:, column]).to(device) for column in (0, 2, 3))
         nats = logits.logsumexp(-1)[places, nodes] - logits[places, nodes, tokens]
         np.add.at(found.nats, targets[:, 1], nats.double().cpu().numpy())
@@ -197,14 +210,21 @@ def is_chain(row: _Row) -> bool:
 
 
 def pack_rows(texts: list[Scored], limit: int) -> Iterator[_Row]:
-    """Yield rows of about ROW_TOKENS in which texts of at most `limit` tokens share beginnings; longer ones alone."""
+    """Yield rows in which texts of at most `limit` tokens share beginnings; longer ones alone.
+
+    They have about ROW_TOKENS, or twice as many as long texts that have half of themselves in common: questions with
+    their answers.
+    """
     row, path, last = _Row(), [], ()
     for number in sorted(range(len(texts)), key=lambda number: texts[number].ids):
         text = texts[number]
-        shared = 0
-        while shared < min(len(path), len(text.ids) - 1) and last[shared] == text.ids[shared]:
+        shared, longest = 0, min(len(path), len(text.ids) - 1)
+        while shared < longest and last[shared] == text.ids[shared]:
             shared += 1
-        is_full = len(row.tokens) + len(text.ids) - 1 - shared > ROW_TOKENS
+        most = ROW_TOKENS
+        if 2 * shared >= len(text.ids):
+            most = max(ROW_TOKENS, len(text.ids) + min(len(text.ids), MORE_TOKENS))
+        is_full = len(row.tokens) + len(text.ids) - 1 - shared > most
         if row.tokens and (is_full or max(len(text.ids), len(last)) > limit):
             yield row
             row, path, shared = _Row(), [], 0
@@ -213,8 +233,8 @@ def pack_rows(texts: list[Scored], limit: int) -> Iterator[_Row]:
         yield row
 
 
-def batch_rows(rows: Iterator[_Row]) -> Iterator[list[_Row]]:
-    """Yield rows of like length together, at most STEP_TOKENS in a step, the longest first: memory fails early.
+def batch_rows(rows: Iterator[_Row], most: int) -> Iterator[list[_Row]]:
+    """Yield rows of like length together, at most so many tokens in a step, the longest first: memory fails early.
 
     Those of one text need no mask of ours, which would take the place of a sliding window.
     """
@@ -222,7 +242,7 @@ def batch_rows(rows: Iterator[_Row]) -> Iterator[list[_Row]]:
     for kind in (True, False):
         ordered = sorted((row for row in found if is_chain(row) == kind), key=lambda row: len(row.tokens), reverse=True)
         while ordered:
-            count = max(1, STEP_TOKENS // len(ordered[0].tokens))
+            count = max(1, most // len(ordered[0].tokens))
             yield ordered[:count]
             ordered = ordered[count:]
 

@@ -13,7 +13,7 @@ from eval_utils.minimal_pairs import Pair
 def write(tmp_path):
     def write(*rows, name: str = "set.jsonl") -> list[str]:
         path = tmp_path / name
-        path.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
+        path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
         return [str(path)]
 
     return write
@@ -36,7 +36,7 @@ def test_pairs_of_blimp_and_zhoblimp(write):
 
 def test_choices_of_core(write):
     row = {"query": "The sky is", "choices": ["blue", "loud"], "gold": 0}
-    assert list(READERS["choices"](write(row))) == [Choice("The sky is", (" blue", " loud"), 0, "set")]
+    assert list(READERS["choices"](write(row))) == [Choice("The sky is", ("blue", "loud"), 0, "set")]
 
 
 def test_continuations_of_lambada(write):
@@ -66,6 +66,13 @@ def test_continuations_of_lambada(write):
             "'gold' is missing or not a whole number",
         ),
         (READERS["choices"], {"query": "q", "choices": ["a", "b"], "gold": 2}, "'gold' is 2, but there are 2 choices"),
+        (READERS["pairs"], {"sentence_good": "a", "sentence_bad": " "}, "must have words"),
+        (
+            READERS["pairs"],
+            {"sentence_good": "a", "sentence_bad": "\ud800"},
+            "'sentence_bad' holds half of a character",
+        ),
+        (READERS["choices"], {"query": "q", "choices": ["a", "\udc00"], "gold": 0}, "'choices' holds half"),
         (READERS["choices"], {"query": "q", "choices": ["a"], "gold": 0}, "'choices' must be two texts or more"),
         (READERS["choices"], {"query": "q", "choices": ["a", 1], "gold": 0}, "'choices' must be two texts or more"),
         (READERS["continuations"], {"context": " ", "continuation": "a"}, "must have words"),

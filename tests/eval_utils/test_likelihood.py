@@ -1,5 +1,6 @@
 """Likelihoods of many texts at once are those that each has alone, and those that lm-evaluation-harness finds."""
 
+import json
 import math
 import random
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from eval_utils.items import Choice, Continuation
+from eval_utils.items import READERS, Choice, Continuation, join_texts
 from eval_utils.likelihood import (
     STEP_TOKENS,
     Scored,
@@ -19,12 +20,21 @@ from eval_utils.likelihood import (
     pack_rows,
     split_windows,
 )
-from eval_utils.likelihood_figures import Reader, measure_choices, measure_continuations, measure_pairs, measure_text
+from eval_utils.likelihood_figures import (
+    Reader,
+    measure_choices,
+    measure_continuations,
+    measure_pairs,
+    measure_replies,
+    measure_text,
+)
 from eval_utils.minimal_pairs import Pair, make_pairs
+from model_utils.text_encoder import encode_text
 from model_utils.tokenizer import train_tokenizer
 
 SMALL = {"vocab_size": 300, "initializer_range": 0.2, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
 LAYERS = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+MEASURES = {"pairs": measure_pairs, "choices": measure_choices, "continuations": measure_continuations}
 KINDS = {
     "qwen3": LAYERS | {"num_key_value_heads": 1, "head_dim": 16},
     "llama": LAYERS,
@@ -88,8 +98,27 @@ def test_what_is_shared_is_computed_once():
 
 def test_steps_have_a_size():
     rows = pack_rows(make_texts(500), 2**31)
-    sizes = [len(found) * max(len(row.tokens) for row in found) for found in batch_rows(rows)]
-    assert max(sizes) <= STEP_TOKENS
+    sizes = [len(found) * max(len(row.tokens) for row in found) for found in batch_rows(rows, 512)]
+    assert 256 < max(sizes) <= 512
+    assert Scorer(make_model("qwen3"))._step_tokens == STEP_TOKENS
+    assert Scorer(make_model("qwen3", vocab_size=2**17))._step_tokens == 512
+
+
+def test_answers_share_a_question_that_is_longer_than_a_row():
+    question = tuple(range(10, 710))
+    texts = [Scored((*question, number), (700,)) for number in range(5)]
+    other = Scored((8, *question, 9), (700,))
+    assert [len(row.tokens) for row in pack_rows([*texts, other], 2**31)] == [701, 700]
+    model = make_model("qwen3", vocab_size=720)
+    found = Scorer(model).score([*texts, other])
+    assert np.allclose(found.nats, [score_alone(model, text)[0] for text in [*texts, other]], atol=1e-4)
+
+
+def test_a_text_that_joins_its_context_in_one_token_counts():
+    """Chinese is written without spaces: a token may hold a question's end and all of its answer."""
+    tokenizer = train_tokenizer(["天是蓝的"] * 9, 300)
+    texts = encode_scored(tokenizer, [("天", "是"), ("天是蓝", "的"), ("天是", "黑")], 64)
+    assert all(len(text.places) > 0 and text.places[-1] == len(text.ids) - 1 for text in texts)
 
 
 def test_models_without_positions_score_one_by_one():
@@ -120,6 +149,18 @@ def test_bits_per_byte_where_characters_are_cut(even_reader, text):
     assert figure.weights == [len(text.encode())]
 
 
+def test_a_dialogue_without_room_keeps_its_place_and_is_told(byte_tokenizer, capsys):
+    reader = Reader(Scorer(make_model("qwen3", vocab_size=259, max_position_embeddings=64)), byte_tokenizer)
+    said = ["x" * 200, "yes", "no"]
+    rows = [{"language": "en", "messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": text}]}
+            for text in said]  # fmt: skip
+    (figure,) = measure_replies(reader, rows)
+    assert figure.weights == [0.0, 3.0, 2.0]
+    assert "left out: 1 of 3 dialogues; its chat template or window of 64 tokens" in capsys.readouterr().err
+    measure_pairs(reader, [Pair("a" * 100, "b", "p", language="en")])
+    assert "1 texts fill the model's window of 64 tokens" in capsys.readouterr().err
+
+
 def test_windows_score_each_token_once():
     windows = split_windows(list(range(1, 12)), 0, 4)
     assert [text.ids[place] for text in windows for place in text.places] == list(range(1, 12))
@@ -127,7 +168,7 @@ def test_windows_score_each_token_once():
 
 
 def test_a_context_longer_than_the_window_loses_its_beginning(byte_tokenizer):
-    scored = encode_scored(byte_tokenizer, "a" * 50, "bc", 10)
+    (scored,) = encode_scored(byte_tokenizer, [("a" * 50, "bc")], 10)
     assert len(scored.ids) == 11
     assert byte_tokenizer.decode([scored.ids[place] for place in scored.places]) == "bc"
 
@@ -142,18 +183,72 @@ def test_which_is_preferred(even_reader):
     assert measure_continuations(even_reader, [Continuation("a", " b")])[0].value == 0.0
 
 
-def test_equals_lm_evaluation_harness(tiny_checkpoint):
-    """200 texts without a context and 200 with one, by its own class for transformers' models."""
+HARNESS_TASKS = {  # as a user of lm-evaluation-harness writes them down for the same files
+    "pairs": {
+        "output_type": "multiple_choice", "doc_to_text": "", "target_delimiter": "", "doc_to_target": 0,
+        "doc_to_choice": "{{[sentence_good, sentence_bad]}}", "metric_list": [{"metric": "acc"}],
+    },
+    "choices": {
+        "output_type": "multiple_choice", "doc_to_text": "{{query}}", "doc_to_target": "{{gold}}",
+        "doc_to_choice": "{{choices}}", "metric_list": [{"metric": "acc_bytes"}],
+    },
+    "continuations": {
+        "output_type": "loglikelihood", "doc_to_text": "{{context}}", "doc_to_target": "{{continuation}}",
+        "target_delimiter": "", "metric_list": [{"metric": "acc"}],
+    },
+}  # fmt: skip
+
+
+def make_rows(reader: Reader) -> dict[str, list[dict]]:
+    """Return 200 items of each kind: in both languages, some longer than the window, some that the model would say."""
+    pairs = [*make_pairs("en", 3), *make_pairs("zh", 3)][:200]
+    goods = [pair.good for pair in pairs]
+    choices = [
+        {
+            "query": " ".join(goods[i % 90 :][: 1 if i % 50 else 40]),
+            "choices": [goods[i % 80], "It was not.", "No"],
+            "gold": i % 3,
+        }
+        for i in range(200)
+    ]
+    continuations = []
+    for context in goods:
+        ids = encode_text(reader.tokenizer, context)
+        with torch.no_grad():
+            likeliest = int(reader.scorer.model(torch.tensor([ids])).logits[0, -1].argmax())
+        said = reader.tokenizer.decode([likeliest])
+        can_follow = said.strip() and join_texts(context, said) == said
+        continuations.append({"context": context, "continuation": said if can_follow else " then 然后"})
+    return {
+        "pairs": [{"sentence_good": pair.good, "sentence_bad": pair.bad} for pair in pairs],
+        "choices": choices,
+        "continuations": continuations,
+    }
+
+
+def test_equals_lm_evaluation_harness(tiny_checkpoint, tmp_path, monkeypatch):
+    """Its own tasks find the same log-likelihoods and shares in the same files."""
+    evaluator, tasks = (pytest.importorskip(f"lm_eval.{name}") for name in ("evaluator", "tasks"))
     harness = pytest.importorskip("lm_eval.models.huggingface")
-    instances = pytest.importorskip("lm_eval.api.instance")
-    reference = harness.HFLM(pretrained=str(tiny_checkpoint), device="cpu", batch_size=8, dtype="float32")
-    pairs = [*make_pairs("en", 2), *make_pairs("zh", 3)]
-    arguments = [("", pair.good) for pair in pairs][:200]
-    arguments += [(pair.good[: len(pair.good) // 2] + " ", pair.good[len(pair.good) // 2 :]) for pair in pairs][:200]
-    requests = [instances.Instance("loglikelihood", {}, argument, number) for number, argument in enumerate(arguments)]
-    expected = reference.loglikelihood(requests, disable_tqdm=True)
-    texts = [encode_scored(reference.tokenizer, *argument, 256) for argument in arguments]
-    found = Scorer(reference.model.float()).score(texts)
-    assert len(texts) == 400
-    assert np.abs(found.nats + [nats for nats, _ in expected]).max() < 1e-4
-    assert found.is_greedy.tolist() == [greedy for _, greedy in expected]
+    reference = harness.HFLM(str(tiny_checkpoint), device="cpu", batch_size=8, dtype="float32")
+    reader = Reader(Scorer(reference.model), reference.tokenizer)
+    for name, rows in make_rows(reader).items():
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+        data = {"dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(tmp_path / f"{name}.jsonl")}}}
+        task = {"task": name, "test_split": "test"} | data | HARNESS_TASKS[name]
+        (tmp_path / f"{name}.yaml").write_text(json.dumps(task), encoding="utf-8")
+    manager = tasks.TaskManager(include_path=str(tmp_path), include_defaults=False)
+    expected = evaluator.simple_evaluate(reference, tasks=[*MEASURES], task_manager=manager, bootstrap_iters=0)
+    seen = []
+    score = reader.scorer.score
+    monkeypatch.setattr(reader.scorer, "score", lambda *args, **kept: seen.append(score(*args, **kept)) or seen[-1])
+    for name, measure in MEASURES.items():
+        figures = measure(reader, list(READERS[name]([str(tmp_path / f"{name}.jsonl")])))
+        values = [value for figure in figures for value in figure.values]
+        theirs = [answer for sample in expected["samples"][name] for answer in sample["filtered_resps"]]
+        assert len(values) == 200
+        assert np.abs(seen[-1].nats + [likelihood for likelihood, _ in theirs]).max() < 1e-4
+        share = next(value for key, value in expected["results"][name].items() if key.endswith(",none"))
+        assert np.mean(values) == pytest.approx(share)
+    assert 10 < sum(values) < 190  # of continuations: some are what the model would say
+    assert seen[-1].is_greedy.tolist() == [is_greedy for _, is_greedy in theirs]
