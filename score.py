@@ -52,7 +52,7 @@ class ScoreOptions(LimitOptions):
             if set(self.parts) == {"speed"}:
                 raise ValueError("--compare leaves speed out; name other --parts")
         files = {"choices": self.choices, "continuations": self.continuations}
-        self.parts = [*self.parts, *(part for part, paths in files.items() if paths and part not in self.parts)]
+        self.parts = list(dict.fromkeys([*self.parts, *(part for part, paths in files.items() if paths)]))
         for part in self.parts:
             if part in files and not files[part]:
                 raise ValueError(f"--parts {part} needs --{part} FILES")

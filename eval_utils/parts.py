@@ -1,9 +1,11 @@
 """The parts of an evaluation: which items each takes, and the figures that it returns."""
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 from transformers import PreTrainedModel
 
@@ -11,6 +13,7 @@ from eval_utils.asking import ask_model
 from eval_utils.decoding_speed import measure_speed
 from eval_utils.figures import Figure
 from eval_utils.held_out import REPLY_BYTES, TEXT_BYTES, read_held_out, reply_bytes, take_first, text_bytes
+from eval_utils.items import Choice, Continuation
 from eval_utils.likelihood_figures import (
     Reader,
     measure_choices,
@@ -22,6 +25,7 @@ from eval_utils.likelihood_figures import (
 from eval_utils.minimal_pairs import PAIRS, Pair, make_both
 from eval_utils.scorecard import Ask, measure_scorecard
 
+Item = TypeVar("Item", Pair, Choice, Continuation)
 FULL_PARAMETERS = 20e6  # a model with more is measured on fewer of the built-in items, in proportion
 LEAST_SHARE = 0.05
 
@@ -45,6 +49,18 @@ def choose_share(model: PreTrainedModel) -> float:
     return max(LEAST_SHARE, min(1.0, FULL_PARAMETERS / sum(weight.numel() for weight in model.parameters())))
 
 
+def limit_groups(items: list[Item], limit: int | None) -> list[Item]:
+    """Return the first items of each phenomenon or file, in their order."""
+    seen: Counter[str] = Counter()
+    found = []
+    for item in items:
+        group = item.phenomenon if isinstance(item, Pair) else item.group
+        seen[group] += 1
+        if limit is None or seen[group] <= limit:
+            found.append(item)
+    return found
+
+
 def measure_documents(subject: Subject, rows: list[dict], limit: int | None) -> list[Figure]:
     """Return the bits per byte of held-out text: the user's, or the built-in."""
     found = rows or take_first(read_held_out()["documents"], text_bytes, TEXT_BYTES, subject.share)
@@ -61,7 +77,7 @@ def measure_all_pairs(subject: Subject, given: list[Pair], limit: int | None) ->
     """Return the shares of our own minimal pairs, and of those of files."""
     count = min(PAIRS, limit or max(1, round(PAIRS * subject.share)))
     figures = measure_pairs(subject.reader, make_both(count))
-    return figures + (measure_pairs(subject.reader, given[:limit], "pairs of files") if given else [])
+    return figures + (measure_pairs(subject.reader, limit_groups(given, limit), "pairs of files") if given else [])
 
 
 def measure_replies_seen(subject: Subject, _: list, limit: int | None) -> list[Figure]:
@@ -78,8 +94,8 @@ PARTS: dict[str, Callable[[Subject, list, int | None], list[Figure]]] = {
     "text": measure_documents,
     "dialogues": measure_dialogues,
     "pairs": measure_all_pairs,
-    "choices": lambda subject, items, limit: measure_choices(subject.reader, items[:limit]),
-    "continuations": lambda subject, items, limit: measure_continuations(subject.reader, items[:limit]),
+    "choices": lambda subject, items, limit: measure_choices(subject.reader, limit_groups(items, limit)),
+    "continuations": lambda subject, items, limit: measure_continuations(subject.reader, limit_groups(items, limit)),
     "replies": measure_replies_seen,
     "speed": lambda subject, *_: measure_speed(subject.ask_alone, subject.reader.scorer.model),
 }

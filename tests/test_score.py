@@ -9,6 +9,8 @@ import pytest
 import score
 from errors import InputError
 from eval_utils import parts, topic
+from eval_utils.items import Choice
+from eval_utils.minimal_pairs import Pair
 from eval_utils.topic import TopicIndex
 
 PAIR = {"sentence_good": "The cats sleep.", "sentence_bad": "The cats sleeps.", "UID": "agreement"}
@@ -151,3 +153,11 @@ def test_checkpoints_may_stand_without_their_option(tmp_path):
     assert score.parse_score([str(tmp_path / "my.yaml"), "a", "--brief"]).models == ["a"]
     assert score.parse_score(["--brief", "a"]).models == ["a"]
     assert score.parse_score(["--limit", "2"]).models == ["ckpt_chat"]
+
+
+def test_a_limit_is_of_each_phenomenon_and_file():
+    pairs = [Pair("a", "b", phenomenon) for phenomenon in "xxxyyz"]
+    assert [pair.phenomenon for pair in parts.limit_groups(pairs, 2)] == ["x", "x", "y", "y", "z"]
+    choices = [Choice("q", ("a", "b"), 0, group) for group in ("one", "one", "two")]
+    assert [choice.group for choice in parts.limit_groups(choices, 1)] == ["one", "two"]
+    assert parts.limit_groups(pairs, None) == pairs
