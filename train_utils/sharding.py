@@ -153,10 +153,9 @@ def gather_weights(trainer: Trainer, empty: Any) -> Any:
     if trainer.is_deepspeed_enabled:
         weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     else:
-        weights, options = {}, StateDictOptions(ignore_frozen_params=in_4bit)
-        for name, shard in cast(dict[str, Any], get_model_state_dict(model, options=options)).items():
-            whole = shard.full_tensor() if isinstance(shard, DTensor) else shard  # a tensor at a time, then it may go
-            weights |= {name: whole.cpu()} if is_first else {}
+        # A tensor at a time, to the first process alone.
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=in_4bit)
+        weights = get_model_state_dict(model, options=options)
     if is_first:
         empty.load_state_dict(weights, assign=True, strict=not in_4bit)
         (empty.get_base_model() if isinstance(empty, PeftModel) else empty).tie_weights()
