@@ -9,6 +9,7 @@ from inspect import signature
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from model_utils.reply_steps import compute_targets
@@ -168,14 +169,12 @@ class Scorer:
     def _score_rows(self, rows: list[_Row], found: Likelihoods, *, finds_greedy: bool = False) -> None:
         """Add the nats of the rows' texts to those found."""
         device, length = self.model.device, max(len(row.tokens) for row in rows)
-        ids = torch.zeros(len(rows), length, dtype=torch.long)
+        ids, positions = (
+            pad_sequence([torch.tensor(part) for part in parts], batch_first=True)
+            for parts in zip(*((row.tokens, row.depths) for row in rows), strict=True)
+        )
         inputs = {"use_cache": False, "attention_mask": torch.ones_like(ids, device=device)}
-        for place, row in enumerate(rows):
-            ids[place, : len(row.tokens)] = torch.tensor(row.tokens)
         if not is_chain(rows[0]):
-            positions = torch.zeros_like(ids)
-            for place, row in enumerate(rows):
-                positions[place, : len(row.tokens)] = torch.tensor(row.depths)
             inputs |= {"position_ids": positions.to(device), "attention_mask": self._make_mask(rows, length)}
         targets = np.array([(place, *target) for place, row in enumerate(rows) for target in row.targets])
         if self._keeps:  # the head takes half of a small model's time: it is asked where its answer counts

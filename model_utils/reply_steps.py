@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 from transformers.modeling_outputs import BaseModelOutput
@@ -97,11 +98,9 @@ def open_reply(model: PreTrainedModel, prompt: list[int]) -> ReadSource | ReadPr
 
 def pad_rows(rows: Sequence[Sequence[int]], device: torch.device, half: str = "") -> dict[str, torch.Tensor]:
     """Return `input_ids` and `attention_mask` (B, T) of rows of ids, padded at the end; names begin with `half`."""
-    ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for place, row in enumerate(rows):
-        ids[place, : len(row)], mask[place, : len(row)] = torch.tensor(row), 1
-    return {f"{half}input_ids": ids.to(device), f"{half}attention_mask": mask.to(device)}
+    ids = [torch.tensor(row) for row in rows]
+    parts = {"input_ids": ids, "attention_mask": map(torch.ones_like, ids)}
+    return {f"{half}{name}": pad_sequence([*part], batch_first=True).to(device) for name, part in parts.items()}
 
 
 def compute_targets(

@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import torch
 from datasets import Dataset, Features
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 from data_utils.caching import cache_key, generate_rows
@@ -42,14 +43,9 @@ def join_sides(pairs: list[SourceTarget], start_id: int) -> dict[str, np.ndarray
 
 def collate_halves(rows: list[dict]) -> dict[str, torch.Tensor]:
     """Stack rows to tensors (B, S) and (B, T), `labels` (B, T + 1), each padded as part 0 to the longest of them."""
-    batch = {}
-    for name in rows[0]:
-        longest = max(len(row[name]) for row in rows)
-        filled = np.full((len(rows), longest), IGNORE_LABEL if name == "labels" else 0)
-        for place, row in enumerate(rows):
-            filled[place, : len(row[name])] = row[name]
-        batch[name] = torch.from_numpy(filled).long()
-    return batch
+    padding = dict.fromkeys(rows[0], 0) | {"labels": IGNORE_LABEL}
+    columns = {name: [torch.tensor(row[name]) for row in rows] for name in rows[0]}
+    return {name: pad_sequence(column, True, padding[name]).long() for name, column in columns.items()}
 
 
 def encode_replies(tokenizer: PreTrainedTokenizerBase, messages: list[dict], max_tokens: int) -> Iterator[dict]:
