@@ -135,7 +135,7 @@ def main(argv: list[str] | None = None) -> int:
     from eval_utils.agreement import compare_replies
     from model_utils.checkpoint import load_checkpoint
     from model_utils.same_tokens import check_tokens
-    from train_utils.checkpoint import weights_version
+    from train_utils.run_folder import weights_version
 
     logging.disable_progress_bar()
 

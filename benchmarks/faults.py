@@ -41,11 +41,11 @@ from data_utils.sources.builtin import own_files
 from errors import run_guarded
 from files import COMPLETE_FILE, find_damage, mark_complete, write_whole
 from train_utils import callbacks
-from train_utils.checkpoint import (
+from train_utils.places import read_record
+from train_utils.run_folder import (
     checkpoint_step,
     find_checkpoints,
 )
-from train_utils.places import read_record
 
 for module in ("train_utils.training", "train_utils.tuning", "train_utils.objectives", "data_utils.dialogue.report"):
     import_module(module)  # once: a killed run is a fork that has them already

@@ -29,8 +29,8 @@ import train
 from files import COMPLETE_FILE
 from model_utils.shapes import count_parameters
 from train_utils import callbacks, guard, training
-from train_utils.checkpoint import find_checkpoints
 from train_utils.plan.devices import measure_model, row_bytes, state_bytes
+from train_utils.run_folder import find_checkpoints
 from train_utils.steps.muon import local_part
 
 SHAPES = {31: (384, 16), 123: (768, 16)}  # M parameters: width, layers

@@ -18,8 +18,8 @@ import torch
 from torch import nn
 from transformers import AutoConfig, DynamicCache, PreTrainedModel
 
+from export_utils.encoder_decoder import VARIED, list_halves
 from export_utils.folder import ExportedFolder
-from export_utils.halves import VARIED, list_halves
 from model_utils.families import family_of, start_token_id
 
 EXTERNAL_BYTES = 1.5e9  # above it, the weights stand in a file of their own: a protobuf holds 2 GB

@@ -15,12 +15,12 @@ from model_utils.checkpoint import save_model
 from model_utils.shapes import count_parameters
 from train_utils.adapters import save_adapter
 from train_utils.callbacks import Progress, Samples
-from train_utils.checkpoint import continue_record, start_record, write_record
 from train_utils.guard import Guard
 from train_utils.objectives import Objective
 from train_utils.places import read_record
 from train_utils.report import plot_loss, write_report
 from train_utils.run import Run
+from train_utils.run_folder import continue_record, start_record, write_record
 
 
 def begin_record(run: Run, facts: dict[str, Any]) -> None:

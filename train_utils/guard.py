@@ -14,7 +14,7 @@ from transformers import Trainer, TrainerCallback
 
 from files import write_whole
 from train_utils.callbacks import fail_diverged
-from train_utils.checkpoint import checkpoint_step, find_last_complete
+from train_utils.run_folder import checkpoint_step, find_last_complete
 from train_utils.steps.muon import local_part
 
 GUARD_FILE = "guard.json"  # in a checkpoint: what a run that goes on from it has to know

@@ -19,7 +19,7 @@ from eval_utils.short_form import assess_briefly
 from model_utils.families import family_of
 from model_utils.tokenizer import tokenizer_fingerprint
 from train_utils.clock import process_seconds
-from train_utils.formats import PairFormat, TextFormat
+from train_utils.row_formats import PairFormat, TextFormat
 from train_utils.samples import continue_prompts, find_beginnings
 from train_utils.steps.fast_model import make_fast
 

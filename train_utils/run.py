@@ -19,9 +19,9 @@ from errors import InputError, escape_unprintable
 from files import hold
 from model_utils.finding import find_checkpoint
 from train_utils.arguments import RunArguments, change_arguments, count_step_rows, wait_for_all
-from train_utils.checkpoint import collect_settings, prepare_folder, weights_version
 from train_utils.clock import Stopwatch
 from train_utils.plan.rule import Plan
+from train_utils.run_folder import collect_settings, prepare_folder, weights_version
 from train_utils.sharding import check_resume
 
 

@@ -25,8 +25,8 @@ from eval_utils.asking import continue_together
 from eval_utils.likelihood import window_of
 from model_utils.checkpoint import load_tokenizer
 from model_utils.tokenizer import decode_text, tokenizer_fingerprint
-from train_utils.checkpoint import weights_version
 from train_utils.run import Run
+from train_utils.run_folder import weights_version
 
 REPLY_TOKENS = 112
 BATCH = 32

@@ -23,9 +23,9 @@ from model_utils.shapes import check_finite, check_window
 from model_utils.tokenizer import tokenizer_fingerprint
 from options import format_command
 from train_utils.adapters import four_bits
-from train_utils.formats import PairFormat, TextFormat
 from train_utils.places import RUN_FILE, read_record
 from train_utils.plan.memory import tell_memory
+from train_utils.row_formats import PairFormat, TextFormat
 from train_utils.run import Run
 from train_utils.self_replay import replay_replies
 

@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset
 
 from data_utils.caching import cache_key, generate_rows
-from data_utils.rows.halves import ROW_FEATURES, join_sides
+from data_utils.rows.encoder_decoder import ROW_FEATURES, join_sides
 
 SHORTEST = 2  # tokens of a piece: one is read and one is written
 STEPS = 12  # of the search for a row's shares

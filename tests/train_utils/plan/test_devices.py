@@ -7,7 +7,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 import train
 from errors import InputError
-from tests.train_utils.steps.test_halves import D, V, build
+from tests.train_utils.steps.test_encoder_decoder_steps import D, V, build
 from train_utils.device_options import DeviceOptions
 from train_utils.plan import machine
 from train_utils.plan.devices import Sizes, measure_model, plan_strategy, row_bytes, state_bytes

@@ -9,14 +9,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from data_utils.dialogue.report import describe_dialogues, describe_replies
 from data_utils.rows.denoising import DenoisedRows, denoise_blocks
-from data_utils.rows.halves import collate_halves, encode_halves, pack_halves
+from data_utils.rows.encoder_decoder import collate_halves, encode_halves, pack_halves
 from data_utils.rows.packing import Rows, collate_rows, encode_dialogues, pack_dialogues
 from errors import InputError
 from model_utils.families import start_token_id
 from model_utils.shapes import check_packing
 from model_utils.tokenizer import find_sentinels
+from train_utils.steps.encoder_decoder import join_halves, keeps_pairs_apart
 from train_utils.steps.fast_model import make_fast
-from train_utils.steps.halves import join_halves, keeps_pairs_apart
 
 
 class TextFormat:

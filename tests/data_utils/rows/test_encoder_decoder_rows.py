@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 
 from data_utils.dialogue.format import IGNORE_LABEL, stop_token_id
 from data_utils.dialogue.window import encode_prompt
-from data_utils.rows.halves import assign_pairs, choose_sides, collate_halves, encode_replies, join_sides, pack_halves
+from data_utils.rows.encoder_decoder import (
+    assign_pairs,
+    choose_sides,
+    collate_halves,
+    encode_replies,
+    join_sides,
+    pack_halves,
+)
 
 DIALOGUE = [
     {"role": "system", "content": "Be brief."},

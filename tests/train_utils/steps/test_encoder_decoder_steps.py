@@ -16,12 +16,12 @@ from transformers import (
     TrainingArguments,
 )
 
-from data_utils.rows.halves import collate_halves, join_sides, pad_row
+from data_utils.rows.encoder_decoder import collate_halves, join_sides, pad_row
 from eval_utils.metrics import token_losses
 from model_utils.shapes import flops_per_token
-from train_utils.formats import PairFormat
+from train_utils.row_formats import PairFormat
+from train_utils.steps.encoder_decoder import join_halves, keeps_pairs_apart, part_mask
 from train_utils.steps.fast_model import logits_loss
-from train_utils.steps.halves import join_halves, keeps_pairs_apart, part_mask
 
 V, D = 60, 32
 HALF = {

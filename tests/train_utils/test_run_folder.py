@@ -15,9 +15,9 @@ import files
 from errors import InputError
 from files import find_damage, mark_complete
 from model_utils.checkpoint import save_model
-from train_utils import checkpoint
+from train_utils import run_folder
 from train_utils.arguments import RunArguments
-from train_utils.checkpoint import (
+from train_utils.run_folder import (
     collect_settings,
     continue_record,
     describe_changes,
@@ -232,7 +232,7 @@ def test_a_kill_between_two_runs_leaves_no_record_of_the_other(out, monkeypatch)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(checkpoint, "write_record", kill)
+        patched.setattr(run_folder, "write_record", kill)
         start_record(out, "train.py", {"seed": 1}, {})
     assert (read_record(out)["settings"], read_record(out)["status"]) == (SETTINGS, "finished")
     assert (out / "model.safetensors").exists()
@@ -253,7 +253,7 @@ def test_going_on_takes_away_what_comes_later(out):
 def test_a_record_says_which_versions_went_on(out, monkeypatch):
     make_run(out, "training", (5, 10))
     first = read_record(out)
-    monkeypatch.setattr(checkpoint, "git_revision", lambda: "later")
+    monkeypatch.setattr(run_folder, "git_revision", lambda: "later")
     for _ in range(2):
         continue_record(out, out / "checkpoint-10")
     record = read_record(out)

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from export_utils.halves import SourceReader, TargetWriter
-from tests.train_utils.steps.test_halves import build
+from export_utils.encoder_decoder import SourceReader, TargetWriter
+from tests.train_utils.steps.test_encoder_decoder_steps import build
 
 
 @pytest.mark.parametrize("kind", ["t5", "umt5", "bart", "t5gemma"])
