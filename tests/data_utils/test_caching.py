@@ -176,6 +176,7 @@ def test_the_whole_way_of_a_corpus_is_prepared_once(tmp_path, count_calls, token
     assert len(reports[0][3]) > 10
 
 
+@pytest.mark.slow
 def test_the_whole_way_of_dialogues_is_prepared_once(tmp_path, tokenizer):
     path = tmp_path / "a.txt"
     path.write_text("\n\n".join(f"question {i}\nanswer {i}" for i in range(60)))

@@ -122,6 +122,7 @@ def test_short_texts_are_near_nothing_but_equal_to_their_equals(tmp_path):
     assert fates_of(texts, tmp_path).tolist() == [KEPT, KEPT, EXACT, KEPT, EXACT, KEPT, EXACT]
 
 
+@pytest.mark.slow
 def test_the_answer_does_not_depend_on_batches_or_parts(tmp_path, english, chinese):
     texts = [*english[:30], *chinese[:30], *[change_words(text, 0.02) for text in english[:30]]]
     one = fates_of(texts, tmp_path / "a", batch=100)

@@ -69,6 +69,6 @@ def test_turns_of_phrase_of_many_texts_are_no_evidence(english):  # noqa: F811
     assert leaks_in([f"{english[30]} {phrase}"], index_of(evaluation, [])) == [[]]
 
 
-def test_nothing_held_out_finds_nothing(english):  # noqa: F811
-    assert leaks_in(english[:3], index_of([], [])) == [[], [], []]
-    assert leaks_in(["", "好"], index_of(english[:3], [])) == [[], []]
+def test_nothing_held_out_finds_nothing(own_documents):
+    assert leaks_in(own_documents[:3], index_of([], [])) == [[], [], []]
+    assert leaks_in(["", "好"], index_of(own_documents[:3], [])) == [[], []]
