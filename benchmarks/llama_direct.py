@@ -1,13 +1,13 @@
 """Compare `--engine llama.cpp` with llama.cpp driven directly: the same file, prompt and number of greedy tokens.
 
-    python -m benchmarks.llama_direct ckpt_chat/ [TOKENS]
+    python -m benchmarks.llama_direct ckpt_chat/ [TOKENS]    # 256
 
 Prints tokens a second of both (medians of 100 rounds, taken in turn) and the share that the engine reaches
 (median of the rounds' shares).
 """
 
+import argparse
 import statistics
-import sys
 import time
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from chat_utils.engine import Engine, load_engine
 from chat_utils.runtimes.llama_cpp import find_gguf, load_library
 from chat_utils.sampling import Sampling
 from data_utils.dialogue.window import encode_prompt
+from errors import run_script
 from model_utils.checkpoint import load_checkpoint
 
 QUESTION = [{"role": "user", "content": "Tell me a long story about 北京 and the sea."}]
@@ -59,14 +60,17 @@ class Direct:
         return (tokens - 1) / (time.perf_counter() - started)
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Print the comparison."""
-    path, *rest = sys.argv[1:] if argv is None else argv
-    engine = load_engine(path, "llama.cpp")
+def main(argv: list[str] | None = None) -> int:
+    """Print the comparison; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="checkpoint")
+    parser.add_argument("tokens", type=int, nargs="?", default=256, help="of a reply (256)")
+    options = parser.parse_args(argv)
+    engine = load_engine(options.model, "llama.cpp")
     engine.stop_ids = set()  # so that only a loop ends the reply early
-    file = find_gguf(Path(path), lambda: load_checkpoint(path))
+    file = find_gguf(Path(options.model), lambda: load_checkpoint(options.model))
     direct = Direct(file, engine.window)
-    _, tokens = time_engine(engine, int(rest[0]) if rest else 256)
+    _, tokens = time_engine(engine, options.tokens)
     ids, _ = encode_prompt(engine.tokenizer, QUESTION, engine.window - tokens)
     direct.time(ids, tokens)
     found = [(time_engine(engine, tokens)[0], direct.time(ids, tokens)) for _ in range(ROUNDS)]
@@ -76,7 +80,8 @@ def main(argv: list[str] | None = None) -> None:
         f"{tokens} tokens, {torch.get_num_threads()} threads, {file.name.split('-')[0]}: engine {own:,.0f} tokens a "
         f"second, llama.cpp directly {other:,.0f}: {share:.0%}"
     )
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -2,23 +2,29 @@
 
 python -m benchmarks.score ckpt_chat smollm2        # pip install lm_eval, to compare
 python -m benchmarks.score ckpt_chat --pairs blimp/ --items 1000 --rounds 5 --batch 1 64
+python score.py ONE TWO ... --parts pairs --pairs blimp/ && python -m benchmarks.score --order score/score.json
+                                                    # do our own pairs order models as those of the files do?
 """
 
 import argparse
+import json
 import logging
 import platform
 import sys
 import time
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
 from statistics import median
 
 from environment import begin_script
-from errors import run_script
+from errors import InputError, run_script
 
 if __name__ == "__main__":
     begin_script()
 
+import numpy as np
 import torch
 
 from eval_utils.held_out import read_held_out
@@ -79,12 +85,12 @@ def open_scorers(path: str, sizes: list[int]) -> dict[str, Score]:
         return scorer.score(encode_scored(tokenizer, pairs, window), finds_greedy=False).nats.tolist()
 
     scorers: dict[str, Score] = {"score.py": score_ours}
-    try:
-        from lm_eval.api.instance import Instance
-        from lm_eval.models.huggingface import HFLM
-    except ImportError:
+    if find_spec("lm_eval") is None:
         print("lm_eval is not installed; nothing to compare with")
         return scorers
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     for size in sizes:
         harness = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=size, device="cpu")
@@ -98,25 +104,40 @@ def open_scorers(path: str, sizes: list[int]) -> dict[str, Score]:
 
 
 def show_versions() -> str:
-    """Return the processor, its threads and the versions of what is compared."""
-    found = [f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"]
-    for name in ("torch", "transformers", "lm_eval"):
-        try:
-            found.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            continue
-    return ", ".join(found)
+    """Return the machine, its threads and the versions of what is compared."""
+    versions = [f"{name} {version(name)}" for name in ("torch", "transformers", "lm_eval") if find_spec(name)]
+    return ", ".join([platform.machine(), f"{torch.get_num_threads()} threads", *versions])
+
+
+def show_order(path: str) -> None:
+    """Print for each language the rank correlation (Spearman) of our own pairs with those of files over checkpoints."""
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such file; run score.py --parts pairs --pairs FILES on several checkpoints")
+    scores = json.loads(Path(path).read_text(encoding="utf-8"))
+    values = {name: {f["name"]: f["value"] for f in found["figures"]} for name, found in scores.items()}
+    for language in LANGUAGES:
+        both = [f"{kind}, {language}" for kind in ("minimal pairs", "pairs of files")]
+        rows = {name: [found[kind] for kind in both] for name, found in values.items() if both[1] in found}
+        for name, row in rows.items():
+            print(f"{language}: own {row[0]:.1%}, files {row[1]:.1%}  {name}")
+        if len(rows) > 2:
+            ranks = np.array(list(rows.values())).T.argsort().argsort()
+            print(f"{language}: rank correlation {np.corrcoef(ranks)[0, 1]:.2f} over {len(rows)} checkpoints")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the script; return its exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", default=["ckpt_chat"], help="checkpoints (ckpt_chat)")
-    parser.add_argument("--items", type=int, default=500, help="of each kind (500)")
+    parser.add_argument("--items", type=int, default=1000, help="of each kind at most (1,000)")
     parser.add_argument("--pairs", nargs="+", help="files of minimal pairs in BLiMP's form too")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 16, 64], help="of the harness (1 16 64)")
     parser.add_argument("--rounds", type=int, default=3, help="of which the median is shown (3)")
+    parser.add_argument("--order", metavar="FILE", help="score.json of checkpoints with --pairs: show their order")
     options = parser.parse_args(argv)
+    if options.order:
+        show_order(options.order)
+        return 0
     kinds = {"pairs": as_items(make_both(100), options.items), "choices": make_choices(options.items)}
     if options.pairs:
         given = list(READERS["pairs"](options.pairs))

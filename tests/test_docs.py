@@ -13,6 +13,7 @@ SCRIPTS = ("train", "finetune_dialogue", "tune_preferences", "score", "chat", "e
 PAGES = [ROOT / "README.md", *sorted(path for path in ROOT.glob("docs/*.md") if not path.name.endswith(".zh.md"))]
 ALL_PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
 CALL = re.compile(rf"(?:python|accelerate launch|torchrun)\b[^`\n|]*?\b({'|'.join(SCRIPTS)})\.py\b([^`\n|]*)")
+BENCHMARK = re.compile(r"python (?:-m benchmarks\.|benchmarks/)(\w+)(?:\.py)?([^`\n|#;&]*)")
 
 
 class ParsedError(Exception):
@@ -67,6 +68,15 @@ def test_each_command_parses(script, words, monkeypatch):
         return
     with pytest.raises(ParsedError):
         module.main(list(words))
+
+
+@pytest.mark.parametrize("page", [*ALL_PAGES, *ROOT.glob("benchmarks/*")], ids=lambda page: page.name)
+def test_benchmarks_that_are_named_are_there(page):
+    """A figure's command names a file of benchmarks/, and options that stand in it."""
+    for name, words in BENCHMARK.findall(page.read_text(encoding="utf-8") if page.is_file() else ""):
+        source = (ROOT / "benchmarks" / f"{name}.py").read_text(encoding="utf-8")
+        missing = [word for word in re.findall(r"--\w+", words) if f'"{word}"' not in source]
+        assert not missing or "parse_known_args" in source, f"{page.name}: {name} has no {missing}"
 
 
 @pytest.mark.parametrize("page", ALL_PAGES, ids=lambda page: page.name)
