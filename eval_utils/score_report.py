@@ -7,11 +7,13 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.font_manager import fontManager
 
 from eval_utils.figures import Figure, compare_figures
 from files import whole, write_whole
 
 BETTER, WORSE = "▲", "▼"
+CHINESE_FONTS = ("Noto Sans CJK SC", "Source Han Sans SC", "WenQuanYi Micro Hei", "Microsoft YaHei", "PingFang SC")
 NOT_BRIEF = ("without loops", "in the asker's language")
 MEANINGS = {
     "held-out text": "bits that a byte of unseen text costs; 8 for a model that knows nothing, about 1 for a large one",
@@ -164,7 +166,14 @@ def write_scores(folder: Path, scores: Scores, facts: dict[str, dict]) -> None:
 
 
 def draw_scores(path: Path, scores: Scores) -> None:
-    """Draw each figure in a panel of its own: a point with its interval for each checkpoint."""
+    """Draw each figure in a panel of its own: a point with its interval for each checkpoint.
+
+    A name that no font here can write stands as its place in the table: #1 is the first checkpoint.
+    """
+    known = {font.name for font in fontManager.ttflist}
+    plt.rcParams["font.family"] = ["DejaVu Sans", *(name for name in CHINESE_FONTS if name in known)]
+    has_font = len(plt.rcParams["font.family"]) > 1
+    names = [name if has_font or name.isascii() else f"#{place}" for place, name in enumerate(scores, 1)]
     rows = align(scores)
     columns = min(3, len(rows))
     lines = -(-len(rows) // columns)
@@ -180,7 +189,7 @@ def draw_scores(path: Path, scores: Scores) -> None:
                 panel.set_title(
                     f"{one.name}, {one.unit}{' (less is better)' if one.lower_is_better else ''}", fontsize=8
                 )
-        panel.set_yticks(range(len(scores)), list(scores), fontsize=7)
+        panel.set_yticks(range(len(scores)), names, fontsize=7, parse_math=False)
         panel.set_ylim(len(scores) - 0.5, -0.5)
         panel.tick_params(axis="x", labelsize=7)
         panel.grid(axis="x", alpha=0.3)

@@ -3,7 +3,16 @@
 import pytest
 
 from eval_utils.figures import Figure
-from eval_utils.score_report import BETTER, MEANINGS, WORSE, compare_sentence, format_brief, format_text, make_table
+from eval_utils.score_report import (
+    BETTER,
+    MEANINGS,
+    WORSE,
+    compare_sentence,
+    format_brief,
+    format_text,
+    make_table,
+    write_scores,
+)
 
 
 def bits(value: float) -> Figure:
@@ -58,6 +67,16 @@ def test_a_figure_that_one_has_not_is_empty():
 )
 def test_the_sentence(first, second, sentence):
     assert compare_sentence({"a": first, "b": second}) == sentence
+
+
+@pytest.mark.filterwarnings("error")
+def test_names_of_all_kinds_stand_in_table_and_picture(tmp_path):
+    names = ["模型", "a$^$", "a|b"]
+    write_scores(tmp_path, {name: [pairs(60), bits(2.0)] for name in names}, {name: {} for name in names})
+    assert (tmp_path / "score.png").read_bytes()[:4] == b"\x89PNG"
+    head, line = (tmp_path / "score.md").read_text(encoding="utf-8").splitlines()[2:4]
+    assert head == r"|  | unit | 模型 | a$^$ | a\|b |"
+    assert line == "| --- " * 5 + "|"
 
 
 def test_every_figure_is_explained():
