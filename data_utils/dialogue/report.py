@@ -1,6 +1,7 @@
 """Tells what dialogues became: how many are trained on, how full their rows are, and an example to look at."""
 
 from collections.abc import Iterator
+from itertools import groupby
 
 import numpy as np
 from datasets import Dataset
@@ -61,11 +62,6 @@ def describe_replies(
 
 def mark_trained(tokenizer: PreTrainedTokenizerBase, encoded: dict[str, list[int]]) -> str:
     """Return the text of an encoded dialogue with what is trained between guillemets."""
-    pieces, run, is_trained = [], [], False
-    for token, label in [*zip(encoded["input_ids"], encoded["labels"], strict=True), (None, None)]:
-        if token is None or (label != IGNORE_LABEL) != is_trained:
-            text = tokenizer.decode(run)
-            pieces.append(f"«{text}»" if is_trained and run else text)
-            run, is_trained = [], not is_trained
-        run.append(token)
-    return "".join(pieces)
+    tokens = zip(encoded["input_ids"], encoded["labels"], strict=True)
+    runs = [(trained, [token for token, _ in run]) for trained, run in groupby(tokens, lambda t: t[1] != IGNORE_LABEL)]
+    return "".join(f"«{tokenizer.decode(run)}»" if trained else str(tokenizer.decode(run)) for trained, run in runs)
