@@ -25,19 +25,9 @@ class DeviceOptions(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        match = DEVICES.fullmatch(self.devices or "")  # none for `here`, until the devices are found
+        self.count, self.memory_bytes = (int(match[1]), float(match[2]) * 1e9) if match else (0, 0.0)
         if self.devices not in (None, HERE) and not (1 <= self.count <= 1024):
             raise ValueError(
                 f"--devices {self.devices}: expected is COUNTxMEMORY of 1 to 1,024 devices, as 8x80GB, or {HERE}"
             )
-
-    @property
-    def count(self) -> int:
-        """How many devices; 0 where the option says nothing that is understood."""
-        match = DEVICES.fullmatch(self.devices or "")
-        return int(match[1]) if match else 0
-
-    @property
-    def memory_bytes(self) -> float:
-        """The memory of a device."""
-        match = DEVICES.fullmatch(self.devices or "")
-        return float(match[2]) * 1e9 if match else 0.0
