@@ -78,6 +78,15 @@ def explained(place: str, what: str) -> Generator[None]:
         raise coded(InputError(f"{place}: {what}: {reason}"), "cannot_load", place, reason) from error
 
 
+@contextlib.contextmanager
+def needing(what: str, requirements: str) -> Generator[None]:
+    """Raise InputError with the command that installs a package which `what` needs and which is imported inside."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise InputError(f"{what} needs {error.name}; run: pip install -r requirements/{requirements}") from error
+
+
 def say_error(message: str) -> None:
     """Print the line that a process ends with; of several (accelerate launch) only the first of a machine prints."""
     if os.environ.get("LOCAL_RANK", "0") == "0":

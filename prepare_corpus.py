@@ -16,7 +16,7 @@ from data_utils.preparation.arguments import CleaningArguments
 from data_utils.readers.arguments import ReadArguments, use_limits
 from data_utils.readers.remote import check_address, is_address, send_folder
 from environment import begin_script
-from errors import InputError, run_script
+from errors import needing, run_script
 from files import one_writer, write_whole
 from options import Options, option, parse_arguments
 
@@ -72,16 +72,12 @@ def main(argv: list[str] | None = None) -> int:
     check_address(args.output_dir)
     for path in (*args.sources, *args.eval_files):
         open_source(path).parts()
-    try:
+    with needing("preparing a corpus", "corpus.txt"):
         from data_utils.caching import cache_key
         from data_utils.preparation.begun import begin_work, is_finished
         from data_utils.preparation.executors import run_stages
         from data_utils.preparation.manifest import describe_corpus
         from data_utils.preparation.plan import Preparation, divide_files, list_inputs
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f"preparing a corpus needs {error.name}; run: pip install -r requirements/corpus.txt"
-        ) from error
     output = local_folder(args.output_dir)
 
     # 1. What there is to read, and whether this was begun before.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from chat_utils.sampling import SLOTS
-from errors import InputError
+from errors import InputError, needing
 from options import Options, option
 
 
@@ -43,11 +43,9 @@ class ServerOptions(Options):
 
 def check_packages() -> None:
     """Raise InputError where the server's packages are missing, before a checkpoint is loaded for nothing."""
-    try:
+    with needing("the server", "web.txt"):
         import starlette  # noqa: F401
         import uvicorn  # noqa: F401
-    except ImportError as error:
-        raise InputError(f"the server needs {error.name}; run: pip install -r requirements/web.txt") from error
 
 
 def open_socket(host: str, port: int) -> socket.socket:

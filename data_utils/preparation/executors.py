@@ -22,7 +22,7 @@ from datatrove.executor.base import PipelineExecutor
 from loguru import logger
 
 from data_utils.caching import open_progress
-from errors import InputError, first_line
+from errors import InputError, first_line, needing
 
 ROOT = Path(__file__).parents[2]
 
@@ -167,10 +167,8 @@ def submit_stages(stages: list[Stage], work: Path, workers: int, slurm: dict) ->
 
 def start_ray(address: str | None) -> None:
     """Join a Ray cluster, or start Ray on this machine."""
-    try:
+    with needing("--executor ray", "ray.txt"):
         import ray
-    except ImportError as error:
-        raise InputError("--executor ray needs ray; run: pip install -r requirements/ray.txt") from error
     if not ray.is_initialized():
         path = f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"
         ray.init(address, runtime_env={"env_vars": {"PYTHONPATH": path}}, log_to_driver=False, include_dashboard=False)

@@ -10,7 +10,7 @@ import ftfy
 from ftfy.badness import is_bad
 
 from data_utils.text.characters import MARK, MAX_CODE, SUSPECT, SUSPICIOUS, UNNORMAL, UNPRINTABLE, find_kinds
-from errors import InputError
+from errors import needing
 
 CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f\ufeff\ufffe\uffff\ud800-\udfff]")
 C1 = re.compile(r"[\x80-\x9f]")
@@ -127,14 +127,9 @@ PIECES = re.compile(r"[\u4e00-\u9fd5a-zA-Z0-9+#&._%-]{1,1000}|[^\u4e00-\u9fd5a-z
 
 def drop_stop_words(text: str) -> str:
     """Return text without English and Chinese stop words, cut into words by jieba: for study, not to generate by."""
-    try:
+    with needing("--clean stop_words", "corpus.txt"):
         import jieba
         import stopwordsiso
-    except ImportError as error:
-        raise InputError(
-            f"--clean stop_words needs {error.name}; run: pip install -r requirements/corpus.txt"
-        ) from error
-
     jieba.setLogLevel("WARNING")
     stop_words = stopwordsiso.stopwords(["en", "zh"])
     words = [word for piece in PIECES.findall(text) for word in jieba.cut(piece) if word.lower() not in stop_words]
@@ -203,8 +198,6 @@ def to_simplified(text: str) -> str:
 
 @cache
 def _converter() -> Any:
-    try:
+    with needing("--clean simplified", "corpus.txt"):
         import opencc
-    except ImportError as error:
-        raise InputError("--clean simplified needs opencc; run: pip install -r requirements/corpus.txt") from error
     return opencc.OpenCC("t2s")

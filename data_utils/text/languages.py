@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from data_utils.text.characters import MAX_CODE, join_codes
-from errors import InputError
+from errors import needing
 
 SCRIPTS = {  # of letters, the first and last of each range; the first script that fits
     "han": ((0x3400, 0x9FFF), (0x20000, 0x3FFFF)),
@@ -137,8 +137,6 @@ def take_sample(text: str) -> str:
 
 @cache
 def _identifier() -> Any:
-    try:
+    with needing("--clean language", "corpus.txt"):
         from py3langid.langid import MODEL_FILE, LanguageIdentifier
-    except ImportError as error:
-        raise InputError("--clean language needs py3langid; run: pip install -r requirements/corpus.txt") from error
     return LanguageIdentifier.from_model_file(MODEL_FILE)
