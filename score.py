@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from data_utils.readers.arguments import LimitOptions, use_limits
 from environment import begin_script
 from errors import InputError, escape_unprintable, run_script
+from files import make_folder
 from options import option, parse_arguments, refuse_useless
 
 if TYPE_CHECKING:  # these take seconds to import
@@ -105,6 +106,7 @@ def check_scoring(options: ScoreOptions) -> None:
         )
     for path in options.models:
         check_checkpoint(path)
+    make_folder(Path(options.output_dir))
     for source in open_sources([*(options.text or []), *(options.dialogues or [])]):
         source.parts()
     for path in (*(options.pairs or []), *(options.choices or []), *(options.continuations or [])):

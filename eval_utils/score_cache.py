@@ -47,7 +47,8 @@ def measure_checkpoint(
 def find_scores(path: str, part: str, items: list, limit: int | None) -> Path:
     """Return the file that keeps the figures of a part for a checkpoint, the user's items and a limit."""
     folder = Path(path)
-    found = [folder] if folder.is_file() else sorted(file for file in folder.glob("*") if file.suffix in KEPT)
+    own = {file for file in folder.glob("*") if file.suffix in KEPT} - {folder / "score.json"}  # that may lie there
+    found = [folder] if folder.is_file() else sorted(own)
     stats = [f"{file.name}:{file.stat().st_size}:{file.stat().st_mtime_ns}" for file in found]
     key = cache_key(folder.resolve(), *stats, limit, hash_code("eval_utils"), part, items, *builtin_versions())
     return cache_folder() / "scores" / f"{key}.json"

@@ -11,6 +11,7 @@ from errors import InputError
 from eval_utils import parts, topic
 from eval_utils.items import Choice
 from eval_utils.minimal_pairs import Pair
+from eval_utils.score_cache import find_scores
 from eval_utils.topic import TopicIndex
 
 PAIR = {"sentence_good": "The cats sleep.", "sentence_bad": "The cats sleeps.", "UID": "agreement"}
@@ -145,6 +146,23 @@ def test_a_fault_in_a_file_is_told_before_a_model_is_loaded(tiny_checkpoint, tmp
     monkeypatch.setattr(score, "load_subject", lambda _: pytest.fail("was loaded"))
     with pytest.raises(InputError, match=r"bad.jsonl:1: 'sentence_bad' is missing"):
         score.main([str(tiny_checkpoint), "--pairs", str(path)])
+
+
+def test_a_folder_that_cannot_be_is_told_before_a_model_is_loaded(tiny_checkpoint, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setattr(score, "load_subject", lambda _: pytest.fail("was loaded"))
+    with pytest.raises((OSError, InputError), match="file"):
+        score.main([str(tiny_checkpoint), "--output_dir", str(tmp_path / "file")])
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_scores_beside_a_model_change_nothing_in_its_cache(tiny_checkpoint, tmp_path):
+    folder = shutil.copytree(tiny_checkpoint, tmp_path / "model")
+    before = find_scores(str(folder), "pairs", [], None)
+    (folder / "score.json").write_text("{}")
+    assert find_scores(str(folder), "pairs", [], None) == before
+    (folder / "tokenizer.json").write_text("{}")
+    assert find_scores(str(folder), "pairs", [], None) != before
 
 
 def test_checkpoints_may_stand_without_their_option(tmp_path):
