@@ -1,11 +1,13 @@
 """Gives transformers' TrainingArguments the defaults of this project, and settles what depends on the machine."""
 
 import os
+from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
+import torch.distributed as dist
 from transformers import TrainingArguments
 from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.training_args import OptimizerNames
@@ -83,6 +85,14 @@ def wait_for_all(args: TrainingArguments) -> None:
     """Wait until every process of a run is here."""
     if args.distributed_state is not None:
         args.distributed_state.wait_for_everyone()
+
+
+def share_first(args: TrainingArguments, find: Callable[[], Any]) -> Any:
+    """Return what `find` returns in the first process, in each process of a run."""
+    box = [find() if args.process_index == 0 else None]
+    if args.world_size > 1:
+        dist.broadcast_object_list(box, src=0, device=args.device)
+    return box[0]
 
 
 def count_step_rows(args: TrainingArguments) -> int:

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from transformers import Trainer, TrainerCallback
 
 from files import write_whole
+from train_utils.arguments import share_first
 from train_utils.callbacks import fail_diverged
 from train_utils.run_folder import checkpoint_step, find_last_complete
 from train_utils.steps.muon import local_part
@@ -89,18 +90,16 @@ class Guard(TrainerCallback):
 
     def go_back(self, args, state) -> None:
         """Take the weights and the optimizer's state of the last checkpoint; raise RunError where there is none."""
-        box = [find_last_complete(Path(args.output_dir)) if state.is_world_process_zero else None]
-        if args.world_size > 1:
-            dist.broadcast_object_list(box, src=0, device=args.device)
-        if box[0] is None or len(self.returns) == MAX_RETURNS:
+        checkpoint = share_first(args, lambda: find_last_complete(Path(args.output_dir)))
+        if checkpoint is None or len(self.returns) == MAX_RETURNS:
             what = f"{self.in_a_row} steps in a row had a loss or a gradient that is no number, or a spike"
             fail_diverged(state.global_step, what, self.finite_step)
         schedule = self.trainer.lr_scheduler.state_dict()
-        self.trainer._load_from_checkpoint(str(box[0]))
-        self.trainer._load_optimizer_and_scheduler(str(box[0]))
+        self.trainer._load_from_checkpoint(str(checkpoint))
+        self.trainer._load_optimizer_and_scheduler(str(checkpoint))
         self.trainer.lr_scheduler.load_state_dict(schedule)  # which goes on
         self.in_a_row = 0
-        self.returns.append((state.global_step, checkpoint_step(box[0])))
+        self.returns.append((state.global_step, checkpoint_step(checkpoint)))
         if state.is_world_process_zero:
             print(f"step {state.global_step}: {MAX_SKIPPED} bad steps in a row; {describe_return(self.returns[-1])}")
 

@@ -11,6 +11,7 @@ from data_utils.caching import cache_key, generate_rows
 from data_utils.dialogue.checking import DialogueError
 from data_utils.dialogue.format import IGNORE_LABEL
 from data_utils.dialogue.window import fit_dialogue
+from data_utils.readers.files import name_first
 from data_utils.rows.packing import IDS, assign_rows
 from errors import InputError
 from model_utils.text_encoder import encode_text
@@ -69,8 +70,7 @@ def encode_pairs(
     is_kept = [bool(prompt) for prompt in made["prompt"]]
     long = [f"{pairs[i]['source']}:{pairs[i]['place']}" for i, kept in enumerate(is_kept) if not kept]
     if long:
-        more = f" and {len(long) - 5:,} more" if len(long) > 5 else ""
-        say(f"left out as longer than a row of {row_tokens} tokens: {', '.join(long[:5])}{more}")
+        say(f"left out as longer than a row of {row_tokens} tokens: {name_first(long, 5)}")
     return made.select([i for i, kept in enumerate(is_kept) if kept])
 
 

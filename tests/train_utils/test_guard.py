@@ -104,7 +104,8 @@ def test_what_fails_again_and_again_has_diverged(tmp_path):
     guard = Guard()
     guard.in_a_row, guard.returns = 5, [(10, 8)] * MAX_RETURNS
     with pytest.raises(RunError, match="the training has diverged"):
-        guard.on_step_end(SimpleNamespace(output_dir=str(tmp_path), world_size=1), TrainerState(global_step=20), None)
+        args = SimpleNamespace(output_dir=str(tmp_path), world_size=1, process_index=0)
+        guard.on_step_end(args, TrainerState(global_step=20), None)
 
 
 def test_lines_of_steps_that_are_done_again_go(tmp_path):

@@ -7,13 +7,12 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import nn
 from transformers import PreTrainedModel
 
 from errors import InputError
 from model_utils.shapes import count_parameters, find_embedding, find_head, flops_per_token, hidden_matrices
-from train_utils.arguments import RunArguments, dtype_name
+from train_utils.arguments import RunArguments, dtype_name, share_first
 from train_utils.clock import process_seconds
 from train_utils.places import read_record
 from train_utils.plan.machine import measure_machine, measure_training
@@ -39,10 +38,7 @@ def make_plan(run: Run, task: Task, *, shape: Shape | None = None, vocab_size: i
         shape: of the model, where it is settled; else the size that suits the time.
         vocab_size: of a tokenizer that is there already, if any.
     """
-    box = [measure_and_choose(run, task, shape, vocab_size) if run.is_first else None]
-    if run.args.world_size > 1:
-        dist.broadcast_object_list(box, src=0, device=run.args.device)
-    plan: Any = box[0]  # of the first process, in each
+    plan = share_first(run.args, lambda: measure_and_choose(run, task, shape, vocab_size))
     planned = run.change(
         per_device_train_batch_size=plan.batch_rows,
         gradient_accumulation_steps=plan.accumulation,
@@ -99,13 +95,12 @@ def settle_compilation(run: Run, width: int, total_flops: float) -> bool:
     record = read_record(run.folder) if run.resume else None
     wanted = may_compile(args)
     wanted = (record or {}).get("data", {}).get("compiled") if wanted is None else wanted
-    box = [wanted]
-    if wanted is None and run.is_first:
+
+    def measure() -> bool:
         flops = measure_training(args.device.type, dtype_name(args), min(width, 512), 0.5) * args.world_size
-        box = [repays_compilation(None, total_flops / flops, dtype_name(args))]
-    if wanted is None and args.world_size > 1:
-        dist.broadcast_object_list(box, src=0, device=args.device)
-    return box[0]
+        return repays_compilation(None, total_flops / flops, dtype_name(args))
+
+    return share_first(args, measure) if wanted is None else wanted
 
 
 def limit_steps(run: Run, rows: int) -> Run:
