@@ -15,6 +15,8 @@ class Family:
     for NumPy; None where there is none. `batched`: whether chat_utils/runtimes/batched.py may try it. `task` is peft's
     name of what it does.
 
+    `normalizes_heads`: queries and keys are brought to one size, by a gain of its own (Henry et al. 2020).
+
     So many `sentinels` are kept in a new tokenizer, each in the place of a span of the source that is to be written.
     `inputs` name the ids that its forward takes, `starts` the fields of a config that say what a target begins with.
 
@@ -31,6 +33,7 @@ class Family:
     reader: str | None = None
     batched: bool = True
     task: str = "CAUSAL_LM"
+    normalizes_heads: bool = False
     halves: int = 1
     attention: float = 6
     sentinels: int = 0
@@ -52,7 +55,7 @@ def encoder_decoder(*projections: str) -> Family:
 
 
 FAMILIES = {  # by transformers' model_type
-    "qwen3": Family(gguf="qwen3", reader="read_llama"),
+    "qwen3": Family(gguf="qwen3", reader="read_llama", normalizes_heads=True),
     "qwen2": Family(gguf="qwen2", reader="read_llama"),
     "llama": Family(gguf="llama", reader="read_llama"),
     "mistral": Family(gguf="llama", reader="read_llama"),

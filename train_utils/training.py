@@ -28,6 +28,7 @@ from train_utils.plan.machine import keep_freed_memory, measure_peak
 from train_utils.run import Run
 from train_utils.run_options import EVAL_COST
 from train_utils.sharding import copy_empty, gather_weights, is_sharded, prepare_sharding
+from train_utils.steps.copying import can_copy, start_copying
 from train_utils.steps.first_fit import find_last_norm, fit_bigrams
 from train_utils.steps.optimizer import Rates, choose_rates, optimizer_factory
 
@@ -94,14 +95,19 @@ def train_and_save(run: Run, model: Any, tokenizer: PreTrainedTokenizerBase, obj
 
 
 def give_head_start(run: Run, model: Any, blocks: Rows) -> str:
-    """Fit embedding and head of a new model to the pairs of tokens in blocks; return what the model knows then.
+    """Fit embedding and head of a new model to the pairs of tokens in blocks, and let two of its heads copy.
 
-    That is "fitted", or "random" where its form does not allow it. A run that goes on has it in its checkpoint.
+    Return what the model knows then: "fitted", or "random" where its form does not allow it. A run that goes on has it
+    in its checkpoint.
     """
     norm = find_last_norm(model)
     if norm and not run.resume:
         loss = fit_bigrams(model.to(run.args.device), norm, blocks, bool(run.args.bf16))
-        run.say(f"head start: embedding and head fitted to pairs of tokens, loss {loss:.2f}")
+        copies = can_copy(model)
+        if copies:
+            start_copying(model, blocks)
+        copying = "; two heads copy" if copies else ""
+        run.say(f"head start: embedding and head fitted to pairs of tokens, loss {loss:.2f}{copying}")
         run.watch.lap("head start")
     return "fitted" if norm else "random"
 
