@@ -58,12 +58,17 @@ class ModelArguments(Options):
     )
     head_start: bool = option(True, "Fit embedding and head to the text's pairs of tokens first", replaced_by="--base")
     block_tokens: int = option(256, "Length of a training row in tokens: the context", within=(2, 2**31))
+    repeated: float | None = option(
+        None, "Share of rows in which a passage stands twice, to be copied; unset: 0.1 in a new decoder", within=(0, 1)
+    )
     denoise: str | None = option(None, "What an encoder-decoder writes of a text", choices=("prefix", "spans", "mixed"))
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.extend_vocabulary and (not self.base or self.tokenizer):
             raise ValueError("--extend_vocabulary adds to the tokenizer of a --base; name one, without --tokenizer")
+        if self.repeated is None:
+            self.repeated = 0.0 if self.base else 0.1
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -76,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
     from data_utils.caching import preparation_lock
     from data_utils.rows.pretraining import open_corpus
     from data_utils.sources.source import data_version, open_sources
-    from train_utils.objectives import language_objective
+    from train_utils.objectives import choose_format, language_objective
     from train_utils.plan.pretraining import plan_devices, plan_pretraining
     from train_utils.pretraining import open_model, open_tokenizer, tell_compression, tell_rows
     from train_utils.run import open_run
@@ -122,10 +127,10 @@ def main(argv: list[str] | None = None) -> int:
     start = "trained" if shape.base else give_head_start(run, model, blocks) if shape.head_start else "random"
 
     # 6. Training, then the checkpoint with its picture and report.
-    more: dict = {"denoise": shape.denoise, "sampling": corpus.sampling, "start": start, "facts": facts}
+    form = choose_format(model, tokenizer, shape.denoise, shape.repeated)
+    more: dict = {"row_tokens": shape.block_tokens, "sampling": corpus.sampling, "start": start, "facts": facts}
     more["next_step"] = format_command("python", "finetune_dialogue.py", "--base", run.folder)
-    objective = language_objective(model, blocks, held_out, tokenizer, row_tokens=shape.block_tokens, **more)
-    return train_and_save(run, model, tokenizer, objective)
+    return train_and_save(run, model, tokenizer, language_objective(form, blocks, held_out, **more))
 
 
 def check_pretraining(data: CorpusArguments, shape: ModelArguments, devices: DeviceOptions, args: RunOptions) -> None:

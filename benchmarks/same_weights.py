@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 SHAPE = {
-    "model_type": "qwen3", "hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 2,
+    "model_type": "llama", "hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 2,
     "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 32, "max_position_embeddings": 512,
     "tie_word_embeddings": False,
 }  # fmt: skip
@@ -31,6 +31,8 @@ RUNS = {
     "tune-replay": [*TUNE, "--replay", "0.2", "--replay_corpus", "texts.txt@2", "--optim", "adamw"],
     "tune-lora": [*TUNE, *MUON, "--lora", "true"],
 }
+
+SINCE = {"--repeated": "0"}  # options that came later and change weights: switched off where a checkout has them
 
 
 def write_data(source: Path, folder: Path) -> None:
@@ -51,7 +53,9 @@ def run_all(checkout: Path, folder: Path) -> dict[str, str]:
     environment.pop("HF_DATASETS_CACHE", None)
     hashes = {}
     for name, (script, *options) in RUNS.items():
-        command = [sys.executable, str(checkout / script), *options, *COMMON, "--output_dir", name]
+        text = (checkout / script).read_text(encoding="utf-8")
+        since = [part for option in SINCE.items() if option[0].strip("-") in text for part in option]
+        command = [sys.executable, str(checkout / script), *options, *since, *COMMON, "--output_dir", name]
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
             raise SystemExit(f"{checkout}: {name} failed\n{done.stdout[-1000:]}{done.stderr[-3000:]}")

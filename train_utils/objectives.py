@@ -71,28 +71,20 @@ class Objective:
 
 
 def language_objective(
-    model: PreTrainedModel,
-    blocks: Rows,
-    held_out: Dataset,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    row_tokens: int,
-    denoise: str | None = None,
-    **more: Any,
+    form: TextFormat | PairFormat, blocks: Rows, held_out: Dataset, *, row_tokens: int, **more: Any
 ) -> Objective:
     """Return the objective of pretraining: the next token of packed documents; of an encoder-decoder, hidden parts.
 
     Args:
-        blocks: rows of T tokens. held_out: documents. denoise: which parts are hidden, one of DENOISERS.
+        form: how rows are made for the model. blocks: rows of T tokens. held_out: documents.
         more: other fields of the Objective.
-    Raises InputError for `denoise` of a model that has no encoder.
     """
-    form = choose_format(model, tokenizer, denoise)
+    tokenizer = form.tokenizer
     drawn = {"max_new_tokens": 40, "temperature": 0.8, "top_p": 0.9}
     with preparation_lock():  # one process prepares, the others find it in the cache
         eval_blocks = pack_held_out(held_out, tokenizer, tokenizer_fingerprint(tokenizer), row_tokens)
         return Objective(
-            train_rows=form.hide(blocks),
+            train_rows=form.vary(blocks),
             eval_rows={part: form.hide_once(rows) for part, rows in eval_blocks.items()},
             row_tokens=row_tokens,
             collate=form.collate,
@@ -107,14 +99,17 @@ def language_objective(
 
 
 def choose_format(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, denoise: str | None = None
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, denoise: str | None = None, repeated: float = 0.0
 ) -> TextFormat | PairFormat:
-    """Return how rows are made for a model; raise InputError for `denoise` of one that has no encoder."""
+    """Return how rows are made for a model; raise InputError for `denoise` of one that has no encoder.
+
+    `repeated` is the share of a decoder's rows of text in which a passage stands twice.
+    """
     if family_of(model.config).has_encoder:
         return PairFormat(model, tokenizer, denoise or "prefix")
     if denoise:
         raise InputError(f"--denoise {denoise}: a {model.config.model_type} model has no encoder; leave it out")
-    return TextFormat(model, tokenizer)
+    return TextFormat(model, tokenizer, repeated)
 
 
 def dialogue_objective(

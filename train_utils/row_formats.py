@@ -11,6 +11,7 @@ from data_utils.dialogue.report import describe_dialogues, describe_replies
 from data_utils.rows.denoising import DenoisedRows, denoise_blocks
 from data_utils.rows.encoder_decoder import collate_halves, encode_halves, pack_halves
 from data_utils.rows.packing import Rows, collate_rows, encode_dialogues, pack_dialogues
+from data_utils.rows.repeats import RepeatedRows
 from errors import InputError
 from model_utils.families import start_token_id
 from model_utils.shapes import check_packing
@@ -20,22 +21,25 @@ from train_utils.steps.fast_model import make_fast
 
 
 class TextFormat:
-    """Rows of one text, for a decoder: each token is learned after those before it."""
+    """Rows of one text, for a decoder: each token is learned after those before it.
+
+    In a share of them, `repeated`, a passage stands twice.
+    """
 
     encode, describe = staticmethod(encode_dialogues), staticmethod(describe_dialogues)
     collate, speed_up = staticmethod(collate_rows), staticmethod(make_fast)
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.model, self.tokenizer = model, tokenizer
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, repeated: float) -> None:
+        self.model, self.tokenizer, self.repeated = model, tokenizer, repeated
 
     def choose_packing(self) -> Callable[..., Dataset]:
         """Return what packs encoded dialogues to rows; raise InputError where the model would mix them."""
         check_packing(self.model, str(self.model.name_or_path))
         return partial(pack_dialogues, pad_token_id=self.tokenizer.pad_token_id)
 
-    def hide(self, blocks: Rows) -> Rows:
-        """Return rows of text to train on, of which nothing is hidden."""
-        return blocks
+    def vary(self, blocks: Rows) -> Rows:
+        """Return rows of text to train on, with passages repeated, others in each epoch."""
+        return RepeatedRows(blocks, self.repeated) if self.repeated else blocks
 
     def hide_once(self, blocks: Dataset, beside: Dataset | None = None) -> Dataset:
         """Return rows of text as they are at each evaluation, and beside rows of dialogues."""
@@ -70,7 +74,7 @@ class PairFormat:
         ends = {"end_id": self.tokenizer.eos_token_id, "start_id": start_token_id(self.model.config)}
         return {"how": self.denoise, "sentinels": sentinels, **ends}
 
-    def hide(self, blocks: Rows) -> Rows:
+    def vary(self, blocks: Rows) -> Rows:
         """Return rows of text to train on, of which other parts are hidden in each epoch."""
         return DenoisedRows(blocks, **self.hidden)
 
