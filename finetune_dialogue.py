@@ -32,7 +32,7 @@ class DialogueArguments(LimitOptions):
 
     base: str = option("ckpt", "Checkpoint to start from: any language model, of a decoder alone or with an encoder")
     dialogues: list[str] = option(
-        ["own@1.2", "identity@20", "chatterbot", "hsk@0.3", "chitchat@0.3"],
+        ["own", "identity@20", "chatterbot", "hsk@0.3", "chitchat@0.3"],
         "Files, folders, globs or hub names, each PATH or PATH@TIMES; or the built-in sources",
     )
     skip_bad_dialogues: bool = option(False, "Leave out rows that are no dialogues, up to a fifth, and name them")
