@@ -67,8 +67,8 @@ class ModelArguments(Options):
         super().__post_init__()
         if self.extend_vocabulary and (not self.base or self.tokenizer):
             raise ValueError("--extend_vocabulary adds to the tokenizer of a --base; name one, without --tokenizer")
-        if self.repeated is None:
-            self.repeated = 0.0 if self.base else 0.1
+        if self.base and self.repeated is None:
+            self.repeated = 0.0
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -231,6 +231,11 @@ def test_is_scored(chat, tuned, tmp_path, capsys):
     [
         (train, ["--denoise", "spans", "--max_steps", "1"], "--denoise spans: a qwen3 model has no encoder"),
         (
+            train,
+            ["--repeated", "0.2", "--max_steps", "1", "--model_shape", "configs/models/t5gemma-2m.json"],
+            "--repeated 0.2: a model with an encoder copies from its source; leave it out",
+        ),
+        (
             tune_preferences,
             ["--base", "{chat}", "--row_tokens", "128"],
             "a t5gemma model cannot learn from dialogues that are packed to one text",

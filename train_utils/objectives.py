@@ -23,6 +23,7 @@ from train_utils.row_formats import PairFormat, TextFormat
 from train_utils.samples import continue_prompts, find_beginnings
 from train_utils.steps.fast_model import make_fast
 
+REPEATED = 0.1  # share of a new decoder's rows in which a passage stands twice
 REPLY_TOKENS = 60  # of the samples that are shown at each evaluation
 
 
@@ -99,17 +100,19 @@ def language_objective(
 
 
 def choose_format(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, denoise: str | None = None, repeated: float = 0.0
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, denoise: str | None = None, repeated: float | None = 0.0
 ) -> TextFormat | PairFormat:
-    """Return how rows are made for a model; raise InputError for `denoise` of one that has no encoder.
+    """Return how rows are made for a model; raise InputError for what one with or without an encoder has no use for.
 
-    `repeated` is the share of a decoder's rows of text in which a passage stands twice.
+    `repeated` is the share of a decoder's rows of text in which a passage stands twice; None: a new one's.
     """
     if family_of(model.config).has_encoder:
+        if repeated:
+            raise InputError(f"--repeated {repeated:g}: a model with an encoder copies from its source; leave it out")
         return PairFormat(model, tokenizer, denoise or "prefix")
     if denoise:
         raise InputError(f"--denoise {denoise}: a {model.config.model_type} model has no encoder; leave it out")
-    return TextFormat(model, tokenizer, repeated)
+    return TextFormat(model, tokenizer, REPEATED if repeated is None else repeated)
 
 
 def dialogue_objective(
