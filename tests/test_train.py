@@ -189,6 +189,21 @@ def test_run_with_a_head_start_resumes_bit_for_bit(train_options, tmp_path, caps
     assert_same_weights(whole, again)
 
 
+def test_run_resumes_in_its_second_epoch_bit_for_bit(train_options, corpus_file, tmp_path):
+    """In each epoch other passages stand twice."""
+    text = tmp_path / "text.txt"
+    text.write_text(corpus_file.read_text(encoding="utf-8")[:9000], encoding="utf-8")
+    options = [*without(unevaluated(train_options), "--corpus"), "--corpus", str(text), "--repeated", "1",
+               "--max_steps", "12", "--save_steps", "11"]  # fmt: skip
+    whole, again = tmp_path / "whole", tmp_path / "again"
+    assert train.main([*options, "--output_dir", str(whole)]) == 0
+    assert 1 < json.loads((whole / "checkpoint-11" / "trainer_state.json").read_text())["epoch"] < 2
+    shutil.copytree(whole, again)
+    forget_the_end(again, "checkpoint-11")
+    assert train.main([*options, "--output_dir", str(again), "--resume_from_checkpoint", "true"]) == 0
+    assert_same_weights(whole, again)
+
+
 @pytest.fixture
 def fast_machine(monkeypatch, fake_time) -> list[float]:
     """A machine that needs no measuring; returns its clock."""
@@ -595,5 +610,7 @@ def test_a_base_gets_tokens_for_a_language_that_it_lacks(tmp_path, train_options
     assert len(new("今天天气真好")["input_ids"]) < len(old("今天天气真好")["input_ids"])
     weights = load_file(more / "model.safetensors")
     assert len(weights["model.embed_tokens.weight"]) == len(weights["lm_head.weight"]) == len(new)
+    with pytest.raises(InputError, match="--repeated has no effect on rows of less than 20 tokens"):
+        train.main([*train_options, "--repeated", "0.5", "--block_tokens", "19", "--output_dir", str(tmp_path / "x")])
     with pytest.raises(InputError, match="--extend_vocabulary adds to the tokenizer of a --base"):
         train.main([*train_options, "--extend_vocabulary", "9", "--output_dir", str(tmp_path / "x")])

@@ -297,6 +297,21 @@ def leave_lost_terminal() -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
 
 
+class TellEpoch(TrainerCallback):
+    """Tells rows that are others in each epoch which one begins.
+
+    accelerate does not where a run goes on within an epoch, nor with several processes.
+    """
+
+    def __init__(self, rows: Any) -> None:
+        self.rows = rows
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        """Go to the epoch."""
+        if hasattr(self.rows, "set_epoch"):
+            self.rows.set_epoch(int(state.epoch or 0))
+
+
 class MarkComplete(TrainerCallback):
     """After each save, mark the checkpoint complete (a save that was cut off stays unmarked)."""
 

@@ -18,7 +18,7 @@ from files import release
 from model_utils.shapes import count_parameters, flops_per_token
 from model_utils.tokenizer import token_byte_counts
 from train_utils.arguments import RunArguments, avoid_waiting, change_arguments, dtype_name, wait_for_all
-from train_utils.callbacks import MarkComplete, Progress, Samples, StopOnDivergence, StopOnSignal
+from train_utils.callbacks import MarkComplete, Progress, Samples, StopOnDivergence, StopOnSignal, TellEpoch
 from train_utils.clock import Clock
 from train_utils.finishing import begin_record, finish_run
 from train_utils.guard import Guard, Monitor
@@ -65,7 +65,8 @@ def train_and_save(run: Run, model: Any, tokenizer: PreTrainedTokenizerBase, obj
     stop, guard = StopOnSignal(run.args.save_seconds), Guard()
     monitor = Monitor(guard, run.step_rows * objective.row_tokens)
     watching = [guard, StopOnDivergence(), monitor, samples, stop]
-    callbacks = [progress, *watching, MarkComplete(run.watch), *objective.callbacks]
+    telling = [TellEpoch(objective.train_rows), MarkComplete(run.watch)]
+    callbacks = [progress, *watching, *telling, *objective.callbacks]
     # The clock first: at a step's end it says whether a pause follows, which progress leaves out.
     callbacks = [clock, *callbacks] if clock else callbacks
     trainer = make_trainer(run, model, objective, course=course, eval_rows=eval_rows, callbacks=callbacks)
