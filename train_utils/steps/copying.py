@@ -53,20 +53,20 @@ def start_copying(model: PreTrainedModel, blocks: Rows) -> None:
     decoder = model.get_decoder()
     first, second = (layer.self_attn for layer in decoder.layers[:2])
     embedding, head, size = find_embedding(decoder).weight, find_head(model).weight, first.head_dim
-    codes = find_codes(embedding, count_source(blocks))
+    codes = find_codes(embedding.float(), count_source(blocks))
     turns = decoder.rotary_emb.inv_freq
     fast = torch.arange(FAST, device=turns.device)
     slow = (turns < SLOW).nonzero()[:, 0]
     fast, slow = (torch.cat([pairs, pairs + size // 2]) for pairs in (fast, slow))
 
     # 1. Queries that are the same for all tokens, and keys that fit them where they stand one token before.
-    part = embedding @ codes.common[:, None]
-    least = embedding.square().mean(-1, keepdim=True).sqrt() * codes.mean / 2
+    part = embedding.float() @ codes.common[:, None]
+    least = embedding.float().square().mean(-1, keepdim=True).sqrt() * codes.mean / 2
     embedding += (least - part).clamp_min(0) * codes.common
     query, key = torch.zeros(2, size, device=turns.device)
     query[:FAST] = 1
     key[fast] = torch.cat([turns[:FAST].cos(), turns[:FAST].sin()])
-    set_heads(first, fast, *(part[fast, None] / part.norm() * codes.common for part in (query, key)))
+    set_heads(first, fast, *(part[fast, None] * codes.common for part in (query, key)))
 
     # 2. Which token that is, written where embeddings differ least; the head no longer reads there.
     count = len(slow)
@@ -74,20 +74,21 @@ def start_copying(model: PreTrainedModel, blocks: Rows) -> None:
     mark = MARK * codes.spread[-count:].mean()
     first.v_proj.weight[:count] = read
     first.o_proj.weight[:, :count] = mark * embedding.square().mean().sqrt() * place.T
-    head -= head @ place.T @ place
+    head -= head.float() @ place.T @ place
 
     # 3. Queries of what a token is, keys of what stood before it, in pairs that hardly turn.
-    set_heads(second, slow, read, place / mark)
+    set_heads(second, slow, read, place)
 
     # 4. What is found there becomes likelier: the map from inputs to rows of the head that fits best, of rank `size`.
-    rows = head - (codes.weights * head).sum(0)
+    rows = head.float() - (codes.weights * head).sum(0)
     rows = rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-6)
     between, within = ((codes.weights * part).T @ codes.inputs for part in (rows, codes.inputs))
     within += 0.01 * within.diagonal().mean() * torch.eye(len(within), device=within.device)
     left, strengths, right = torch.linalg.svd(torch.linalg.solve(within, between, left=False))
-    roots = strengths[:size].sqrt()
-    second.v_proj.weight[:size] = roots[:, None] * right[:size]
-    second.o_proj.weight[:, :size] = STRENGTH * left[:, :size] * roots
+    rank = min(size, len(strengths))
+    roots = strengths[:rank].sqrt()
+    second.v_proj.weight[:rank] = roots[:, None] * right[:rank]
+    second.o_proj.weight[:, :rank] = STRENGTH * left[:, :rank] * roots
 
 
 def find_codes(embedding: torch.Tensor, ids: np.ndarray) -> Codes:
@@ -101,12 +102,14 @@ def find_codes(embedding: torch.Tensor, ids: np.ndarray) -> Codes:
     common = common / mean
     apart = inputs - inputs @ common[:, None] * common
     apart = apart - (weights * apart).sum(0)
-    squares, axes = torch.linalg.eigh((weights * apart).T @ apart)  # rising; the first is the common direction, 0
+    # Rising; the first is the common direction, which is made to be -1: where tokens are few, others are 0 too.
+    squares, axes = torch.linalg.eigh((weights * apart).T @ apart - torch.outer(common, common))
     return Codes(inputs, weights, mean, common, axes.T.flip(0)[:-1], squares.flip(0)[:-1, None].clamp_min(1e-6).sqrt())
 
 
 def set_heads(attention: torch.nn.Module, places: torch.Tensor, queries: torch.Tensor, keys: torch.Tensor) -> None:
     """Add queries and keys (N, D) to the rows `places` (N) of an attention's first head, and sharpen them."""
     for name, rows in (("q", queries), ("k", keys)):
-        getattr(attention, f"{name}_proj").weight[places] += NORM * rows / torch.linalg.matrix_norm(rows, 2)
+        weight = getattr(attention, f"{name}_proj").weight
+        weight[places] += (NORM * rows / torch.linalg.matrix_norm(rows, 2)).to(weight.dtype)
         getattr(attention, f"{name}_norm").weight[places] = SHARPNESS

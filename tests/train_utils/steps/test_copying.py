@@ -6,7 +6,7 @@ import torch
 from datasets import Dataset
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from train_utils.steps.copying import can_copy, start_copying
+from train_utils.steps.copying import can_copy, find_codes, start_copying
 from train_utils.steps.first_fit import find_last_norm, fit_bigrams
 
 SHAPE = {
@@ -77,6 +77,26 @@ def test_only_models_with_the_parts_are_changed(models):
     assert not can_copy(build(head_dim=4))  # no pair turns slowly
     assert not can_copy(build(model_type="llama"))
     assert not can_copy(build(use_sliding_window=True, sliding_window=8, max_window_layers=0))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"hidden_size": 120, "head_dim": 128},  # a head wider than the model
+        {"hidden_size": 320, "vocab_size": 272},  # fewer tokens than directions
+        {"dtype": torch.bfloat16},
+    ],
+)
+def test_shapes_out_of_the_ordinary(blocks, changes):
+    model = build(**changes)
+    assert can_copy(model)
+    fit_bigrams(model, find_last_norm(model), blocks, bf16=False, steps=20)
+    start_copying(model, blocks)
+    assert all(p.isfinite().all() for p in model.parameters())
+    codes = find_codes(model.get_input_embeddings().weight.float(), np.stack(blocks["input_ids"]))
+    width = len(codes.common)
+    assert (codes.axes @ codes.axes.T - torch.eye(width - 1)).abs().max() < 1e-3
+    assert (codes.axes @ codes.common).abs().max() < 1e-3
 
 
 def test_same_text_same_weights(models, blocks):
