@@ -83,8 +83,9 @@ def needing(what: str, requirements: str) -> Generator[None]:
     """Raise InputError with the command that installs a package which `what` needs and which is imported inside."""
     try:
         yield
-    except ModuleNotFoundError as error:
-        raise InputError(f"{what} needs {error.name}; run: pip install -r requirements/{requirements}") from error
+    except ImportError as error:
+        missing = error.name or first_line(error)
+        raise InputError(f"{what} needs {missing}; run: pip install -r requirements/{requirements}") from error
 
 
 def say_error(message: str) -> None:

@@ -50,10 +50,10 @@ class ScoreOptions(LimitOptions):
             if len(self.compare) != 2:
                 raise ValueError(f"--compare takes two checkpoints, not {len(self.compare)}")
             self.models = self.compare
-            if set(self.parts) == {"speed"}:
-                raise ValueError("--compare leaves speed out; name other --parts")
         files = {"choices": self.choices, "continuations": self.continuations}
         self.parts = list(dict.fromkeys([*self.parts, *(part for part, paths in files.items() if paths)]))
+        if self.compare and set(self.parts) == {"speed"}:
+            raise ValueError("--compare leaves speed out; name other --parts")
         for part in self.parts:
             if part in files and not files[part]:
                 raise ValueError(f"--parts {part} needs --{part} FILES")

@@ -67,6 +67,8 @@ class ModelArguments(Options):
         super().__post_init__()
         if self.extend_vocabulary and (not self.base or self.tokenizer):
             raise ValueError("--extend_vocabulary adds to the tokenizer of a --base; name one, without --tokenizer")
+        if self.repeated and self.block_tokens * 2 // 5 < 8:
+            raise ValueError("--repeated has no effect on rows of less than 20 tokens; leave it out")
         if self.base and self.repeated is None:
             self.repeated = 0.0
 
@@ -123,11 +125,11 @@ def main(argv: list[str] | None = None) -> int:
     # 5. Model: random weights in a shape, or an existing checkpoint; a new one with a head start.
     set_seed(args.seed)
     model = open_model(shape, run.plan, tokenizer)
+    form = choose_format(model, tokenizer, shape.denoise, shape.repeated)
     run.watch.lap("model")
     start = "trained" if shape.base else give_head_start(run, model, blocks) if shape.head_start else "random"
 
     # 6. Training, then the checkpoint with its picture and report.
-    form = choose_format(model, tokenizer, shape.denoise, shape.repeated)
     more: dict = {"row_tokens": shape.block_tokens, "sampling": corpus.sampling, "start": start, "facts": facts}
     more["next_step"] = format_command("python", "finetune_dialogue.py", "--base", run.folder)
     return train_and_save(run, model, tokenizer, language_objective(form, blocks, held_out, **more))

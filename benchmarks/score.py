@@ -121,7 +121,7 @@ def show_order(path: str) -> None:
         for name, row in rows.items():
             print(f"{language}: own {row[0]:.1%}, files {row[1]:.1%}  {name}")
         if len(rows) > 2:
-            ranks = np.array(list(rows.values())).T.argsort().argsort()
+            ranks = [[sum(x < value) + sum(x == value) / 2 for value in x] for x in np.array(list(rows.values())).T]
             print(f"{language}: rank correlation {np.corrcoef(ranks)[0, 1]:.2f} over {len(rows)} checkpoints")
 
 

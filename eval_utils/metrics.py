@@ -1,14 +1,12 @@
 """Measures held-out text by an `evaluate.Metric` of ours: `evaluate.load` needs the network."""
 
 import math
-from itertools import islice
 from typing import Any
 
 import datasets
 import evaluate
 import numpy as np
 import torch
-from datasets import Dataset
 from transformers import EvalPrediction
 
 SAMPLE_ROWS = 256
@@ -67,13 +65,11 @@ def make_compute_metrics(byte_counts: list[int]):
 def bytes_per_label(rows: Any, byte_counts: list[int]) -> float:
     """Return how many bytes of text a token that is trained stands for, from SAMPLE_ROWS rows of T tokens.
 
-    A Dataset holds one source after another, so they are spread evenly over all of it. A mixture, which is shuffled,
-    and a stream are read from the beginning.
+    They are spread evenly over all: a Dataset, and what is made of one, holds one source after another.
     """
-    if isinstance(rows, Dataset):
-        chosen = np.linspace(0, len(rows) - 1, min(len(rows), SAMPLE_ROWS), dtype=int)
-        rows = rows.select(chosen).with_format("numpy")
-    labels = [np.asarray(row.get("labels", row["input_ids"]))[1:] for row in islice(rows, SAMPLE_ROWS)]
+    chosen = np.linspace(0, len(rows) - 1, min(len(rows), SAMPLE_ROWS), dtype=int)
+    taken = (rows[int(number)] for number in chosen)
+    labels = [np.asarray(row.get("labels", row["input_ids"]))[1:] for row in taken]
     labels = np.concatenate([np.empty(0, np.int64), *labels])
     labels = labels[labels != -100]
     return float(np.asarray(byte_counts)[labels].sum() / max(labels.size, 1)) or 1.0

@@ -128,6 +128,7 @@ def test_brief_is_ten_lines_with_meanings(tiny_checkpoint, options, capsys):
         (["--compare", "a"], "--compare takes two checkpoints, not 1"),
         (["--compare", "a", "a"], "is the same checkpoint twice"),
         (["--compare", "a", "b", "--parts", "speed"], "--compare leaves speed out"),
+        (["--compare", "a", "b", "--parts", "speed", "--choices", "c"], "no such"),
         ([__file__], "test_score.py: is no GGUF file"),
         (["a", "--compare", "b", "c"], "--models has no effect with --compare"),
         (["--compare", "b", "c", "--brief"], "--brief has no effect with --compare"),

@@ -9,6 +9,7 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, EvalPrediction, Trainer, TrainingArguments
 
+from data_utils.rows.repeats import RepeatedRows
 from eval_utils.metrics import (
     TokenFigures,
     bytes_per_label,
@@ -118,7 +119,9 @@ def test_bytes_of_a_token_are_counted_over_all_sources():
     rows = [{"input_ids": [2] * 4}] * 500 + [{"input_ids": [3] * 4}] * 500
     assert bytes_per_label(Dataset.from_list(rows), BYTE_COUNTS) == pytest.approx(2)
     assert bytes_per_label(Dataset.from_list(rows[:3]), BYTE_COUNTS) == pytest.approx(1)
-    assert bytes_per_label(rows[499:501], BYTE_COUNTS) == pytest.approx(2)  # a mixture or a stream
+    assert bytes_per_label(rows[499:501], BYTE_COUNTS) == pytest.approx(2)  # a mixture
+    repeated = RepeatedRows(Dataset.from_list(rows), 0.1)  # of which none is long enough to hold a passage twice
+    assert bytes_per_label(repeated, BYTE_COUNTS) == pytest.approx(2)
 
 
 def test_bytes_of_a_token_are_of_those_that_are_trained():
