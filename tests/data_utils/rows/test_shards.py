@@ -6,12 +6,14 @@ import os
 import random
 import shutil
 import signal
+import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from data_utils.caching import progress
 from data_utils.rows import shards
 from data_utils.rows.shards import map_ahead, tokenize_source
 from data_utils.rows.streams import TokenStream
@@ -128,6 +130,7 @@ def test_killed_at_random_moments_the_shards_are_the_same_to_the_byte(tokenizer,
     while kills < 10:
         child = os.fork()
         if not child:
+            progress.tqdm.set_lock(threading.RLock())  # killed with the one that is shared, it would never be freed
             tokenize_source(source, tokenizer, "key", 0.1, 500)
             os._exit(0)
         time.sleep(moments.uniform(0, seconds / 4))
