@@ -7,11 +7,11 @@ target are the document: nothing is lost.
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from datasets import Dataset
 
 from data_utils.caching import cache_key, generate_rows
 from data_utils.rows.encoder_decoder import ROW_FEATURES, join_sides
+from data_utils.rows.packing import VariedRows
 
 SHORTEST = 2  # tokens of a piece: one is read and one is written
 STEPS = 12  # of the search for a row's shares
@@ -138,29 +138,18 @@ def denoise(
     return pairs
 
 
-class DenoisedRows(torch.utils.data.Dataset):
-    """Rows of text of which other parts are hidden in each epoch, determined by epoch and number of the row."""
+class DenoisedRows(VariedRows):
+    """Rows of text of which parts are hidden."""
 
     def __init__(
         self, blocks, how: str, *, end_id: int, start_id: int, sentinels: list[int], share: float | None = None
     ) -> None:
-        self.blocks = blocks.with_format("numpy") if isinstance(blocks, Dataset) else blocks
-        self.how, self.share, self.epoch = how, share, 0
+        super().__init__(blocks)
+        self.how, self.share = how, share
         self.end_id, self.start_id, self.sentinels = end_id, start_id, sentinels
 
-    def __len__(self) -> int:
-        return len(self.blocks)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Go to an epoch; Trainer calls it."""
-        self.epoch = epoch
-        if hasattr(self.blocks, "set_epoch"):
-            self.blocks.set_epoch(epoch)
-
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        ids, rng = self.blocks[int(index)]["input_ids"], np.random.default_rng((0, self.epoch, int(index)))
+    def vary_row(self, ids: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Return the row as sources and targets."""
         pairs = denoise(ids, self.how, end_id=self.end_id, sentinels=self.sentinels, rng=rng, share=self.share)
         return join_sides(pairs, self.start_id)
 

@@ -30,6 +30,38 @@ class Rows(Protocol):
     def __getitem__(self, place: int, /) -> Any: ...
 
 
+class VariedRows(torch.utils.data.Dataset):
+    """Rows of text (T ids) that are others in each epoch, determined by epoch and number of the row.
+
+    `kind` keeps what is drawn apart from what another kind draws for the same row.
+    """
+
+    kind = 0
+
+    def __init__(self, blocks) -> None:
+        self.blocks = blocks.with_format("numpy") if isinstance(blocks, Dataset) else blocks
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to an epoch; the training tells it."""
+        self.epoch = epoch
+        if hasattr(self.blocks, "set_epoch"):
+            self.blocks.set_epoch(epoch)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        rng = np.random.default_rng((self.kind, self.epoch, int(index)))
+        return self.vary_row(self.blocks[int(index)]["input_ids"], rng)
+
+    def vary_row(self, ids: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Return a row of a text's ids (T)."""
+        raise NotImplementedError
+
+
 ENCODED = Features(dict.fromkeys(("input_ids", "labels"), IDS))
 PACKED_FEATURES = Features(dict.fromkeys(("input_ids", "labels", "position_ids"), IDS))
 BATCH_ROWS = 1000

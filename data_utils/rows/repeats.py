@@ -6,33 +6,23 @@ benchmarks/LOG.md.
 """
 
 import numpy as np
-import torch
-from datasets import Dataset
+
+from data_utils.rows.packing import VariedRows
 
 SHORTEST = 8  # tokens of a passage; the longest has 0.4 of a row
 
 
-class RepeatedRows(torch.utils.data.Dataset):
-    """Rows of text (T ids), in a share of which a passage stands again later; by epoch and number of the row."""
+class RepeatedRows(VariedRows):
+    """Rows of text, in a share of which a passage stands again later."""
+
+    kind = 1
 
     def __init__(self, blocks, share: float) -> None:
-        self.blocks = blocks.with_format("numpy") if isinstance(blocks, Dataset) else blocks
-        self.share, self.epoch = share, 0
+        super().__init__(blocks)
+        self.share = share
 
-    def __len__(self) -> int:
-        return len(self.blocks)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Go to an epoch; Trainer calls it."""
-        self.epoch = epoch
-        if hasattr(self.blocks, "set_epoch"):
-            self.blocks.set_epoch(epoch)
-
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        rng = np.random.default_rng((1, self.epoch, int(index)))
-        ids = self.blocks[int(index)]["input_ids"]
+    def vary_row(self, ids: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Return the row as it is, or with a passage that stands twice."""
         return {"input_ids": repeat_passage(ids, rng) if rng.random() < self.share else ids}
 
 
