@@ -3,7 +3,7 @@ takes a Row and returns messages, and give it a line there.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from data_utils.dialogue.checking import DialogueError, as_exchange
 from data_utils.dialogue.turns import (
@@ -52,23 +52,23 @@ def read_contents(row: Row) -> list[dict]:
 
 def read_mapping(row: Row) -> list[dict]:
     """Return the messages of a conversation of ChatGPT's export: those on the way to the one that was seen last."""
-    nodes: Any = row.get("mapping")
-    if not isinstance(nodes, dict) or not all(isinstance(node, dict) for node in nodes.values()):
-        raise DialogueError("'mapping' must be an object of messages, as ChatGPT exports it")
-    place, way = row.get("current_node") or next(reversed(nodes)), []
-    while place in nodes and len(way) <= len(nodes):
-        way.append(nodes[place].get("message"))
-        place = nodes[place].get("parent")
-    turns = []
-    for message in filter(None, reversed(way)):
-        content, author = message.get("content") or {}, message.get("author") or {}
-        words = content.get("parts") if content.get("content_type") == "text" else None
-        if words is None or not all(isinstance(part, str) for part in words):
-            raise DialogueError(f"a message of '{content.get('content_type')}' stands in it, but {MEDIA}; leave it out")
-        if "".join(words).strip():  # hidden ones have none
-            turns.append({"role": author.get("role"), "content": "".join(words)})
-        row.in_messages |= {f"mapping.{key}" for key, value in message.items()
-                            if key not in ("author", "content") and not is_absent(value)}  # fmt: skip
+    nodes = row.get_object("mapping")
+    place, way, turns = row.get_text("current_node") or next(reversed(nodes.values), ""), [], []
+    while place in nodes.values and len(way) <= len(nodes.values):
+        node = nodes.get_object(place)
+        way.append(node.get_object("message"))
+        place = node.get_text("parent")
+    for message in reversed(way):
+        if not message.values:
+            continue
+        author, content = message.get_object("author"), message.get_object("content")
+        kind = content.get_text("content_type")
+        if kind != "text":
+            raise DialogueError(f"a message of '{kind}' stands in it, but {MEDIA}; leave it out")
+        words = "".join(content.get_texts("parts"))
+        if words.strip():  # hidden ones have none
+            turns.append({"role": author.get("role"), "content": words})
+        row.in_messages |= {f"mapping.{key}" for key in message.unread()}
     return read_turns(row, turns, "mapping")
 
 
@@ -81,7 +81,7 @@ def read_conversation(row: Row) -> list[dict]:
     ):
         return talk_reader("conversation")(row)
     for number, pair in enumerate(turns, 1):
-        turn = Row(pair if isinstance(pair, dict) else {})
+        turn = Row(pair if isinstance(pair, dict) else {}, f"conversation.{number}.")
         asked, answered = ("human", "assistant") if "human" in turn.values else ("input", "output")
         if not {asked, answered} <= turn.values.keys():
             expected = "'human' and 'assistant', or 'input' and 'output', are expected"

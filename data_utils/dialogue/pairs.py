@@ -94,6 +94,8 @@ def convert_pair(values: object) -> tuple[list[Sides], str, list[str]]:
             raise DialogueError(f"'{label}' must be true (liked) or false, not {name_kind(values[label])}")
         rest = {key: value for key, value in values.items() if key != label}
         messages, _, unread = convert_row(rest)
+        if not messages:
+            raise DialogueError(f"'{label}' stands beside no messages")
         return [as_sides(messages, len(messages) - 1, bool(liked))], "liked and disliked replies", unread
     if any(all(key in values for key in form.keys) for form in FORMS):
         return convert_rated(values)

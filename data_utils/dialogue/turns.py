@@ -47,17 +47,20 @@ def is_absent(value: object) -> bool:
 
 
 class Row:
-    """A row of a file; it notes which of its keys were read, and names the rest as `unread`."""
+    """A row of a file, or an object in it; it notes which of its keys were read, and names the rest as `unread`.
 
-    def __init__(self, values: dict) -> None:
-        self.values, self.read, self.in_messages = values, set(), set()
+    `place` stands before its keys where one is at fault: "mapping.4." in a row's `mapping`.
+    """
+
+    def __init__(self, values: dict, place: str = "") -> None:
+        self.values, self.place, self.read, self.in_messages = values, place, set(), set()
 
     def get(self, key: str) -> object:
         """Return the value of a key, None where it says nothing; a cell of a sheet may hold it as JSON."""
         self.read.add(key)
         value = self.values.get(key)
         if isinstance(value, Exception):  # of its reader
-            raise DialogueError(f"'{key}' is not readable: {first_line(value)}")
+            raise DialogueError(f"'{self.place}{key}' is not readable: {first_line(value)}")
         if isinstance(value, bytes):  # as older Spark and Hive write text
             with contextlib.suppress(UnicodeDecodeError):
                 value = value.decode()
@@ -74,19 +77,34 @@ class Row:
             try:
                 value = json.loads(value)
             except (ValueError, RecursionError) as error:
-                raise DialogueError(f"'{key}' is not valid JSON: {error}") from error
+                raise DialogueError(f"'{self.place}{key}' is not valid JSON: {error}") from error
         if isinstance(value, dict) and all(isinstance(column, list) for column in value.values()):
             with contextlib.suppress(ValueError):  # of other lengths
                 value = [dict(zip(value, turn, strict=True)) for turn in zip(*value.values(), strict=True)]
         if value is not None and not isinstance(value, list):
-            raise DialogueError(f"'{key}' must be a list, not {name_kind(value)}")
+            raise DialogueError(f"'{self.place}{key}' must be a list, not {name_kind(value)}")
         return value or []
+
+    def get_texts(self, key: str) -> list[str]:
+        """Return the list of a key, of texts alone; raise DialogueError for anything else."""
+        texts = self.get_list(key)
+        for number, text in enumerate(texts, 1):
+            if not isinstance(text, str):
+                raise DialogueError(f"'{self.place}{key}' must hold texts; number {number} is {name_kind(text)}")
+        return texts
+
+    def get_object(self, key: str) -> "Row":
+        """Return the object of a key, empty where nothing stands there; raise DialogueError for anything else."""
+        value = self.get(key)
+        if value is not None and not isinstance(value, dict):
+            raise DialogueError(f"'{self.place}{key}' must be an object, not {name_kind(value)}")
+        return Row(value or {}, f"{self.place}{key}.")
 
     def get_text(self, key: str) -> str:
         """Return the text of a key, empty where nothing stands there; raise DialogueError for anything else."""
         value = self.get(key)
         if value is not None and not isinstance(value, str):
-            raise DialogueError(f"'{key}' must be text, not {name_kind(value)}")
+            raise DialogueError(f"'{self.place}{key}' must be text, not {name_kind(value)}")
         return value or ""
 
     def unread(self) -> list[str]:
@@ -149,7 +167,11 @@ def read_turns(row: Row, turns: list, key: str) -> list[dict]:
 
 def open_turn(turn: Any) -> object:
     """Return a message as an object: one of Parquet's maps, or LangChain's `{type, data: {content}}`."""
-    if isinstance(turn, list) and turn and all(isinstance(pair, tuple) and len(pair) == 2 for pair in turn):
+    if (
+        isinstance(turn, list)
+        and turn
+        and all(isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) for pair in turn)
+    ):
         turn = dict(turn)
     if isinstance(turn, dict) and turn.get("type") in ("human", "ai", "system") and not turn.keys() & {*ROLE_KEYS}:
         data = turn.get("data")

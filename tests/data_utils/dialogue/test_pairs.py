@@ -1,13 +1,18 @@
 """Preferences of every form in, pairs of replies to one prompt out; what is no preference is named."""
 
 import json
+from collections.abc import Iterator
+from copy import deepcopy
 
 import pytest
 
-from data_utils.dialogue.pairs import read_pairs
+from data_utils.dialogue.checking import DialogueError, check_dialogue
+from data_utils.dialogue.forms import convert_row
+from data_utils.dialogue.pairs import check_pair, convert_pair, read_pairs
 from data_utils.dialogue.reading import read_dialogues
 from data_utils.sources.source import open_sources
 from errors import InputError
+from tests.data_utils.dialogue.test_forms import READ as READ_DIALOGUES
 
 
 def turns(*contents: str, system: str | None = None) -> list[dict]:
@@ -114,3 +119,49 @@ def test_bad_preferences_are_left_out_where_that_is_asked(tmp_path):
     assert len(reading.dialogues) == 9
     assert reading.facts["rows"].startswith(f"left out: 1 of 10 rows: {path}:10: 'rejected' is missing")
     assert reading.lines[0] == f"{path}: read as chosen and rejected replies (9); keys not read: 'score' (9)"
+
+
+# What stands in a row where something else is expected.
+WRONG = [None, True, 7, "x", "[1]", "{}", [1], [[1]], [None], {"a": 1}, [{"role": [1], "content": {"a": [1]}}]]
+
+
+def change_each(value: object) -> Iterator[object]:
+    """Yield copies of a value of JSON, in each of which one value, at any depth, is one of WRONG."""
+    yield from WRONG
+    for key in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
+        for changed in change_each(value[key]):
+            whole = deepcopy(value)
+            whole[key] = changed
+            yield whole
+
+
+@pytest.mark.parametrize("row", [row for row, *_ in (*READ_DIALOGUES, *READ)], ids=lambda row: json.dumps(row)[:50])
+def test_a_value_of_another_kind_anywhere_in_a_row_is_read_or_named_by_an_error(row):
+    for changed in change_each(row):
+        try:
+            check_dialogue(convert_row(changed)[0])
+        except DialogueError as error:
+            assert "\n" not in str(error)
+        try:
+            [check_pair(sides) for sides in convert_pair(changed)[0]]
+        except DialogueError as error:
+            assert "\n" not in str(error)
+
+
+def test_a_wrong_value_in_an_export_is_named_by_its_place():
+    message = {"author": {"role": "user"}, "content": {"content_type": "text", "parts": ["a"]}}
+    for changes, words in [
+        ({"message": "x"}, "'mapping.1.message' must be an object, not text"),
+        ({"message": {**message, "content": "x"}}, "'mapping.1.message.content' must be an object, not text"),
+        ({"message": {**message, "author": [1]}}, "'mapping.1.message.author' must be an object, not a list"),
+        ({"message": {**message, "content": {"content_type": "text", "parts": ["a", 1]}}},
+         "'mapping.1.message.content.parts' must hold texts; number 2 is a number"),
+        ({"parent": [1]}, "'mapping.1.parent' must be text, not a list"),
+    ]:  # fmt: skip
+        row = {"mapping": {"1": {"message": message, "parent": None, **changes}}, "current_node": "1"}
+        with pytest.raises(DialogueError, match=f"^{words}$"):
+            convert_row(row)
+    with pytest.raises(DialogueError, match=r"^'current_node' must be text, not a list$"):
+        convert_row({**row, "current_node": ["1"]})
+    with pytest.raises(DialogueError, match="'messages': message 1 is a list"):  # a map of Parquet with lists for keys
+        convert_row({"messages": [[([], 1)]]})
