@@ -96,9 +96,9 @@ def read_stop_ids(path: str) -> set[int]:
     """Return the tokens that a checkpoint's generation settings end a text at; none where it has no such settings."""
     try:
         found = GenerationConfig.from_pretrained(find_checkpoint(path, weights=False)).eos_token_id
-    except (OSError, ValueError):
+    except (OSError, ValueError, TypeError):
         return set()
-    return set(found if isinstance(found, list) else [found]) - {None}
+    return {token for token in (found if isinstance(found, list) else [found]) if isinstance(token, int)}
 
 
 def load_checkpoint(

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoConfig, EncoderDecoderModel, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -62,12 +61,10 @@ def build_model(shape: Path | dict, tokenizer: PreTrainedTokenizerBase) -> PreTr
 
 def read_shape(shape: Path | dict, vocab_size: int) -> PretrainedConfig:
     """Return the config of a shape with a vocabulary; raise InputError for a file that is no shape."""
-    try:
+    with explained(str(shape), "not a model shape"):
         values = shape if isinstance(shape, dict) else json.loads(shape.read_text(encoding="utf-8"))
         check_sizes(values, str(shape))
         config = AutoConfig.for_model(**values)
-    except (ValueError, TypeError, KeyError, StrictDataclassError) as error:
-        raise InputError(f"{shape}: not a model shape: {' '.join(str(error).split())}") from error
     for part in list_parts(config):
         part.vocab_size, part.pad_token_id = vocab_size, None
     check_ranges(config, str(shape))
@@ -76,10 +73,8 @@ def read_shape(shape: Path | dict, vocab_size: int) -> PretrainedConfig:
 
 def build_from(config: PretrainedConfig, place: str) -> PreTrainedModel:
     """Build a model with random weights of a config; raise InputError where its values fit no model."""
-    try:
+    with explained(place, "not a model shape"):
         return family_of(config).auto.from_config(config)
-    except ValueError as error:
-        raise InputError(f"{place}: not a model shape: {error}") from error
 
 
 def find_embedding(model: PreTrainedModel) -> nn.Embedding:

@@ -72,6 +72,9 @@ def read_manifest(path: str) -> dict:
     try:
         with open_bytes(name_file(path, MANIFEST)) as file:
             manifest = json.load(file)
+        kinds = {"file": str, "documents": int, "bytes": int}
+        if not all(isinstance(shard[key], kind) for shard in manifest["shards"] for key, kind in kinds.items()):
+            raise TypeError("another kind stands in a shard")
         names = [shard["file"] for shard in manifest["shards"]]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}/{MANIFEST}: not a manifest; prepare the corpus again") from error

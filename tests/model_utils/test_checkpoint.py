@@ -185,6 +185,9 @@ def test_stop_tokens_are_those_of_the_generation_settings(copy):
     settings = json.loads((copy / "generation_config.json").read_text())
     (copy / "generation_config.json").write_text(json.dumps(settings | {"eos_token_id": [2, 0]}))
     assert read_stop_ids(str(copy)) == {0, 2}
+    for wrong in ({"eos_token_id": [2, [1]]}, {"eos_token_id": 2, "pad_token_id": "x"}):
+        (copy / "generation_config.json").write_text(json.dumps(settings | wrong))
+        assert read_stop_ids(str(copy)) <= {2}
     (copy / "generation_config.json").unlink()
     assert read_stop_ids(str(copy)) == set()
     assert find_checkpoint(str(copy)) == str(copy)

@@ -89,7 +89,10 @@ def test_an_unfinished_corpus_is_refused(make_corpus, tmp_path):
         open_source(str(folder))
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"shards": 3}', '{"format": 1}'])
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[]", '{"shards": 3}', '{"format": 1}', '{"shards": [{"file": 1, "documents": 1, "bytes": 1}]}'],
+)
 def test_a_broken_manifest_is_one_line(make_corpus, tmp_path, content):
     folder = make_corpus(tmp_path / "corpus", ["tea", "茶"])
     (folder / "corpus.json").write_text(content)

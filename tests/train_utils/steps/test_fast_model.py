@@ -116,8 +116,22 @@ def test_same_seed_gives_the_same_weights(tmp_path, tokenizer):
         ('{"model_type": "gtp2"}', "not a model shape"),
         ('{"model_type": "gpt2", "n_embd": "wide"}', "not a model shape"),
         ('{"model_type": "gpt2", "n_embd": 33, "n_layer": 1, "n_head": 2}', "not a model shape"),
+        (
+            '{"model_type": "gpt2", "n_embd": 8, "n_layer": 1, "n_head": 2, "activation_function": "x"}',
+            "not a model shape",
+        ),
+        ('{"model_type": "t5gemma", "encoder": {"num_attention_heads": 0}}', "not a model shape"),
     ],
-    ids=["no JSON", "a list", "no type", "unknown type", "words for a number", "heads that don't divide"],
+    ids=[
+        "no JSON",
+        "a list",
+        "no type",
+        "unknown type",
+        "words for a number",
+        "heads that don't divide",
+        "unknown activation",
+        "no heads",
+    ],
 )
 def test_bad_shape_is_one_line(text, part, tmp_path, tokenizer):
     path = tmp_path / "shape.json"
