@@ -90,6 +90,8 @@ FUNCTION = ast.FunctionDef | ast.AsyncFunctionDef
 
 def list_defined(file: Path) -> set[str]:
     """Return what a module defines: functions, classes with their methods, and names of its top."""
+    if file.suffix == ".js":
+        return set(re.findall(r"(?:function|const|class) (\w+)", file.read_text(encoding="utf-8")))
     found: set[str] = set()
     for node in ast.parse(file.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ClassDef):
@@ -106,16 +108,16 @@ def test_what_contributing_names_is_there():
     """Each function stands in a file that its row names; each file and folder is there."""
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     rooms = [*ROOT.glob("*_utils"), ROOT / "tests"]
-    files = [*ROOT.glob("*.py"), *(file for room in rooms for file in room.rglob("*.py"))]
+    files = [*ROOT.glob("*.py"), *(file for room in rooms for kind in ("py", "js") for file in room.rglob(f"*.{kind}"))]
     names = [f"/{file.relative_to(ROOT).as_posix()}" for file in files]
-    for word in re.findall(r"[\w/]+\.py", text):  # in its prose too
+    for word in re.findall(r"[\w/]+\.(?:py|js)\b", text):  # in its prose too
         assert any(name.endswith(f"/{word}") for name in names), word
     for word in re.findall(r"(?<!\w)[a-z_]+/(?:[a-z_]+/)*(?![\w.])", text):
         assert any((place / word).is_dir() for place in (ROOT, *rooms)), word
     checked = []
-    for row in (row for row in text.splitlines() if row.startswith("| ") and ".py" in row):
+    for row in (row for row in text.splitlines() if row.startswith("| ") and re.search(r"\.(?:py|js)\b", row)):
         files, folder = [], ROOT
-        for word in re.findall(r"[\w/]+\.py", row):
+        for word in re.findall(r"[\w/]+\.(?:py|js)\b", row):
             places = [folder / word, ROOT / word, ROOT / "data_utils" / word]
             file = next((place for place in places if place.is_file()), None)
             assert file, f"{word} in {row}"
