@@ -2,7 +2,8 @@
 takes a Row and returns messages, and give it a line there.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Set
+from itertools import chain, product
 from typing import NamedTuple
 
 from data_utils.dialogue.checking import DialogueError, as_exchange
@@ -151,26 +152,26 @@ FORMS = (
     Form("inputs and outputs", ("input", "output"), pair_reader("input", "output")),
 )
 EXPECTED = "; ".join("/".join(form.keys) for form in FORMS)
-# What a question and its answer are called besides.
+# What a question and its answer are called besides, in any pair; of each the first name that a row has is taken.
 ASKED = ("prompt", "question", "query", "instruction", "input", "inputs", "input_text", "user", "human", "q")
 ASKED += ("问题", "提问", "问", "用户", "指令", "输入")
 ANSWERED = ("response", "answer", "completion", "output", "outputs", "target", "targets", "output_text", "reply")
 ANSWERED += ("assistant", "gpt", "bot", "a", "答案", "回答", "答", "助手", "输出", "回复")
-FORMS += tuple(
-    Form(f"{asked} and {answered}", (asked, answered), pair_reader(asked, answered))
-    for asked in ASKED
-    for answered in ANSWERED
-    if (asked, answered) not in {form.keys for form in FORMS}
-)
-FORMS += tuple(
-    Form(f"messages under '{key}'", (key,), talk_reader(key))
-    for key in ("dialogue", "dialog", "chat", "chat_messages", "items", "data")
-)
-FORMS += (
+# Forms that are looked for after those: a pair may stand beside such a key.
+OTHER_FORMS = (
+    *(Form(f"messages under '{key}'", (key,), talk_reader(key))
+      for key in ("dialogue", "dialog", "chat", "chat_messages", "items", "data")),
     Form("Gemini contents", ("contents",), read_contents),
     Form("ChatGPT's export", ("mapping", "current_node"), read_mapping),
-)
+)  # fmt: skip
 LIST_FORM, TEXT_FORM = "a list of messages", "lines of user and assistant in turn"
+
+
+def list_forms(names: Set[str]) -> Iterator[Form]:
+    """Yield the forms whose keys are all among these names, the one to be taken first."""
+    pairs = product(*([name for name in called if name in names] for called in (ASKED, ANSWERED)))
+    named = (Form(" and ".join(pair), pair, pair_reader(*pair)) for pair in pairs)
+    return (form for form in chain(FORMS, named, OTHER_FORMS) if {*form.keys} <= names)
 
 
 def find_form(values: dict) -> Form:
@@ -178,10 +179,9 @@ def find_form(values: dict) -> Form:
 
     Raises DialogueError, which says what is expected, where no form fits.
     """
-    for holds in (lambda value: not is_absent(value), lambda value: value is not None):
-        for form in FORMS:
-            if all(holds(values.get(key)) for key in form.keys):
-                return form
+    there = {key for key, value in values.items() if value is not None}
+    for form in chain(list_forms({key for key in there if not is_absent(values[key])}), list_forms(there)):
+        return form
     for pair in (("chosen", "rejected"), ("preferred_output", "non_preferred_output")):
         if {*pair} <= values.keys():
             raise DialogueError(f"{' and '.join(pair)} are a pair of replies; give these rows to tune_preferences.py")

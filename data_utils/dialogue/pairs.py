@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from datasets import Dataset, Features, Value
 
 from data_utils.dialogue.checking import DialogueError, check_dialogue
-from data_utils.dialogue.forms import ASKED, FORMS, convert_row
+from data_utils.dialogue.forms import ASKED, convert_row, list_forms
 from data_utils.dialogue.reading import MESSAGES, Reading, check_rows, read_parts
 from data_utils.dialogue.turns import Row, add_system, is_absent, name_kind, read_turns, split_transcript
 from data_utils.sources.source import Source
@@ -97,7 +97,7 @@ def convert_pair(values: object) -> tuple[list[Sides], str, list[str]]:
         if not messages:
             raise DialogueError(f"'{label}' stands beside no messages")
         return [as_sides(messages, len(messages) - 1, bool(liked))], "liked and disliked replies", unread
-    if any(all(key in values for key in form.keys) for form in FORMS):
+    if any(list_forms(values.keys())):
         return convert_rated(values)
     keys = ", ".join(sorted(str(key)[:40] for key, value in values.items() if not is_absent(value))[:12]) or "none"
     raise DialogueError(f"unknown form with the keys {keys}; expected: {PAIR_EXPECTED}")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from data_utils.dialogue.checking import DialogueError, check_dialogue
 from data_utils.dialogue.files import choose_parts
 from data_utils.dialogue.format import IGNORE_LABEL
-from data_utils.dialogue.forms import FORMS, convert_row
+from data_utils.dialogue.forms import ANSWERED, ASKED, FORMS, OTHER_FORMS, convert_row
 from data_utils.dialogue.pairs import read_pairs
 from data_utils.dialogue.reading import read_checked, read_dialogues, read_part
 from data_utils.dialogue.turns import UNREADABLE, is_absent
@@ -276,7 +276,11 @@ def test_a_file_of_another_kind_named_by_itself_is_refused(tmp_path):
 WORDS = st.sampled_from([f"{word}{i}" for i, word in enumerate(["tea", "rain", "茶水", "boat", "夜"])])
 NOT_TEXT = st.sampled_from([None, True, False, 0, 1, -3.5, math.nan, "", [], {}, 10**30])
 LEAVES = WORDS | NOT_TEXT
-KEYS = sorted({key for form in FORMS for key in form.keys} | {"system", "history", "input", "label", "id", *UNREADABLE})
+FORM_KEYS = [form.keys for form in (*FORMS, *OTHER_FORMS)] + [(ASKED[-1], ANSWERED[-1]), (ASKED[5], ANSWERED[-1])]
+KEYS = sorted(
+    {key for keys in FORM_KEYS for key in keys}
+    | {*ASKED, *ANSWERED, "system", "history", "input", "label", "id", *UNREADABLE}
+)
 ROLES = st.sampled_from(["user", "assistant", "system", "human", "gpt", "tool", "developer", "bot"])
 PART = st.fixed_dictionaries({"type": st.sampled_from(["text", "image_url"]), "text": LEAVES})
 CONTENT = st.one_of(WORDS, WORDS, WORDS, NOT_TEXT, st.lists(PART | WORDS, max_size=2))
@@ -292,9 +296,9 @@ PAIR = st.fixed_dictionaries({}, optional=dict.fromkeys(("human", "assistant", "
 GOOD = st.lists(WORDS, min_size=2, max_size=4).map(lambda words: turns(*words[: len(words) // 2 * 2]))
 LISTS = GOOD | st.lists(TURN | LEAVES, max_size=4) | st.lists(PAIR, max_size=3) | st.lists(st.lists(LEAVES, max_size=2))
 VALUES = st.one_of(LEAVES, WORDS, WORDS, LISTS, GOOD.map(json.dumps), st.dictionaries(WORDS, LEAVES, max_size=2))
-TYPICAL = st.sampled_from(FORMS).flatmap(
-    lambda form: st.fixed_dictionaries(
-        dict.fromkeys(form.keys, VALUES), optional={key: VALUES for key in KEYS if key not in form.keys}
+TYPICAL = st.sampled_from(FORM_KEYS).flatmap(
+    lambda keys: st.fixed_dictionaries(
+        dict.fromkeys(keys, VALUES), optional={key: VALUES for key in KEYS if key not in keys}
     )
 )
 ROWS = st.one_of(TYPICAL, TYPICAL, st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=4), LISTS, LEAVES)
