@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,12 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from errors import InputError, escape_unprintable
-from files import hold
+from files import hold, release
 from model_utils.finding import find_checkpoint
 from train_utils.arguments import RunArguments, change_arguments, count_step_rows, wait_for_all
 from train_utils.clock import Stopwatch
 from train_utils.plan.rule import Plan
-from train_utils.run_folder import collect_settings, prepare_folder, weights_version
+from train_utils.run_folder import Start, collect_settings, prepare_folder, weights_version
 from train_utils.sharding import check_resume
 
 
@@ -93,21 +92,23 @@ def open_run(
     silence_libraries()
     watch = Stopwatch()
     watch.lap("start")
+    folder = Path(args.output_dir)
     settings = collect_settings(*options, args) | {"data_version": data_version, "base_version": weights_version(base)}
-    resume = None
+    start = Start()
     if not args.plan_only:  # which writes nothing there
-        folder = Path(args.output_dir)
-        prepare = partial(prepare_folder, folder, settings, args.resume_from_checkpoint, args.overwrite, base)
-        resume = prepare()
-        if resume != "finished":
-            if args.process_index == 0:
-                hold(folder)
-            wait_for_all(args)
-            resume = prepare()  # again, since another process may have written until it was held
-    check_resume(None if resume == "finished" else resume, args)
+        if args.process_index == 0:
+            hold(folder)  # before it is read: another process may write until then
+        wait_for_all(args)
+        try:
+            start = prepare_folder(folder, settings, args.resume_from_checkpoint, args.overwrite, base)
+        except InputError:
+            release(folder)
+            raise
+    check_resume(start.checkpoint, args)
     wait_for_all(args)  # all have read the folder before one writes in it
-    run = Run(script, args, settings=settings, resume=resume, watch=watch)
-    if resume == "finished":
+    run = Run(script, args, settings=settings, resume=start.checkpoint, watch=watch)
+    if start.is_finished:
+        release(folder)
         run.say(f"{run.folder}: this run is finished already; nothing to do (--overwrite trains it again)")
         return None
     return run

@@ -11,7 +11,7 @@ import subprocess
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import yaml
@@ -50,13 +50,20 @@ def collect_settings(*arguments: Any) -> dict[str, Any]:
     return yaml.safe_load(yaml.safe_dump(settings))
 
 
+class Start(NamedTuple):
+    """How a run starts: anew, from a checkpoint, or not at all, since this very run is finished."""
+
+    checkpoint: str | None = None
+    is_finished: bool = False
+
+
 def prepare_folder(
     output_dir: Path, settings: dict[str, Any], resume: str | None, overwrite: bool, base: str | None = None
-) -> str | None:
-    """Decide what to do with a run's folder before anything is written in it.
+) -> Start:
+    """Decide how a run starts, before anything is written in its folder.
 
-    Returns the checkpoint to resume from, None for a new run, or "finished" where this very run is already done. Raises
-    InputError where the folder holds something else that would be lost, such as the `base` that the run starts from.
+    Raises InputError where the folder holds something else that would be lost, such as the `base` that the run starts
+    from.
     """
     check_output(output_dir, base)
     record = read_record(output_dir)
@@ -71,9 +78,9 @@ def prepare_folder(
         changed = describe_changes(record["settings"], settings) if record else "no run.yaml"
         if changed:
             raise InputError(f"{output_dir}: cannot go on with other settings ({changed})")
-        return resume
+        return Start(resume)
     if record is None or overwrite:
-        return None
+        return Start()
     changed = describe_changes(record["settings"], settings)
     if changed:
         raise InputError(
@@ -81,14 +88,14 @@ def prepare_folder(
             "--overwrite true"
         )
     if record["status"] == "finished":
-        return "finished"
+        return Start(is_finished=True)
     last = find_last_complete(output_dir)
     if resume and resume.lower() == "true":
         if last is None:
             say_note(f"{output_dir}: holds no whole checkpoint; the run begins anew")
-        return str(last) if last else None
+        return Start(str(last) if last else None)
     if last is None:
-        return None
+        return Start()
     raise InputError(
         f"{output_dir}: holds an unfinished run at step {checkpoint_step(last)}; go on with --resume_from_checkpoint "
         "true, or start anew with --overwrite true"

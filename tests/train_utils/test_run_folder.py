@@ -18,6 +18,7 @@ from model_utils.checkpoint import save_model
 from train_utils import run_folder
 from train_utils.arguments import RunArguments
 from train_utils.run_folder import (
+    Start,
     collect_settings,
     continue_record,
     describe_changes,
@@ -64,15 +65,15 @@ def out(tmp_path) -> Path:
 
 @pytest.mark.parametrize("resume", [None, "true", "false"])
 def test_new_folder_is_a_new_run(out, resume):
-    assert prepare_folder(out, SETTINGS, resume, overwrite=False) is None
+    assert prepare_folder(out, SETTINGS, resume, overwrite=False) == Start()
     out.mkdir()
-    assert prepare_folder(out, SETTINGS, resume, overwrite=False) is None  # empty
+    assert prepare_folder(out, SETTINGS, resume, overwrite=False) == Start()  # empty
 
 
 @pytest.mark.parametrize("resume", [None, "true", "false"])
 def test_same_finished_run_is_done(out, resume):
     make_run(out, "finished", (5,))
-    assert prepare_folder(out, SETTINGS, resume, overwrite=False) == "finished"
+    assert prepare_folder(out, SETTINGS, resume, overwrite=False) == Start(is_finished=True)
 
 
 @pytest.mark.parametrize("resume", [None, "false"])
@@ -88,13 +89,13 @@ def test_same_unfinished_run_is_not_lost(out, resume):
 @pytest.mark.parametrize("resume", ["true", "True"])
 def test_same_unfinished_run_goes_on_from_its_last_step(out, resume):
     make_run(out, "training", (5, 10))
-    assert prepare_folder(out, SETTINGS, resume, overwrite=False) == str(out / "checkpoint-10")
+    assert prepare_folder(out, SETTINGS, resume, overwrite=False) == Start(str(out / "checkpoint-10"))
 
 
 @pytest.mark.parametrize("resume", [None, "true", "false"])
 def test_run_that_saved_nothing_yet_begins_anew(out, resume):
     make_run(out, "training")
-    assert prepare_folder(out, SETTINGS, resume, overwrite=False) is None
+    assert prepare_folder(out, SETTINGS, resume, overwrite=False) == Start()
 
 
 @pytest.mark.parametrize("status", ["training", "finished"])
@@ -119,14 +120,14 @@ def test_foreign_folder_is_not_touched(out, resume, overwrite):
 
 def test_overwrite_begins_anew_over_a_run(out):
     make_run(out, "finished", (5,))
-    assert prepare_folder(out, SETTINGS, None, overwrite=True) is None
-    assert prepare_folder(out, {"seed": 1}, None, overwrite=True) is None
+    assert prepare_folder(out, SETTINGS, None, overwrite=True) == Start()
+    assert prepare_folder(out, {"seed": 1}, None, overwrite=True) == Start()
     assert (out / "checkpoint-5").exists()  # nothing goes before the new run has begun
 
 
 def test_named_checkpoint_is_resumed_from(out):
     make_run(out, "training", (5, 10))
-    assert prepare_folder(out, SETTINGS, str(out / "checkpoint-5"), overwrite=False) == str(out / "checkpoint-5")
+    assert prepare_folder(out, SETTINGS, str(out / "checkpoint-5"), overwrite=False) == Start(str(out / "checkpoint-5"))
 
 
 @pytest.mark.parametrize("spoil", ["missing", "unmarked"])
