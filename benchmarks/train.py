@@ -36,9 +36,9 @@ from train_utils.steps.fast_model import make_fast
 from train_utils.steps.optimizer import muon_adamw, scale_rates
 
 # Width, vocabulary, and micro-batches of our step: 4, 31 and 124 M parameters. Muon's cost is of the step, not of its
-# tokens (at 124 M that of 2,500), so ours has the batch that `plan.choose_batch` gives a run of the size that has 200
-# of these steps or more (at 124 M that of two hours); the plain ones, whose AdamW costs next to nothing, have one
-# micro-batch.
+# tokens (at 124 M that of 2,500), so ours has the batch that `choose_batch` of train_utils.plan.rule gives a run of the
+# size that has 200 of these steps or more (at 124 M that of two hours); the plain ones, whose AdamW costs next to
+# nothing, have one micro-batch.
 SIZES = ((256, 2048, 1), (512, 4096, 2), (768, 20480, 4))
 ROW_TOKENS, BATCH_ROWS = 512, 8
 GPT2_RATES = ("1e-3", "2e-3", "4e-3")

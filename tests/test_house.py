@@ -173,6 +173,25 @@ def test_modules_open_with_a_sentence():
     assert not asking
 
 
+def test_modules_and_names_in_them_that_comments_and_pages_name_are_there():
+    """Those with their room before them; the log tells of what once was."""
+    known = set(parse_modules())
+    for name, tree in parse_modules().items():
+        known |= {name.rpartition(".")[0], *(f"{name}.{node.name}" for node in tree.body if hasattr(node, "name"))}
+    pages = [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/*.md"),
+        *ROOT.glob("benchmarks/*.py"),
+        *ROOT.glob("configs/**/*.yaml"),
+    ]
+    missing = []
+    for file in [*ROOT.glob("*.py"), *(file for room in ROOT.glob("*_utils") for file in room.rglob("*.py")), *pages]:
+        for name in re.findall(r"(?<!/)\b[a-z]+_utils(?:[./]\w+)+", file.read_text(encoding="utf-8")):
+            if name.replace("/", ".").removesuffix(".py") not in known and not (ROOT / name).exists():
+                missing.append(f"{file.relative_to(ROOT)}: {name}")
+    assert not missing
+
+
 def test_help_of_every_script_imports_nothing_heavy():
     code = """
 import contextlib, importlib, io, sys

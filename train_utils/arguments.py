@@ -44,7 +44,7 @@ class RunArguments(RunOptions, TrainingArguments):  # ty: ignore[incompatible-at
         if self.tf32 is None and not self.use_cpu and is_torch_tf32_available():
             self.tf32 = True  # for what stays in float32
         check_sharding(self)
-        # Layers are compiled in place (train_utils.model), which leaves no trace in the checkpoint.
+        # Layers are compiled in place (train_utils.steps.fast_model), which leaves no trace in the checkpoint.
         self.compile_layers, self.torch_compile = self.torch_compile, False
         TrainingArguments.__post_init__(self)
         settle_sharding(self)
