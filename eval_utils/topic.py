@@ -9,7 +9,8 @@ import math
 import re
 from collections import Counter, defaultdict
 from functools import cache, lru_cache, partial
-from heapq import nlargest
+
+import numpy as np
 
 from data_utils.caching import cache_folder, cache_key, find_json, keep_json
 from data_utils.sources import builtin
@@ -46,11 +47,13 @@ class TopicIndex:
         counts = Counter(unit for question, reply in exchanges for unit in {*question, *reply})
         self._rarity = {unit: math.log((1 + len(exchanges)) / (1 + count)) for unit, count in counts.items()}
         self._unseen = math.log(1 + len(exchanges))
-        self._with_unit: dict[str, list[int]] = defaultdict(list)
+        with_unit: dict[str, list[int]] = defaultdict(list)
         for number, (question, _) in enumerate(exchanges):
             for unit in set(question):
-                self._with_unit[unit].append(number)
-        self._norms = [self._norm(question) for question, _ in exchanges]
+                with_unit[unit].append(number)
+        self._with_unit = {unit: np.array(numbers) for unit, numbers in with_unit.items()}
+        self._norms = np.array([self._norm(question) for question, _ in exchanges])
+        self._find_topic = lru_cache(2**12)(self._find_units)  # a question is asked again for each of its replies
 
     def _weigh(self, unit: str) -> float:
         """Return what a unit tells of a topic: a rare one more than a common one."""
@@ -62,20 +65,29 @@ class TopicIndex:
     def find_like(self, question: list[str]) -> set[str]:
         """Return the units of the NEAREST questions to one, and of their replies."""
         itself = self._norm(question) * (1 - 1e-9)  # left out: a reply that was learned with it tells nothing of others
-        likeness: dict[int, float] = defaultdict(float)
-        for unit in set(question):
-            for number in self._with_unit.get(unit, ()):
-                likeness[number] += self._weigh(unit) ** 2 / self._norms[number]
-        others = (number for number, value in likeness.items() if value < itself)
-        nearest = nlargest(NEAREST, others, key=likeness.__getitem__)
-        return {unit for number in nearest for part in self._exchanges[number] for unit in part}
+        likeness = np.zeros(len(self._exchanges))
+        for unit in sorted(set(question) & self._with_unit.keys()):
+            numbers = self._with_unit[unit]
+            likeness[numbers] += self._weigh(unit) ** 2 / self._norms[numbers]
+        likeness[likeness >= itself] = 0
+        units: set[str] = set()
+        for _ in range(NEAREST):
+            nearest = likeness.argmax()
+            if likeness[nearest] > 0:
+                units.update(*self._exchanges[nearest])
+                likeness[nearest] = 0
+        return units
+
+    def _find_units(self, question: str) -> tuple[set[str], set[str]]:
+        """Return the units of a question, and of what is like it."""
+        asked = list_units(question)
+        return set(asked), self.find_like(asked)
 
     def measure_fit(self, question: str, reply: str) -> float:
         """Return the weight of the reply's rare units that belong to the question's topic."""
-        asked = set(list_units(question))
+        asked, like = self._find_topic(question)
         rare = {unit for unit in list_units(reply) if self._weigh(unit) >= RARE}
-        like = sum(map(self._weigh, (rare & self.find_like(list(asked))) - asked))
-        return sum(map(self._weigh, rare & asked)) + OTHERS * like
+        return sum(map(self._weigh, rare & asked)) + OTHERS * sum(map(self._weigh, (rare & like) - asked))
 
 
 @cache
