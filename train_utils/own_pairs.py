@@ -6,8 +6,8 @@ name; among replies with as many faults, by how little they have in common with 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from random import Random
 
-import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -47,12 +47,17 @@ class Asked:
 def pick_prompts(
     dialogues: Dataset, tokenizer: PreTrainedTokenizerBase, *, count: int, window: int, seed: int, name: str | None
 ) -> list[Asked]:
-    """Return prompts of dialogues, `count` in all, the same number of each language where there are as many."""
+    """Return prompts of dialogues, `count` in all, the same number of each language where there are as many.
+
+    Each dialogue is asked up to one of its user's turns, drawn by seed.
+    """
     found: list[Asked] = []
     parts = list(split_languages(dialogues))
+    draw = Random(seed)
     for language, rows in parts:
         for row in rows.shuffle(seed=seed).select(range(min(len(rows), -(-count // len(parts))))):
-            *messages, reply = row["messages"]
+            replies = [i for i, message in enumerate(row["messages"]) if message["role"] == "assistant"]
+            *messages, reply = row["messages"][: draw.choice(replies) + 1]
             try:
                 ids, _ = encode_prompt(tokenizer, messages, window, MAX_TOKENS)
             except DialogueError:  # no reply has room beside it
@@ -72,16 +77,14 @@ def sample_replies(
 ) -> list[list[Answer]]:
     """Return `count` replies to each prompt of ids, drawn by chance; the same for a seed, whatever was drawn before."""
     # All that is drawn by, since what is left out would be the checkpoint's own.
-    drawn = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0, "repetition_penalty": 1.0}
-    drawn |= {"num_return_sequences": count, "max_new_tokens": MAX_TOKENS}
+    drawn: dict = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0, "repetition_penalty": 1.0}
+    drawn |= {"seed": seed, "count": count, "max_new_tokens": MAX_TOKENS}
     replies: list[list[Answer]] = [[] for _ in prompts]
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    with evaluating(model), torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with evaluating(model):
         for start in range(0, len(order), BATCH_PROMPTS):
             chosen = order[start : start + BATCH_PROMPTS]
-            asked, stops = [prompts[i] for i in chosen], [stop_token_id(tokenizer)]
-            found = continue_together(model, asked, stops, **drawn)
+            found = continue_together(model, [prompts[i] for i in chosen], [stop_token_id(tokenizer)], **drawn)
             for number, (ids, has_stopped) in enumerate(found):
                 text = clean_text(decode_text(tokenizer, ids))
                 replies[chosen[number // count]].append(Answer(text, has_stopped, len(ids), ids=tuple(ids)))

@@ -8,7 +8,6 @@ import contextlib
 import re
 from collections.abc import Iterable, Iterator
 
-import torch
 import xxhash
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -95,9 +94,7 @@ def write_replies(
             prompts[text], _ = encode_prompt(tokenizer, as_exchange(text, "")[:1], window, REPLY_TOKENS)
     if not prompts:
         return []
-    drawn = {"do_sample": True, "temperature": 0.7, "top_p": 0.9, "max_new_tokens": REPLY_TOKENS}
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        found = continue_together(model.eval(), list(prompts.values()), [stop_token_id(tokenizer)], **drawn)
+    drawn: dict = {"seed": seed, "do_sample": True, "temperature": 0.7, "top_p": 0.9, "max_new_tokens": REPLY_TOKENS}
+    found = continue_together(model.eval(), list(prompts.values()), [stop_token_id(tokenizer)], **drawn)
     replies = [decode_text(tokenizer, ids).strip() if has_stopped else "" for ids, has_stopped in found]
     return [pair for pair in zip(prompts, replies, strict=True) if pair[1]]
