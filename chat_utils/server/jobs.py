@@ -5,6 +5,7 @@ import contextlib
 import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 from chat_utils.engine import Engine
 from chat_utils.reply import Reply
@@ -19,6 +20,14 @@ class HangUpError(Exception):
     """The caller left before the reply was whole."""
 
 
+class Event(NamedTuple):
+    """What a thread tells of a choice: a piece of text, or what went wrong; no piece: the choice has ended."""
+
+    index: int
+    piece: str | None
+    error: BaseException | None = None
+
+
 class Job:
     """The replies to one request while they are made; `texts` holds what was said so far, a text for each choice."""
 
@@ -27,12 +36,12 @@ class Job:
         self.replies: list[Reply | None] = [None] * len(request.choices())
         self.texts = [""] * len(self.replies)
         self.cancelled = threading.Event()
-        self._events: asyncio.Queue = asyncio.Queue()
-        self._first: list = []
+        self._events: asyncio.Queue[Event] = asyncio.Queue()
+        self._first: list[Event] = []
         self._loop = asyncio.get_running_loop()
 
-    def tell(self, *event: object) -> None:
-        """Hand (choice, piece, error) from a thread to whoever reads; no piece: the choice has ended."""
+    def tell(self, event: Event) -> None:
+        """Hand an event from a thread to whoever reads."""
         with contextlib.suppress(RuntimeError):  # the loop is gone: nobody reads
             self._loop.call_soon_threadsafe(self._events.put_nowait, event)
 
@@ -41,7 +50,7 @@ class Job:
         self.cancelled.set()
         for reply in self.made():
             reply.cancel()
-        self.tell(0, None, HangUpError())
+        self.tell(Event(0, None, HangUpError()))
 
     def made(self) -> list[Reply]:
         """Return the replies that were begun: all of them once `read` is through."""
@@ -50,8 +59,8 @@ class Job:
     async def begin(self) -> None:
         """Wait until the first piece is there; raises what went wrong before it."""
         event = await self._events.get()
-        if event[2] is not None:
-            raise event[2]
+        if event.error is not None:
+            raise event.error
         self._first = [event]
 
     async def read(self) -> AsyncIterator[tuple[int, str | None]]:
@@ -108,13 +117,13 @@ class Jobs:
                 if job.cancelled.is_set():  # while it was begun: nobody has told the reply
                     return
                 for piece in reply:
-                    job.tell(index, piece, None)
-            job.tell(index, None, None)
+                    job.tell(Event(index, piece))
+            job.tell(Event(index, None))
         except (DialogueError, InputError) as error:
             place, code = "messages" if job.request.kind == "chat" else "prompt", getattr(error, "code", None)
-            job.tell(index, None, ApiError(400, str(error), place, code=code))
+            job.tell(Event(index, None, ApiError(400, str(error), place, code=code)))
         except BaseException as error:  # a panic of tokenizers is no Exception, and the caller waits for it as well
-            job.tell(index, None, error)
+            job.tell(Event(index, None, error))
 
     def close(self) -> None:
         """Let go of the threads."""

@@ -226,8 +226,10 @@ class ChatServer:
             for index in range(len(job.replies)) if asked.kind == "chat" else []:
                 yield write_chunk(asked, name, [write_piece(asked, index, None)])
             async for index, piece in job.read():
-                ended = job.replies[index] if piece is None else None
-                reason = (ended.finish_reason if ended else None) or "stop" if piece is None else None
+                reason = None
+                if piece is None:  # its choice has ended
+                    ended = job.replies[index]
+                    reason = (ended.finish_reason if ended else None) or "stop"
                 yield write_chunk(asked, name, [write_piece(asked, index, piece, reason)])
             if asked.include_usage:
                 yield write_chunk(asked, name, [], write_usage(job.made(), asked))
