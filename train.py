@@ -76,7 +76,7 @@ class ModelArguments(Options):
 def main(argv: list[str] | None = None) -> int:
     """Run the script; return its exit code."""
     kinds = (CorpusArguments, ModelArguments, DeviceOptions, RunOptions)
-    data, shape, devices, args = parse_training(kinds, argv, RECIPE, __doc__, check_pretraining)
+    data, options, devices, args = parse_training(kinds, argv, RECIPE, __doc__, check_pretraining)
     use_limits(data.reader_limits)
     from transformers import set_seed
 
@@ -90,10 +90,10 @@ def main(argv: list[str] | None = None) -> int:
     from train_utils.training import give_head_start, train_and_save
 
     if devices.devices:  # which need not be here
-        print(plan_devices(shape, devices, args))
+        print(plan_devices(options, devices, args))
         return 0
     sources = open_sources(data.corpus, data.mixture, data.sample_by, data.text_column)
-    run = open_run("train.py", args, (data, shape), data_version=data_version(sources), base=shape.base)
+    run = open_run("train.py", args, (data, options), data_version=data_version(sources), base=options.base)
     if run is None:
         return 0
     set_seed(args.seed)
@@ -107,45 +107,45 @@ def main(argv: list[str] | None = None) -> int:
 
     # 2. Plan, with --minutes: the model's shape, vocabulary and batch for this machine, text and time.
     if args.minutes:
-        run = plan_pretraining(run, corpus, shape)
+        run = plan_pretraining(run, corpus, options)
         if args.plan_only:
             return 0
     run.watch.lap("plan")
 
     with preparation_lock():
         # 3. Tokenizer: trained on the training documents, or an existing one.
-        tokenizer, key = open_tokenizer(shape, run.plan, corpus)
+        tokenizer, key = open_tokenizer(options, run.plan, corpus)
         # 4. Rows: end token after each document, packed with no loss; held-out ones of each language.
-        blocks = corpus.pack(tokenizer, key, shape.block_tokens, args.seed, run.step_rows)
+        blocks = corpus.pack(tokenizer, key, options.block_tokens, args.seed, run.step_rows)
         held_out = corpus.held_out((args.eval_tokens or EVAL_TOKENS) * BYTES_PER_TOKEN)
     tell_compression(run, held_out, tokenizer)
-    facts = tell_rows(run, corpus, blocks, shape.block_tokens) | {"tokenizer": key}
+    facts = tell_rows(run, corpus, blocks, options.block_tokens) | {"tokenizer": key}
     run.watch.lap("data")
 
     # 5. Model: random weights in a shape, or an existing checkpoint; a new one with a head start.
     set_seed(args.seed)
-    model = open_model(shape, run.plan, tokenizer)
-    form = choose_format(model, tokenizer, shape.denoise, shape.repeated)
+    model = open_model(options, run.plan, tokenizer)
+    form = choose_format(model, tokenizer, options.denoise, options.repeated)
     run.watch.lap("model")
-    start = "trained" if shape.base else give_head_start(run, model, blocks) if shape.head_start else "random"
+    start = "trained" if options.base else give_head_start(run, model, blocks) if options.head_start else "random"
 
     # 6. Training, then the checkpoint with its picture and report.
-    more: dict = {"row_tokens": shape.block_tokens, "sampling": corpus.sampling, "start": start, "facts": facts}
+    more: dict = {"row_tokens": options.block_tokens, "sampling": corpus.sampling, "start": start, "facts": facts}
     more["next_step"] = format_command("python", "finetune_dialogue.py", "--base", run.folder)
     return train_and_save(run, model, tokenizer, language_objective(form, blocks, held_out, **more))
 
 
-def check_pretraining(data: CorpusArguments, shape: ModelArguments, devices: DeviceOptions, args: RunOptions) -> None:
+def check_pretraining(data: CorpusArguments, options: ModelArguments, devices: DeviceOptions, args: RunOptions) -> None:
     """Raise InputError for what the options name and isn't there."""
     from data_utils.sources.source import open_sources
     from train_utils.places import check_places, find_shape
 
     if devices.devices and not args.plan_only:
         raise InputError("command line: --devices is for a plan alone; add --plan_only true")
-    if not shape.base:
-        find_shape(shape.model_shape)
+    if not options.base:
+        find_shape(options.model_shape)
     sources = [] if devices.devices else open_sources(data.corpus, data.mixture, data.sample_by, data.text_column)
-    check_places(args, sources, shape.base, shape.tokenizer)
+    check_places(args, sources, options.base, options.tokenizer)
 
 
 if __name__ == "__main__":
