@@ -51,7 +51,7 @@ class Reader:
         with self.open_bar(len(flat)) as bar:
             found = self.scorer.score(flat, bar.update, finds_greedy=finds_greedy)
         nats, greedy = iter(found.nats.tolist()), iter(found.is_greedy.tolist())
-        all_greedy = [min([next(greedy) for _ in group], default=True) for group in groups]
+        all_greedy = [all([next(greedy) for _ in group]) for group in groups]  # noqa: C419 -- a list takes each of them
         return [[next(nats) for _ in group] for group in groups], all_greedy
 
 

@@ -36,8 +36,8 @@ SAME_LOGITS = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
 @torch.inference_mode()
 def has_same_logits(model: PreTrainedModel, compute: Callable[[int, list[int]], np.ndarray]) -> bool:
     """Tell whether `compute(start, ids)` gives the logits (V, float32) after ids that transformers computes."""
-    window = getattr(model.config, "max_position_embeddings", 2048)
-    ids = [number * 7919 % find_embedding(model).num_embeddings for number in range(min(TRIAL_TOKENS, window))]
+    size = find_embedding(model).num_embeddings
+    ids = [number * 7919 % size for number in range(min(TRIAL_TOKENS, window_of(model)))]
     prompt = torch.tensor([ids], device=model.device)
     output = model(prompt, attention_mask=torch.ones_like(prompt), logits_to_keep=1)
     expected = output.logits[0, -1].float().cpu().numpy()

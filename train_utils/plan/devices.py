@@ -4,6 +4,7 @@ Assumed, and said in docs/devices.md: training reaches `peak_share` of the peak 
 sent overlaps what is computed, so that a step takes the longer of the two.
 """
 
+from bisect import bisect
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,12 +121,10 @@ def plan_strategy(sizes: Sizes, options: DeviceOptions, strategy: str, devices: 
     """Return the plan by one strategy; of no rows where it does not fit."""
     state, room = state_bytes(sizes, strategy, devices), USABLE * options.memory_bytes
 
-    def fits(rows: int) -> bool:
-        return sum(state.values()) + sum(row_bytes(sizes, rows).values()) <= room
+    def needed(rows: int) -> float:
+        return sum(state.values()) + sum(row_bytes(sizes, rows).values())
 
-    rows = 0
-    for bit in reversed(range(14)):  # up to 16,383
-        rows += 2**bit * fits(rows + 2**bit)
+    rows = bisect(range(1, 2**14), room, key=needed)
     n, tokens = sizes.parameters, max(rows, 1) * sizes.row_tokens
     reached = options.device_tflops * 1e12 * options.peak_share
     muon_share = devices if strategy == "FSDP2" else 1
