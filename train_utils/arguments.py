@@ -15,7 +15,7 @@ from transformers.utils import is_torch_tf32_available
 
 from train_utils.plan.machine import measure_peak
 from train_utils.run_options import RunOptions
-from train_utils.sharding import check_sharding, settle_sharding
+from train_utils.sharding import check_sharding, parse_fsdp, settle_sharding
 
 
 # What Trainer must have may be unset in RunOptions, until __post_init__ settles it.
@@ -43,6 +43,7 @@ class RunArguments(RunOptions, TrainingArguments):  # ty: ignore[incompatible-at
         self.settle_precision()
         if self.tf32 is None and not self.use_cpu and is_torch_tf32_available():
             self.tf32 = True  # for what stays in float32
+        self.fsdp = parse_fsdp(self.fsdp)
         check_sharding(self)
         # Layers are compiled in place (train_utils.steps.fast_model), which leaves no trace in the checkpoint.
         self.compile_layers, self.torch_compile = self.torch_compile, False

@@ -32,6 +32,19 @@ def is_sharded(args: TrainingArguments) -> bool:
     return bool(args.fsdp) or is_on("ACCELERATE_USE_FSDP")
 
 
+def is_split(trainer: Trainer) -> bool:
+    """Tell whether no process holds a Trainer's model whole: by FSDP or DeepSpeed, none can ask it alone."""
+    return trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+
+
+def parse_fsdp(value: Any) -> Any:
+    """Return what `--fsdp` says as Trainer takes it, None for false; raise ValueError for what is neither."""
+    words = str(value or "false").lower()
+    if words not in ("true", "false", "full_shard", "full_shard auto_wrap"):
+        raise ValueError(f"--fsdp {value}: is neither true nor false; all else goes to --fsdp_config")
+    return None if words == "false" else True
+
+
 def check_sharding(args: Any) -> None:
     """Raise ValueError that names what was asked and can't be done here; nothing has been prepared yet."""
     if args.deepspeed or is_on("ACCELERATE_USE_DEEPSPEED"):
@@ -44,10 +57,6 @@ def check_sharding(args: Any) -> None:
     for variable, what in (("MEGATRON_LM", "Megatron-LM"), ("PARALLELISM_CONFIG", "a parallelism_config")):
         if is_on(f"ACCELERATE_USE_{variable}"):
             raise ValueError(f"accelerate's configuration asks for {what}, which is not trained by here; use FSDP2")
-    words = str(args.fsdp or "false").lower()
-    if words not in ("true", "false", "full_shard", "full_shard auto_wrap"):
-        raise ValueError(f"--fsdp {args.fsdp}: is neither true nor false; all else goes to --fsdp_config")
-    args.fsdp = None if words == "false" else True
     if not is_sharded(args):
         if args.fsdp_config:
             raise ValueError("--fsdp_config has no effect without --fsdp true")

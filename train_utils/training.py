@@ -27,7 +27,7 @@ from train_utils.plan.apply import finish_seconds, limit_steps, settle_compilati
 from train_utils.plan.machine import keep_freed_memory, measure_peak
 from train_utils.run import Run
 from train_utils.run_options import EVAL_COST
-from train_utils.sharding import copy_empty, gather_weights, is_sharded, prepare_sharding
+from train_utils.sharding import copy_empty, gather_weights, is_sharded, is_split, prepare_sharding
 from train_utils.steps.copying import can_copy, start_copying
 from train_utils.steps.first_fit import find_last_norm, fit_bigrams
 from train_utils.steps.optimizer import Rates, choose_rates, optimizer_factory
@@ -79,7 +79,7 @@ def train_and_save(run: Run, model: Any, tokenizer: PreTrainedTokenizerBase, obj
         release(run.folder)
         run.say(f"stopped at step {trainer.state.global_step} and saved; to go on, add: --resume_from_checkpoint true")
         return 128 + (stop.received or 0)
-    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+    if is_split(trainer):
         model = gather_weights(trainer, empty)
     if run.is_first:
         finish_run(run, trainer, model, tokenizer, objective)
@@ -221,7 +221,7 @@ def make_trainer(
         if is_sharded(args):
             prepare_sharding(trainer)
         # Trainer would do it in train(), when the run's record is there already; sharded models must wait for that.
-        if not (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled):
+        if not is_split(trainer):
             trainer.create_optimizer()
     except (ImportError, RuntimeError, ValueError) as error:
         if "install" not in str(error):
