@@ -118,20 +118,29 @@ def four_bits(compute_type: torch.dtype) -> BitsAndBytesConfig:
     )
 
 
-def save_adapter(model: PeftModel, folder: Path) -> PreTrainedModel:
-    """Write a model's adapter to a folder, whole, and return the model with it merged, in the type it has.
-
-    A base in 4 bits is loaded as it was, so that the merged model is in float32 and loses nothing to them.
-    """
+def save_adapter(model: PeftModel, folder: Path) -> None:
+    """Write a model's adapter to a folder, whole."""
     with whole(folder) as aside:
         # Rows of new tokens stand in the adapter itself; by itself peft would write the whole embedding too.
         model.save_pretrained(str(aside), save_embedding_layers=False)
+
+
+def load_unquantized(model: PeftModel, folder: Path) -> PeftModel:
+    """Return the adapter of a folder upon its base in float32, which a model holds in 4 bits."""
     base: Any = model.get_base_model()
-    if getattr(base, "is_loaded_in_4bit", False):
-        plain, rows = load_model(base.name_or_path), len(base.get_input_embeddings().weight)
-        if rows > find_embedding(plain).num_embeddings:
-            resize_vocabulary(plain, rows)  # of added tokens, whose rows stand in the adapter
-        model = PeftModel.from_pretrained(plain, str(folder))
+    plain, rows = load_model(base.name_or_path), len(base.get_input_embeddings().weight)
+    if rows > find_embedding(plain).num_embeddings:
+        resize_vocabulary(plain, rows)  # of added tokens, whose rows stand in the adapter
+    return PeftModel.from_pretrained(plain, str(folder))
+
+
+def merge_adapter(model: PeftModel, folder: Path) -> PreTrainedModel:
+    """Return a model with its adapter, which is saved in a folder, merged into its weights, in the type they have.
+
+    A base in 4 bits is loaded as it was, so that the merged model is in float32 and loses nothing to them.
+    """
+    if getattr(model.get_base_model(), "is_loaded_in_4bit", False):
+        model = load_unquantized(model, folder)
     was_tied = getattr(model.config, "tie_word_embeddings", False)
     merged = model.merge_and_unload()
     # peft says untied where the head is not the input embedding: T5Gemma's is its decoder's, and stays tied to that.

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase, Trainer
 
 from model_utils.checkpoint import save_model
 from model_utils.shapes import count_parameters
-from train_utils.adapters import save_adapter
+from train_utils.adapters import merge_adapter, save_adapter
 from train_utils.callbacks import Progress, Samples
 from train_utils.guard import Guard
 from train_utils.objectives import Objective
@@ -21,6 +21,7 @@ from train_utils.places import read_record
 from train_utils.report import plot_loss, write_report
 from train_utils.run import Run
 from train_utils.run_folder import continue_record, start_record, write_record
+from train_utils.sharding import is_split
 
 
 def begin_record(run: Run, facts: dict[str, Any]) -> None:
@@ -38,7 +39,8 @@ def finish_run(
     """Write what a finished run leaves: the model (and its adapter), run.yaml, loss.png and report.md."""
     progress, samples, guard = (cast(Any, trainer.pop_callback(kind)) for kind in (Progress, Samples, Guard))
     if isinstance(model, PeftModel):
-        model = save_adapter(model, run.folder / "adapter")
+        save_adapter(model, run.folder / "adapter")
+        model = merge_adapter(model, run.folder / "adapter")
     history = trainer.state.log_history
     evaluations = [entry for entry in history if any(name.startswith("eval_") for name in entry)]
     final = {name: value for entry in evaluations for name, value in entry.items() if name.startswith("eval_")}
@@ -64,8 +66,7 @@ def finish_run(
     run.watch.lap("saving")
     since = f" since step {progress.first_step}, where this process went on" if progress.first_step else ""
     facts["time"] = f"{run.watch.last:.0f} s{since}: {run.watch.describe()}"
-    is_sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled  # no process can ask it alone
-    more = objective.assess(model, tokenizer) if objective.assess and not is_sharded else []
+    more = objective.assess(model, tokenizer) if objective.assess and not is_split(trainer) else []
     run.watch.lap("report")
     shown: dict[str, Any] = {"evaluations": evaluations, "samples": samples.last, "more": more}
     write_report(run.folder / "report.md", f"A run of {run.script}", facts, **shown)
