@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from data_utils.dialogue.format import stop_token_id
+from data_utils.dialogue.format import try_template
 from data_utils.dialogue.reading import name_assistant, read_checked, split_dialogues
 from data_utils.rows.replay import read_replay
 from data_utils.sources.builtin import is_builtin_name
@@ -57,7 +57,7 @@ def load_base(
     if new_ids:
         run.say(f"base: chat tokens added to its vocabulary: {len(new_ids)}")
     with explained(base, NO_TEMPLATE):
-        stop_token_id(tokenizer)
+        try_template(tokenizer)
     own = find_system(tokenizer)
     if system is not None:
         replace_system(tokenizer, system)

@@ -96,18 +96,21 @@ def encode_dialogue(tokenizer: PreTrainedTokenizerBase, messages: list[dict]) ->
     return label_parts(tokenizer, encode_messages(tokenizer, messages))
 
 
-def stop_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return the id that the assistant's turn ends with, as it is trained.
+def try_template(tokenizer: PreTrainedTokenizerBase) -> dict[str, list[int]]:
+    """Encode a dialogue of two letters by a chat template, as whoever loads a checkpoint does first.
 
-    Whoever loads a checkpoint asks for this first: a chat template that never ends, or that takes all memory, raises
-    DialogueError here.
+    Raises DialogueError for a template that never ends, takes all memory or ends no turn.
     """
     try:
         with limit_seconds(TRIAL_SECONDS), limit_memory(TRIAL_BYTES):
-            encoded = encode_dialogue(tokenizer, as_exchange("a", "b"))
+            return encode_dialogue(tokenizer, as_exchange("a", "b"))
     except OutOfTime as error:
         raise DialogueError(f"the chat template takes more than {TRIAL_SECONDS} s for two letters") from error
     except MemoryError as error:
         words = f"the chat template takes more than {TRIAL_BYTES // 2**20} MB of memory for two letters"
         raise DialogueError(words) from error
-    return [label for label in encoded["labels"] if label != IGNORE_LABEL][-1]
+
+
+def stop_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the id that the assistant's turn ends with, as it is trained; raises what `try_template` does."""
+    return [label for label in try_template(tokenizer)["labels"] if label != IGNORE_LABEL][-1]
