@@ -47,6 +47,11 @@ class DialogueArguments(LimitOptions):
     )
     replay_corpus: list[str] | None = option(None, "That text, as --corpus of train.py; unset: the base's")
     replay_replies: int = option(0, "Questions the base answers first, to learn its replies too", within=(0, 10_000))
+    base_share: float = option(
+        0.1,
+        "Share of the base's weights in the finished model, against forgetting (Wortsman et al. 2022)",
+        within=(0, 0.9),
+    )
     load_in_4bit: bool = option(False, "Base in 4 bits (QLoRA); needs requirements/qlora.txt", needs="--lora true")
 
 
@@ -59,6 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     from data_utils.sources.source import data_version, open_sources
     from eval_utils.likelihood import window_of
     from eval_utils.short_form import assess_briefly
+    from train_utils.base_share import mix_base
     from train_utils.clock import process_seconds
     from train_utils.objectives import REPLY_TOKENS, choose_format, dialogue_objective
     from train_utils.plan.apply import plan_rows
@@ -100,6 +106,9 @@ def main(argv: list[str] | None = None) -> int:
     questions = find_questions(held_out, tokenizer, window - REPLY_TOKENS)
     more: dict = {"collate": form.collate, "speed_up": form.speed_up, "questions": questions, "facts": facts}
     more["assess"] = partial(assess_briefly, elapsed=process_seconds, assistant_name=options.assistant_name)
+    if options.base_share:
+        known = {"base": options.base, "version": run.settings["base_version"], "new_ids": new_ids}
+        more["finish"] = partial(mix_base, share=options.base_share, **known)
     more["next_step"] = format_command("python", "chat.py", "--model", run.folder)
     objective = dialogue_objective(rows, eval_rows, tokenizer, row_tokens=row_tokens, **more)
     return train_and_save(run, model, tokenizer, objective)

@@ -32,7 +32,10 @@ RUNS = {
     "tune-lora": [*TUNE, *MUON, "--lora", "true"],
 }
 
-SINCE = {"--repeated": "0"}  # options that came later and change weights: switched off where a checkout has them
+SINCE = {
+    "--repeated": "0",
+    "--base_share": "0",
+}  # options that came later and change weights: switched off where a checkout has them
 
 
 def write_data(source: Path, folder: Path) -> None:

@@ -81,6 +81,31 @@ def test_reply_loss_falls(tuned):
         assert losses == pytest.approx([math.log(perplexity) for perplexity in perplexities])
 
 
+def test_a_tenth_of_the_weights_is_the_bases(tuned, trained):
+    last, before, finished = (load_file(at / "model.safetensors") for at in (tuned / "checkpoint-8", trained, tuned))
+    assert finished.keys() == last.keys() == before.keys()
+    for name, weight in finished.items():
+        assert torch.equal(weight, torch.lerp(last[name], before[name], 0.1)), name
+        assert not torch.equal(weight, last[name])
+    assert "| finished weights | 90% trained, 10% the base's (--base_share 0.1) |" in (tuned / "report.md").read_text()
+
+
+def test_figures_are_those_of_the_finished_weights_and_no_share_leaves_them_as_trained(options, tuned, tmp_path):
+    """Measured at once when it is a base itself, the finished model has the figures that its own record has."""
+    folder = tmp_path / "out"
+    more = ["--base", str(tuned), "--base_share", "0", "--max_steps", "1", "--output_dir", str(folder)]
+    assert finetune_dialogue.main([*options, *more]) == 0
+    log = json.loads((folder / "checkpoint-1" / "trainer_state.json").read_text())["log_history"]
+    first = {name: value for entry in log if entry["step"] == 0 for name, value in entry.items()}
+    metrics = yaml.safe_load((tuned / "run.yaml").read_text())["metrics"]
+    names = [f"eval_{language}_{figure}" for language in ("en", "zh") for figure in ("loss", "accuracy")]
+    assert [metrics[name] for name in names] == pytest.approx([first[name] for name in names], abs=1e-4)
+    assert len(re.findall(r"^\| 8 \| en ", (tuned / "report.md").read_text(), re.MULTILINE)) == 1
+    last, finished = (load_file(at / "model.safetensors") for at in (folder / "checkpoint-1", folder))
+    assert not [name for name in last if not torch.equal(last[name], finished[name])]
+    assert "finished weights" not in (folder / "report.md").read_text()
+
+
 @pytest.mark.parametrize("weights", ["full", "lora"])
 def test_resumes_bit_for_bit(options, tuned, tmp_path, weights):
     """Stopped after step 4 of 8; in full the run of the other tests is the one that was never stopped."""
@@ -111,12 +136,14 @@ def test_minutes_are_planned_and_kept(options, tmp_path, monkeypatch, fake_time,
     folder = tmp_path / "out"
     given += ["--minutes", "0.1", "--plan_only", str(plan_only), "--eval_on_start", "false", "--eval_steps", "1"]
     assert finetune_dialogue.main([*given, "--output_dir", str(folder)]) == 0
-    assert re.search(r"plan:\n.*M parameters, width 64", capsys.readouterr().out, re.DOTALL)
+    output = capsys.readouterr().out
+    assert re.search(r"plan:\n.*M parameters, width 64", output, re.DOTALL)
     assert folder.exists() is not plan_only
     if not plan_only:
         record = yaml.safe_load((folder / "run.yaml").read_text())
         assert record["status"] == "finished"
         assert record["steps"] > 0
+        assert output.count(f"step {record['steps']}: held-out en: ") == 1  # the finished weights alone
         assert record["data"]["plan"]["shape"]["width"] == 64
         assert 5 < record["speed"]["seconds"] <= 6
 
@@ -198,6 +225,12 @@ def test_lora_writes_adapter_and_merged_model(options, trained, tmp_path):
         torch.testing.assert_close(merged(ids).logits, adapted(ids).logits, atol=1e-4, rtol=1e-4)
         assert not torch.allclose(merged(ids).logits, AutoModelForCausalLM.from_pretrained(trained)(ids).logits)
     embedding = "model.embed_tokens.weight"
+    trained_adapter, adapter = (
+        load_file(at / "adapter_model.safetensors") for at in (folder / "checkpoint-8", folder / "adapter")
+    )
+    assert adapter.keys() == trained_adapter.keys()
+    for name, weight in adapter.items():
+        assert torch.equal(weight, trained_adapter[name] * (0.9 if "lora_B" in name else 1)), name
     assert torch.equal(
         load_file(folder / "model.safetensors")[embedding], load_file(trained / "model.safetensors")[embedding]
     )
@@ -263,6 +296,11 @@ def test_system_turn_and_long_question_are_sampled(options, tmp_path):
 def test_rows_too_short_for_any_dialogue(options, tmp_path):
     with pytest.raises(InputError, match="no dialogue fits in a row of 4 tokens; give a larger --row_tokens"):
         finetune_dialogue.main([*options, "--row_tokens", "4", "--output_dir", str(tmp_path / "out")])
+
+
+def test_a_share_that_leaves_no_training_is_one_line(options, tmp_path):
+    with pytest.raises(InputError, match=r"--base_share 0\.95 is outside 0 to 0\.9$"):
+        finetune_dialogue.main([*options, "--base_share", "0.95", "--output_dir", str(tmp_path / "out")])
 
 
 def test_base_is_never_its_own_output(options, trained):

@@ -93,6 +93,7 @@ class Clock(TrainerCallback):
         eval_share, save_share: share of the run between evaluations and between checkpoints; 1 or more: no business of
             the clock.
         finish_steps: what the last evaluation costs, in steps, until the first one is measured.
+        evaluates_last: whether the last step asks for that evaluation; else it follows the training.
         seconds: returns those since the start of the process; without it, `process_seconds` does.
     """
 
@@ -103,6 +104,7 @@ class Clock(TrainerCallback):
     eval_share: float = 0.25
     save_share: float = 0.25
     finish_steps: float = 0.0
+    evaluates_last: bool = True
     seconds: Callable[[], float] | None = None
 
     def __post_init__(self) -> None:
@@ -167,7 +169,8 @@ class Clock(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         if self.is_last:
-            control.should_training_stop = control.should_evaluate = control.should_log = True
+            control.should_training_stop = control.should_log = True
+            control.should_evaluate = self.evaluates_last
             return
         control.should_evaluate |= self.pass_marks("evaluate")
         control.should_save |= self.pass_marks("save")

@@ -21,7 +21,7 @@ from train_utils.places import read_record
 from train_utils.report import plot_loss, write_report
 from train_utils.run import Run
 from train_utils.run_folder import continue_record, start_record, write_record
-from train_utils.sharding import is_split
+from train_utils.sharding import is_alone, is_split
 
 
 def begin_record(run: Run, facts: dict[str, Any]) -> None:
@@ -33,16 +33,42 @@ def begin_record(run: Run, facts: dict[str, Any]) -> None:
         start_record(run.folder, run.script, run.settings, facts | plan)
 
 
+def is_evaluation(entry: dict[str, Any]) -> bool:
+    """Tell whether an entry of Trainer's log is one of held-out figures."""
+    return any(name.startswith("eval_") for name in entry)
+
+
+def finish_weights(run: Run, trainer: Trainer, model: Any, objective: Objective) -> str:
+    """Finish the weights of a trained model as its objective does, and measure what is saved; return what is told.
+
+    Figures of the last step go, which are those of the weights before.
+    """
+    if not objective.finish:
+        return ""
+    told = objective.finish(model)
+    run.say(f"finished weights: {told}")
+    run.watch.lap("finished weights")
+    if not is_alone(run.args):  # the first process has them, and only all together could measure
+        return f"{told}; held-out figures and samples are of the trained ones, before that"
+    if run.args.minutes or run.args.eval_strategy != "no":
+        log, last = trainer.state.log_history, trainer.state.global_step
+        trainer.state.log_history = [entry for entry in log if entry["step"] < last or not is_evaluation(entry)]
+        trainer.is_in_train = True  # else --bf16_full_eval would turn the weights themselves into bf16
+        trainer.evaluate()
+    return told
+
+
 def finish_run(
     run: Run, trainer: Trainer, model: Any, tokenizer: PreTrainedTokenizerBase, objective: Objective
 ) -> None:
     """Write what a finished run leaves: the model (and its adapter), run.yaml, loss.png and report.md."""
+    told = finish_weights(run, trainer, model, objective)
     progress, samples, guard = (cast(Any, trainer.pop_callback(kind)) for kind in (Progress, Samples, Guard))
     if isinstance(model, PeftModel):
         save_adapter(model, run.folder / "adapter")
         model = merge_adapter(model, run.folder / "adapter")
     history = trainer.state.log_history
-    evaluations = [entry for entry in history if any(name.startswith("eval_") for name in entry)]
+    evaluations = list(filter(is_evaluation, history))
     final = {name: value for entry in evaluations for name, value in entry.items() if name.startswith("eval_")}
     metrics = {name: round(value, 4) for name, value in final.items() if not name.endswith(("_second", "_runtime"))}
     training = next((entry for entry in reversed(history) if "train_runtime" in entry), {})
@@ -51,6 +77,7 @@ def finish_run(
     memory = peak_memory(trainer.args.device.type)
     facts = {
         "model": f"{model.config.model_type}, {count_parameters(model) / 1e6:.2f} M parameters",
+        "finished weights": told,
         "trained on": f"{tokens / 1e6:.2f} M tokens in {trainer.state.global_step} steps",
         "data": ", ".join(f"{name}: {value}" for name, value in objective.facts.items()),
         "time": "",

@@ -48,6 +48,9 @@ class Objective:
     lines of Markdown for the report of the finished model; `facts` stand in report and record; `next_step` is the
     command that is told at the end.
 
+    `finish(model)` changes the weights of the trained model in place before they are measured and saved, and returns
+    in words what they are then.
+
     `start` says what embedding and head know at first: "random", "fitted" (to pairs of tokens) or "trained".
     `stop_token_ids` end a generated text.
     """
@@ -66,6 +69,7 @@ class Objective:
     reduce_logits: Callable | None = token_losses
     is_language: bool = True
     callbacks: Sequence[TrainerCallback] = ()
+    finish: Callable[[Any], str] | None = None
     assess: Callable[[PreTrainedModel, PreTrainedTokenizerBase], list[str]] | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     next_step: str = ""

@@ -37,6 +37,16 @@ def is_split(trainer: Trainer) -> bool:
     return trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
 
 
+def is_deepspeed(args: TrainingArguments) -> bool:
+    """Tell whether a run is by DeepSpeed: by `--deepspeed`, or by accelerate's configuration."""
+    return bool(args.deepspeed) or is_on("ACCELERATE_USE_DEEPSPEED")
+
+
+def is_alone(args: TrainingArguments) -> bool:
+    """Tell whether one process does a run by itself and holds its model whole."""
+    return args.world_size == 1 and not is_sharded(args) and not is_deepspeed(args)
+
+
 def parse_fsdp(value: Any) -> Any:
     """Return what `--fsdp` says as Trainer takes it, None for false; raise ValueError for what is neither."""
     words = str(value or "false").lower()
@@ -47,7 +57,7 @@ def parse_fsdp(value: Any) -> Any:
 
 def check_sharding(args: Any) -> None:
     """Raise ValueError that names what was asked and can't be done here; nothing has been prepared yet."""
-    if args.deepspeed or is_on("ACCELERATE_USE_DEEPSPEED"):
+    if is_deepspeed(args):
         if args.use_cpu:
             raise ValueError("DeepSpeed needs GPUs; CPU processes shard by configs/accelerate/fsdp2.yaml")
         if find_spec("deepspeed") is None:
@@ -173,7 +183,7 @@ def gather_weights(trainer: Trainer, empty: Any) -> Any:
 
 def check_resume(checkpoint: str | None, args: TrainingArguments) -> None:
     """Raise InputError where a checkpoint was sharded and the run that goes on from it is not, or the other way."""
-    if checkpoint is None or args.deepspeed or is_on("ACCELERATE_USE_DEEPSPEED"):
+    if checkpoint is None or is_deepspeed(args):
         return
     was_sharded = any(Path(checkpoint).glob(f"{SHARDED_WEIGHTS}*"))
     if was_sharded != is_sharded(args):

@@ -27,7 +27,7 @@ from train_utils.plan.apply import finish_seconds, limit_steps, settle_compilati
 from train_utils.plan.machine import keep_freed_memory, measure_peak
 from train_utils.run import Run
 from train_utils.run_options import EVAL_COST
-from train_utils.sharding import copy_empty, gather_weights, is_sharded, is_split, prepare_sharding
+from train_utils.sharding import copy_empty, gather_weights, is_alone, is_sharded, is_split, prepare_sharding
 from train_utils.steps.copying import can_copy, start_copying
 from train_utils.steps.first_fit import find_last_norm, fit_bigrams
 from train_utils.steps.optimizer import Rates, choose_rates, optimizer_factory
@@ -59,7 +59,7 @@ def train_and_save(run: Run, model: Any, tokenizer: PreTrainedTokenizerBase, obj
         f"model: {model.config.model_type}, {count_parameters(model) / 1e6:.2f} M parameters, on "
         f"{run.args.device.type} in {dtype_name(run.args)}, {'compiled' if course.compiled else 'not compiled'}"
     )
-    clock = start_clock(run, eval_rows=sum(map(len, eval_rows.values())))
+    clock = start_clock(run, model, objective, eval_rows=sum(map(len, eval_rows.values())))
     progress = make_progress(run, objective, course, clock)
     samples = Samples(objective.sample, f"eval_{list(eval_rows)[-1]}", run.watch)
     stop, guard = StopOnSignal(run.args.save_seconds), Guard()
@@ -143,19 +143,23 @@ def speed_up(run: Run, model: PreTrainedModel, objective: Objective, *, compiled
         objective.speed_up(base, run.args.per_device_train_batch_size if compiled else None)
 
 
-def start_clock(run: Run, *, eval_rows: int) -> Clock | None:
+def start_clock(run: Run, model: Any, objective: Objective, *, eval_rows: int) -> Clock | None:
     """Return the clock of a run by `--minutes`, of which an evaluation measures so many rows."""
     args = run.args
     if args.minutes is None:
         return None
+    # Weights that are mixed with the base's wait until it is loaded again; an adapter needs no base for that.
+    mixes = objective.finish is not None and not isinstance(model, PeftModel)
+    mixing_seconds = run.watch.seconds.get("model", 0.0) if mixes else 0.0
     clock = Clock(
         minutes=args.minutes,
         decay_share=args.decay_share,
         max_steps=args.max_steps,
-        finish_seconds=finish_seconds(args.minutes),
+        finish_seconds=finish_seconds(args.minutes) + mixing_seconds,
         eval_share=args.eval_steps,
         save_share=args.save_steps,
         finish_steps=EVAL_COST * eval_rows / run.step_rows,
+        evaluates_last=objective.finish is None or not is_alone(args),
     )
     if run.resume:
         clock.resume(run.resume)
