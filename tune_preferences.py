@@ -1,8 +1,8 @@
-"""Teach a chat model which replies are better: chat model -> pairs of replies -> DPO -> ckpt_tuned/.
+"""Teach a chat model which replies are better: chat model -> replies that are judged, or pairs -> ckpt_tuned/.
 
-    python tune_preferences.py --base ckpt_chat/                           # pairs from the model's own replies
+    python tune_preferences.py --base ckpt_chat/                           # its own replies, judged as score.py does
+    python tune_preferences.py --base ckpt_chat/ --reward my.py:reward     # its own replies, judged by your function
     python tune_preferences.py --base ckpt_chat/ --preferences my.jsonl    # your own pairs, likes, saved conversations
-    python tune_preferences.py --base ckpt_chat/ --reward my.py:reward     # replies that your function finds better
     python tune_preferences.py --base ckpt_chat/ --lora true               # low-rank adapters instead of all weights
 
 A preference is a line of JSON, the prompt a text or a list of messages:
@@ -18,7 +18,7 @@ from pathlib import Path
 from data_utils.readers.arguments import LimitOptions, use_limits
 from environment import begin_script
 from errors import run_script
-from options import format_command, option, refuse_useless
+from options import format_command, option
 from train_utils.parsing import parse_training
 from train_utils.run_options import LoraOptions, TuneOptions
 
@@ -33,7 +33,7 @@ class PreferenceArguments(LimitOptions):
     base: str = option("ckpt_chat", "Checkpoint to start from: a chat model")
     preferences: list[str] | None = option(
         None,
-        "Files, folders, globs or hub names, each PATH or PATH@TIMES; unset: made from the model",
+        "Files, folders, globs or hub names, each PATH or PATH@TIMES; unset: the model's own replies",
         replaced_by="--reward",
     )
     skip_bad_dialogues: bool = option(False, "Leave out rows that are no preferences, up to a fifth, and name them")
@@ -42,28 +42,29 @@ class PreferenceArguments(LimitOptions):
         "Where the prompts are from that the model answers, as --dialogues of finetune_dialogue.py",
         replaced_by="--preferences",
     )
-    prompts: int = option(400, "Prompts that the model answers", within=(2, 10**7), replaced_by="--preferences")
-    samples: int = option(4, "How often it answers each", within=(1, 64), replaced_by="--preferences")
+    prompts: int = option(2560, "Prompts that the model answers", within=(2, 10**7), replaced_by="--preferences")
+    samples: int = option(8, "How often it answers each", within=(2, 64), replaced_by="--preferences")
+    reward: str | None = option(
+        None, "FILE.py:FUNCTION of (prompt, reply) that returns a number; unset: what score.py sees of a reply"
+    )
     assistant_name: str = option("Momo", "What {assistant_name} in dialogues becomes")
     row_tokens: int = option(512, "Length of a training row in tokens; pairs are packed", within=(8, 2**31))
     eval_fraction: float = option(0.02, "Share of dialogues, or pairs, that is held out, by hash", within=(0, 1))
-    beta: float = option(0.1, "Weight of a nat against the base (Rafailov et al. 2023)", within=(0, 100))
-    sft_weight: float = option(1.0, "Weight of the chosen reply's own loss (Pang et al. 2024)", within=(0, 100))
-    label_smoothing: float = option(0.0, "Share of pairs that may be wrong (Mitchell 2023)", within=(0, 0.49))
-    by_length: bool = option(False, "Divide log-probabilities by the reply's tokens (Meng et al. 2024)")
-    max_fall: float = option(
-        0.02,
-        "Stop where held-out chosen replies take this share more bits than before",
-        within=(0, 100),
-        replaced_by="--reward",
+    sft_weight: float = option(
+        1.0, "Weight of the loss of the chosen, or the dialogue's own reply (Pang et al. 2024)", within=(0, 100)
     )
-    reward: str | None = option(None, "FILE.py:FUNCTION of (prompt, reply) that returns a number: pairs by that")
-    rounds: int = option(10, "How often the model answers anew, as it is then", within=(1, 10**6), needs="--reward")
-
-    def check_typed(self, typed: set[str]) -> None:
-        """Raise InputError for a time that rounds of replies do not keep."""
-        if self.reward:
-            refuse_useless(typed, {"minutes"}, "with --reward; leave out one of the two")
+    beta: float = option(
+        0.1, "Weight of a nat against the base (Rafailov et al. 2023)", within=(0, 100), needs="--preferences"
+    )
+    label_smoothing: float = option(
+        0.0, "Share of pairs that may be wrong (Mitchell 2023)", within=(0, 0.49), needs="--preferences"
+    )
+    by_length: bool = option(
+        False, "Divide log-probabilities by the reply's tokens (Meng et al. 2024)", needs="--preferences"
+    )
+    max_fall: float = option(
+        0.02, "Stop where held-out true replies take this share more bits than before", within=(0, 100)
+    )
 
 
 @dataclass
@@ -84,50 +85,57 @@ def main(argv: list[str] | None = None) -> int:
     from model_utils.shapes import check_packing
     from train_utils.plan.apply import plan_rows
     from train_utils.preference_data import prepare_rows
-    from train_utils.preferences import PreferenceLoss, StopOnFall, choose_preference_rate, preference_objective
+    from train_utils.preferences import StopOnFall, choose_preference_rate, preference_objective
+    from train_utils.rewarded import settle_round
     from train_utils.run import open_run
     from train_utils.steps.reply_scores import score_replies
     from train_utils.training import train_and_save
     from train_utils.tuning import load_base
 
-    version = data_version(open_sources(options.preferences or options.dialogues))
-    run = open_run("tune_preferences.py", args, (options, lora), data_version=version, base=options.base)
+    version, base = data_version(open_sources(options.preferences or options.dialogues)), options.base
+    run = open_run("tune_preferences.py", args, (options, lora), data_version=version, base=base)
     if run is None:
         return 0
 
     # 1. Base: the chat model, which returns the log-probabilities of replies.
-    adapt = lora.adapt
-    model, tokenizer, _ = load_base(run, options.base, options.row_tokens, adapt=adapt)
-    model.to(args.device)
-    check_packing(model, options.base)
+    adapt, draws = lora.adapt, not options.preferences
+    model, tokenizer, _ = load_base(run, base, options.row_tokens, adapt=adapt)
+    check_packing(model.to(args.device), base)
     score_replies(model)
 
-    # 2. Preferences: read and checked, or made from the model's own replies, and held out by prompt; rows with chosen
-    # and rejected side by side, and the log-probabilities of the base as the reference.
+    # 2. Preferences: rows with chosen and rejected side by side, or prompts, which the model answers as it goes.
     data = prepare_rows(run, model, tokenizer, options)
     run.watch.lap("data")
 
     # 3. Plan, with --minutes: as many steps as the time allows, and few enough that nothing is learned by heart.
     if args.minutes:
-        run = plan_rows(run, model, len(data.rows), options.row_tokens)
+        run = plan_rows(run, model, len(data.rows), data.row_tokens)
         if args.plan_only:
             return 0
         run.watch.lap("plan")
+    run = settle_round(run) if draws else run
 
     # 4. Weights: all of them, or low-rank adapters beside them.
-    run = choose_preference_rate(run, model)
+    run = choose_preference_rate(run, model, draws=draws)
     if adapt:
         model = adapt(model)
         model.print_trainable_parameters()
 
     # 5. Training, then the checkpoint with its picture and report.
-    asked, report = data.report.prompts, {"assess": data.report.assess, "facts": data.facts}
-    loss = PreferenceLoss(options.beta, options.sft_weight, options.label_smoothing, options.by_length)
-    more: dict = {"questions": [(one.question, one.ids) for one in asked[:: max(1, len(asked) // 4)]], **report}
-    more |= {"row_tokens": options.row_tokens, "sampling": "sequential" if options.reward else "random"}
-    more["callbacks"] = [] if options.reward else [StopOnFall(options.max_fall)]
-    more["next_step"] = format_command("python", "chat.py", "--model", run.folder)
-    objective = preference_objective(data.rows, data.eval_rows, tokenizer, loss=loss, **more)
+    objective = preference_objective(
+        data.rows,
+        data.eval_rows,
+        tokenizer,
+        loss=data.loss,
+        collate=data.collate,
+        row_tokens=data.row_tokens,
+        sampling="sequential" if draws else "random",
+        questions=data.report.questions,
+        callbacks=[StopOnFall(options.max_fall)],
+        assess=data.report.assess,
+        facts=data.facts,
+        next_step=format_command("python", "chat.py", "--model", run.folder),
+    )
     return train_and_save(run, model, tokenizer, objective)
 
 

@@ -5,6 +5,7 @@ stand in no training data.
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -111,12 +112,12 @@ def says_one(words: list[str]) -> Callable[[Answer], bool]:
     return lambda answer: any(pattern.search(answer.text) for pattern in patterns)
 
 
-def is_loop(text: str) -> bool:
-    """Tell whether a 4-gram, of words or of Chinese characters, comes three times.
+def is_loop(text: str, times: int = 3) -> bool:
+    """Tell whether a 4-gram, of words or of Chinese characters, comes so many times.
 
     >>> is_loop("very very very very very very good"), is_loop("a calm day by the sea")
     (True, False)
     """
     units = re.findall(r"[\u3400-\u9fff]|[^\W\d_]+|\d", text.lower())
     grams = [tuple(units[i : i + 4]) for i in range(len(units) - 3)]
-    return any(grams.count(gram) >= 3 for gram in set(grams))
+    return any(count >= times for count in Counter(grams).values())

@@ -177,7 +177,7 @@ def main() -> None:
     import_module("data_utils.text.characters").kind_table()
     # And a tuning's report asks fewer questions, for shorter replies: they would be most of its time.
     import_module("train_utils.reply_report").QUESTIONS = 1
-    for module in ("eval_utils.asking", "train_utils.own_pairs"):
+    for module in ("eval_utils.asking", "train_utils.own_replies"):
         import_module(module).MAX_TOKENS = 24
     gc.collect()
     gc.freeze()

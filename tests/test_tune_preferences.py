@@ -11,11 +11,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import tune_preferences
-from data_utils.caching import generate_rows
 from errors import InputError
 from eval_utils import asking
-from tests.conftest import ROOT
-from train_utils import own_pairs, reply_report
+from train_utils import own_replies, preference_data, reply_report, rewarded
 
 WORDS = ["tea", "rain", "boat", "door", "茶", "雨", "船", "门"]
 
@@ -37,7 +35,7 @@ def short_replies_to_few_questions():
     """Most of a run here is replies of the tiny model, which never stops by itself."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reply_report, "QUESTIONS", 1)
-        for module in (asking, own_pairs):
+        for module in (asking, own_replies):
             patch.setattr(module, "MAX_TOKENS", 24)
         yield
 
@@ -107,31 +105,13 @@ def test_resumes_bit_for_bit(options, unevaluated, pair_file, tuned, tmp_path, w
     assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
 
 
-def test_pairs_are_made_from_the_model_once_for_a_seed(unevaluated, tmp_path, capsys, monkeypatch):
-    made = []
-    monkeypatch.setattr(own_pairs, "generate_rows", lambda *a, **k: made.append(generate_rows(*a, **k)) or made[-1])
-    files = [ROOT / f"data_utils/chat_data/{language}.jsonl" for language in ("en", "zh")]
-    lines = [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()[:40]]
-    short = [json.dumps({"messages": line["messages"][:2]}) for line in lines if line["messages"][0]["role"] == "user"]
-    (tmp_path / "short.jsonl").write_text("\n".join(short))
-    few = [*unevaluated, "--dialogues", str(tmp_path / "short.jsonl"), "--max_steps", "1", "--prompts", "16"]
-    few += ["--samples", "2", "--row_tokens", "250"]
-    assert tune_preferences.main([*few, "--output_dir", str(tmp_path / "a")]) == 0
-    output = capsys.readouterr().out
-    assert "preferences: 16 prompts, 2 replies to each: " in output
-    assert output.count("\n        + ") == output.count("\n        - ") == 5
-    monkeypatch.setattr(own_pairs, "choose_pair", lambda *_: pytest.fail("made again"))
-    assert tune_preferences.main([*few, "--output_dir", str(tmp_path / "b")]) == 0
-    first, second = (load_file(tmp_path / name / "model.safetensors") for name in "ab")
-    assert all(torch.equal(first[name], second[name]) for name in first)
-
-
 @pytest.mark.parametrize(
     ("given", "message"),
     [
         (["--preferences", "PAIRS", "--prompts", "9"], "--prompts has no effect with --preferences"),
+        (["--beta", "0.2"], "--beta has no effect without --preferences"),
         (["--lora_rank", "4"], "--lora_rank has no effect without --lora true"),
-        (["--beta", "-1"], "--beta -1.0 is outside 0 to 100"),
+        (["--preferences", "PAIRS", "--beta", "-1"], "--beta -1.0 is outside 0 to 100"),
         (["--preferences", "BAD"], "bad.jsonl:2: 'rejected' is missing or empty"),
     ],
 )
@@ -147,33 +127,65 @@ def test_bad_input_is_one_line(options, pair_file, tmp_path, given, message):
 REWARD = "def shorter(prompt, reply):\n    return -len(reply)\n\ndef broken(prompt, reply):\n    return 1 / 0\n"
 
 
-def test_a_reward_is_learned_in_rounds_and_a_resumed_run_keeps_its_pairs(unevaluated, tmp_path, capsys):
-    (tmp_path / "my.py").write_text(REWARD)
+@pytest.fixture(scope="module")
+def drawn(unevaluated, tmp_path_factory) -> list[str]:
+    """Options of a run of four rounds on short prompts, of which 16 are trained on."""
+    folder = tmp_path_factory.mktemp("drawn")
+    (folder / "my.py").write_text(REWARD)
     short = [json.dumps({"prompt": f"{word} {n}?", "response": word}) for word in WORDS for n in range(6)]
-    (tmp_path / "short.jsonl").write_text("\n".join(short))
+    (folder / "short.jsonl").write_text("\n".join(short))
     given = dict(zip(unevaluated[::2], unevaluated[1::2], strict=True))
-    given |= {"--reward": f"{tmp_path}/my.py:shorter", "--dialogues": f"{tmp_path}/short.jsonl", "--rounds": "4"}
-    given |= {"--prompts": "16", "--samples": "3", "--row_tokens": "250", "--max_steps": "4", "--save_steps": "2"}
-    given["--warmup_steps"] = "0"
-    del given["--max_fall"]
-    given = [word for pair in given.items() for word in pair]
+    given |= {"--dialogues": f"{folder}/short.jsonl", "--prompts": "16", "--samples": "3", "--row_tokens": "250"}
+    given |= {"--max_steps": "4", "--save_steps": "2", "--warmup_steps": "0", "--per_device_train_batch_size": "4"}
+    return [word for pair in given.items() for word in pair]
+
+
+@pytest.fixture
+def rounds_of_four(monkeypatch):
+    monkeypatch.setattr(rewarded, "ROUND_PROMPTS", 4)
+
+
+def test_a_reward_is_learned_in_rounds_and_a_resumed_run_keeps_its_replies(drawn, rounds_of_four, tmp_path, capsys):
+    given = [*drawn, "--reward", f"{drawn[drawn.index('--dialogues') + 1][:-11]}my.py:shorter"]
     whole, again = tmp_path / "whole", tmp_path / "again"
     assert tune_preferences.main([*given, "--output_dir", str(whole)]) == 0
     output = capsys.readouterr().out
-    assert "round 2 of 4: mean reward -" in output
+    assert "prompts: 16 to train on, " in output
+    assert output.count("\n        + ") == output.count("\n        - ") == 4  # of the first round
     nats = list(map(float, re.findall(r"round \d of 4: .* KL to the base (-?[\d.]+) nats a reply", output)))
     assert abs(nats[0]) < 0.01 < abs(nats[-1]), output
     row = re.search(r"\n\| mean reward \| (-[\d.]+) .*?\| (-[\d.]+) ", (whole / "report.md").read_text())
     assert min(map(float, row.groups())) < -5
-    pairs = json.loads((whole / "rounds" / "round-0.json").read_text())
-    assert all(len(pair["chosen"]) < len(pair["rejected"]) for pair in pairs)
+    kept = [json.loads((whole / "rounds" / f"round-{n}.json").read_text()) for n in range(4)]
+    assert sorted(one["question"] for part in kept for one in part) != [
+        one["question"] for part in kept for one in part
+    ]
+    for one in kept[0]:
+        assert one["rewards"] == [-len(reply["text"]) for reply in one["replies"]]
     shutil.copytree(whole, again)
     shutil.rmtree(again / "checkpoint-4")
+    (again / "rounds" / "round-3.json").unlink()  # what is not there is drawn again, and is the same
     record = yaml.safe_load((again / "run.yaml").read_text())
     (again / "run.yaml").write_text(yaml.safe_dump({**record, "status": "training"}))
     assert tune_preferences.main([*given, "--output_dir", str(again), "--resume_from_checkpoint", "true"]) == 0
     expected, found = (load_file(folder / "model.safetensors") for folder in (whole, again))
     assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
+
+
+def test_a_sharded_model_is_not_asked(drawn, monkeypatch, tmp_path):
+    monkeypatch.setattr(preference_data, "is_sharded", lambda args: True)
+    with pytest.raises(InputError, match="give --preferences, or leave sharding out"):
+        tune_preferences.main([*drawn, "--output_dir", str(tmp_path / "o")])
+
+
+def test_without_preferences_the_model_learns_from_its_own_replies(drawn, rounds_of_four, tmp_path, capsys):
+    """As score.py judges them; twice the same weights for a seed."""
+    given = [*drawn, "--max_steps", "2"]
+    for name in "ab":
+        assert tune_preferences.main([*given, "--output_dir", str(tmp_path / name)]) == 0
+    assert "round 1 of 4: mean reward -" in capsys.readouterr().out
+    first, second = (load_file(tmp_path / name / "model.safetensors") for name in "ab")
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 @pytest.mark.parametrize(

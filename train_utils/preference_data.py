@@ -1,19 +1,22 @@
-"""Finds the preferences of a run, read from files or made from the model, and packs them with their references."""
+"""Finds what a run of preferences learns from: pairs of files, packed with their references, or prompts to answer."""
 
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from random import Random
 from typing import Any
 
+import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from data_utils.caching import preparation_lock
-from data_utils.dialogue.pairs import read_pairs
+from data_utils.dialogue.pairs import hold_pairs, read_pairs
 from data_utils.dialogue.reading import name_assistant, read_checked, split_dialogues
 from data_utils.rows.packing import Rows, thin_rows
-from data_utils.rows.preferences import encode_pairs, pack_pairs
+from data_utils.rows.preferences import collate_pairs, encode_pairs, pack_pairs
 from data_utils.sources.corpus import split_languages
 from data_utils.sources.source import open_sources
 from errors import InputError
@@ -21,58 +24,50 @@ from eval_utils.likelihood import window_of
 from model_utils.checkpoint import load_model
 from model_utils.shapes import find_embedding, resize_vocabulary
 from model_utils.tokenizer import tokenizer_fingerprint
-from train_utils.own_pairs import Asked, make_own_pairs, pick_prompts, sample_replies
-from train_utils.preferences import add_references
+from train_utils.own_replies import Asked, judge_replies, pick_prompts
+from train_utils.preferences import PreferenceLoss, add_references
 from train_utils.reply_report import ReplyReport
-from train_utils.rewarded import RewardedRows, load_reward, rank_prompts
+from train_utils.rewarded import AskedRows, RewardLoss, collate_asked, judge_by, load_reward
 from train_utils.run import Run
-from train_utils.steps.reply_scores import score_replies
+from train_utils.sharding import is_sharded
 
 SHOWN_PAIRS = 5
-REPORT_PROMPTS = 60
+REPORT_PROMPTS = 120
 MEASURED_ROWS = 64  # of the training rows, to see how far they are learned
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a run learns from and is measured by: rows, held-out rows of each part, the report on replies, and facts."""
+    """What a run learns from and is measured by: rows, held-out rows of each part, the report on replies, and facts.
+
+    `loss` is of the rows, of `row_tokens` tokens each, and `collate` makes batches of them.
+    """
 
     rows: Rows
+    row_tokens: int
     eval_rows: dict[str, Dataset]
     report: ReplyReport
     facts: dict[str, Any]
+    loss: PreferenceLoss | RewardLoss
+    collate: Callable[[list[dict]], dict[str, torch.Tensor]]
 
 
 def find_preferences(
     run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: Any
 ) -> tuple[Dataset, Dataset, list[Asked], dict[str, str]]:
-    """Return the preferences that options of tune_preferences.py name: of files, or what the model makes of prompts.
+    """Return the preferences of files that options of tune_preferences.py name.
 
     They are (to train on, held out, held-out prompts that are reported on, facts of the reading).
     """
-    seed, facts = run.args.seed, {}
-    with preparation_lock():
-        if options.preferences:
-            reading = read_pairs(open_sources(options.preferences), options.skip_bad_dialogues)
-            facts = reading.facts
-            for line in reading.lines:
-                run.say(line)
-            train, held_out = split_dialogues(reading.dialogues, options.eval_fraction, "prompt")
-            rows = [row for row in held_out if row["chosen"]][:REPORT_PROMPTS]
-            dialogues = [{**row, "messages": [*row["prompt"], {"role": "assistant", "content": row["chosen"]}]}
-                         for row in rows]  # fmt: skip
-            how = {"count": REPORT_PROMPTS, "window": window_of(model), "seed": seed, "name": options.assistant_name}
-            asked = pick_prompts(Dataset.from_list(dialogues), tokenizer, **how)
-        else:
-            made = []
-            for asked in ask_dialogues(run, model, tokenizer, options):
-                how = {"key": run.settings["base_version"], "samples": options.samples, "seed": seed}
-                pairs = make_own_pairs(model, tokenizer, asked, **how)
-                made.append(pairs)
-                run.say(f"preferences: {len(asked)} prompts, {options.samples} replies to each: {len(pairs)} pairs, "
-                        f"{len(asked) - len(pairs)} prompts whose replies don't differ")  # fmt: skip
-            train, held_out = made
-    return train, held_out, asked[:: max(1, len(asked) // REPORT_PROMPTS)], facts
+    reading = read_pairs(open_sources(options.preferences), options.skip_bad_dialogues)
+    for line in reading.lines:
+        run.say(line)
+    train, held_out = split_dialogues(reading.dialogues, options.eval_fraction, "prompt")
+    rows = [row for row in held_out if row["chosen"]][:REPORT_PROMPTS]
+    replies = [{"role": "assistant", "content": row["chosen"]} for row in rows]
+    dialogues = [{**row, "messages": [*row["prompt"], reply]} for row, reply in zip(rows, replies, strict=True)]
+    how = {"count": REPORT_PROMPTS, "window": window_of(model), "seed": run.args.seed, "name": options.assistant_name}
+    return train, held_out, pick_prompts(Dataset.from_list(dialogues), tokenizer, **how), reading.facts
 
 
 def ask_dialogues(
@@ -80,7 +75,8 @@ def ask_dialogues(
 ) -> tuple[list[Asked], list[Asked]]:
     """Return the prompts of `--dialogues` that the model answers: (to train on, held out)."""
     reading = read_checked(open_sources(options.dialogues), options.skip_bad_dialogues)
-    how: dict[str, Any] = {"window": window_of(model), "seed": run.args.seed, "name": options.assistant_name}
+    window = min(window_of(model), options.row_tokens)
+    how: dict[str, Any] = {"window": window, "seed": run.args.seed, "name": options.assistant_name}
     parts = [name_assistant(part, how["name"]) for part in split_dialogues(reading.dialogues, options.eval_fraction)]
     counts = (options.prompts, max(40, options.prompts // 5))
     train, held_out = (pick_prompts(part, tokenizer, count=n, **how) for part, n in zip(parts, counts, strict=True))
@@ -110,19 +106,21 @@ def prepare_rows(run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenize
 
     Raises InputError where nothing is left.
     """
-    if options.reward:
-        return prepare_rewarded(run, model, tokenizer, options)
-    train, others, asked, reading = find_preferences(run, model, tokenizer, options)
-    for line in describe_pairs(train):
-        run.say(line)
+    if not options.preferences:
+        return prepare_prompts(run, model, tokenizer, options)
     with preparation_lock():
+        train, others, asked, reading = find_preferences(run, model, tokenizer, options)
+        for line in describe_pairs(train):
+            run.say(line)
         report = ReplyReport(model, tokenizer, asked, seed=run.args.seed)
         rows = pack_preferences(run, model, tokenizer, train, options.row_tokens)
         held_out = pack_languages(run, model, tokenizer, others, options.row_tokens)
     if not len(rows) or not held_out:
         raise InputError("no preference is left to train on and to measure with; give more, or larger --row_tokens")
     facts = {"pairs": len(train), "held out": len(others), "kinds": dict(Counter(train["source"])), **reading}
-    return Prepared(rows, {"training": thin_rows(rows, MEASURED_ROWS), **held_out}, report, facts)
+    loss = PreferenceLoss(options.beta, options.sft_weight, options.label_smoothing, options.by_length)
+    eval_rows = {"training": thin_rows(rows, MEASURED_ROWS), **held_out}
+    return Prepared(rows, options.row_tokens, eval_rows, report, facts, loss, collate_pairs)
 
 
 def pack_languages(
@@ -134,26 +132,32 @@ def pack_languages(
     return {part: rows for part, rows in packed.items() if len(rows)}
 
 
-def prepare_rewarded(run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: Any) -> Prepared:
-    """Return rows that the model makes by a reward as it goes, and held-out pairs of its replies as it is now."""
-    reward, seed = load_reward(options.reward), run.args.seed
+def prepare_prompts(run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: Any) -> Prepared:
+    """Return prompts that the model answers as it goes, its replies judged by `--reward`, and held-out true replies."""
+    if is_sharded(run.args) or run.args.deepspeed_plugin:
+        raise InputError("a model that is sharded can't answer on the way; give --preferences, or leave sharding out")
+    reward, seed = load_reward(options.reward) if options.reward else None, run.args.seed
     with preparation_lock():
         prompts, asked = ask_dialogues(run, model, tokenizer, options)
-    replies = sample_replies(model, tokenizer, [one.ids for one in asked], count=options.samples, seed=seed)
-    pairs, mean = rank_prompts(asked, replies, reward)
-    run.say(f"held out: {len(asked)} prompts, mean reward {mean:.3f}, {len(pairs)} pairs")
-    held_out = pack_languages(run, model, tokenizer, pairs, options.row_tokens)
+        place = {"rejected": "", "source": "held out"}
+        pairs = [
+            {"prompt": one.messages, "chosen": one.truth, "language": one.language, "place": str(number), **place}
+            for number, one in enumerate(asked, 1)
+        ]
+        held_out = pack_languages(run, model, tokenizer, hold_pairs(pairs), options.row_tokens)
     if not held_out or not prompts:
-        reason = f"{len(pairs)} pairs of held-out replies differ in it, none fits in --row_tokens {options.row_tokens}"
-        raise InputError(f"--reward {options.reward}: {reason}; nothing could be learned")
+        raise InputError("no prompt is left to train on and to measure with; give more, or larger --row_tokens")
+    run.say(f"prompts: {len(prompts)} to train on, {len(asked)} held out; {options.samples} replies to each")
     reference = load_model(options.base)
     resize_vocabulary(reference, find_embedding(model).num_embeddings)
-    score_replies(reference)
     folder = run.folder / "rounds"
     if not run.resume:
         shutil.rmtree(folder, ignore_errors=True)
-    how = {"count": options.rounds, "samples": options.samples, "row_tokens": options.row_tokens, "seed": seed}
-    rows = RewardedRows(model, reference, tokenizer, reward, prompts, folder=folder, say=run.say, **how)
-    report = ReplyReport(model, tokenizer, asked[:REPORT_PROMPTS], seed=seed, reward=reward)
-    facts = {"prompts": len(prompts), "rounds": options.rounds, "mean reward before": round(mean, 4)}
-    return Prepared(rows, held_out, report, facts)
+    Random(seed).shuffle(prompts)  # a round has prompts of all languages
+    how: dict[str, Any] = {"samples": options.samples, "truth_weight": options.sft_weight, "seed": seed}
+    judge = judge_by(reward) if reward else judge_replies
+    rows = AskedRows(model, reference, tokenizer, judge, prompts, folder=folder, say=run.say, **how)
+    report = ReplyReport(model, tokenizer, asked[:: max(1, len(asked) // REPORT_PROMPTS)], seed=seed, reward=reward)
+    collate = partial(collate_asked, row_tokens=options.row_tokens, pad_token_id=tokenizer.pad_token_id)
+    facts = {"prompts": len(prompts), "held out": len(asked), "replies to each": options.samples}
+    return Prepared(rows, rows.item_tokens, held_out, report, facts, RewardLoss(), collate)

@@ -25,7 +25,9 @@ from train_utils.objectives import Objective, dialogue_objective
 from train_utils.run import Run
 from train_utils.steps.fast_model import Compiler, compile_layers
 
-RATE = 1e-4  # AdamW's peak at width 256
+# AdamW's peak at width 256.
+PAIRS_RATE = 1e-4
+ROUNDS_RATE = 2e-4
 
 
 @dataclass(frozen=True)
@@ -144,24 +146,29 @@ class StopOnFall(TrainerCallback):
                     show_line(None, f"step {state.global_step}: stopped, since {fall} (--max_fall)")
 
 
-def choose_preference_rate(run: Run, model: PreTrainedModel) -> Run:
+def choose_preference_rate(run: Run, model: PreTrainedModel, *, draws: bool) -> Run:
     """Return a run with the learning rate of preferences, where the user gave none; it falls as 1 / width.
 
     Source: Yang et al. 2022.
+
+    Args:
+        draws: whether the model learns from its own replies.
     """
-    rate = RATE * 256 / model.config.hidden_size
+    rate = (ROUNDS_RATE if draws else PAIRS_RATE) * 256 / model.config.hidden_size
     return run if run.args.learning_rate is not None else run.change(learning_rate=rate)
 
 
 def preference_objective(
-    rows: Rows, eval_rows: dict[str, Dataset], tokenizer: PreTrainedTokenizerBase, *, loss: PreferenceLoss, **more: Any
+    rows: Rows, eval_rows: dict[str, Dataset], tokenizer: PreTrainedTokenizerBase, *, loss: Any, **more: Any
 ) -> Objective:
-    """Return the objective of preference tuning, of rows with references; `more` as `dialogue_objective` takes it."""
+    """Return the objective of preference tuning; `more` as `dialogue_objective` takes it.
+
+    `loss` is a PreferenceLoss, of rows with references, or a RewardLoss.
+    """
     return dialogue_objective(
         rows,
         eval_rows,
         tokenizer,
-        collate=collate_pairs,
         compute_loss=loss,
         compute_metrics=loss.measure,
         speed_up=lambda model, compiled_rows: compile_layers(model, Compiler(), compiled_rows),

@@ -14,7 +14,7 @@ from eval_utils.parts import choose_share
 from eval_utils.score_report import BETTER, WORSE, make_table
 from eval_utils.scorecard import Answer, judge_prompts, measure_scorecard
 from model_utils.shapes import evaluating
-from train_utils.own_pairs import Asked, sample_replies
+from train_utils.own_replies import Asked, sample_replies
 
 REPLIES = 2  # to each held-out prompt
 QUESTIONS = 20  # of the scorecard, of a kind and language; fewer for a large model
@@ -60,6 +60,11 @@ class ReplyReport:
         drawn = sample_replies(model, tokenizer, [p.ids for p in self.prompts], count=1, seed=seed, temperature=1.0)
         self.own = [answers[0] for answers in drawn]
         self.own_nats = self.measure_own(model, tokenizer)
+
+    @property
+    def questions(self) -> list[tuple[str, list[int]]]:
+        """Return some prompts, as texts and as ids, for samples on the way."""
+        return [(one.question, one.ids) for one in self.prompts[:: max(1, len(self.prompts) // 4)]]
 
     def measure_own(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[float]:
         """Return the nats of the replies that the model drew before, as it is now."""

@@ -1,38 +1,42 @@
-"""Learns from a reward that a Python function gives: in each round the model answers, and its best and worst replies
-are a pair.
+"""Learns from rewards of the model's own replies: it answers prompts in rounds, each time as it is then.
 
-On-policy DPO (Guo et al. 2024, "Direct language model alignment from online AI feedback"): the pairs of a round are
-made when its first row is asked for, by the model as it is then, against the base as the reference. They are kept in
-the run's folder, so that a run that is resumed goes on with the same ones.
+REINFORCE with the other replies to a prompt as the baseline (RLOO: Kool et al. 2019; Ahmadian et al. 2024, "Back to
+basics"): a reply becomes likelier by as much as its reward is above theirs. Beside it the dialogue's own reply is
+learned, against forgetting. What is drawn is kept in the run's folder, so that a run that is resumed goes on with it.
 """
 
 import json
 import math
 import runpy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import pstdev
 from typing import Any
 
-from datasets import Dataset
+import numpy as np
+import torch
 from torch.utils.data import Dataset as TorchDataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
 
 from data_utils.dialogue.format import stop_token_id
-from data_utils.dialogue.pairs import hold_pairs
 from data_utils.rows.packing import assign_rows
-from data_utils.rows.preferences import encode_pair, pack_pair_row
+from data_utils.rows.preferences import collate_pairs, pack_pair_row
 from errors import InputError, first_line
 from eval_utils.scorecard import Answer
 from files import write_whole
 from model_utils.shapes import evaluating
-from train_utils.own_pairs import Asked, sample_replies
+from model_utils.text_encoder import encode_text
+from train_utils.own_replies import TEMPERATURE, Asked, sample_replies
 from train_utils.places import find_reward
-from train_utils.preferences import score_rows
 from train_utils.reply_report import measure_nats
+from train_utils.run import Run
 
+ROUND_PROMPTS = 64  # that are answered together, and are a step
+TOLD_ROUNDS = 10  # of a run, whose mean reward and KL are printed
+SHOWN = 5  # prompts of the first round, with the best and the worst reply
 Reward = Callable[[str, str], float]
-PAIR_TOKENS = 16  # two replies of a word each, with their prompts: no pair is shorter
+Judge = Callable[[list[Asked], list[list[Answer]]], list[list[float]]]
 
 
 def load_reward(name: str) -> Reward:
@@ -61,92 +65,180 @@ def load_reward(name: str) -> Reward:
     return reward
 
 
-def rank_replies(asked: Asked, answers: list[Answer], reward: Reward, number: int) -> tuple[dict | None, list[float]]:
-    """Return (the pair of the best and the worst reply, None where they are worth the same; the reward of each)."""
-    values = [reward(asked.question, answer.text) for answer in answers]
-    best, worst = (pick(range(len(values)), key=values.__getitem__) for pick in (max, min))
-    texts = [answers[place].text for place in (best, worst)]
-    if values[best] == values[worst] or not all(texts):
-        return None, values
-    sides = {"prompt": asked.messages, "chosen": texts[0], "rejected": texts[1]}
-    return {**sides, "language": asked.language, "source": "reward", "place": str(number)}, values
+def judge_by(reward: Reward) -> Judge:
+    """Return what judges the replies of a round by a function of the user's last message and a reply."""
+    return lambda prompts, replies: [
+        [reward(asked.question, answer.text) for answer in answers]
+        for asked, answers in zip(prompts, replies, strict=True)
+    ]
 
 
-def rank_prompts(prompts: list[Asked], replies: list[list[Answer]], reward: Reward) -> tuple[Dataset, float]:
-    """Return the pairs that replies to prompts give, and the mean reward."""
-    ranked = [rank_replies(*both, reward, i) for i, both in enumerate(zip(prompts, replies, strict=True))]
-    values = [value for _, found in ranked for value in found]
-    return hold_pairs([pair for pair, _ in ranked if pair]), sum(values) / max(1, len(values))
+def weigh_replies(rewards: list[list[float]]) -> list[list[float]]:
+    """Return how much likelier each reply to each prompt is to become: its reward against the mean of the others'.
+
+    In standard deviations of all rewards, so that their unit doesn't matter.
+
+    >>> weigh_replies([[1, 0], [0, 0]])
+    [[2.309..., -2.309...], [0.0, 0.0]]
+    """
+    unit = pstdev([value for values in rewards for value in values]) or 1.0
+    return [
+        [(value - (sum(values) - value) / max(1, len(values) - 1)) / unit for value in values] for values in rewards
+    ]
 
 
 @dataclass(eq=False)
-class RewardedRows(TorchDataset):
-    """Rows of T tokens of `count` rounds, each of pairs that the model makes of the next prompts when they are due."""
+class AskedRows(TorchDataset):
+    """Prompts, each with what is learned of it: replies that the model gives when its round is due, and the true one.
+
+    An item has `replies`, encoded as those of preferences that were only liked, of each its weight in the loss, and the
+    temperature that it was drawn with (`heats`).
+    """
 
     model: PreTrainedModel
     reference: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    reward: Reward
+    judge: Judge
     prompts: list[Asked]
-    count: int
     samples: int  # replies to each prompt
-    row_tokens: int
+    truth_weight: float  # of the true reply's loss a token
     seed: int
-    folder: Path  # that keeps the pairs of each round
+    folder: Path  # that keeps the replies of each round
     say: Callable[[str], None] = print
-
-    def __post_init__(self) -> None:
-        size = max(1, len(self.prompts) // self.count)
-        self.parts = [self.prompts[i * size : (i + 1) * size] for i in range(self.count)]
-        longest = max(len(asked.ids) for asked in self.prompts) + 80
-        self.rows_each = max(1, math.ceil(2 * longest * size / self.row_tokens / 2))
-        self.made: tuple[int, list[dict]] = (-1, [])
+    epoch: int = 0
+    made: tuple[int, int, list[dict]] = field(default=(-1, -1, []))
 
     def __len__(self) -> int:
-        return self.rows_each * len(self.parts)
+        return len(self.prompts)
+
+    @property
+    def item_tokens(self) -> int:
+        """Tokens of an item, about: replies are as long as the true ones."""
+        lengths = [
+            len(asked.ids) + len(encode_text(self.tokenizer, asked.truth)) for asked in self.prompts[:ROUND_PROMPTS]
+        ]
+        return (self.samples + 1) * sum(lengths) // len(lengths)
+
+    @property
+    def rounds(self) -> int:
+        """Rounds of an epoch."""
+        return math.ceil(len(self.prompts) / ROUND_PROMPTS)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to an epoch, in which all prompts are answered anew; the training tells it."""
+        self.epoch = epoch
 
     def __getitem__(self, index: int) -> dict:
-        """Return a row; the first of a round has the model answer that round's prompts."""
-        number = index // self.rows_each
-        if self.made[0] != number:
-            self.made = number, self.make_round(number)
-        rows = self.made[1]
-        return rows[index % self.rows_each % len(rows)]
+        """Return a prompt's item; the first of a round has the model answer that round's prompts."""
+        number = index // ROUND_PROMPTS
+        if self.made[:2] != (self.epoch, number):
+            self.made = self.epoch, number, self.make_round(self.epoch, number)
+        return self.made[2][index % ROUND_PROMPTS]
 
-    def make_round(self, number: int) -> list[dict]:
-        """Return the rows of a round, of pairs made now, or of those that were kept when it began."""
-        path, name = self.folder / f"round-{number}.json", f"round {number + 1}"
+    def make_round(self, epoch: int, number: int) -> list[dict]:
+        """Return the items of a round, of replies that are drawn now, or of those that were kept when it began."""
+        prompts = self.prompts[number * ROUND_PROMPTS : (number + 1) * ROUND_PROMPTS]
+        order = epoch * self.rounds + number
+        path = self.folder / f"round-{order}.json"
         if path.exists():
-            pairs = hold_pairs(json.loads(path.read_text(encoding="utf-8")))
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            replies = [[Answer(**answer) for answer in one["replies"]] for one in kept]
+            rewards = [one["rewards"] for one in kept]
         else:
-            prompts, how = self.parts[number], {"count": self.samples, "seed": self.seed + number}
+            how = {"count": self.samples, "seed": self.seed + order}
             replies = sample_replies(self.model, self.tokenizer, [asked.ids for asked in prompts], **how)
-            pairs, mean = rank_prompts(prompts, replies, self.reward)
+            rewards = self.judge(prompts, replies)
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, json.dumps(pairs.to_list(), ensure_ascii=False))
+            write_whole(path, json.dumps(describe_round(prompts, replies, rewards), ensure_ascii=False))
+            self.tell(order, prompts, replies, rewards)
+        weights = weigh_replies(rewards)
+        return [self.make_item(*parts) for parts in zip(prompts, replies, weights, strict=True)]
+
+    def make_item(self, asked: Asked, answers: list[Answer], weights: list[float]) -> dict:
+        """Return what is learned of a prompt; a reply without its end is learned, or unlearned, without one."""
+        stop = [stop_token_id(self.tokenizer)]
+        ids = [[*answer.ids, *stop] if answer.has_stopped else [*answer.ids] for answer in answers]
+        truth = [*encode_text(self.tokenizer, asked.truth), *stop]
+        ids.append(truth)
+        weights = [*weights, self.truth_weight * len(ids) / len(truth)]
+        kept = [place for place, reply in enumerate(ids) if reply]
+        empty = {"prompt": asked.ids, "rejected": [], "chosen_bytes": 0}
+        return {
+            "replies": [{**empty, "chosen": ids[place]} for place in kept],
+            "weights": [weights[place] for place in kept],
+            "heats": [1.0 if place == len(answers) else TEMPERATURE for place in kept],
+        }
+
+    def tell(self, order: int, prompts: list[Asked], replies: list[list[Answer]], rewards: list[list[float]]) -> None:
+        """Say how a round went, of some rounds of the run, and show replies of the first one."""
+        if order % max(1, self.rounds // TOLD_ROUNDS) == 0:
+            differ = sum(len(set(values)) > 1 for values in rewards)
+            mean = sum(map(sum, rewards)) / max(1, sum(map(len, rewards)))
             kl = self.measure_kl(prompts, replies)
-            found = f"mean reward {mean:.3f}, {len(pairs)} pairs, KL to the base {kl:.2f} nats a reply"
-            self.say(f"{name} of {self.count}: {found}")
-        rows = pack_fixed(pairs, self.tokenizer, self.row_tokens)
-        used = sum(int((row["sizes"][::2] > 0).sum()) for row in rows[: self.rows_each])
-        if used < len(pairs):
-            self.say(f"{name}: {len(pairs) - used} pairs have no room in its rows; larger --row_tokens")
-        self.reference.to(self.model.device)
-        references = score_rows(rows := rows[: self.rows_each], self.reference)
-        return [{**row, "references": scores} for row, scores in zip(rows, references, strict=True)]
+            found = f"mean reward {mean:.3f}, {differ} of {len(prompts)} prompts have replies that differ in it"
+            self.say(f"round {order + 1} of {self.rounds}: {found}, KL to the base {kl:.2f} nats a reply")
+        for asked, answers, values in [*zip(prompts, replies, rewards, strict=True)][: 0 if order else SHOWN]:
+            best, worst = (answers[pick(range(len(values)), key=values.__getitem__)].text for pick in (max, min))
+            shown = [" ".join(text.split())[:160] for text in (asked.question, best, worst)]
+            self.say("    {}\n        + {}\n        - {}".format(*shown))
 
     def measure_kl(self, prompts: list[Asked], replies: list[list[Answer]]) -> float:
         """Return by how many nats the model's replies are likelier under it than under the base: the first to each."""
         stop_id, first = stop_token_id(self.tokenizer), [answers[0] for answers in replies]
+        self.reference.to(self.model.device)
         with evaluating(self.model):
             now, before = (measure_nats(model, prompts, first, stop_id) for model in (self.model, self.reference))
         return (sum(before) - sum(now)) / max(1, len(first))
 
 
-def pack_fixed(pairs: Dataset, tokenizer: PreTrainedTokenizerBase, row_tokens: int) -> list[dict]:
-    """Return rows of T tokens with place for as many replies as can be, whatever the pairs; one empty row for none."""
-    encoded = [found for pair in pairs if (found := encode_pair(tokenizer, pair, row_tokens))]
-    lengths = [2 * len(pair["prompt"]) + len(pair["chosen"]) + len(pair["rejected"]) for pair in encoded]
-    slots = 2 * (row_tokens // PAIR_TOKENS)
-    assigned = assign_rows(lengths, row_tokens) or [[]]
-    return [pack_pair_row([encoded[i] for i in items], row_tokens, slots, tokenizer.pad_token_id) for items in assigned]
+def describe_round(prompts: list[Asked], replies: list[list[Answer]], rewards: list[list[float]]) -> list[dict]:
+    """Return what is kept of a round: of each prompt its question, the replies and their rewards."""
+    return [
+        {"question": asked.question, "replies": [vars(answer) for answer in answers], "rewards": values}
+        for asked, answers, values in zip(prompts, replies, rewards, strict=True)
+    ]
+
+
+def collate_asked(items: list[dict], row_tokens: int, pad_token_id: int) -> dict[str, torch.Tensor]:
+    """Lay items of AskedRows in as many rows of T tokens as they need; rows that are there, of an evaluation, stay.
+
+    `temperatures` (B, S) are those that the replies were drawn with; a true one, the last of an item, has none.
+    """
+    if "input_ids" in items[0]:
+        return collate_pairs(items)
+    parts = [part for item in items for part in zip(item["replies"], item["weights"], item["heats"], strict=True)]
+    assigned = assign_rows([len(reply["prompt"]) + len(reply["chosen"]) for reply, _, _ in parts], row_tokens)
+    slots, rows = 2 * max(map(len, assigned)), []
+    temperatures = torch.ones(len(assigned), slots)
+    for number, places in enumerate(assigned):
+        replies, weights, heats = zip(*(parts[place] for place in places), strict=True)
+        rows.append(pack_pair_row([*replies], row_tokens, slots, pad_token_id))
+        rows[-1]["weights"][: len(places)] = weights
+        temperatures[number, : 2 * len(places) : 2] = torch.tensor(heats)
+    return {**collate_pairs(rows), "temperatures": temperatures}
+
+
+class RewardLoss:
+    """The loss of AskedRows, of what `score_replies` returns: minus each reply's log-probability times its weight."""
+
+    def __call__(self, outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | None = None):
+        """Return the loss of a batch: `outputs.logits` (B, S), `labels` (B, S / 2, 6) as `collate_pairs` makes them."""
+        scores = outputs.logits.float().view(*labels.shape[:2], 2)[..., 0]
+        items = (labels[..., 2] > 0).sum() if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
+        return -(labels[..., 5] * scores).sum() / items
+
+    def measure(self, evaluated: EvalPrediction) -> dict[str, float]:
+        """Return the figures of an evaluation, of true replies: nats a token and bits a byte."""
+        labels = torch.from_numpy(np.asarray(evaluated.label_ids))
+        scores = torch.from_numpy(np.asarray(evaluated.predictions)).float().view(*labels.shape[:2], 2)[..., 0]
+        nats, there = -scores.sum(), labels[..., 2] > 0
+        bits = (nats / math.log(2) / labels[..., 4][there].sum()).item()
+        return {"loss": (nats / labels[..., 2].sum()).item(), "bits_per_byte": bits}
+
+
+def settle_round(run: Run) -> Run:
+    """Return a run whose steps are of a round's prompts, unless the user gave another batch."""
+    if {"per_device_train_batch_size", "gradient_accumulation_steps"} & set(run.args.given):
+        return run
+    passes = ROUND_PROMPTS // (run.args.per_device_train_batch_size * run.args.world_size)
+    return run.change(gradient_accumulation_steps=max(1, passes))

@@ -25,28 +25,31 @@ def score_replies(model: PreTrainedModel) -> None:
     """Let a model that is given `targets` return log-probabilities (B, S) in nats of the S replies of a row, in place.
 
     In training and evaluation alike; logits of what is no reply are never computed where the head is a plain one.
+    `temperatures` (B, S), if given, are those that the replies were drawn with.
     """
     head = model.get_output_embeddings()
     is_plain = head is not None and head.bias is None and has_plain_head(model)
     original = model.forward
 
     @wraps(original)
-    def forward(input_ids=None, position_ids=None, targets=None, shift_labels=None, **kwargs):
+    def forward(input_ids=None, position_ids=None, targets=None, shift_labels=None, temperatures=None, **kwargs):
         if targets is None:
             return original(input_ids=input_ids, position_ids=position_ids, **kwargs)
         is_reply = targets[:, 1:] != IGNORE_LABEL
         wanted = targets[:, 1:][is_reply]
+        replies, sizes = kwargs["replies"], kwargs["sizes"]
+        rows, slots = sizes.shape
+        place = (torch.arange(rows, device=sizes.device)[:, None] * slots + replies[:, 1:])[is_reply]
+        heat = 1.0 if temperatures is None else temperatures.flatten()[place][:, None]
         taken = {"input_ids": input_ids, "position_ids": position_ids, "use_cache": False}
         head = model.get_output_embeddings()
         if is_plain and type(head) is nn.Linear:  # an adapter on it is no plain one
-            found = log_probabilities(model.base_model(**taken)[0][:, :-1][is_reply], head.weight, wanted)
+            hidden = model.base_model(**taken)[0][:, :-1][is_reply]
+            found = log_probabilities(hidden / heat, head.weight, wanted)
         else:
             logits = original(**taken).logits[:, :-1][is_reply].float()
-            found = -F.cross_entropy(logits, wanted, reduction="none")
-        replies, sizes = kwargs["replies"], kwargs["sizes"]
-        rows, slots = sizes.shape
-        place = torch.arange(rows, device=sizes.device)[:, None] * slots + replies[:, 1:]
-        sums = found.new_zeros(rows * slots).index_add(0, place[is_reply], found)
+            found = -F.cross_entropy(logits / heat, wanted, reduction="none")
+        sums = found.new_zeros(rows * slots).index_add(0, place, found)
         return CausalLMOutput(logits=sums.view(rows, slots))
 
     model.forward = forward

@@ -1,0 +1,102 @@
+"""Replies are judged as a reader would, weighed against each other, and learned by their weights alone."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from eval_utils.scorecard import Answer
+from train_utils import own_replies
+from train_utils.own_replies import TEMPERATURE, Asked, judge_replies
+from train_utils.rewarded import AskedRows, RewardLoss, collate_asked, weigh_replies
+from train_utils.steps.reply_scores import score_replies
+
+
+def ask(question: str, truth: str = "yes", name: str | None = None) -> Asked:
+    language = "en" if question.isascii() else "zh"
+    return Asked([{"role": "user", "content": question}], [5, 6], truth, language, name)
+
+
+def test_a_reply_is_judged_by_its_faults_and_by_what_suits_no_other_question(monkeypatch):
+    monkeypatch.setattr(own_replies, "is_on_topic", lambda question, reply: question in reply)
+    prompts = [ask("tea"), ask("rain"), ask("boat", "I am Momo", "Momo"), ask("茶", "好")]
+    replies = [
+        [Answer("some tea", True), Answer("tea rain boat", True), Answer("no", True), Answer("tea", False)],
+        [Answer("雨 rain", True), Answer("so so so so so", True), Answer("", True)],
+        [Answer("a boat", True), Answer("I am Momo of the boat", True)],
+        [Answer("喝茶", True), Answer("tea", True)],
+    ]
+    rewards = judge_replies(prompts, replies)
+    assert rewards[0] == [1, 0, 0, -1]  # one that suits all three questions suits none
+    assert rewards[1] == [-1, -1, -1]  # another language, a loop, nothing
+    assert rewards[2] == [-1, 1]  # the name is missing
+    assert rewards[3] == [1, -1]  # no other question is Chinese
+
+
+def test_weights_of_a_prompt_have_no_sum_and_no_unit():
+    rewards = [[3.0, 1.0, 2.0], [5.0, 5.0, 5.0], [0.0, 0.0, 9.0]]
+    weights = weigh_replies(rewards)
+    assert [sum(row) for row in weights] == pytest.approx([0, 0, 0])
+    assert weights[1] == [0, 0, 0]
+    assert weights[2][2] > weights[0][0] > 0 > weights[0][1]
+    scaled = weigh_replies([[100 * value + 7 for value in row] for row in rewards])
+    assert [value for row in scaled for value in row] == pytest.approx([value for row in weights for value in row])
+    assert weigh_replies([[2.0, 2.0]]) == [[0, 0]]
+
+
+@pytest.fixture
+def rows(tiny_checkpoint, tmp_path):
+    model, tokenizer = (kind.from_pretrained(tiny_checkpoint) for kind in (AutoModelForCausalLM, AutoTokenizer))
+    judge = lambda prompts, replies: [[float(len(answer.text)) for answer in answers] for answers in replies]  # noqa: E731
+    prompts = [Asked([{"role": "user", "content": "hi"}], [5, 6, 7 + number], "good day", "en") for number in range(5)]
+    how = {"samples": 3, "truth_weight": 0.5, "seed": 1, "folder": tmp_path, "say": lambda _: None}
+    return AskedRows(model, model, tokenizer, judge, prompts, **how)
+
+
+def test_the_loss_is_of_each_reply_by_its_weight(rows, monkeypatch):
+    """Against plain forwards of each reply alone, at the temperature that it was drawn with, and gradients too."""
+    monkeypatch.setattr(own_replies, "MAX_TOKENS", 12)
+    model, items = rows.model, [rows[number] for number in range(5)]
+    pairs = [pair for item in items for pair in zip(item["replies"], item["weights"], strict=True)]
+    expected = 0.0
+    for number, (reply, weight) in enumerate(pairs):
+        heat = 1 if number % 4 == 3 else TEMPERATURE  # the true reply is drawn by nobody
+        ids = torch.tensor([[*reply["prompt"], *reply["chosen"]]])
+        logits = model(ids).logits[0, len(reply["prompt"]) - 1 : -1] / heat
+        expected = expected + weight * F.cross_entropy(logits, torch.tensor(reply["chosen"]), reduction="sum")
+    (expected / len(pairs)).backward()
+    wanted = {name: weight.grad.clone() for name, weight in model.named_parameters()}
+    model.zero_grad()
+    score_replies(model)
+    loss, total = RewardLoss(), 0.0
+    for part in (items[:2], items[2:]):  # as two passes of a step
+        batch = collate_asked(part, row_tokens=64, pad_token_id=0)
+        labels = batch.pop("labels")
+        value = loss(model(**{key: batch[key] for key in batch if key != "shift_labels"}), labels, len(pairs))
+        value.backward()
+        total += value.item()
+    assert total == pytest.approx((expected / len(pairs)).item(), rel=1e-5)
+    for name, weight in model.named_parameters():
+        assert torch.allclose(weight.grad, wanted[name], rtol=1e-4, atol=1e-5), name
+
+
+def test_the_true_reply_counts_by_the_token_beside_the_drawn_ones(rows, monkeypatch):
+    monkeypatch.setattr(own_replies, "MAX_TOKENS", 12)
+    item = rows[0]
+    *drawn, truth = item["replies"]
+    assert truth["chosen"][-1] == 2
+    assert item["weights"][-1] == 0.5 * 4 / len(truth["chosen"])
+    assert sum(item["weights"][:-1]) == pytest.approx(0)
+    assert len(drawn) == 3
+
+
+def test_replies_of_a_round_are_drawn_once_and_anew_in_each_epoch(rows, monkeypatch):
+    monkeypatch.setattr(own_replies, "MAX_TOKENS", 12)
+    first = rows[0]
+    assert rows[4]["replies"][0]["prompt"] == [5, 6, 11]
+    assert [path.name for path in rows.folder.iterdir()] == ["round-0.json"]
+    rows.set_epoch(1)
+    assert rows[0]["replies"][0] != first["replies"][0]
+    assert len([*rows.folder.iterdir()]) == 2
+    rows.set_epoch(0)
+    assert rows[0] == first  # read, not drawn
