@@ -1,6 +1,6 @@
 """Teach a chat model which replies are better: chat model -> replies that are judged, or pairs -> ckpt_tuned/.
 
-    python tune_preferences.py --base ckpt_chat/                           # its own replies, judged as score.py does
+    python tune_preferences.py --base ckpt_chat/                           # its own replies: end, loop, language, topic
     python tune_preferences.py --base ckpt_chat/ --reward my.py:reward     # its own replies, judged by your function
     python tune_preferences.py --base ckpt_chat/ --preferences my.jsonl    # your own pairs, likes, saved conversations
     python tune_preferences.py --base ckpt_chat/ --lora true               # low-rank adapters instead of all weights
@@ -12,7 +12,7 @@ Whole dialogues in chosen and rejected, rankings in Alpaca's and ShareGPT's form
 with thumbs are read too, from .jsonl .json .csv .tsv .parquet, each also .gz or .zst.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data_utils.readers.arguments import LimitOptions, use_limits
@@ -45,7 +45,7 @@ class PreferenceArguments(LimitOptions):
     prompts: int = option(2560, "Prompts that the model answers", within=(2, 10**7), replaced_by="--preferences")
     samples: int = option(8, "How often it answers each", within=(2, 64), replaced_by="--preferences")
     reward: str | None = option(
-        None, "FILE.py:FUNCTION of (prompt, reply) that returns a number; unset: what score.py sees of a reply"
+        None, "FILE.py:FUNCTION of (prompt, reply) that returns a number; unset: ends, loops, language, topic, name"
     )
     assistant_name: str = option("Momo", "What {assistant_name} in dialogues becomes")
     row_tokens: int = option(512, "Length of a training row in tokens; pairs are packed", within=(8, 2**31))
@@ -84,21 +84,22 @@ def main(argv: list[str] | None = None) -> int:
     from data_utils.sources.source import data_version, open_sources
     from model_utils.shapes import check_packing
     from train_utils.plan.apply import plan_rows
-    from train_utils.preference_data import prepare_rows
-    from train_utils.preferences import StopOnFall, choose_preference_rate, preference_objective
+    from train_utils.preference_data import preference_objective, prepare_rows
+    from train_utils.preferences import StopOnFall, choose_preference_rate
     from train_utils.rewarded import settle_round
     from train_utils.run import open_run
     from train_utils.steps.reply_scores import score_replies
     from train_utils.training import train_and_save
     from train_utils.tuning import load_base
 
-    version, base = data_version(open_sources(options.preferences or options.dialogues)), options.base
+    base, adapt, draws = options.base, lora.adapt, not options.preferences
+    version = data_version(open_sources(options.preferences or options.dialogues))
+    args = settle_round(args, draws=draws)
     run = open_run("tune_preferences.py", args, (options, lora), data_version=version, base=base)
     if run is None:
         return 0
 
     # 1. Base: the chat model, which returns the log-probabilities of replies.
-    adapt, draws = lora.adapt, not options.preferences
     model, tokenizer, _ = load_base(run, base, options.row_tokens, adapt=adapt)
     check_packing(model.to(args.device), base)
     score_replies(model)
@@ -113,7 +114,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.plan_only:
             return 0
         run.watch.lap("plan")
-    run = settle_round(run) if draws else run
+        run = replace(run, args=settle_round(run.args, draws=draws))
 
     # 4. Weights: all of them, or low-rank adapters beside them.
     run = choose_preference_rate(run, model, draws=draws)
@@ -122,20 +123,9 @@ def main(argv: list[str] | None = None) -> int:
         model.print_trainable_parameters()
 
     # 5. Training, then the checkpoint with its picture and report.
-    objective = preference_objective(
-        data.rows,
-        data.eval_rows,
-        tokenizer,
-        loss=data.loss,
-        collate=data.collate,
-        row_tokens=data.row_tokens,
-        sampling="sequential" if draws else "random",
-        questions=data.report.questions,
-        callbacks=[StopOnFall(options.max_fall)],
-        assess=data.report.assess,
-        facts=data.facts,
-        next_step=format_command("python", "chat.py", "--model", run.folder),
-    )
+    more: dict = {"callbacks": [StopOnFall(options.max_fall)]}
+    more["next_step"] = format_command("python", "chat.py", "--model", run.folder)
+    objective = preference_objective(data, tokenizer, draws=draws, **more)
     return train_and_save(run, model, tokenizer, objective)
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 from tqdm import tqdm
-from transformers import Cache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import Cache, DynamicCache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.utils import ModelOutput
 
 from data_utils.dialogue.format import stop_token_id
@@ -18,6 +19,10 @@ from model_utils.tokenizer import decode_text
 
 TOGETHER = 32  # replies that a step computes at most
 # As chat.py draws by default.
+CACHE: dict[str, Any] = {
+    "use_cache": True,
+    "cache_implementation": "dynamic",
+}  # whatever the checkpoint asks for: rows leave it
 DRAWN: dict[str, Any] = {"do_sample": True, "temperature": 0.4, "top_p": 0.9, "top_k": 0, "repetition_penalty": 1.1}
 
 
@@ -64,16 +69,16 @@ def continue_together(
     `count` replies follow each prompt, next to each other; each has draws of its own, by seed and prompt, and is the
     same whoever is asked beside. `settings` are those of a GenerationConfig.
     """
+    prompts, draws = repeat_prompts(model, prompts, seed, count)
     longest = max(map(len, prompts))
     # A row is padded with its own first token: the repetition penalty sees no token that isn't its own.
     rows = [[ids[0]] * (longest - len(ids)) + ids for ids in prompts]
     mask = [[0] * (longest - len(ids)) + [1] * len(ids) for ids in prompts]
-    draws = [Random(f"{seed} {number} {ids}") for ids in prompts for number in range(count)]
     generator: Any = model  # `generate` is a mix-in's
     output = generator.generate(
         torch.tensor(rows, device=model.device),
         attention_mask=torch.tensor(mask, device=model.device),
-        generation_config=GenerationConfig(eos_token_id=stops, pad_token_id=stops[0], use_cache=True, **settings),
+        generation_config=GenerationConfig(eos_token_id=stops, pad_token_id=stops[0], **CACHE, **settings),
         custom_generate=partial(write_together, draws=draws),
     )
     found = []
@@ -81,6 +86,24 @@ def continue_together(
         end = next((place for place, token in enumerate(ids) if token in stops), None)
         found.append((ids[:end], end is not None))
     return found
+
+
+def repeat_prompts(
+    model: PreTrainedModel, prompts: list[list[int]], seed: int, count: int
+) -> tuple[list[list[int]], list[Random]]:
+    """Return the prompts that are read, and the draws of `count` replies to each, in their order.
+
+    A prompt is read once, and what its model keeps of it repeated; by a model whose state is more than keys and values
+    once for each reply.
+    """
+    draws = [Random(f"{seed} {number} {ids}") for ids in prompts for number in range(count)]
+    return prompts if keeps_rows(model) else [ids for ids in prompts for _ in range(count)], draws
+
+
+def keeps_rows(model: PreTrainedModel) -> bool:
+    """Tell whether a model keeps the keys and values of each row apart, so that rows can leave."""
+    layers = DynamicCache(config=model.config.get_text_config(decoder=True)).layers
+    return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
 
 
 def write_together(
@@ -92,7 +115,7 @@ def write_together(
     longest. Here rows that are done leave the batch, which takes a fifth of the time where replies are short.
 
     Args:
-        draws: of each row, as many for each of the B rows of `input_ids`.
+        draws: of each reply, as many for each of the B rows of `input_ids`.
     """
     reads_source, stops = "encoder_outputs" in kwargs, generation_config._eos_token_tensor
     for processor in logits_processor:
@@ -100,26 +123,32 @@ def write_together(
             processor.prompt_ignore_length = None
     outputs = model._prefill(input_ids, generation_config, kwargs)
     kwargs = model._update_model_kwargs_for_generation(outputs, kwargs, is_encoder_decoder=reads_source)
-    rows = torch.arange(len(draws), device=input_ids.device)  # those that are written still
-    kept = rows // (len(draws) // len(input_ids))
-    input_ids, logits, kwargs = input_ids[kept], outputs.logits[kept, -1], keep_live(kwargs, kept)
+    rows, logits, can_leave = (
+        torch.arange(len(draws), device=input_ids.device),
+        outputs.logits[:, -1],
+        keeps_rows(model),
+    )
+    if len(input_ids) < len(draws):
+        kept = rows // (len(draws) // len(input_ids))
+        input_ids, logits, kwargs = input_ids[kept], logits[kept], keep_live(kwargs, kept)
+    is_done = torch.zeros_like(rows, dtype=torch.bool)
     written = input_ids.new_full((len(draws), generation_config.max_new_tokens), int(stops[0]))
     for step in range(written.shape[1]):
         scores = logits_processor(input_ids, logits.float())
         if generation_config.do_sample:
-            shares = scores.softmax(-1, dtype=torch.float64).cumsum(-1)
-            drawn = torch.tensor([[draws[row].random()] for row in rows.tolist()], device=shares.device)
-            tokens = torch.searchsorted(shares, drawn * shares[:, -1:], right=True)[:, 0]
+            shares = scores.softmax(-1).cumsum(-1)
+            drawn = torch.tensor([[1 - draws[row].random()] for row in rows.tolist()], device=shares.device)
+            tokens = torch.searchsorted(shares, drawn * shares[:, -1:])[:, 0]  # of 0 < drawn <= 1: none without a share
         else:
             tokens = scores.argmax(-1)
         written[rows, step] = tokens
         input_ids = torch.cat([input_ids, tokens[:, None]], dim=1)
-        goes_on = ~torch.isin(tokens, stops)
-        if not goes_on.all():
-            kept = goes_on.nonzero()[:, 0]
-            if not len(kept):
-                break
-            rows, input_ids, kwargs = rows[kept], input_ids[kept], keep_live(kwargs, kept)
+        is_done |= torch.isin(tokens, stops)
+        if is_done.all():
+            break
+        if can_leave and is_done.any():
+            kept = (~is_done).nonzero()[:, 0]
+            rows, input_ids, is_done, kwargs = rows[kept], input_ids[kept], is_done[kept], keep_live(kwargs, kept)
         outputs = model(**model.prepare_inputs_for_generation(input_ids, next_sequence_length=1, **kwargs))
         kwargs = model._update_model_kwargs_for_generation(outputs, kwargs, is_encoder_decoder=reads_source)
         logits = outputs.logits[:, -1]

@@ -1,6 +1,5 @@
-"""Has a model answer prompts of dialogues, several times each, and judges its replies as score.py does.
-
-What is wrong with one is told without a judge: no end, another language, loops, off the topic, a wrong name.
+"""Has a model answer prompts of dialogues, several times each, and judges its replies
+by what shows without a judge: no end, another language, a loop, off the topic, a wrong name.
 """
 
 from dataclasses import dataclass
@@ -18,11 +17,12 @@ from data_utils.text.languages import detect_language
 from eval_utils.asking import continue_together
 from eval_utils.scorecard import MAX_TOKENS, Answer, is_loop
 from eval_utils.topic import is_on_topic
-from model_utils.shapes import evaluating
+from model_utils.shapes import evaluating, find_embedding
 from model_utils.text_encoder import encode_text
 from model_utils.tokenizer import decode_text
 
-BATCH_PROMPTS = 32
+BATCH_REPLIES = 256  # that are drawn together, by a vocabulary of up to 2**18
+STOP_TOKENS = 8  # of what a template writes after a reply, at most
 TEMPERATURE = 0.7  # of the draws; chat.py's own is lower, and finds less that is new
 OTHERS = 16  # questions that a reply is held against
 
@@ -46,25 +46,40 @@ class Asked:
 def pick_prompts(
     dialogues: Dataset, tokenizer: PreTrainedTokenizerBase, *, count: int, window: int, seed: int, name: str | None
 ) -> list[Asked]:
-    """Return prompts of dialogues, `count` in all, the same number of each language where there are as many.
+    """Return prompts of dialogues, `count` in all where there are as many, the languages in turn.
 
-    Each dialogue is asked up to one of its user's turns, drawn by seed.
+    Each dialogue is asked up to one of its replies, drawn by seed; those that are not to be learned are never drawn,
+    nor those without room in the window.
     """
-    found: list[Asked] = []
-    parts = list(split_languages(dialogues))
     draw = Random(seed)
-    for language, rows in parts:
-        for row in rows.shuffle(seed=seed).select(range(min(len(rows), -(-count // len(parts))))):
-            replies = [i for i, message in enumerate(row["messages"]) if message["role"] == "assistant"]
-            *messages, reply = row["messages"][: draw.choice(replies) + 1]
-            try:
-                ids, _ = encode_prompt(tokenizer, messages, window, MAX_TOKENS)
-            except DialogueError:  # no reply has room beside it
-                continue
-            if len(ids) + len(encode_text(tokenizer, reply["content"])) >= window:
-                continue
-            found.append(Asked(messages, ids, reply["content"], language, name))
+    parts = [(language, iter(rows.shuffle(seed=seed))) for language, rows in split_languages(dialogues)]
+    found: list[Asked] = []
+    while parts and len(found) < count:
+        language, rows = parts.pop(0)
+        for row in rows:
+            asked = ask_once(tokenizer, row, draw, window)
+            if asked:
+                found.append(Asked(*asked, language, name))
+                parts.append((language, rows))
+                break
     return found
+
+
+def ask_once(
+    tokenizer: PreTrainedTokenizerBase, row: dict, draw: Random, window: int
+) -> tuple[list[dict], list[int], str] | None:
+    """Return a prompt of a dialogue as messages and ids, and its reply; None where none can be asked."""
+    turns, unlearned = row["messages"], row.get("unlearned") or []
+    replies = [i for i, turn in enumerate(turns) if turn["role"] == "assistant" and i - len(turns) not in unlearned]
+    if not replies:
+        return None
+    *messages, reply = turns[: draw.choice(replies) + 1]
+    try:
+        ids, _ = encode_prompt(tokenizer, messages, window, MAX_TOKENS)
+    except DialogueError:  # no reply has room beside it
+        return None
+    fits = len(ids) + len(encode_text(tokenizer, reply["content"])) + STOP_TOKENS <= window
+    return (messages, ids, reply["content"]) if fits else None
 
 
 def sample_replies(
@@ -83,8 +98,9 @@ def sample_replies(
     replies: list[list[Answer]] = [[] for _ in prompts]
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     with evaluating(model):
-        for start in range(0, len(order), BATCH_PROMPTS):
-            chosen = order[start : start + BATCH_PROMPTS]
+        size = max(1, min(BATCH_REPLIES, 2**26 // find_embedding(model).num_embeddings) // count)
+        for start in range(0, len(order), size):
+            chosen = order[start : start + size]
             found = continue_together(model, [prompts[i] for i in chosen], [stop_token_id(tokenizer)], **drawn)
             for number, (ids, has_stopped) in enumerate(found):
                 text = clean_text(decode_text(tokenizer, ids))

@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from random import Random
 from typing import Any
 
 import torch
@@ -21,15 +20,15 @@ from data_utils.sources.corpus import split_languages
 from data_utils.sources.source import open_sources
 from errors import InputError
 from eval_utils.likelihood import window_of
-from model_utils.checkpoint import load_model
-from model_utils.shapes import find_embedding, resize_vocabulary
 from model_utils.tokenizer import tokenizer_fingerprint
+from train_utils.objectives import Objective, dialogue_objective
 from train_utils.own_replies import Asked, judge_replies, pick_prompts
 from train_utils.preferences import PreferenceLoss, add_references
 from train_utils.reply_report import ReplyReport
 from train_utils.rewarded import AskedRows, RewardLoss, collate_asked, judge_by, load_reward
 from train_utils.run import Run
-from train_utils.sharding import is_sharded
+from train_utils.sharding import is_deepspeed, is_sharded
+from train_utils.steps.fast_model import Compiler, compile_layers
 
 SHOWN_PAIRS = 5
 REPORT_PROMPTS = 120
@@ -63,8 +62,8 @@ def find_preferences(
     for line in reading.lines:
         run.say(line)
     train, held_out = split_dialogues(reading.dialogues, options.eval_fraction, "prompt")
-    rows = [row for row in held_out if row["chosen"]][:REPORT_PROMPTS]
-    replies = [{"role": "assistant", "content": row["chosen"]} for row in rows]
+    rows = held_out.select(range(min(len(held_out), REPORT_PROMPTS))).to_list()
+    replies = [{"role": "assistant", "content": row["chosen"] or row["rejected"]} for row in rows]
     dialogues = [{**row, "messages": [*row["prompt"], reply]} for row, reply in zip(rows, replies, strict=True)]
     how = {"count": REPORT_PROMPTS, "window": window_of(model), "seed": run.args.seed, "name": options.assistant_name}
     return train, held_out, pick_prompts(Dataset.from_list(dialogues), tokenizer, **how), reading.facts
@@ -92,13 +91,13 @@ def describe_pairs(pairs: Dataset) -> Iterator[str]:
 
 
 def pack_preferences(
-    run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Dataset, row_tokens: int
+    run: Run, model: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase, pairs: Dataset, row_tokens: int
 ) -> Dataset:
-    """Return rows of preferences with the log-probabilities of the model as it is, the reference."""
+    """Return rows of preferences with the log-probabilities of a model, the reference; without any for None."""
     encoded = encode_pairs(pairs, tokenizer, tokenizer_fingerprint(tokenizer), row_tokens, run.say)
     rows = pack_pairs(encoded, row_tokens, tokenizer.pad_token_id)
     how = {"batch_rows": run.args.per_device_eval_batch_size, "bf16": bool(run.args.bf16)}
-    return add_references(rows, model, key=run.settings["base_version"], **how) if len(rows) else rows
+    return add_references(rows, model, key=run.settings["base_version"], **how) if model and len(rows) else rows
 
 
 def prepare_rows(run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: Any) -> Prepared:
@@ -124,7 +123,7 @@ def prepare_rows(run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenize
 
 
 def pack_languages(
-    run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Dataset, row_tokens: int
+    run: Run, model: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase, pairs: Dataset, row_tokens: int
 ) -> dict[str, Dataset]:
     """Return the rows of `pack_preferences` of each language that has some."""
     parts = split_languages(pairs) if len(pairs) else ()
@@ -134,8 +133,10 @@ def pack_languages(
 
 def prepare_prompts(run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: Any) -> Prepared:
     """Return prompts that the model answers as it goes, its replies judged by `--reward`, and held-out true replies."""
-    if is_sharded(run.args) or run.args.deepspeed_plugin:
+    if is_sharded(run.args) or is_deepspeed(run.args):
         raise InputError("a model that is sharded can't answer on the way; give --preferences, or leave sharding out")
+    if run.args.dataloader_num_workers:
+        raise InputError("--dataloader_num_workers: the model answers in its own process; leave it out")
     reward, seed = load_reward(options.reward) if options.reward else None, run.args.seed
     with preparation_lock():
         prompts, asked = ask_dialogues(run, model, tokenizer, options)
@@ -144,20 +145,51 @@ def prepare_prompts(run: Run, model: PreTrainedModel, tokenizer: PreTrainedToken
             {"prompt": one.messages, "chosen": one.truth, "language": one.language, "place": str(number), **place}
             for number, one in enumerate(asked, 1)
         ]
-        held_out = pack_languages(run, model, tokenizer, hold_pairs(pairs), options.row_tokens)
+        held_out = pack_languages(run, None, tokenizer, hold_pairs(pairs), options.row_tokens)
     if not held_out or not prompts:
         raise InputError("no prompt is left to train on and to measure with; give more, or larger --row_tokens")
     run.say(f"prompts: {len(prompts)} to train on, {len(asked)} held out; {options.samples} replies to each")
-    reference = load_model(options.base)
-    resize_vocabulary(reference, find_embedding(model).num_embeddings)
     folder = run.folder / "rounds"
-    if not run.resume:
+    if run.is_first and not (run.resume or run.args.plan_only):
         shutil.rmtree(folder, ignore_errors=True)
-    Random(seed).shuffle(prompts)  # a round has prompts of all languages
-    how: dict[str, Any] = {"samples": options.samples, "truth_weight": options.sft_weight, "seed": seed}
-    judge = judge_by(reward) if reward else judge_replies
-    rows = AskedRows(model, reference, tokenizer, judge, prompts, folder=folder, say=run.say, **how)
-    report = ReplyReport(model, tokenizer, asked[:: max(1, len(asked) // REPORT_PROMPTS)], seed=seed, reward=reward)
+    report = ReplyReport(model, tokenizer, asked[:REPORT_PROMPTS], seed=seed, reward=reward)
+    rows = AskedRows(
+        model,
+        tokenizer,
+        judge=judge_by(reward) if reward else judge_replies,
+        measure_kl=partial(report.measure_kl, model, tokenizer),
+        prompts=prompts,
+        samples=options.samples,
+        truth_weight=options.sft_weight,
+        seed=seed,
+        folder=folder,
+        say=run.say,
+    )
     collate = partial(collate_asked, row_tokens=options.row_tokens, pad_token_id=tokenizer.pad_token_id)
     facts = {"prompts": len(prompts), "held out": len(asked), "replies to each": options.samples}
     return Prepared(rows, rows.item_tokens, held_out, report, facts, RewardLoss(), collate)
+
+
+def preference_objective(data: Prepared, tokenizer: PreTrainedTokenizerBase, *, draws: bool, **more: Any) -> Objective:
+    """Return the objective of preference tuning; `more` as `dialogue_objective` takes it.
+
+    Args:
+        draws: whether the model learns from its own replies, whose prompts come in their order.
+    """
+    return dialogue_objective(
+        data.rows,
+        data.eval_rows,
+        tokenizer,
+        row_tokens=data.row_tokens,
+        collate=data.collate,
+        compute_loss=data.loss,
+        compute_metrics=data.loss.measure,
+        sampling="sequential" if draws else "random",
+        speed_up=lambda model, compiled_rows: compile_layers(model, Compiler(), compiled_rows),
+        reduce_logits=None,
+        is_language=False,
+        questions=data.report.questions,
+        assess=data.report.assess,
+        facts=data.facts,
+        **more,
+    )

@@ -14,16 +14,13 @@ import torch
 import torch.nn.functional as F
 from datasets import Dataset, Features, concatenate_datasets
 from torch.utils.data import DataLoader
-from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers import EvalPrediction, PreTrainedModel, TrainerCallback
 
 from data_utils.caching import cache_key, generate_rows
-from data_utils.rows.packing import Rows
 from data_utils.rows.preferences import NUMBERS, collate_pairs
 from model_utils.shapes import evaluating
 from train_utils.callbacks import show_line
-from train_utils.objectives import Objective, dialogue_objective
 from train_utils.run import Run
-from train_utils.steps.fast_model import Compiler, compile_layers
 
 # AdamW's peak at width 256.
 PAIRS_RATE = 1e-4
@@ -52,7 +49,7 @@ class PreferenceLoss:
         losses = self.pair_losses(outputs.logits.float().view(*labels.shape[:2], 2), labels)
         is_there = labels[..., 2:4].sum(-1) > 0
         items = is_there.sum() if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
-        return losses.sum() / items.clamp_min(1)  # a round of rewards may give no pair
+        return losses.sum() / items
 
     def pair_losses(self, scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Return the loss (B, S / 2) of each pair, 0 where there is none, of log-probabilities (B, S / 2, 2)."""
@@ -124,8 +121,8 @@ def score_rows(rows: Any, model: PreTrainedModel, batch_rows: int = 1, bf16: boo
 
 
 class StopOnFall(TrainerCallback):
-    """Ends a training where the held-out likelihood of chosen replies has fallen by more than a share: the model talks
-    worse than it did, whatever it prefers.
+    """Ends a training where the held-out likelihood of chosen, or true, replies has fallen by more than a share: the
+    model talks worse than it did, whatever it prefers.
     """
 
     def __init__(self, max_fall: float) -> None:
@@ -156,23 +153,3 @@ def choose_preference_rate(run: Run, model: PreTrainedModel, *, draws: bool) -> 
     """
     rate = (ROUNDS_RATE if draws else PAIRS_RATE) * 256 / model.config.hidden_size
     return run if run.args.learning_rate is not None else run.change(learning_rate=rate)
-
-
-def preference_objective(
-    rows: Rows, eval_rows: dict[str, Dataset], tokenizer: PreTrainedTokenizerBase, *, loss: Any, **more: Any
-) -> Objective:
-    """Return the objective of preference tuning; `more` as `dialogue_objective` takes it.
-
-    `loss` is a PreferenceLoss, of rows with references, or a RewardLoss.
-    """
-    return dialogue_objective(
-        rows,
-        eval_rows,
-        tokenizer,
-        compute_loss=loss,
-        compute_metrics=loss.measure,
-        speed_up=lambda model, compiled_rows: compile_layers(model, Compiler(), compiled_rows),
-        reduce_logits=None,
-        is_language=False,
-        **more,
-    )

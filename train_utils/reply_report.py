@@ -71,6 +71,11 @@ class ReplyReport:
         with evaluating(model):
             return measure_nats(model, self.prompts, self.own, stop_token_id(tokenizer))
 
+    def measure_kl(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> float:
+        """Return the KL of the base to the model as it is, in nats a reply."""
+        changes = zip(self.own_nats, self.measure_own(model, tokenizer), strict=True)
+        return sum(now - then for then, now in changes) / max(1, len(self.own))
+
     def ask(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Replies:
         """Return what the model answers now."""
         questions = [(asked.messages, self.seed + number) for asked in self.prompts for number in range(REPLIES)]
@@ -91,8 +96,7 @@ class ReplyReport:
     def assess(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[str]:
         """Return the lines of Markdown for the report of the finished model."""
         after = self.ask(model, tokenizer)
-        changes = zip(self.own_nats, self.measure_own(model, tokenizer), strict=True)
-        kl = sum(now - then for then, now in changes) / max(1, len(self.own))
+        kl = self.measure_kl(model, tokenizer)
         lines = ["## Replies to held-out prompts", ""]
         lines += write_table(self.before.figures, after.figures)
         lines += [

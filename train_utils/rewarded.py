@@ -1,8 +1,9 @@
-"""Learns from rewards of the model's own replies: it answers prompts in rounds, each time as it is then.
+"""Learns from rewards of the model's own replies: it answers prompts in rounds, one to a step.
 
 REINFORCE with the other replies to a prompt as the baseline (RLOO: Kool et al. 2019; Ahmadian et al. 2024, "Back to
 basics"): a reply becomes likelier by as much as its reward is above theirs. Beside it the dialogue's own reply is
-learned, against forgetting. What is drawn is kept in the run's folder, so that a run that is resumed goes on with it.
+learned, against forgetting. A round is drawn by the model of the step before, since Trainer's loader is a batch ahead;
+it is kept in the run's folder, so that a run that is resumed goes on with the same.
 """
 
 import json
@@ -21,16 +22,14 @@ from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBas
 
 from data_utils.dialogue.format import stop_token_id
 from data_utils.rows.packing import assign_rows
-from data_utils.rows.preferences import collate_pairs, pack_pair_row
+from data_utils.rows.preferences import collate_pairs, encode_pair, pack_pair_row
 from errors import InputError, first_line
 from eval_utils.scorecard import Answer
 from files import write_whole
-from model_utils.shapes import evaluating
 from model_utils.text_encoder import encode_text
+from train_utils.arguments import RunArguments, change_arguments
 from train_utils.own_replies import TEMPERATURE, Asked, sample_replies
 from train_utils.places import find_reward
-from train_utils.reply_report import measure_nats
-from train_utils.run import Run
 
 ROUND_PROMPTS = 64  # that are answered together, and are a step
 TOLD_ROUNDS = 10  # of a run, whose mean reward and KL are printed
@@ -96,9 +95,9 @@ class AskedRows(TorchDataset):
     """
 
     model: PreTrainedModel
-    reference: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     judge: Judge
+    measure_kl: Callable[[], float]  # nats a reply from the base to the model as it is
     prompts: list[Asked]
     samples: int  # replies to each prompt
     truth_weight: float  # of the true reply's loss a token
@@ -150,7 +149,7 @@ class AskedRows(TorchDataset):
             rewards = self.judge(prompts, replies)
             path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, json.dumps(describe_round(prompts, replies, rewards), ensure_ascii=False))
-            self.tell(order, prompts, replies, rewards)
+        self.tell(order, prompts, replies, rewards)
         weights = weigh_replies(rewards)
         return [self.make_item(*parts) for parts in zip(prompts, replies, weights, strict=True)]
 
@@ -158,37 +157,26 @@ class AskedRows(TorchDataset):
         """Return what is learned of a prompt; a reply without its end is learned, or unlearned, without one."""
         stop = [stop_token_id(self.tokenizer)]
         ids = [[*answer.ids, *stop] if answer.has_stopped else [*answer.ids] for answer in answers]
-        truth = [*encode_text(self.tokenizer, asked.truth), *stop]
-        ids.append(truth)
-        weights = [*weights, self.truth_weight * len(ids) / len(truth)]
-        kept = [place for place, reply in enumerate(ids) if reply]
+        pair = {"prompt": asked.messages, "chosen": asked.truth, "rejected": ""}
+        truth = (encode_pair(self.tokenizer, pair, 2**31) or {})["chosen"]  # with what the template writes after it
         empty = {"prompt": asked.ids, "rejected": [], "chosen_bytes": 0}
         return {
-            "replies": [{**empty, "chosen": ids[place]} for place in kept],
-            "weights": [weights[place] for place in kept],
-            "heats": [1.0 if place == len(answers) else TEMPERATURE for place in kept],
+            "replies": [{**empty, "chosen": reply} for reply in (*ids, truth)],
+            "weights": [*weights, self.truth_weight * (len(ids) + 1) / len(truth)],
+            "heats": [*[TEMPERATURE] * len(ids), 1.0],
         }
 
     def tell(self, order: int, prompts: list[Asked], replies: list[list[Answer]], rewards: list[list[float]]) -> None:
         """Say how a round went, of some rounds of the run, and show replies of the first one."""
-        if order % max(1, self.rounds // TOLD_ROUNDS) == 0:
+        if order % math.ceil(self.rounds / TOLD_ROUNDS) == 0:
             differ = sum(len(set(values)) > 1 for values in rewards)
             mean = sum(map(sum, rewards)) / max(1, sum(map(len, rewards)))
-            kl = self.measure_kl(prompts, replies)
             found = f"mean reward {mean:.3f}, {differ} of {len(prompts)} prompts have replies that differ in it"
-            self.say(f"round {order + 1} of {self.rounds}: {found}, KL to the base {kl:.2f} nats a reply")
+            self.say(f"round {order + 1}: {found}, KL of the base to it {self.measure_kl():.2f} nats a reply")
         for asked, answers, values in [*zip(prompts, replies, rewards, strict=True)][: 0 if order else SHOWN]:
             best, worst = (answers[pick(range(len(values)), key=values.__getitem__)].text for pick in (max, min))
             shown = [" ".join(text.split())[:160] for text in (asked.question, best, worst)]
             self.say("    {}\n        + {}\n        - {}".format(*shown))
-
-    def measure_kl(self, prompts: list[Asked], replies: list[list[Answer]]) -> float:
-        """Return by how many nats the model's replies are likelier under it than under the base: the first to each."""
-        stop_id, first = stop_token_id(self.tokenizer), [answers[0] for answers in replies]
-        self.reference.to(self.model.device)
-        with evaluating(self.model):
-            now, before = (measure_nats(model, prompts, first, stop_id) for model in (self.model, self.reference))
-        return (sum(before) - sum(now)) / max(1, len(first))
 
 
 def describe_round(prompts: list[Asked], replies: list[list[Answer]], rewards: list[list[float]]) -> list[dict]:
@@ -236,9 +224,14 @@ class RewardLoss:
         return {"loss": (nats / labels[..., 2].sum()).item(), "bits_per_byte": bits}
 
 
-def settle_round(run: Run) -> Run:
-    """Return a run whose steps are of a round's prompts, unless the user gave another batch."""
-    if {"per_device_train_batch_size", "gradient_accumulation_steps"} & set(run.args.given):
-        return run
-    passes = ROUND_PROMPTS // (run.args.per_device_train_batch_size * run.args.world_size)
-    return run.change(gradient_accumulation_steps=max(1, passes))
+def settle_round(args: RunArguments, *, draws: bool) -> RunArguments:
+    """Return arguments whose steps are of a round's prompts, where the model learns from its own replies.
+
+    Unless the user said how many passes are a step. Layers are not compiled: passes have unlike numbers of rows.
+    """
+    if not draws:
+        return args
+    passes = ROUND_PROMPTS // (args.per_device_train_batch_size * args.world_size)
+    compiled = bool(args.compile_layers) and "torch_compile" in args.given
+    settled = args.gradient_accumulation_steps if "gradient_accumulation_steps" in args.given else max(1, passes)
+    return change_arguments(args, gradient_accumulation_steps=settled, compile_layers=compiled)

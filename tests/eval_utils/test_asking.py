@@ -38,6 +38,7 @@ SHAPES = {
     "llama": SMALL,
     "gemma3_text": {**SMALL, "head_dim": 8, "num_key_value_heads": 1, "sliding_window": 4},
     "gpt2": {"n_embd": 16, "n_layer": 2, "n_head": 2},
+    "lfm2": {**SMALL, "layer_types": ["conv", "full_attention"], "num_key_value_heads": 1},  # whose rows can't leave
     "t5": {"d_model": 16, "d_ff": 32, "d_kv": 8, "num_layers": 2, "num_heads": 2, "decoder_start_token_id": 0},
 }
 
@@ -72,6 +73,23 @@ def test_several_replies_follow_a_prompt(chat):
     three = continue_together(model, [[5, 6], [7]], [2], count=3, **drawn)
     assert [three[0], three[3]] == continue_together(model, [[5, 6], [7]], [2], **drawn)
     assert len({tuple(ids) for ids, _ in three}) == 6
+
+
+@pytest.mark.parametrize("value", [0.0, 1 - 2**-53])
+def test_the_least_and_the_largest_draw_are_tokens_that_may_be(chat, monkeypatch, value):
+    class Fixed:
+        def __init__(self, seed):
+            pass
+
+        def random(self):
+            return value
+
+    monkeypatch.setattr(asking, "Random", Fixed)
+    with torch.no_grad():
+        likely = chat[0](torch.tensor([[5, 6]])).logits[0, -1].topk(3).indices.tolist()
+    drawn = {"seed": 1, "do_sample": True, "temperature": 1.0, "top_k": 3, "top_p": 1.0, "max_new_tokens": 1}
+    ((ids, _),) = continue_together(chat[0], [[5, 6]], [0], repetition_penalty=1.0, **drawn)
+    assert ids == [max(likely) if value == 0 else min(likely)]
 
 
 def test_draws_follow_the_probabilities(chat):

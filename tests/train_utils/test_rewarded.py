@@ -1,14 +1,17 @@
 """Replies are judged as a reader would, weighed against each other, and learned by their weights alone."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
+from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from eval_utils.scorecard import Answer
 from train_utils import own_replies
-from train_utils.own_replies import TEMPERATURE, Asked, judge_replies
-from train_utils.rewarded import AskedRows, RewardLoss, collate_asked, weigh_replies
+from train_utils.own_replies import TEMPERATURE, Asked, judge_replies, pick_prompts
+from train_utils.rewarded import AskedRows, RewardLoss, collate_asked, settle_round, weigh_replies
 from train_utils.steps.reply_scores import score_replies
 
 
@@ -44,13 +47,27 @@ def test_weights_of_a_prompt_have_no_sum_and_no_unit():
     assert weigh_replies([[2.0, 2.0]]) == [[0, 0]]
 
 
+@pytest.mark.parametrize(
+    ("draws", "given", "batch", "steps"),
+    [(True, {}, 4, 16), (True, {}, 100, 1), (True, {"gradient_accumulation_steps"}, 4, 3), (False, {}, 4, 3),
+     (True, {"per_device_train_batch_size"}, 8, 8)],
+)  # fmt: skip
+def test_a_step_is_of_a_round_unless_the_user_says_how_many_passes_it_has(draws, given, batch, steps):
+    args = SimpleNamespace(
+        given=set(given), per_device_train_batch_size=batch, world_size=1, gradient_accumulation_steps=3,
+        compile_layers=None,
+    )  # fmt: skip
+    assert settle_round(args, draws=draws).gradient_accumulation_steps == steps
+    assert args.gradient_accumulation_steps == 3  # what was parsed stays
+
+
 @pytest.fixture
 def rows(tiny_checkpoint, tmp_path):
     model, tokenizer = (kind.from_pretrained(tiny_checkpoint) for kind in (AutoModelForCausalLM, AutoTokenizer))
     judge = lambda prompts, replies: [[float(len(answer.text)) for answer in answers] for answers in replies]  # noqa: E731
     prompts = [Asked([{"role": "user", "content": "hi"}], [5, 6, 7 + number], "good day", "en") for number in range(5)]
     how = {"samples": 3, "truth_weight": 0.5, "seed": 1, "folder": tmp_path, "say": lambda _: None}
-    return AskedRows(model, model, tokenizer, judge, prompts, **how)
+    return AskedRows(model, tokenizer, judge, lambda: 0.0, prompts, **how)
 
 
 def test_the_loss_is_of_each_reply_by_its_weight(rows, monkeypatch):
@@ -100,3 +117,19 @@ def test_replies_of_a_round_are_drawn_once_and_anew_in_each_epoch(rows, monkeypa
     assert len([*rows.folder.iterdir()]) == 2
     rows.set_epoch(0)
     assert rows[0] == first  # read, not drawn
+
+
+def test_prompts_are_of_the_languages_in_turn_and_of_replies_that_are_learned(tiny_checkpoint):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint)
+    turns = [("user", "hi"), ("assistant", "good"), ("user", "and?"), ("assistant", "bad")]
+    messages = [{"role": role, "content": text} for role, text in turns]
+    few = [{"messages": messages, "unlearned": [-1], "language": "en", "source": ""}] * 3
+    many = [{"messages": messages, "unlearned": [], "language": "zh", "source": ""}] * 30
+    lost = [{"messages": messages, "unlearned": [-1, -3], "language": "en", "source": ""}] * 9
+    dialogues = Dataset.from_list(few + many + lost)
+    asked = pick_prompts(dialogues, tokenizer, count=20, window=200, seed=1, name=None)
+    assert [one.language for one in asked[:6]] == ["en", "zh"] * 3
+    assert len(asked) == 20
+    assert {one.truth for one in asked if one.language == "en"} == {"good"}
+    assert {(len(one.messages), one.truth) for one in asked if one.language == "zh"} == {(1, "good"), (3, "bad")}
+    assert not pick_prompts(dialogues, tokenizer, count=20, window=40, seed=1, name=None)  # no reply has room
