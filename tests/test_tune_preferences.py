@@ -88,6 +88,17 @@ def test_what_is_chosen_is_preferred_on_held_out_prompts(tuned):
     assert any(f"\n| {word} " in side_by_side for word in WORDS)
 
 
+def test_a_run_that_makes_replies_dearer_goes_back(options, tiny_checkpoint, pair_file, tmp_path, capsys):
+    given = [{"1e-3": "0.3", "9": "0.02"}.get(word, word) for word in options]
+    assert tune_preferences.main([*given, "--preferences", str(pair_file), "--output_dir", str(tmp_path / "o")]) == 0
+    said = capsys.readouterr().out
+    assert "went back to the weights of step 0" in said
+    before, after = (load_file(folder / "model.safetensors") for folder in (tiny_checkpoint, tmp_path / "o"))
+    assert [name for name in before if not torch.equal(before[name], after[name])] == []
+    figures = yaml.safe_load((tmp_path / "o" / "run.yaml").read_text())["metrics"]
+    assert figures["eval_en_reward_margin"] == pytest.approx(0, abs=1e-4)
+
+
 @pytest.mark.parametrize("weights", ["full", "lora"])
 def test_resumes_bit_for_bit(options, unevaluated, pair_file, tuned, tmp_path, weights):
     given = [*(options if weights == "full" else [*unevaluated, "--lora", "true"]), "--preferences", str(pair_file)]

@@ -20,6 +20,7 @@ from data_utils.caching import cache_key, generate_rows
 from data_utils.rows.preferences import NUMBERS, collate_pairs
 from model_utils.shapes import evaluating
 from train_utils.callbacks import show_line
+from train_utils.finishing import is_evaluation
 from train_utils.run import Run
 
 # AdamW's peak at width 256.
@@ -120,23 +121,49 @@ def score_rows(rows: Any, model: PreTrainedModel, batch_rows: int = 1, bf16: boo
             yield from model(**{name: batch[name].to(model.device) for name in names}).logits.float().cpu().numpy()
 
 
+def copy_trained(model: Any) -> list[torch.Tensor]:
+    """Return copies of the weights that are trained."""
+    return [weight.detach().clone() for weight in model.parameters() if weight.requires_grad]
+
+
 class StopOnFall(TrainerCallback):
     """Ends a training where the held-out likelihood of chosen, or true, replies has fallen by more than a share: the
-    model talks worse than it did, whatever it prefers.
+    model talks worse than it did, whatever it prefers. Weights and figures go back to the evaluation before.
     """
 
     def __init__(self, max_fall: float) -> None:
-        self.max_fall = max_fall
+        self.max_fall, self.fell = max_fall, False
+        self.good: tuple[int, list[torch.Tensor]] = (0, [])  # step and trained weights of the last good evaluation
+        self.measured = self.good  # and of the last one
 
-    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+    def on_train_begin(self, args, state, control, model: Any = None, **kwargs):
+        """Keep the weights that the run begins with, or goes on with."""
+        self.good = self.measured = state.global_step, copy_trained(model)
+
+    def on_train_end(self, args, state, control, model: Any = None, **kwargs):
+        """Go back, where the run was stopped for a fall."""
+        if not self.fell:
+            return
+        step, weights = self.good
+        trained = (weight for weight in model.parameters() if weight.requires_grad)
+        with torch.no_grad():
+            for weight, kept in zip(trained, weights, strict=True):
+                weight.copy_(kept)
+        state.log_history[:] = [one for one in state.log_history if one["step"] <= step or not is_evaluation(one)]
+        if state.is_world_process_zero:
+            show_line(None, f"went back to the weights of step {step}; a lower --learning_rate may go further")
+
+    def on_evaluate(self, args, state, control, metrics=None, model: Any = None, **kwargs):
         """Compare with the first evaluation of the run, which its log holds."""
+        if state.global_step != self.measured[0]:
+            self.good, self.measured = self.measured, (state.global_step, copy_trained(model))
         for name, value in (metrics or {}).items():
             is_held_out = name.endswith("bits_per_byte") and "training" not in name
-            if not is_held_out or control.should_training_stop:
+            if not is_held_out or self.fell:
                 continue
             first = next((entry[name] for entry in state.log_history if name in entry), value)
             if value > first * (1 + self.max_fall):
-                control.should_training_stop = True
+                control.should_training_stop = self.fell = True
                 if state.is_world_process_zero:
                     part = name.removeprefix("eval_").removesuffix("_bits_per_byte")
                     fall = f"held-out {part} replies take {value / first - 1:.1%} more bits than before"

@@ -234,10 +234,21 @@ def test_loss_and_gradients_are_those_of_trl(tokenizer, make_model, tmp_path):
 def test_a_likely_fall_ends_the_training():
     from train_utils.preferences import StopOnFall
 
-    control = SimpleNamespace(should_training_stop=False)
-    state = SimpleNamespace(log_history=[{"eval_en_bits_per_byte": 2.0}], global_step=7, is_world_process_zero=True)
-    stop = StopOnFall(0.02)
-    stop.on_evaluate(None, state, control, {"eval_en_bits_per_byte": 2.03})
-    assert not control.should_training_stop
-    stop.on_evaluate(None, state, control, {"eval_en_bits_per_byte": 2.05})
+    control, model, stop = (
+        SimpleNamespace(should_training_stop=False),
+        torch.nn.Linear(2, 1, bias=False),
+        StopOnFall(0.02),
+    )
+    state = SimpleNamespace(log_history=[], global_step=0, is_world_process_zero=True)
+    stop.on_train_begin(None, state, control, model)
+    for step, english, chinese in ((0, 2.0, 3.0), (5, 2.03, 2.9), (9, 2.02, 3.2)):
+        state.global_step, model.weight.data[:] = step, step
+        for part, bits in (("en", english), ("zh", chinese)):
+            assert not control.should_training_stop
+            state.log_history.append(entry := {f"eval_{part}_bits_per_byte": bits, "step": step})
+            stop.on_evaluate(None, state, control, entry, model)
     assert control.should_training_stop
+    state.log_history.append({"train_runtime": 1.0, "step": 9})
+    stop.on_train_end(None, state, control, model)
+    assert model.weight.tolist() == [[5, 5]]
+    assert [entry["step"] for entry in state.log_history] == [0, 0, 5, 5, 9]
