@@ -19,10 +19,8 @@ from model_utils.tokenizer import decode_text
 
 TOGETHER = 32  # replies that a step computes at most
 # As chat.py draws by default.
-CACHE: dict[str, Any] = {
-    "use_cache": True,
-    "cache_implementation": "dynamic",
-}  # whatever the checkpoint asks for: rows leave it
+# Whatever the checkpoint asks for: rows leave it.
+CACHE: dict[str, Any] = {"use_cache": True, "cache_implementation": "dynamic"}
 DRAWN: dict[str, Any] = {"do_sample": True, "temperature": 0.4, "top_p": 0.9, "top_k": 0, "repetition_penalty": 1.1}
 
 
@@ -123,11 +121,8 @@ def write_together(
             processor.prompt_ignore_length = None
     outputs = model._prefill(input_ids, generation_config, kwargs)
     kwargs = model._update_model_kwargs_for_generation(outputs, kwargs, is_encoder_decoder=reads_source)
-    rows, logits, can_leave = (
-        torch.arange(len(draws), device=input_ids.device),
-        outputs.logits[:, -1],
-        keeps_rows(model),
-    )
+    logits, can_leave = outputs.logits[:, -1], keeps_rows(model)
+    rows = torch.arange(len(draws), device=input_ids.device)  # those that are written still
     if len(input_ids) < len(draws):
         kept = rows // (len(draws) // len(input_ids))
         input_ids, logits, kwargs = input_ids[kept], logits[kept], keep_live(kwargs, kept)

@@ -1,5 +1,6 @@
-"""Has a model answer prompts of dialogues, several times each, and judges its replies
-by what shows without a judge: no end, another language, a loop, off the topic, a wrong name.
+"""Has a model answer prompts of dialogues, several times each, and judges its replies.
+
+By what shows without a judge: no end, another language, a loop, off the topic, a wrong name.
 """
 
 from dataclasses import dataclass
@@ -96,12 +97,13 @@ def sample_replies(
     drawn: dict = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0, "repetition_penalty": 1.0}
     drawn |= {"seed": seed, "count": count, "max_new_tokens": MAX_TOKENS}
     replies: list[list[Answer]] = [[] for _ in prompts]
+    stops = [stop_token_id(tokenizer)]
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     with evaluating(model):
         size = max(1, min(BATCH_REPLIES, 2**26 // find_embedding(model).num_embeddings) // count)
         for start in range(0, len(order), size):
             chosen = order[start : start + size]
-            found = continue_together(model, [prompts[i] for i in chosen], [stop_token_id(tokenizer)], **drawn)
+            found = continue_together(model, [prompts[i] for i in chosen], stops, **drawn)
             for number, (ids, has_stopped) in enumerate(found):
                 text = clean_text(decode_text(tokenizer, ids))
                 replies[chosen[number // count]].append(Answer(text, has_stopped, len(ids), ids=tuple(ids)))
@@ -131,9 +133,16 @@ def judge_replies(prompts: list[Asked], replies: list[list[Answer]]) -> list[lis
     for number, (asked, answers) in enumerate(zip(prompts, replies, strict=True)):
         others = [*prompts[number + 1 :], *prompts[:number]]
         questions = [other.question for other in others if other.language == asked.language][:OTHERS]
-        rewards.append([])
-        for answer in answers:
-            on_others = sum(is_on_topic(question, answer.text) for question in questions) / max(1, len(questions))
-            fits = is_on_topic(asked.question, answer.text) - on_others
-            rewards[-1].append(-1.0 if find_reply_faults(asked, answer) else fits)
+        rewards.append(
+            [
+                -1.0 if find_reply_faults(asked, answer) else measure_own_topic(answer.text, asked.question, questions)
+                for answer in answers
+            ]
+        )
     return rewards
+
+
+def measure_own_topic(reply: str, question: str, others: list[str]) -> float:
+    """Return whether a reply is on the topic of its question, 1 or 0, less the share of others that it suits too."""
+    on_others = sum(is_on_topic(other, reply) for other in others) / max(1, len(others))
+    return is_on_topic(question, reply) - on_others

@@ -25,7 +25,7 @@ from train_utils.objectives import Objective, dialogue_objective
 from train_utils.own_replies import Asked, judge_replies, pick_prompts
 from train_utils.preferences import PreferenceLoss, add_references
 from train_utils.reply_report import ReplyReport
-from train_utils.rewarded import AskedRows, RewardLoss, collate_asked, judge_by, load_reward
+from train_utils.rewarded import AskedRows, RewardLoss, collate_asked, describe_choice, judge_by, load_reward
 from train_utils.run import Run
 from train_utils.sharding import is_deepspeed, is_sharded
 from train_utils.steps.fast_model import Compiler, compile_layers
@@ -85,9 +85,8 @@ def ask_dialogues(
 def describe_pairs(pairs: Dataset) -> Iterator[str]:
     """Yield lines that show what is preferred to what."""
     for row in pairs.select(range(min(SHOWN_PAIRS, len(pairs)))):
-        texts = (row["prompt"][-1]["content"], row["chosen"] or "-", row["rejected"] or "-")
-        asked, chosen, rejected = (" ".join(text.split())[:160] for text in texts)
-        yield f"    {asked}\n        + {chosen}\n        - {rejected} ({row['source']})"
+        shown = describe_choice(row["prompt"][-1]["content"], row["chosen"] or "-", row["rejected"] or "-")
+        yield f"{shown} ({row['source']})"
 
 
 def pack_preferences(

@@ -15,7 +15,6 @@ from pathlib import Path
 from statistics import pstdev
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import Dataset as TorchDataset
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
@@ -30,6 +29,7 @@ from model_utils.text_encoder import encode_text
 from train_utils.arguments import RunArguments, change_arguments
 from train_utils.own_replies import TEMPERATURE, Asked, sample_replies
 from train_utils.places import find_reward
+from train_utils.preferences import PreferenceLoss
 
 ROUND_PROMPTS = 64  # that are answered together, and are a step
 TOLD_ROUNDS = 10  # of a run, whose mean reward and KL are printed
@@ -107,6 +107,9 @@ class AskedRows(TorchDataset):
     epoch: int = 0
     made: tuple[int, int, list[dict]] = field(default=(-1, -1, []))
 
+    def __post_init__(self) -> None:
+        self.stop_id = stop_token_id(self.tokenizer)
+
     def __len__(self) -> int:
         return len(self.prompts)
 
@@ -155,8 +158,7 @@ class AskedRows(TorchDataset):
 
     def make_item(self, asked: Asked, answers: list[Answer], weights: list[float]) -> dict:
         """Return what is learned of a prompt; a reply without its end is learned, or unlearned, without one."""
-        stop = [stop_token_id(self.tokenizer)]
-        ids = [[*answer.ids, *stop] if answer.has_stopped else [*answer.ids] for answer in answers]
+        ids = [[*answer.ids, *[self.stop_id] * answer.has_stopped] for answer in answers]
         pair = {"prompt": asked.messages, "chosen": asked.truth, "rejected": ""}
         truth = (encode_pair(self.tokenizer, pair, 2**31) or {})["chosen"]  # with what the template writes after it
         empty = {"prompt": asked.ids, "rejected": [], "chosen_bytes": 0}
@@ -175,8 +177,13 @@ class AskedRows(TorchDataset):
             self.say(f"round {order + 1}: {found}, KL of the base to it {self.measure_kl():.2f} nats a reply")
         for asked, answers, values in [*zip(prompts, replies, rewards, strict=True)][: 0 if order else SHOWN]:
             best, worst = (answers[pick(range(len(values)), key=values.__getitem__)].text for pick in (max, min))
-            shown = [" ".join(text.split())[:160] for text in (asked.question, best, worst)]
-            self.say("    {}\n        + {}\n        - {}".format(*shown))
+            self.say(describe_choice(asked.question, best, worst))
+
+
+def describe_choice(question: str, better: str, worse: str) -> str:
+    """Return lines that show what is preferred to what."""
+    asked, one, other = (" ".join(text.split())[:160] for text in (question, better, worse))
+    return f"    {asked}\n        + {one}\n        - {other}"
 
 
 def describe_round(prompts: list[Asked], replies: list[list[Answer]], rewards: list[list[float]]) -> list[dict]:
@@ -217,11 +224,8 @@ class RewardLoss:
 
     def measure(self, evaluated: EvalPrediction) -> dict[str, float]:
         """Return the figures of an evaluation, of true replies: nats a token and bits a byte."""
-        labels = torch.from_numpy(np.asarray(evaluated.label_ids))
-        scores = torch.from_numpy(np.asarray(evaluated.predictions)).float().view(*labels.shape[:2], 2)[..., 0]
-        nats, there = -scores.sum(), labels[..., 2] > 0
-        bits = (nats / math.log(2) / labels[..., 4][there].sum()).item()
-        return {"loss": (nats / labels[..., 2].sum()).item(), "bits_per_byte": bits}
+        figures = PreferenceLoss().measure(evaluated)
+        return {"loss": figures["chosen_nats"], "bits_per_byte": figures["bits_per_byte"]}
 
 
 def settle_round(args: RunArguments, *, draws: bool) -> RunArguments:
