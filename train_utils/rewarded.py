@@ -9,6 +9,7 @@ it is kept in the run's folder, so that a run that is resumed goes on with the s
 import json
 import math
 import runpy
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,7 @@ from train_utils.preferences import PreferenceLoss
 
 ROUND_PROMPTS = 64  # that are answered together, and are a step
 TOLD_ROUNDS = 10  # of a run, whose mean reward and KL are printed
+LEAST_WEIGHT = 1e-9  # of a reply; a sum that rounding left beside zero is less
 SHOWN = 5  # prompts of the first round, with the best and the worst reply
 Reward = Callable[[str, str], float]
 Judge = Callable[[list[Asked], list[list[Answer]]], list[list[float]]]
@@ -157,15 +159,21 @@ class AskedRows(TorchDataset):
         return [self.make_item(*parts) for parts in zip(prompts, replies, weights, strict=True)]
 
     def make_item(self, asked: Asked, answers: list[Answer], weights: list[float]) -> dict:
-        """Return what is learned of a prompt; a reply without its end is learned, or unlearned, without one."""
-        ids = [[*answer.ids, *[self.stop_id] * answer.has_stopped] for answer in answers]
+        """Return what is learned of a prompt; a reply without its end is learned, or unlearned, without one.
+
+        Replies that are alike are learned once, by the sum of their weights, and those without a weight not at all.
+        """
+        learned: dict[tuple[int, ...], float] = defaultdict(float)
+        for answer, weight in zip(answers, weights, strict=True):
+            learned[*answer.ids, *[self.stop_id] * answer.has_stopped] += weight / (len(answers) + 1)
+        drawn = {ids: weight for ids, weight in learned.items() if abs(weight) > LEAST_WEIGHT}
         pair = {"prompt": asked.messages, "chosen": asked.truth, "rejected": ""}
         truth = (encode_pair(self.tokenizer, pair, 2**31) or {})["chosen"]  # with what the template writes after it
         empty = {"prompt": asked.ids, "rejected": [], "chosen_bytes": 0}
         return {
-            "replies": [{**empty, "chosen": reply} for reply in (*ids, truth)],
-            "weights": [*weights, self.truth_weight * (len(ids) + 1) / len(truth)],
-            "heats": [*[TEMPERATURE] * len(ids), 1.0],
+            "replies": [{**empty, "chosen": [*reply]} for reply in (*drawn, truth)],
+            "weights": [*drawn.values(), self.truth_weight / len(truth)],
+            "heats": [*[TEMPERATURE] * len(drawn), 1.0],
         }
 
     def tell(self, order: int, prompts: list[Asked], replies: list[list[Answer]], rewards: list[list[float]]) -> None:
@@ -210,7 +218,12 @@ def collate_asked(items: list[dict], row_tokens: int, pad_token_id: int) -> dict
         rows.append(pack_pair_row([*replies], row_tokens, slots, pad_token_id))
         rows[-1]["weights"][: len(places)] = weights
         temperatures[number, : 2 * len(places) : 2] = torch.tensor(heats)
-    return {**collate_pairs(rows), "temperatures": temperatures}
+    # Trainer divides by the prompts of a step, however many of their replies are learned.
+    return {
+        **collate_pairs(rows),
+        "temperatures": temperatures,
+        "shift_labels": torch.ones(len(items), dtype=torch.long),
+    }
 
 
 class RewardLoss:

@@ -74,25 +74,27 @@ def test_the_loss_is_of_each_reply_by_its_weight(rows, monkeypatch):
     """Against plain forwards of each reply alone, at the temperature that it was drawn with, and gradients too."""
     monkeypatch.setattr(own_replies, "MAX_TOKENS", 12)
     model, items = rows.model, [rows[number] for number in range(5)]
-    pairs = [pair for item in items for pair in zip(item["replies"], item["weights"], strict=True)]
+    names = ("replies", "weights", "heats")
+    parts = [part for item in items for part in zip(*(item[name] for name in names), strict=True)]
+    assert all(item["heats"] == [*[TEMPERATURE] * (len(item["heats"]) - 1), 1] for item in items)  # 1 is the true one's
     expected = 0.0
-    for number, (reply, weight) in enumerate(pairs):
-        heat = 1 if number % 4 == 3 else TEMPERATURE  # the true reply is drawn by nobody
+    for reply, weight, heat in parts:
         ids = torch.tensor([[*reply["prompt"], *reply["chosen"]]])
         logits = model(ids).logits[0, len(reply["prompt"]) - 1 : -1] / heat
         expected = expected + weight * F.cross_entropy(logits, torch.tensor(reply["chosen"]), reduction="sum")
-    (expected / len(pairs)).backward()
+    (expected / len(items)).backward()
     wanted = {name: weight.grad.clone() for name, weight in model.named_parameters()}
     model.zero_grad()
     score_replies(model)
     loss, total = RewardLoss(), 0.0
     for part in (items[:2], items[2:]):  # as two passes of a step
         batch = collate_asked(part, row_tokens=64, pad_token_id=0)
-        labels = batch.pop("labels")
-        value = loss(model(**{key: batch[key] for key in batch if key != "shift_labels"}), labels, len(pairs))
+        labels, counted = batch.pop("labels"), batch.pop("shift_labels")
+        assert counted.tolist() == [1] * len(part)  # what Trainer divides by
+        value = loss(model(**batch), labels, len(items))
         value.backward()
         total += value.item()
-    assert total == pytest.approx((expected / len(pairs)).item(), rel=1e-5)
+    assert total == pytest.approx((expected / len(items)).item(), rel=1e-5)
     for name, weight in model.named_parameters():
         assert torch.allclose(weight.grad, wanted[name], rtol=1e-4, atol=1e-5), name
 
@@ -102,9 +104,21 @@ def test_the_true_reply_counts_by_the_token_beside_the_drawn_ones(rows, monkeypa
     item = rows[0]
     *drawn, truth = item["replies"]
     assert truth["chosen"][-1] == 2
-    assert item["weights"][-1] == 0.5 * 4 / len(truth["chosen"])
+    assert item["weights"][-1] == 0.5 / len(truth["chosen"])
     assert sum(item["weights"][:-1]) == pytest.approx(0)
-    assert len(drawn) == 3
+    assert 2 <= len(drawn) <= 3  # one of the mean length has no weight
+
+
+def test_replies_that_are_alike_are_learned_once_and_those_without_a_weight_not_at_all(rows):
+    answers = [
+        Answer("", stopped, 1, ids=ids) for ids, stopped in [((7,), True), ((8,), True), ((7,), True), ((7,), False)]
+    ]
+    item = rows.make_item(rows.prompts[0], answers, [1.5, 0.0, 0.5, -2.0])
+    assert [reply["chosen"] for reply in item["replies"][:-1]] == [[7, 2], [7]]  # a stop is part of a reply
+    assert item["weights"][:-1] == pytest.approx([2 / 5, -2 / 5])
+    assert item["heats"] == [TEMPERATURE, TEMPERATURE, 1.0]
+    same = rows.make_item(rows.prompts[0], answers, weigh_replies([[0.1, 0.1, 0.1, 0.1]])[0])
+    assert len(same["replies"]) == 1  # the true one
 
 
 def test_replies_of_a_round_are_drawn_once_and_anew_in_each_epoch(rows, monkeypatch):
