@@ -28,11 +28,20 @@ class CachedState(Protocol):
 
 @dataclass
 class Entry:
-    """A state that holds `ids`, and whose it is."""
+    """A state that holds `ids`, of which all may know the first `public`; whose it is; the tokens it has room for."""
 
     ids: list[int]
     state: CachedState
     group: str | None
+    public: int
+    room: int
+
+    def count_known(self, ids: list[int], group: str | None, public: int) -> int:
+        """Return how many ids of a group's prompt, of which `public` are, this state may give it."""
+        if self.group == group and group != ANYBODY:
+            return count_shared(self.ids, ids)
+        is_whole = self.group == group and ids[: len(self.ids)] == self.ids
+        return len(self.ids) if is_whole else min(self.public, public)
 
 
 class PrefixCache:
@@ -43,6 +52,7 @@ class PrefixCache:
         self._max_tokens = max_tokens
         self._lock = threading.Lock()
         self._entries: list[Entry] = []
+        self._tokens = 0  # that they have room for
 
     def take(self, ids: list[int], group: str | None = None) -> tuple[Any | None, int]:
         """Return a state and how many of the ids it holds: of the one that begins most alike, else None and 0.
@@ -52,16 +62,15 @@ class PrefixCache:
         """
         with self._lock:
             public = count_shared(self.public_ids, ids)
-            alike = []
-            for place, entry in enumerate(self._entries):
-                shared = count_shared(entry.ids, ids)
-                is_known = entry.group == group and (group != ANYBODY or shared == len(entry.ids))
-                alike.append((shared if is_known else min(shared, public), entry.group == group, place))
+            alike = (
+                (entry.count_known(ids, group, public), entry.group == group, place)
+                for place, entry in enumerate(self._entries)
+            )
             shared, is_own, best = max(alike, default=(0, False, 0))
             if shared > 0:
                 entry, state = self._entries[best], None
                 if is_own and group != ANYBODY and 2 * shared >= len(entry.ids):
-                    del self._entries[best]
+                    self._drop(best)
                     state = entry.state.cut(shared, len(entry.ids))
                 elif shared >= FEWEST_COPIED_TOKENS:
                     state = entry.state.copy(shared)
@@ -72,12 +81,14 @@ class PrefixCache:
     def put(self, ids: list[int], state: CachedState, group: str | None = None) -> None:
         """Keep a state that holds these ids; the oldest go where there are too many."""
         with self._lock:
-            self._entries.append(Entry(ids, state, group))
-            while len(self._entries) > 1 and self._count_tokens() > self._max_tokens:
-                del self._entries[0]
+            room = max(len(ids), state.least_room, SMALLEST_STATE_TOKENS)
+            self._entries.append(Entry(ids, state, group, count_shared(self.public_ids, ids), room))
+            self._tokens += room
+            while len(self._entries) > 1 and self._tokens > self._max_tokens:
+                self._drop(0)
 
-    def _count_tokens(self) -> int:
-        return sum(max(len(one.ids), one.state.least_room, SMALLEST_STATE_TOKENS) for one in self._entries)
+    def _drop(self, place: int) -> None:
+        self._tokens -= self._entries.pop(place).room
 
 
 def count_shared(old: Sequence, new: Sequence) -> int:

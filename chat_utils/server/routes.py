@@ -34,7 +34,8 @@ from chat_utils.server.settings import ServerOptions
 
 PAGE = Path(__file__).parent / "web"
 KINDS = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
-MAX_PARSED = 2  # requests at once: more would keep the replies in the making from the processor
+QUICK_BYTES = 4096  # of a request that is read in less time than a thread takes to begin; a megabyte takes a while
+MAX_PARSED = 2  # larger ones at once: more would keep the replies in the making from the processor
 log = logging.getLogger("chat")
 
 # A proxy (nginx) that collects a stream before it passes it on would keep its pieces from the caller.
@@ -195,8 +196,12 @@ class ChatServer:
         """POST /v1/chat/completions, /v1/completions: answer a dialogue or continue a text, streamed or whole."""
         started = time.perf_counter()
         arguments = (self.engine.name, self.engine.window, self.sampling, self.system)
-        async with self.bodies.read(request) as data, self.parsing:
-            asked = await asyncio.to_thread(parse_request, kind, data, *arguments)  # a megabyte takes a while
+        async with self.bodies.read(request) as data:
+            if len(data) <= QUICK_BYTES:
+                asked = parse_request(kind, data, *arguments)
+            else:
+                async with self.parsing:
+                    asked = await asyncio.to_thread(parse_request, kind, data, *arguments)
         job = self.jobs.start(asked)
         watcher = asyncio.create_task(cancel_at_hang_up(request, job))
 
