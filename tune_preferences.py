@@ -62,8 +62,11 @@ class PreferenceArguments(LimitOptions):
     by_length: bool = option(
         False, "Divide log-probabilities by the reply's tokens (Meng et al. 2024)", needs="--preferences"
     )
-    max_fall: float = option(
-        0.02, "Stop where held-out true replies take this share more bits than before", within=(0, 100)
+    max_fall: float | None = option(
+        None,
+        "Stop where held-out true replies take this share more bits than before; unset: 0.02, and never with --reward,"
+        " which may want other replies",
+        within=(0, 100),
     )
 
 
@@ -85,7 +88,7 @@ def main(argv: list[str] | None = None) -> int:
     from model_utils.shapes import check_packing
     from train_utils.plan.apply import plan_rows
     from train_utils.preference_data import preference_objective, prepare_rows
-    from train_utils.preferences import StopOnFall, choose_preference_rate
+    from train_utils.preferences import choose_preference_rate, stop_on_fall
     from train_utils.rewarded import settle_round
     from train_utils.run import open_run
     from train_utils.steps.reply_scores import score_replies
@@ -123,7 +126,7 @@ def main(argv: list[str] | None = None) -> int:
         model.print_trainable_parameters()
 
     # 5. Training, then the checkpoint with its picture and report.
-    more: dict = {"callbacks": [StopOnFall(options.max_fall)]}
+    more: dict = {"callbacks": stop_on_fall(options.max_fall, has_reward=bool(options.reward))}
     more["next_step"] = format_command("python", "chat.py", "--model", run.folder)
     objective = preference_objective(data, tokenizer, draws=draws, **more)
     return train_and_save(run, model, tokenizer, objective)

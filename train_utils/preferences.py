@@ -26,6 +26,7 @@ from train_utils.run import Run
 # AdamW's peak at width 256.
 PAIRS_RATE = 1e-4
 ROUNDS_RATE = 2e-4
+MAX_FALL = 0.02
 
 
 @dataclass(frozen=True)
@@ -168,6 +169,16 @@ class StopOnFall(TrainerCallback):
                     part = name.removeprefix("eval_").removesuffix("_bits_per_byte")
                     fall = f"held-out {part} replies take {value / first - 1:.1%} more bits than before"
                     show_line(None, f"step {state.global_step}: stopped, since {fall} (--max_fall)")
+
+
+def stop_on_fall(max_fall: float | None, *, has_reward: bool) -> list[TrainerCallback]:
+    """Return what ends a training at a fall; where none is given, none with a reward of the user's own.
+
+    Such a reward may ask for other replies than the true ones: of sums, more came out right while wrong answers, surer
+    than before, made the true ones less likely.
+    """
+    limit = None if max_fall is None and has_reward else MAX_FALL if max_fall is None else max_fall
+    return [] if limit is None else [StopOnFall(limit)]
 
 
 def choose_preference_rate(run: Run, model: PreTrainedModel, *, draws: bool) -> Run:

@@ -232,13 +232,12 @@ def test_loss_and_gradients_are_those_of_trl(tokenizer, make_model, tmp_path):
 
 
 def test_a_likely_fall_ends_the_training():
-    from train_utils.preferences import StopOnFall
+    from train_utils.preferences import stop_on_fall
 
-    control, model, stop = (
-        SimpleNamespace(should_training_stop=False),
-        torch.nn.Linear(2, 1, bias=False),
-        StopOnFall(0.02),
-    )
+    (stop,) = stop_on_fall(None, has_reward=False)
+    assert [one.max_fall for one in stop_on_fall(0.0, has_reward=True)] == [0]  # given, it counts beside a reward too
+    assert not stop_on_fall(None, has_reward=True)  # which may want other replies than the true ones
+    control, model = SimpleNamespace(should_training_stop=False), torch.nn.Linear(2, 1, bias=False)
     state = SimpleNamespace(log_history=[], global_step=0, is_world_process_zero=True)
     stop.on_train_begin(None, state, control, model)
     for step, english, chinese in ((0, 2.0, 3.0), (5, 2.03, 2.9), (9, 2.02, 3.2)):
