@@ -12,14 +12,17 @@ from data_utils.dialogue.turns import (
     ROLE_KEYS,
     Row,
     add_system,
+    as_question,
     is_absent,
     name_kind,
+    open_turn,
     read_turns,
-    split_transcript,
     take_turns,
 )
 
 TALKS = ("data", "dialog", "dialogue")  # UltraChat, DailyDialog
+# What ChatGPT's export holds beside what was said: the user's settings, and the model's thoughts.
+UNSAID = ("user_editable_context", "model_editable_context", "thoughts", "reasoning_recap")
 
 
 def talk_reader(key: str) -> Callable[[Row], list[dict]]:
@@ -64,6 +67,9 @@ def read_mapping(row: Row) -> list[dict]:
             continue
         author, content = message.get_object("author"), message.get_object("content")
         kind = content.get_text("content_type")
+        if kind in UNSAID:
+            row.in_messages.add(f"mapping.{kind}")
+            continue
         if kind != "text":
             raise DialogueError(f"a message of '{kind}' stands in it, but {MEDIA}; leave it out")
         words = "".join(content.get_texts("parts"))
@@ -76,7 +82,7 @@ def read_mapping(row: Row) -> list[dict]:
 def read_conversation(row: Row) -> list[dict]:
     """Return the messages of Firefly's form, pairs of `human` and `assistant`, or XTuner's `input` and `output`."""
     messages: list[dict] = []
-    turns = row.get_list("conversation")
+    turns = [open_turn(turn) for turn in row.get_list("conversation")]
     if turns and all(
         isinstance(turn, str) or (isinstance(turn, dict) and {*ROLE_KEYS} & turn.keys()) for turn in turns
     ):
@@ -110,10 +116,10 @@ def read_instruction(row: Row) -> list[dict]:
     names = (("input", "context"), ("output", "response"))
     more, answer = (row.get_text(alpacas) or row.get_text(dollys) for alpacas, dollys in names)
     question = "\n".join(filter(None, (row.get_text("instruction"), more)))
-    return add_system(row, read_history(row) + as_exchange(question, answer))
+    return add_system(row, read_history(row) + as_question(question) + [{"role": "assistant", "content": answer}])
 
 
-def pair_reader(asked: str, answered: str, system: str = "system") -> Callable[[Row], list[dict]]:
+def pair_reader(asked: str, answered: str) -> Callable[[Row], list[dict]]:
     """Return a function that reads a question and its answer by these keys; either may be a list of messages."""
 
     def read_pair(row: Row) -> list[dict]:
@@ -123,9 +129,8 @@ def pair_reader(asked: str, answered: str, system: str = "system") -> Callable[[
                 messages += read_turns(row, row.get_list(key), key)
             else:
                 text = row.get_text(key)
-                told = split_transcript(text) if role == "user" else None
-                messages += told or [{"role": role, "content": text}]
-        return add_system(row, messages, system)
+                messages += as_question(text) if role == "user" else [{"role": role, "content": text}]
+        return add_system(row, messages)
 
     return read_pair
 
@@ -147,7 +152,7 @@ FORMS = (
     Form("prompts and responses", ("prompt", "response"), pair_reader("prompt", "response")),
     Form("prompts and completions", ("prompt", "completion"), pair_reader("prompt", "completion")),
     Form("queries and responses", ("query", "response"), pair_reader("query", "response")),
-    Form("questions and responses", ("question", "response"), pair_reader("question", "response", "system_prompt")),
+    Form("questions and responses", ("question", "response"), pair_reader("question", "response")),
     Form("questions and answers", ("question", "answer"), pair_reader("question", "answer")),
     Form("inputs and outputs", ("input", "output"), pair_reader("input", "output")),
 )
@@ -204,6 +209,8 @@ def convert_row(values: object) -> tuple[list[dict], str, list[str]]:
     """
     if isinstance(values, list):
         row = Row({})
+        if values and all(isinstance(turn, str) for turn in values):  # LCCC
+            return take_turns(values), LIST_FORM, []
         return read_turns(row, values, "the list"), LIST_FORM, row.unread()
     if not isinstance(values, dict):
         raise DialogueError(f"an object or a list of messages is expected, not {name_kind(values)}")

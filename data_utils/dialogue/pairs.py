@@ -12,7 +12,7 @@ from datasets import Dataset, Features, Value
 from data_utils.dialogue.checking import DialogueError, check_dialogue
 from data_utils.dialogue.forms import ASKED, convert_row, list_forms
 from data_utils.dialogue.reading import MESSAGES, Reading, check_rows, read_parts
-from data_utils.dialogue.turns import Row, add_system, is_absent, name_kind, read_turns, split_transcript
+from data_utils.dialogue.turns import SYSTEM_KEYS, Row, add_system, is_absent, name_kind, read_turns, split_transcript
 from data_utils.sources.source import Source
 from data_utils.text.languages import detect_language
 
@@ -48,7 +48,7 @@ def read_prompt(row: Row, names: tuple[str, ...]) -> list[dict]:
         if row.get(key) is not None:
             asked = "\n".join(filter(None, (row.get_text(key), row.get_text("input") if key == "instruction" else "")))
             # By the forms of dialogues, so that history and system are read as there; the reply is a stand-in.
-            stand_in = {"prompt": asked, "response": ".", **{k: row.get(k) for k in ("history", "system")}}
+            stand_in = {"prompt": asked, "response": ".", **{k: row.get(k) for k in ("history", *SYSTEM_KEYS)}}
             return convert_row(stand_in)[0][:-1]
     return []
 

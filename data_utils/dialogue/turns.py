@@ -15,7 +15,7 @@ from errors import first_line
 
 # Names that roles have elsewhere, in small letters.
 ROLE_NAMES = dict.fromkeys(("human", "prompter", "用户"), "user") | {"developer": "system", "系统": "system"}
-ROLE_NAMES |= dict.fromkeys(("gpt", "chatgpt", "model", "ai", "助手"), "assistant")
+ROLE_NAMES |= dict.fromkeys(("gpt", "chatgpt", "bing", "bard", "model", "ai", "bot", "chatbot", "助手"), "assistant")
 # Where a message has its role and its words; OpenAI's and ShareGPT's first.
 ROLE_KEYS, CONTENT_KEYS = ("role", "from", "speaker", "author", "sender"), ("content", "value", "text", "parts")
 TOOL_ROLES = ("tool", "function", "observation", "function_call", "ipython")
@@ -24,8 +24,8 @@ MEDIA = "only text is learned here"
 # Keys that say that a row, or a message, is more than its text.
 UNREADABLE = {"tools": TOOLS, "functions": TOOLS, "tool_calls": TOOLS, "function_call": TOOLS, "tool_call_id": TOOLS}
 UNREADABLE |= dict.fromkeys(("image", "images", "audio", "audios", "video", "videos", "files"), MEDIA)
+SYSTEM_KEYS = ("system", "system_prompt")
 WEIGHTS = ("weight", "train", "loss", "liked")
-TRANSCRIPT = re.compile(r"(?:\A|\n\n)\s*(Human|Assistant):")
 TEXT_PARTS = ("text", "input_text", "output_text")
 KINDS: dict[type, str] = {bool: "true or false", str: "text", bytes: "bytes", list: "a list", dict: "an object"}
 KINDS |= {int: "a number", float: "a number", type(None): "nothing"}
@@ -37,6 +37,8 @@ def name_kind(value: object) -> str:
     >>> name_kind(b"x"), name_kind(float("nan")), name_kind(None)
     ('bytes', 'NaN', 'nothing')
     """
+    if isinstance(value, Exception):  # of its reader
+        return f"a value that is not readable ({first_line(value)})"
     is_nan = isinstance(value, float) and math.isnan(value)
     return "NaN" if is_nan else KINDS.get(type(value), f"a value of type {type(value).__name__}")
 
@@ -77,7 +79,8 @@ class Row:
             try:
                 value = json.loads(value)
             except (ValueError, RecursionError) as error:
-                raise DialogueError(f"'{self.place}{key}' is not valid JSON: {error}") from error
+                hint = "; it is Python's form, let json.dumps write it" if re.match(r"\[\s*\{'", value) else ""
+                raise DialogueError(f"'{self.place}{key}' is not valid JSON: {error}{hint}") from error
         if isinstance(value, dict) and all(isinstance(column, list) for column in value.values()):
             with contextlib.suppress(ValueError):  # of other lengths
                 value = [dict(zip(value, turn, strict=True)) for turn in zip(*value.values(), strict=True)]
@@ -187,12 +190,15 @@ def take_turns(texts: list[str]) -> list[dict]:
 
 
 def split_transcript(text: str) -> list[dict] | None:
-    """Return the messages of Anthropic's transcripts, None for another text; an answer that is to come is left out.
+    """Return the messages of a transcript, None for another text; an answer that is to come is left out.
+
+    Anthropic's have a blank line before each turn, BELLE's none.
 
     >>> split_transcript("\\n\\nHuman: Tea?\\n\\nAssistant:")
     [{'role': 'user', 'content': 'Tea?'}]
     """
-    before, *pieces = TRANSCRIPT.split(text)
+    gap = r"\n\n" if "\n\nAssistant:" in text else r"\n"
+    before, *pieces = re.split(rf"(?:\A|{gap})\s*(Human|Assistant):", text)
     if before.strip() or pieces[:1] != ["Human"] or "Assistant" not in pieces:
         return None
     messages = [
@@ -239,11 +245,17 @@ def reads_weight(turn: dict, role: object, place: str) -> bool:
     return True
 
 
-def add_system(row: Row, messages: list[dict], key: str = "system") -> list[dict]:
+def as_question(text: str) -> list[dict]:
+    """Return a question as messages: its own where it is a transcript."""
+    return split_transcript(text) or [{"role": "user", "content": text}]
+
+
+def add_system(row: Row, messages: list[dict]) -> list[dict]:
     """Return the messages after the system's of the row's own key, where there is one."""
+    key = next((key for key in SYSTEM_KEYS if row.get(key) is not None), "system")
     parts = row.get(key)
     system = read_content(parts, f"'{key}'") if isinstance(parts, list) else row.get_text(key)
-    if not system:
+    if not system or messages[:1] == [{"role": "system", "content": system}]:
         return messages
     if messages and messages[0]["role"] == "system":
         raise DialogueError(f"'{key}' and a system message stand in one row; leave one out")

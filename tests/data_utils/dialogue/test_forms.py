@@ -70,6 +70,11 @@ READ = [
     ({"query": "c", "response": "d", "history": [["a", "b"]]}, turns("a", "b", "c", "d"), "queries", []),
     ({"system_prompt": "s", "question": "a", "response": "b"}, turns("a", "b", system="s"), "questions and resp", []),
     ({"question": "a", "answer": "b"}, turns("a", "b"), "questions and answers", []),
+    ({"system_prompt": "s", "messages": turns("a", "b", system="s")}, turns("a", "b", system="s"), "OpenAI", []),
+    (["a", "b", "c", "d"], turns("a", "b", "c", "d"), "a list of messages", []),
+    ({"conversation": [[("human", "a"), ("assistant", "b")]]}, turns("a", "b"), "Firefly", []),
+    ({"instruction": "Human:a\nAssistant:b\n\nHuman:c\nAssistant:\n", "input": "", "output": "d"},
+     turns("a", "b", "c", "d"), "Alpaca", []),
     ({"instruction": "a", "context": "b", "response": "c", "category": ""}, turns("a\nb", "c"), "Dolly", []),
     ({"instruction": "a", "context": "", "response": "c"}, turns("a", "c"), "Dolly", []),
     ({"instruction": "a", "input": "b", "context": "x", "output": "c"}, turns("a\nb", "c"), "Alpaca", ["context"]),
@@ -104,11 +109,14 @@ READ = [
         "2": {"message": {"author": {"role": "system"}, "content": {"content_type": "text", "parts": [""]}},
               "parent": "1"},
         "3": {"message": {"author": {"role": "user"}, "content": {"content_type": "text", "parts": ["a"]}, "id": 5},
-              "parent": "2"},
+              "parent": "thoughts"},
+        "thoughts": {"message": {"author": {"role": "assistant"}, "content": {"content_type": "thoughts"}},
+                     "parent": "2"},
         "left": {"message": {"author": {"role": "assistant"}, "content": {"content_type": "text", "parts": ["x"]}},
                  "parent": "3"},
         "4": {"message": {"author": {"role": "assistant"}, "content": {"content_type": "text", "parts": ["b"]}},
-              "parent": "3"}}}, turns("a", "b"), "ChatGPT", ["title", "mapping.id"]),
+              "parent": "3"}}}, turns("a", "b"), "ChatGPT",
+     ["title", "mapping.id", "mapping.thoughts"]),
 ]  # fmt: skip
 
 
@@ -120,6 +128,7 @@ READ = [
         ("a\nA: b", turns("a", "A: b")),
         ("User: a\nb", "the first line has a label, User:, and 'b' has none"),
         ("12/31/23, 10:15 PM - Bob: hi\n12/31/23, 10:16 PM - Al: yes", "a date stands before the words"),
+        ("a\tb\nc\td", "tabs stand between columns; name the file .tsv"),
         ("2024-01-01 10:00:00 张三\n你好", "a date stands before the words"),
     ],
 )
