@@ -28,7 +28,12 @@ class NoReply(ConnectionError):
 
 
 def run_example(main: Callable[[], None]) -> None:
-    """Run an example; Ctrl-C, a reader of its output that leaves and a missing reply end it without a traceback."""
+    """Run an example; Ctrl-C, a reader of its output that leaves and a missing reply end it without a traceback.
+
+    What is no text of the terminal's encoding is read and shown as a mark.
+    """
+    sys.stdin.reconfigure(errors="replace")
+    sys.stdout.reconfigure(errors="replace")
     try:
         main()
         sys.stdout.flush()

@@ -35,7 +35,9 @@ NEAREST = {False: 'What I can answer is: "{}"', True: "我能回答的是：“{
 
 def read_faq(path: str) -> list[tuple[str, str]]:
     """Return (questions, answer) pairs of a Markdown file: `## Question / the same in other words`, then the answer."""
-    parts = re.split(r"^## ", Path(path).read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
+    _, *parts = re.split(r"^## ", Path(path).read_text(encoding="utf-8-sig"), flags=re.MULTILINE)
+    if not parts:
+        raise ValueError(path)
     return [(questions.strip(), answer.strip()) for questions, _, answer in (part.partition("\n") for part in parts)]
 
 
@@ -85,14 +87,12 @@ def answer(faq: Faq, text: str, url: str) -> str:
 def main() -> None:
     """Answer each line of standard input."""
     options = parse_options(__doc__, ("faq", {"help": "Markdown file of questions and answers"}))
-    sys.stdin.reconfigure(errors="replace")
     try:
         service = Faq(read_faq(options.faq))
-    except (OSError, UnicodeError):
+    except (OSError, ValueError):
         sys.exit(say("file", is_chinese_locale(), options.faq))
-    for line in sys.stdin:
-        if line.strip():
-            print(answer(service, line.strip(), options.url), flush=True)
+    for line in filter(str.strip, sys.stdin):
+        print(answer(service, line.strip(), options.url), flush=True)
 
 
 if __name__ == "__main__":

@@ -70,7 +70,6 @@ class Partner:
 
 def practise(partner: Partner) -> None:
     """Read lines until /quit or the end of input."""
-    sys.stdin.reconfigure(errors="replace")
     print(WELCOME[partner.learn], partner.open_topic(), sep="\n", flush=True)
     for line in sys.stdin:
         text = line.strip()

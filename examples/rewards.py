@@ -9,10 +9,10 @@ A reward is a function of the user's last message and a reply, and returns a num
 `language` for a reply in the asker's language, whatever was said.
 """
 
+import argparse
 import json
 import random
 import re
-import sys
 
 ASKED_SUMS = ("What is {} + {}?", "{} + {} 等于多少？")
 ASKED_LETTERS = ("How often is {} in: {}?", "数一数有几个 {}：{}。")
@@ -61,12 +61,21 @@ def ask_letters(draw: random.Random) -> tuple[str, str]:
     return draw.choice(ASKED_LETTERS).format(letter, " ".join(word)), str(word.count(letter))
 
 
-def main(task: str, count: str) -> None:
+TASKS = {"sums": ask_sum, "letters": ask_letters}
+MOST = 2 * 100 * 100  # different sums
+
+
+def main() -> None:
     """Print so many different dialogues of a task, a line of JSON each, the same ones each time."""
-    ask = {"sums": ask_sum, "letters": ask_letters}[task]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task", choices=TASKS)
+    parser.add_argument("count", type=int, help=f"how many dialogues, {MOST} at most")
+    options = parser.parse_args()
+    if not 1 <= options.count <= MOST:
+        parser.error(f"count is 1 to {MOST}: there are no more different sums")
     draw, found = random.Random(0), {}
-    while len(found) < int(count):
-        asked, answer = ask(draw)
+    while len(found) < options.count:
+        asked, answer = TASKS[options.task](draw)
         found[asked] = answer
     for asked, answer in found.items():
         messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
@@ -74,4 +83,6 @@ def main(task: str, count: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    from client import run_example  # tune_preferences.py, which reads the rewards, looks for no module here
+
+    run_example(main)

@@ -14,7 +14,10 @@ ERRORS = {
         "{}: no answer; is `python chat.py --serve` running?",
         "{}：没有响应；`python chat.py --serve` 在运行吗？",
     ),
-    "file": ("{}: there is no such file, or it is no UTF-8 text", "{}：没有这个文件，或者它不是 UTF-8 文本"),
+    "file": (
+        "{}: no such file, no UTF-8 text, or no line '## Question' in it",
+        "{}：没有这个文件，或者它不是 UTF-8 文本，或者里面没有“## 问题”这样的行",
+    ),
     "port": ("--port {} can't be used; choose another", "--port {} 无法使用，请换一个端口"),
 }
 

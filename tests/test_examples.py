@@ -51,14 +51,40 @@ def test_each_is_under_a_hundred_lines():
         assert len(file.read_text(encoding="utf-8").splitlines()) < 100, file
 
 
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        (("translate.py", "--url", "http://127.0.0.1:9/v1"), 1, b"no answer"),  # 0xff is no UTF-8
+        (("practice_partner.py",), 0, b"???"),  # Chinese on a terminal that has none
+        (("rewards.py", "sums", "3"), 0, b"49 + 97 ?????"),
+        (("rewards.py",), 2, b"the following arguments are required: task, count"),
+        (("rewards.py", "words", "3"), 2, b"invalid choice: 'words'"),
+        (("rewards.py", "sums", "20001"), 2, b"count is 1 to 20000: there are no more different sums"),
+    ],
+)
+def test_text_of_another_encoding_and_wrong_options_end_no_example_in_a_traceback(options, code, said):
+    command = [sys.executable, str(EXAMPLES / options[0]), *options[1:]]
+    env = {"PYTHONIOENCODING": "utf-8" if options[0] == "translate.py" else "ascii"}
+    done = subprocess.run(command, input=b"\xffhello\n", capture_output=True, timeout=60, check=False, env=env)
+    assert done.returncode == code
+    assert said in done.stdout + done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+def test_the_first_question_of_a_file_with_a_byte_order_mark_is_read(load_example, tmp_path):
+    (tmp_path / "faq.md").write_text("## How much?\nFive.", encoding="utf-8-sig")
+    assert load_example("faq_bot").read_faq(tmp_path / "faq.md") == [("How much?", "Five.")]
+
+
 # What goes wrong, in the user's language
 
 
 @pytest.mark.parametrize(
     ("options", "locale", "text", "error"),
     [
-        (("faq_bot.py", "none.md"), "en_US.UTF-8", "", "none.md: there is no such file, or it is no UTF-8 text"),
-        (("faq_bot.py", "none.md"), "zh_CN.UTF-8", "", "none.md：没有这个文件，或者它不是 UTF-8 文本"),
+        (("faq_bot.py", "none.md"), "en_US.UTF-8", "", "or no line '## Question' in it"),
+        (("faq_bot.py", "none.md"), "zh_CN.UTF-8", "", "或者里面没有“## 问题”这样的行"),
+        (("faq_bot.py", str(EXAMPLES / "client.py")), "zh_CN", "", "或者里面没有“## 问题”这样的行"),
         (("faq_bot.py", str(EXAMPLES / "faq_zh.md")), "C", "你好", "`python chat.py --serve` 在运行吗？"),
         (("faq_bot.py", str(EXAMPLES / "faq_en.md")), "zh_CN", "Hi", "no answer; is `python chat.py --serve` running?"),
         (("group_chat.py", "--port", "99999"), "zh_CN", "", "--port 99999 无法使用，请换一个端口"),
@@ -429,8 +455,9 @@ def test_asks_in_the_words_that_the_sentence_pairs_ask_in(load_example):
 
 
 @pytest.mark.parametrize("task", ["sums", "letters"])
-def test_the_answer_of_each_dialogue_earns_its_reward(load_example, capsys, task):
-    load_example("rewards").main(task, "200")
+def test_the_answer_of_each_dialogue_earns_its_reward(load_example, monkeypatch, capsys, task):
+    monkeypatch.setattr(sys, "argv", ["rewards.py", task, "200"])
+    load_example("rewards").main()
     reward = load_reward(f"{EXAMPLES}/rewards.py:{task}")
     asked = [
         [message["content"] for message in json.loads(line)["messages"]]
