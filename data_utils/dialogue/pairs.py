@@ -33,7 +33,7 @@ def read_side(row: Row, key: str) -> list[dict]:
         raise DialogueError(f"'{key}' is missing or empty; a pair has a chosen and a rejected reply")
     if isinstance(value, str) and not value.lstrip().startswith(("[{", '{"')):
         return split_transcript(value) or [{"role": "assistant", "content": value}]
-    if isinstance(value, dict):
+    if isinstance(value, dict) and not all(isinstance(column, list) for column in value.values()):
         return read_turns(row, [value], key)
     return read_turns(row, row.get_list(key), key)
 
@@ -115,6 +115,9 @@ def rename_sides(values: dict) -> dict:
     if isinstance(values.get("messages"), list) and "rejected_response" in values:
         messages, rejected = rest.pop("messages"), rest.pop("rejected_response")
         return {**rest, "prompt": messages[:-1], "chosen": messages[-1:], "rejected": rejected}
+    if {"messages", "rejected_messages"} <= values.keys():
+        sides = {"chosen": rest.pop("messages"), "rejected": rest.pop("rejected_messages")}
+        return {**rest, **sides}
     return values
 
 

@@ -60,6 +60,12 @@ READ = [
         [(turns("a"), "茶", "水")],
     ),
     ({"messages": turns("a", "b"), "rejected_response": "c"}, [(turns("a"), "b", "c")]),
+    ({"messages": turns("a", "b"), "rejected_messages": turns("a", "c")}, [(turns("a"), "b", "c")]),
+    (
+        {"prompt": "a", "chosen": {"role": ["user", "assistant"], "content": ["a", "b"]},
+         "rejected": {"role": ["user", "assistant"], "content": ["a", "c"]}},
+        [(turns("a"), "b", "c")],
+    ),
     ({"prompt": turns("a"), "completion": turns("", "b")[1:], "label": False}, [(turns("a"), "", "b")]),
     ({"messages": turns("a", "b"), "kto_tag": False}, [(turns("a"), "", "b")]),
     (
