@@ -9,7 +9,6 @@ from data_utils.sources.source import Source
 from errors import InputError
 
 DIALOGUE_KINDS = (*ROW_KINDS, ".txt")
-NOT_DIALOGUES = ("dataset_infos.json", "dataset_info.json", "state.json")  # lie beside the data of a cloned dataset
 
 
 def choose_parts(source: Source) -> tuple[list[str], list[str]]:
@@ -22,7 +21,7 @@ def choose_parts(source: Source) -> tuple[list[str], list[str]]:
     if not source.files:
         return source.parts(), []
     kinds = {file: file_suffix(file) for file in source.files}
-    kept = [file for file in kinds if kinds[file] in DIALOGUE_KINDS and Path(file).name not in NOT_DIALOGUES]
+    kept = [file for file in kinds if kinds[file] in DIALOGUE_KINDS]
     if Path(source.path).is_dir() and {kinds[file] for file in kept} > {".txt"}:
         kept = [file for file in kept if kinds[file] != ".txt"]
     if not kept:
@@ -41,6 +40,6 @@ def describe_passed(source: Source, passed_over: list[str]) -> list[str]:
         names = name_first([os.path.relpath(file, source.path) for file in files])
         why = f"no dialogues are read from {kind}, left out"
         if kind in DIALOGUE_KINDS:
-            why = "not read beside other kinds; name it by itself" if kind == ".txt" else "describes the data, left out"
+            why = "not read beside other kinds; name it by itself"
         lines.append(f"{source.path}: {names}: {why}")
     return lines

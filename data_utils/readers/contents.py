@@ -10,6 +10,8 @@ TEXT_SIGNS = (
     (rb"\{\\rtf1", "rich text (RTF); save it as text"),
     (rb"%!PS-", "a PostScript file; save it as text or PDF"),
     (rb"(?:\xef\xbb\xbf)?\s*+(?i:<!doctype\s+html|<html[\s>])", "a web page (HTML); name it .html"),
+    (rb"(?:\xef\xbb\xbf)?WARC/1\.", "a web archive (WARC); name it .warc or .wet"),
+    (rb'(?:\xef\xbb\xbf)?\{"[^"\n]{1,60}": ?[^\n]*(?:\}\r?\n\{"|\}?\Z)', "JSON lines; name it .jsonl"),
 )
 # What bytes begin with -> what that is, and what to do. The more special first.
 SIGNS = (
@@ -36,7 +38,9 @@ SIGNS = (
 )
 PATTERNS = [(re.compile(sign, re.DOTALL), words) for sign, words in (*TEXT_SIGNS, *SIGNS)]
 # What kinds begin with that are no plain text.
-OWN = {".epub": b"PK", ".pdf": b"%PDF", ".parquet": b"PAR1"} | dict.fromkeys((".html", ".htm", ".xhtml"), b"<")
+BINARY = {".epub": b"PK", ".pdf": b"%PDF", ".parquet": b"PAR1"}
+OWN = BINARY | dict.fromkeys((".html", ".htm", ".xhtml"), b"<") | dict.fromkeys((".json", ".jsonl"), b'{"')
+OWN |= dict.fromkeys((".warc", ".wet"), b"WARC/")
 
 
 def describe_content(path: str, suffix: str, as_text: bool = False) -> str:
@@ -51,7 +55,7 @@ def describe_content(path: str, suffix: str, as_text: bool = False) -> str:
         return ""
     own = OWN.get(suffix, b"")
     is_own = bool(own) and start.lstrip(b"\xef\xbb\xbf \r\n").startswith(own)
-    if is_own or (as_text and own not in (b"", b"<")):
+    if is_own or (as_text and suffix in BINARY):
         return ""
     patterns = PATTERNS[: len(TEXT_SIGNS)] if as_text else PATTERNS
     words = next((words for pattern, words in patterns if pattern.match(start)), "")

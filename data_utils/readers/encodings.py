@@ -210,12 +210,13 @@ def read_lines(
     The lines are counted from `number`. The encoding, where it isn't given, is that of the first block that holds more
     than ASCII. The byte order mark is dropped.
     """
-    decoder, carry = None, ""
+    decoder, carry, is_old_mac = None, "", None
     for block in read_blocks(stream):
         if block is None:
             report(number, f"the line holds {more_than('line')}; left out")
             number += 1
             continue
+        is_old_mac = number == 1 and b"\n" not in block if is_old_mac is None else is_old_mac
         if encoding is None and tells_encoding(block):
             try:
                 encoding = detect_encoding(block)
@@ -241,7 +242,8 @@ def read_lines(
                 return
             lines = [f"{line}\n" for line in lines]
         else:
-            lines = decode_lines(block, encoding or "utf-8", number, report)
+            cut = block.replace(b"\r", b"\n") if is_old_mac else block
+            lines = decode_lines(cut, encoding or "utf-8", number, report)
         for line in lines:
             if line is not None:
                 yield number, line.replace("\r\n", "\n")

@@ -39,7 +39,8 @@ ROW_KINDS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 EMPTY_FILE = "the file is empty"
 SHOWN_KINDS = 20
 HIDDEN_FOLDERS = ("__MACOSX",)  # beside those that begin with a dot, such as .git and .ipynb_checkpoints
-NO_TEXT = re.compile(r"-multistream-index\d*\.txt")  # lies beside a Wikipedia dump: places and titles
+# What lies beside a Wikipedia dump, places and titles, or beside the data of a cloned or saved dataset.
+NO_TEXT = re.compile(r"-multistream-index\d*\.txt|^(?:dataset_infos?|dataset_dict|state)\.json$")
 
 
 class Fault(NamedTuple):
@@ -103,7 +104,8 @@ def find_folder_files(path: str) -> list[Path]:
         found = [file for file in shown if file.is_file()]
         gone += [file for file in shown if not file.is_file()]  # links to nowhere, pipes
         files += filter(is_data_file, found)
-        others.update(file_suffix(file) or file.name for file in found if not is_data_file(file))
+        kinds_of = {file: file_suffix(file) for file in found if not is_data_file(file)}
+        others.update(file.name if kind in ("", *KINDS) else kind for file, kind in kinds_of.items())
     readmes = [file for file in files if re.fullmatch(r"readme([._-].*)?\.md", file.name, re.IGNORECASE)]
     readmes = readmes if any(file_suffix(file) in ROW_KINDS for file in files) else []
     top = Path(path).resolve()

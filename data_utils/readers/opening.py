@@ -96,6 +96,7 @@ class Unpacked(ByteStream):
         self.stream, self.packing = stream, packing
         self.unpacker: Any = None  # of the member that is read
         self.waiting, self.fault, self.size = b"", "", 0  # size: of what is unpacked
+        self.is_packed = True
         self.empty = 0  # members since the last one that held something
 
     def tell(self) -> int:
@@ -110,6 +111,7 @@ class Unpacked(ByteStream):
         except (OSError, zlib.error, lzma.LZMAError, zstd.ZstdError) as error:
             too_large = any(words in str(error) for words in ("Memory usage limit", "requires too much memory"))
             broken = f"its compressed data are broken: {first_line(error)}"
+            broken = broken if self.is_packed else f"no {self.packing} file, whatever its name says; rename it"
             self.fault = f"unpacking them takes {more_than('dictionary')}" if too_large else broken
         self.size += len(data)
         if self.size > max_unpacked_bytes(self.stream.tell()):
@@ -146,6 +148,7 @@ class Unpacked(ByteStream):
         data += self.stream.read(8) if data else b""
         if data and self.size and not data.startswith(BEGINNINGS[self.packing]):
             data, self.fault = b"", MORE
+        self.is_packed = self.size > 0 or data.startswith(BEGINNINGS[self.packing])
         self.waiting, self.unpacker = data, UNPACKERS[self.packing]() if data else None
         return bool(data)
 

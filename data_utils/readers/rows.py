@@ -110,7 +110,7 @@ def read_csv(path: str, options: ReadArguments, report: Report) -> Iterator[tupl
     header: list[str] | None = None
     for start, row in split_rows(read_file_lines(path, report), report):
         if header is None:
-            header = row
+            header = [name.strip() for name in row]
             if options.text_column not in ("", *header):
                 yield start, dict.fromkeys(header)
                 return

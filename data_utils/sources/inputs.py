@@ -38,6 +38,9 @@ CUTS = {
 }
 
 
+NO_RECORD = "no record of a web archive with text is in it"
+NOTHING = {".xml": "no article of a Wikipedia dump is in it; convert other XML to text", ".warc": NO_RECORD}
+NOTHING |= {".wet": NO_RECORD}
 ROW_BYTES = 100  # that a row counts for beside its text
 
 
@@ -145,7 +148,9 @@ def read_rows(
         for place, row in resolve_name(KINDS[file_suffix(path)])(*arguments):
             is_rows = isinstance(row, list) and list not in row_types  # a line that holds a list of rows
             for value in row if is_rows else [row]:
-                if isinstance(value, row_types):
+                if is_table(value):
+                    report(place, "a whole table by columns; write its rows: to_json(file, orient='records')")
+                elif isinstance(value, row_types):
                     rows_read += 1
                     yield place, value
                 else:
@@ -162,7 +167,13 @@ def read_rows(
         after = f" after row {rows_read:,}" if rows_read else ""
         report("", f"not readable as {Path(path).name.partition('.')[2]}{after}: {first_line(error)}")
     if not rows_read and not faults and part is None:
-        report("", EMPTY_FILE)
+        report("", NOTHING.get(file_suffix(path), EMPTY_FILE))
+
+
+def is_table(value: object) -> bool:
+    """Tell whether a value is a table, at each key a column, as pandas' to_json writes it unasked."""
+    columns = value.values() if isinstance(value, dict) else ()
+    return bool(columns) and all(isinstance(column, dict) and "0" in column for column in columns)
 
 
 # The hub

@@ -267,9 +267,8 @@ def test_a_readme_a_licence_and_a_description_of_the_data_are_no_dialogues(tmp_p
         (tmp_path / name).write_text(json.dumps({"messages": turns("a", "b")}))
     reading = read_checked(open_sources([str(tmp_path)]))
     assert len(reading.dialogues) == 1
-    assert reading.lines[:3] == [
+    assert reading.lines[:2] == [
         f"{tmp_path}: LICENSE.txt: not read beside other kinds; name it by itself",
-        f"{tmp_path}: dataset_infos.json: describes the data, left out",
         f"{tmp_path}: page.html: no dialogues are read from .html, left out",
     ]
 

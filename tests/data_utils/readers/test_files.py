@@ -79,10 +79,12 @@ def test_links(tmp_path, capsys):
 
 def test_the_readme_of_a_cloned_dataset_is_no_text_and_one_among_notes_is(tmp_path, capsys):
     (tmp_path / "data").mkdir()
-    for name in ("README.md", "README.zh-CN.md", "notes.md", "data/train.jsonl"):
+    for name in ("README.md", "README.zh-CN.md", "notes.md", "data/train.jsonl", "dataset_infos.json"):
         (tmp_path / name).write_text('{"text": "tea"}')
     assert names_of(tmp_path) == ["data/train.jsonl", "notes.md"]
-    assert "README.md, README.zh-CN.md: describes the data, left out" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "README.md, README.zh-CN.md: describes the data, left out" in said
+    assert "dataset_infos.json (1): of no kind that is read, left out" in said
     (tmp_path / "data" / "train.jsonl").unlink()
     assert names_of(tmp_path) == ["README.md", "README.zh-CN.md", "notes.md"]
 
@@ -92,6 +94,32 @@ def test_a_saved_dataset_is_named(tmp_path):
     for path in (tmp_path / "saved" / "train", tmp_path / "saved"):
         with pytest.raises(InputError, match=r"train: an Arrow folder of Dataset.save_to_disk; write it as Parquet"):
             find_files(str(path))
+
+
+OTHERS = [
+    ("a.txt", '{"text": "tea"}\n{"text": "rain"}\n', "this is JSON lines; name it .jsonl"),
+    ("a.txt", '{"text": "tea"}', "this is JSON lines; name it .jsonl"),
+    ("a.txt", "WARC/1.0\r\nWARC-Type: warcinfo\r\n", "this is a web archive (WARC); name it .warc or .wet"),
+    ("a.xml", "<rss><item>tea</item></rss>", "no article of a Wikipedia dump is in it; convert other XML to text"),
+    ("a.jsonl.gz", '{"text": "tea"}\n', "no .gz file, whatever its name says; rename it"),
+    ("a.json", '{"text": {"0": "tea", "1": "rain"}}', "a whole table by columns; write its rows: to_json(file, "
+     "orient='records')"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "content", "reason"), OTHERS, ids=[reason[:30] for *_, reason in OTHERS])
+def test_a_file_of_another_kind_says_which_and_what_to_do(tmp_path, name, content, reason):
+    path = tmp_path / name
+    path.write_text(content)
+    faults = []
+    assert list(read_documents_of(str(path), None, faults.append)) == []
+    assert [fault.reason for fault in faults] == [reason]
+
+
+def test_text_that_begins_with_a_brace_is_text(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text('{"tea": a word}\nand more text\n')
+    assert [document["text"] for document in read_documents_of(str(path))] == ['{"tea": a word}\nand more text\n']
 
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614\nsize 12345\n"
