@@ -16,6 +16,7 @@ from data_utils.text.cleaning import clean_text
 from errors import InputError, coded
 from files import write_whole
 
+KEPT = {"role", "content", "weight", "liked"}  # of a message
 FRAME_SECONDS = 0.03  # pieces that come faster are shown together
 
 
@@ -101,7 +102,7 @@ class Conversation:
         OSError.
         """
         path = Path(name).expanduser().resolve()
-        if path.suffix not in (".json", ".jsonl"):
+        if path.name and path.suffix not in (".json", ".jsonl"):
             path = path.with_name(path.name + ".json")
         path.parent.stat()  # a folder that is misspelled isn't made
         if path.is_dir():
@@ -134,7 +135,8 @@ class Conversation:
             raise InputError(getattr(error, "strerror", None) or str(error)) from error
         awaits = row["messages"][-1].get("role") == "user"
         self.messages = messages[:-1] if awaits else messages
-        self.file = path
+        is_own = row.keys() == {"messages"} and all(message.keys() <= KEPT for message in given)
+        self.file = path if is_own else None  # what else stands in another program's file would be lost
 
 
 def answered(messages: list[dict]) -> list[dict]:

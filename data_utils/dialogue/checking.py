@@ -57,7 +57,7 @@ def check_dialogue(messages: list[dict]) -> list[dict]:
         error = DialogueError("the last message must be the assistant's, since that is what is learned")
         raise coded(error, "no_answer")
     if not any(message["role"] == "assistant" and is_learned(message) for message in checked):
-        raise DialogueError("nothing would be learned: each reply has 'weight' 0")
+        raise coded(DialogueError("nothing would be learned: each reply has 'weight' 0"), "no_weight")
     return checked
 
 

@@ -193,6 +193,18 @@ def test_loaded_file_is_saved_in_its_place(tmp_path):
     assert other.save(str(path)) != path
 
 
+@pytest.mark.parametrize("more", [{"title": "mine"}, {"messages": [{"role": "user", "content": "1", "name": "Ada"}]}])
+def test_a_file_that_holds_more_than_is_kept_is_not_overwritten(tmp_path, more):
+    path = tmp_path / "other.json"
+    path.write_text(json.dumps({"messages": [{"role": "user", "content": "1"}]} | more))
+    before = path.read_bytes()
+    conversation = converse(["a"])
+    conversation.load(str(path))
+    ask(conversation, "2")
+    assert conversation.save(str(path)) == tmp_path / "other-2.json"
+    assert path.read_bytes() == before
+
+
 def test_failed_save_leaves_the_old_file_and_no_draft(tmp_path, monkeypatch):
     conversation = converse(["a"])
     ask(conversation, "1")
@@ -234,6 +246,7 @@ def test_files_may_stand_in_the_home_folder(tmp_path, monkeypatch):
 
 MESSAGE = '{"role": "user", "content": "Hi"}'
 BAD_FILES = {
+    "nothing to learn": f'{{"messages": [{MESSAGE}, {{"role": "assistant", "content": "a", "weight": 0}}]}}'.encode(),
     "not JSON": b"{",
     "empty": b"",
     "a list": b"[]",
