@@ -47,8 +47,8 @@ def whole(path: Path) -> Generator[Path]:
     """
     # In a folder of its own: libraries go by a file's suffix, and so does who looks for files in this folder.
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    remove(aside)
     make_folder(path.parent)
+    remove(aside)
     aside.mkdir()
     try:
         yield aside / path.name
@@ -90,7 +90,8 @@ def move_content(source: Path, folder: Path) -> None:
 def make_folder(folder: Path) -> None:
     """Make a folder, and those above it, where there is none, so that a power cut doesn't take it away again.
 
-    Raises InputError for a name that is no UTF-8: pyarrow, safetensors and torch open no such path.
+    Raises InputError where a file has its name, or /proc and the like make none; and for a name that is no UTF-8:
+    pyarrow, safetensors and torch open no such path.
     """
     try:
         str(folder.absolute()).encode()
@@ -98,7 +99,11 @@ def make_folder(folder: Path) -> None:
         raise InputError(f"{folder}: the name is no UTF-8; choose another folder to write in") from error
     if not folder.is_dir():
         make_folder(folder.parent)
-        folder.mkdir(exist_ok=True)
+        try:
+            folder.mkdir(exist_ok=True)
+        except (FileExistsError, FileNotFoundError) as error:
+            reason = "is a file, not a folder" if folder.exists() else "no folder can be made there"
+            raise InputError(f"{folder}: {reason}; choose another folder to write in") from error
         sync(folder.parent)
 
 

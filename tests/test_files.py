@@ -107,6 +107,13 @@ def test_a_folder_whose_name_is_no_utf8_is_refused(tmp_path):
         write_whole(folder / "a.txt", "tea")
 
 
+def test_a_folder_that_a_file_has_the_place_of_is_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("tea", encoding="utf-8")
+    for path in (tmp_path / "notes.txt" / "a.txt", tmp_path / "notes.txt" / "new" / "a.txt"):
+        with pytest.raises(InputError, match=r"notes\.txt: is a file, not a folder; choose another folder"):
+            write_whole(path, "tea")
+
+
 # One writer
 
 
