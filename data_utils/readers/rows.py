@@ -24,6 +24,7 @@ from errors import first_line
 BATCH_ROWS = 32  # read together: one text may have megabytes, and a file of some hundred bytes thousands of them
 LINE_CHARACTERS = 40  # that a line of a row counts for beside its own
 LEAST_ROW_CHARACTERS = 10_000  # a row may have, however many before it were broken
+END_MARK = "<|endoftext|>"  # alone on a line it parts documents: TinyStories, and what was made for GPT-2
 FRONT_LINES = 100  # a block of front matter at most
 COMMENT = re.compile(r"<!--(?:(?!-->).)*+-->")
 
@@ -90,14 +91,15 @@ def strip_markdown(lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int, str]
 
 
 def join_lines(lines: Iterator[tuple[int, str]], sample_by: str) -> Iterator[tuple[int, dict]]:
-    """Yield (line, {"text"}) by what a document is: a `line`, a `paragraph` or the whole `document`."""
+    """Yield (line, {"text"}) by what a document is: a `line`, `paragraph` or all of a `document`, up to END_MARK."""
     start, held, size, most = 1, [], 0, current_limits().document
     for number, line in lines:
-        if line.strip() or sample_by == "document":
+        is_mark = line.strip() == END_MARK
+        if not is_mark and (line.strip() or sample_by == "document"):
             start = start if held else number
             held.append(line)
             size += len(line)
-        is_end = sample_by == "line" or (sample_by == "paragraph" and not line.strip())
+        is_end = is_mark or sample_by == "line" or (sample_by == "paragraph" and not line.strip())
         if held and (is_end or size > most):
             yield start, {"text": "".join(held).rstrip("\n")}
             held, size = [], 0

@@ -59,6 +59,14 @@ def test_compressed_or_not(tmp_path, suffix, pack):
     ]
 
 
+@pytest.mark.parametrize("sample_by", ["document", "paragraph", "line"])
+def test_a_line_with_the_end_mark_parts_documents_and_is_no_text(tmp_path, sample_by):
+    path = tmp_path / "a.txt"
+    path.write_text(f"{EN}\n<|endoftext|>\n{ZH}\n<|endoftext|>\nit is <|endoftext|> here\n")
+    documents, _ = read(path, sample_by=sample_by)
+    assert [document["text"].strip() for document in documents] == [EN, ZH, "it is <|endoftext|> here"]
+
+
 def test_addresses_of_fsspec():
     system = fsspec.filesystem("memory")
     system.pipe("/corpus/b.jsonl", json.dumps({"text": ZH}).encode())
