@@ -18,7 +18,7 @@ from errors import InputError, coded, explained, say_note
 from files import move_content, remove
 from model_utils.families import family_of, start_token_id
 from model_utils.finding import TOKENIZER_FILES, find_checkpoint
-from model_utils.shapes import count_parameters, find_embedding, open_config, resize_vocabulary
+from model_utils.shapes import count_parameters, find_embedding, find_head, open_config, resize_vocabulary
 from model_utils.tokenizer import add_chat_tokens, save_tokenizer
 
 PACKED_PARAMETERS = 8  # in a byte at most
@@ -62,6 +62,9 @@ def load_model(
             raise InputError(f"{path}: weights are {what}: {first}{f' and {len(others)} more' if others else ''}")
     if unused := loading["unexpected_keys"]:
         say_note(f"{path}: {len(unused):,} weights are none of its model's and left out, {min(unused)} first")
+    if family_of(config).task == "CAUSAL_LM" and find_head(model).weight is not find_embedding(model).weight:
+        # Its config may say that they are one, and new rows would make them so; the head of the file would be lost.
+        model.config.tie_word_embeddings = model.config.get_text_config().tie_word_embeddings = False
     return model
 
 

@@ -27,6 +27,7 @@ NO_TEMPLATE = (
     "tokenizer_config.json names its special tokens)"
 )
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.*", "spiece.model", "*.tiktoken", "*.bpe", "tekken.json")
+INSIDE = ("*", "snapshots/*")  # a run's checkpoints, a folder of the hub's cache
 CONVERT = (  # a .bin is a pickle, which can run code: it is read once, by weights_only, and by the user's own command
     'python -c "import sys, torch; from safetensors.torch import save_file; w = torch.load(sys.argv[1] + '
     "'/pytorch_model.bin', weights_only=True); save_file({{k: v.clone() for k, v in w.items()}}, sys.argv[1] + "
@@ -129,7 +130,8 @@ def check_folder(folder: Path, weights: bool = True) -> None:
         command = CONVERT.format(folder=folder) if len(others) == 1 else "save it with save_pretrained of transformers"
         raise InputError(f"{folder}: holds {others[0].name} alone, not safetensors; convert it: {command}")
     files = sorted(folder.glob("*.gguf"))
-    hint = f"name the file: {files[0]}" if files else "did its training finish?"
+    inside = files or sorted(file.parent for way in INSIDE for file in folder.glob(f"{way}/config.json"))
+    hint = f"name the {'file' if files else 'folder in it'}: {inside[0]}" if inside else "did its training finish?"
     error = InputError(f"{folder}: holds no model yet (model.safetensors is missing); {hint}")
     raise coded(error, "no_model", folder)
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from errors import InputError
 from model_utils.checkpoint import load_checkpoint, load_model, load_tokenizer, read_stop_ids
 from model_utils.finding import PACKAGED, find_checkpoint
-from model_utils.shapes import check_finite
+from model_utils.shapes import check_finite, resize_vocabulary
 
 ROOT = Path(__file__).parents[2]
 POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{7:064d}\nsize 538090408\n"
@@ -127,6 +127,22 @@ def test_weights_of_another_shape_are_named(copy):
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps(config | {"vocab_size": 10}))
     assert fail_to_load(copy) == f"{copy}: weights are of another shape: lm_head.weight and 1 more"
+
+
+def test_a_head_of_its_own_stays_where_the_config_calls_it_tied(copy):
+    weights, config = load_file(copy / "model.safetensors"), json.loads((copy / "config.json").read_text())
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"].flip(0).contiguous()
+    save_file(weights, copy / "model.safetensors", {"format": "pt"})
+    (copy / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
+    model = load_model(str(copy))
+    resize_vocabulary(model, len(weights["lm_head.weight"]) + 8, mean_resizing=False)
+    assert model.get_output_embeddings().weight[:-8].equal(weights["lm_head.weight"])
+
+
+@pytest.mark.parametrize("way", ["checkpoint-5", "snapshots/0a1b"])
+def test_the_folder_in_a_folder_is_named(tiny_checkpoint, tmp_path, way):
+    shutil.copytree(tiny_checkpoint, tmp_path / "models--a--b" / way)
+    assert fail_to_load(tmp_path / "models--a--b").endswith(f"name the folder in it: {tmp_path / 'models--a--b' / way}")
 
 
 def test_a_shard_that_is_missing_is_told(tiny_checkpoint, tmp_path):
