@@ -24,7 +24,9 @@ from model_utils.reply_steps import open_reply
 from model_utils.shapes import find_embedding
 
 PREFILL_TOKENS = 256  # of a prompt in one turn, so that a long prompt doesn't keep other replies waiting
-TURN_SECONDS = 0.004  # that a lone reply goes on: what leads up to a turn costs as much as a token of a small model
+# That a reply goes on in its turn, half of it where others wait: what leads up to a turn costs as much as a token of a
+# small model, and so does a piece of text on its way to the caller.
+TURN_SECONDS = 0.004
 PREFIX_CACHE_BYTES = 256 * 2**20  # counted by the tokens that states have room for
 TRIAL_TOKENS = 24  # that a decoder is tried with
 
@@ -120,8 +122,8 @@ class Decoder(ABC):
         return Session(self, ids, sampling, stop_ids, cache_group)
 
     def _turn(self, sessions: list[Session]) -> None:
-        """Draw a token for each session; for one that nobody else waits beside, as many as a turn has time for."""
-        until = time.perf_counter() + TURN_SECONDS
+        """Draw a token for each session; for one that is alone in its turn, as many as that has time for."""
+        started = time.perf_counter()
         sessions = [session for session in sessions if session.given == len(session.ids)]
         if not sessions:  # an interrupted turn drew what is to be given first
             return
@@ -131,11 +133,16 @@ class Decoder(ABC):
             while (
                 0 < len(session.ids) - session.given < session.limit
                 and session.ids[-1] not in session.stop_ids
-                and not self.turns.has_waiting
-                and time.perf_counter() < until
+                and self._has_time(session, started)
             ):
                 (logits,) = self.feed(sessions, [session.ids[-1:]])  # what _step does for more, without its cost
                 session.advance(1, session.sampler.draw(logits))
+
+    def _has_time(self, session: Session, started: float) -> bool:
+        """Tell whether a session goes on in a turn: not where it could share the next step with those who wait."""
+        has_waiting = self.turns.has_waiting
+        seconds = TURN_SECONDS / 2 if has_waiting else TURN_SECONDS
+        return time.perf_counter() - started < seconds and not (has_waiting and session.can_share)
 
     def _step(self, sessions: list[Session]) -> None:
         parts = []

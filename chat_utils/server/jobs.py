@@ -56,6 +56,11 @@ class Job:
         """Return the replies that were begun: all of them once `read` is through."""
         return [reply for reply in self.replies if reply is not None]
 
+    @property
+    def has_more(self) -> bool:
+        """Whether `read` has something to yield at once."""
+        return not self._events.empty()
+
     async def begin(self) -> None:
         """Wait until the first piece is there; raises what went wrong before it."""
         event = await self._events.get()

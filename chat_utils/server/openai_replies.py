@@ -1,13 +1,14 @@
 """Writes replies in OpenAI's protocol: whole ones and streamed pieces, as JSON."""
 
 import json
+import re
 
 from chat_utils.reply import Reply
 from chat_utils.runtimes.prefix_cache import ANYBODY
 from chat_utils.server.openai_requests import Request
 
 # Where some clients end a line, against the standard of server-sent events; JSON may spell them.
-LINE_ENDS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
+LINE_ENDS = re.compile("[\x85\u2028\u2029]")
 NAMES = {"chat": ("chatcmpl", "chat.completion", "chat.completion.chunk"), "text": ("cmpl", *["text_completion"] * 2)}
 
 
@@ -67,5 +68,6 @@ def write_piece(request: Request, index: int, piece: str | None, reason: str | N
 
 def write_event(data: dict | str) -> bytes:
     """Return data as a server-sent event."""
-    text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False).translate(LINE_ENDS)
+    text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)
+    text = LINE_ENDS.sub(lambda end: f"\\u{ord(end[0]):04x}", text)
     return f"data: {text}\n\n".encode()

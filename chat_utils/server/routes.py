@@ -227,18 +227,24 @@ class ChatServer:
     async def stream(self, job: Job, end: Callable[[str], None]) -> AsyncIterator[bytes]:
         """Yield the events of a streamed answer; a fault in its midst is an event too."""
         asked, name, outcome = job.request, self.engine.name, "HangUpError"
+        data = b""  # what is there at once goes out in one write, of which each costs as much as a token
+        left = len(job.replies)
         try:
             for index in range(len(job.replies)) if asked.kind == "chat" else []:
-                yield write_chunk(asked, name, [write_piece(asked, index, None)])
+                data += write_chunk(asked, name, [write_piece(asked, index, None)])
             async for index, piece in job.read():
                 reason = None
                 if piece is None:  # its choice has ended
                     ended = job.replies[index]
                     reason = (ended.finish_reason if ended else None) or "stop"
-                yield write_chunk(asked, name, [write_piece(asked, index, piece, reason)])
+                data += write_chunk(asked, name, [write_piece(asked, index, piece, reason)])
+                left -= piece is None
+                if left and not job.has_more:
+                    yield data
+                    data = b""
             if asked.include_usage:
-                yield write_chunk(asked, name, [], write_usage(job.made(), asked))
-            yield write_event("[DONE]")
+                data += write_chunk(asked, name, [], write_usage(job.made(), asked))
+            yield data + write_event("[DONE]")
             outcome = "whole"
         except HangUpError:
             pass
@@ -246,7 +252,7 @@ class ChatServer:
             raise
         except BaseException as error:
             outcome = type(error).__name__
-            yield write_event(self.note_fault(error).body)
+            yield data + write_event(self.note_fault(error).body)
         finally:
             end(outcome)
 

@@ -884,16 +884,25 @@ def test_a_lone_reply_goes_on_for_a_turn_up_to_its_limit_or_its_end(tiny_checkpo
 
 
 @pytest.mark.parametrize("kind", ["auto", "batched", "transformers"])
-def test_who_is_waited_for_has_one_token_of_a_turn(tiny_checkpoint, monkeypatch, kind):
+def test_who_is_waited_for_goes_on_for_half_a_turn_or_shares_the_next_step(tiny_checkpoint, monkeypatch, kind):
     decoder = load_engine(str(tiny_checkpoint), kind).decoder
-    monkeypatch.setattr(decoding, "TURN_SECONDS", 1e9)
+    now = [0.0]
+    monkeypatch.setattr(decoding, "TURN_SECONDS", 4)
+    monkeypatch.setattr(decoding.time, "perf_counter", lambda: now[0])
+    feed = decoder.feed
+
+    def feed_a_second(*given):
+        now[0] += 1
+        return feed(*given)
+
+    monkeypatch.setattr(decoder, "feed", feed_a_second)
     session = decoder.open([5, 6, 7], Sampling(temperature=0))
-    session.limit = 4
-    decoder.turns._waiting.append(None)
-    decoder._turn([session])
-    decoder.turns._waiting.clear()
-    assert len(session.step()) == 1
-    assert len(session.step(4)) == 4
+    for can_share, has_waiting, tokens in ((False, True, 2), (True, True, 1), (False, False, 4), (True, False, 4)):
+        session.can_share, session.limit = can_share, 9
+        decoder.turns._waiting.extend([None] * has_waiting)
+        decoder._turn([session])
+        decoder.turns._waiting.clear()
+        assert len(session.step()) == tokens
 
 
 @pytest.mark.parametrize("kind", ["auto", "batched", "transformers"])

@@ -12,6 +12,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import pytest
@@ -19,6 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from chat_utils.sampling import Sampling
+from chat_utils.server.openai_requests import parse_request
 from chat_utils.server.serve import has_display
 from chat_utils.server.settings import ServerOptions, check_packages, open_socket
 from data_utils.dialogue.checking import DialogueError
@@ -27,6 +29,8 @@ from errors import InputError
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
+from chat_utils.server.jobs import Event, Job
+from chat_utils.server.routes import ChatServer
 from tests.chat_utils.server.calls import HI, call, chat, read_events, wait_until
 from tests.conftest import run_server
 
@@ -553,3 +557,31 @@ def test_transformers_chat_is_a_second_client(tiny_checkpoint, slow_engine, serv
     assert done.returncode == 0, done.stderr
     assert f"{slow_engine.name} was already loaded." in done.stdout
     assert done.stdout.count(f"<{slow_engine.name}>:") == 2
+
+
+def test_pieces_that_are_there_at_once_go_out_in_one_write_and_others_at_once():
+    body = b'{"messages": [{"role": "user", "content": "Hi"}], "stream": true}'
+
+    async def stream(waits: bool) -> list[bytes]:
+        server = ChatServer.__new__(ChatServer)
+        server.engine = SimpleNamespace(name="m")
+        job = Job(parse_request("chat", body, "m", 512, Sampling()))
+        job.replies = [SimpleNamespace(finish_reason="stop")]
+        events = [Event(0, "a"), Event(0, "b"), Event(0, None)]
+        job._events.put_nowait(events.pop(0))
+        await job.begin()
+        parts = []
+        if not waits:
+            for event in events:
+                job._events.put_nowait(event)
+        async for part in server.stream(job, lambda _: None):
+            parts.append(part)
+            if waits and events:
+                job._events.put_nowait(events.pop(0))
+        return parts
+
+    (whole,), slow = (asyncio.run(stream(waits)) for waits in (False, True))
+    assert [part.count(b"data: ") for part in slow] == [2, 1, 2]  # role and a, b, end and [DONE]
+    assert [json.loads(event[6:])["choices"] for event in whole.split(b"\n\n")[:-2]] == [
+        json.loads(event[6:])["choices"] for event in b"".join(slow).split(b"\n\n")[:-2]
+    ]
