@@ -345,8 +345,8 @@ def bad_dialogues(folder: Path) -> dict[str, tuple[str, str]]:
         "missing": (str(folder / "none.jsonl"), "none.jsonl: no such file"),
         "broken JSON": (write("broken.jsonl", good, '{"messages": \n'), "broken.jsonl:2: not valid JSON"),
         "unknown role": (
-            write("role.jsonl", good, turns(("bot", "a"), ("user", "b"))),
-            "role.jsonl:2: role 'bot' is not user, assistant or system; rename it",
+            write("role.jsonl", good, turns(("narrator", "a"), ("user", "b"))),
+            "role.jsonl:2: role 'narrator' is not user, assistant or system; rename it",
         ),
         "wrong order": (write("order.jsonl", turns(("assistant", "a"), ("user", "b"))), "order.jsonl:1: wrong order"),
         "empty reply": (

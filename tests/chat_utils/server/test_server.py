@@ -80,7 +80,7 @@ def test_system_option_reaches_the_model(slow_engine, tiny_checkpoint, monkeypat
     assert usage["prompt_tokens"] == same["prompt_tokens"] < other["prompt_tokens"]
 
 
-def test_two_requests_at_most_are_parsed_at_once(slow_engine, monkeypatch):
+def test_two_large_requests_at_most_are_parsed_at_once(slow_engine, monkeypatch):
     from chat_utils.server import routes
 
     parse, lock, now, most = routes.parse_request, threading.Lock(), [], []
@@ -96,7 +96,7 @@ def test_two_requests_at_most_are_parsed_at_once(slow_engine, monkeypatch):
 
     monkeypatch.setattr(routes, "parse_request", parse_slowly)
     with run_server(slow_engine) as url, ThreadPoolExecutor(6) as threads:
-        answers = list(threads.map(lambda _: chat(url, max_tokens=1)[0], range(6)))
+        answers = list(threads.map(lambda _: chat(url, max_tokens=1, user="u" * 5000)[0], range(6)))
     assert answers == [200] * 6
     assert max(most) == 2
 

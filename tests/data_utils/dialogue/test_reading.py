@@ -229,7 +229,10 @@ USER, ASSISTANT = make_messages("hi", "hello")
 PICTURE = {"type": "image_url", "image_url": {"url": "x.png"}}
 ALTERNATE = "message . breaks the turns, which must alternate"
 BAD = [
-    ({"messages": [USER, {**ASSISTANT, "role": "bot"}]}, "role 'bot' is not user, assistant or system; rename it"),
+    (
+        {"messages": [USER, {**ASSISTANT, "role": "narrator"}]},
+        "role 'narrator' is not user, assistant or system; rename it",
+    ),
     ({"messages": [USER, {**ASSISTANT, "role": None}]}, "message 2 has no role: 'role' and 'content' are expected"),
     ({"messages": [USER, {"content": "hello"}]}, "message 2 has no role: .*; its keys: content$"),
     ({"messages": [USER, {"who": "me", "text": "hello"}]}, "message 2 has no role: .*; its keys: text, who$"),
@@ -293,7 +296,7 @@ BAD = [
     ({"ask": "x", "reply": "y"}, "unknown form with the keys ask, reply; expected: messages; conversations; "),
     ({"messages": "hello"}, "'messages' is not valid JSON"),
     ({"messages": ["hi", "hello"]}, "'messages': message 1 is text; each must be an object with 'role' and 'content'"),
-    (["hi", "hello"], "'the list': message 1 is text; each must be an object with 'role' and 'content'"),
+    (["hi", 3], "'the list': message 1 is text; each must be an object with 'role' and 'content'"),
     ({"messages": {"role": "user", "content": "x"}}, "'messages' must be a list, not an object"),
     ({"messages": 3}, "'messages' must be a list, not a number"),
     ({"conversations": ["hi", "hello"]}, "'conversations': message 1 is text"),
