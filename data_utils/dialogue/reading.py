@@ -64,10 +64,10 @@ def split_turns(text: str) -> list[dict]:
     if STAMP.match(lines[0]):
         raise DialogueError("a date stands before the words, as messengers export them; write who says what: "
                             '{"messages": [{"role": "user", "content": "..."}, ...]}')  # fmt: skip
-    if all("\t" in line.strip() for line in lines):
+    labels = [LABEL.match(line) for line in lines]
+    if not labels[0] and all("\t" in line.strip() for line in lines):
         raise DialogueError("tabs stand between columns; name the file .tsv, and the columns in its first line: "
                             "question and answer")  # fmt: skip
-    labels = [LABEL.match(line) for line in lines]
     if not labels[0]:
         return take_turns(lines)
     bare = next((line for line, label in zip(lines, labels, strict=True) if not label), None)

@@ -36,7 +36,7 @@ from data_utils.readers.limits import OutOfTime, limit_document
 from data_utils.readers.opening import Part, open_bytes
 from data_utils.readers.remote import has_file, is_address
 from data_utils.sources import builtin
-from data_utils.sources.inputs import is_hub_name, load_hub, make_documents, read_documents_of, read_rows
+from data_utils.sources.inputs import NOTHING, is_hub_name, load_hub, make_documents, read_documents_of, read_rows
 from data_utils.text.cleaning import clean_text
 from data_utils.text.splitting import SHARE, share_of
 from errors import InputError, first_line, is_machine_fault
@@ -247,7 +247,11 @@ class FileSource(Source):
 
     def spare_empty(self, part: str, on_fault: Callable[[Fault], object]) -> Callable[[Fault], object]:
         """Return what is told of faults: not that a file is empty, where others are read with it."""
-        return on_fault if part == self.path else lambda fault: fault.reason == EMPTY_FILE or on_fault(fault)
+        return (
+            on_fault
+            if part == self.path
+            else lambda fault: fault.reason in (EMPTY_FILE, *NOTHING.values()) or on_fault(fault)
+        )
 
 
 class FolderSource(FileSource):

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from data_utils.dialogue.checking import DialogueError, check_dialogue
 from data_utils.dialogue.format import IGNORE_LABEL, encode_dialogue, encode_messages, stop_token_id
 from data_utils.dialogue.forms import convert_row
-from data_utils.dialogue.reading import DIALOGUE_FEATURES, name_assistant, read_dialogues, split_dialogues
+from data_utils.dialogue.reading import DIALOGUE_FEATURES, name_assistant, read_dialogues, split_dialogues, split_turns
 from data_utils.dialogue.window import encode_prompt, fit_dialogue
 from data_utils.readers.arguments import use_limits
 from data_utils.rows.packing import encode_dialogues
@@ -671,3 +671,8 @@ def test_parts_say_where_they_come_from(tokenizer):
         "assistant",
         "template",
     ]
+
+
+def test_a_tab_after_a_label_is_no_column():
+    turns = split_turns("User:\tHi\nAssistant:\tHello")
+    assert [(turn["role"], turn["content"].strip()) for turn in turns] == [("user", "Hi"), ("assistant", "Hello")]

@@ -513,3 +513,9 @@ def test_an_empty_file_costs_itself_in_a_folder_alone_and_copies_are_counted(tmp
         write(tmp_path / name, "")
     with pytest.raises(InputError, match="the corpus is empty"):
         read_corpus(open_sources([str(tmp_path)]))
+
+
+def test_xml_that_is_no_dump_is_passed_over_in_a_folder(tmp_path):
+    write(tmp_path / "a.txt", b"Tea is ready.\n")
+    write(tmp_path / "b.xml", b"<config><name>x</name></config>\n")
+    assert [row["text"] for row in read([str(tmp_path)])] == ["Tea is ready."]
