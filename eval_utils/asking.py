@@ -18,9 +18,9 @@ from eval_utils.scorecard import MAX_TOKENS, Answer, Dialogue
 from model_utils.tokenizer import decode_text
 
 TOGETHER = 32  # replies that a step computes at most
-# As chat.py draws by default.
 # Whatever the checkpoint asks for: rows leave it.
 CACHE: dict[str, Any] = {"use_cache": True, "cache_implementation": "dynamic"}
+# As chat.py draws by default.
 DRAWN: dict[str, Any] = {"do_sample": True, "temperature": 0.4, "top_p": 0.9, "top_k": 0, "repetition_penalty": 1.1}
 
 

@@ -247,11 +247,8 @@ class FileSource(Source):
 
     def spare_empty(self, part: str, on_fault: Callable[[Fault], object]) -> Callable[[Fault], object]:
         """Return what is told of faults: not that a file is empty, where others are read with it."""
-        return (
-            on_fault
-            if part == self.path
-            else lambda fault: fault.reason in (EMPTY_FILE, *NOTHING.values()) or on_fault(fault)
-        )
+        empty = (EMPTY_FILE, *NOTHING.values())
+        return on_fault if part == self.path else lambda fault: fault.reason in empty or on_fault(fault)
 
 
 class FolderSource(FileSource):
